@@ -1,0 +1,88 @@
+package sandbox
+
+import (
+	"context"
+	"net"
+	"time"
+)
+
+// A Backend makes sandboxes of one kind. Its methods are safe for concurrent
+// use. Package sandboxtest holds the conformance suite that every backend
+// passes.
+type Backend interface {
+	// Name is the backend's short name, for rows, logs and metrics: "local".
+	Name() string
+
+	// Probe finds out, by trying, what this host can enforce. It fails with an
+	// [UnavailableError] that says why when the backend cannot work here.
+	Probe(ctx context.Context) (Capabilities, error)
+
+	// Create makes and starts a sandbox and returns when its tool runner can
+	// be dialled. Creating the same ID twice is an error.
+	Create(ctx context.Context, c Creation) (Enforcement, error)
+
+	// Dial opens a connection to the sandbox's tool runner. It may be called
+	// as often as needed; each connection stands alone.
+	Dial(ctx context.Context, id string) (net.Conn, error)
+
+	// List returns the sandboxes of one installation (its Postgres schema)
+	// that exist on this backend, whoever made them.
+	List(ctx context.Context, schema string) ([]Listed, error)
+
+	// Destroy ends the sandbox and removes all that Create made for it.
+	// Destroying one that is gone is no error.
+	Destroy(ctx context.Context, id string) error
+}
+
+// Creation is what a backend needs to make one sandbox.
+type Creation struct {
+	ID     string // chosen by the caller: 1 to 40 of [a-z0-9-]
+	Spec   Spec
+	Labels Labels
+
+	// TokenHash is the SHA-256 of the token that a connection must present.
+	// The sandbox never learns the token.
+	TokenHash [32]byte
+
+	// OrphanAfter is how long the tool runner serves without an authenticated
+	// connection before it ends the sandbox. Zero means [DefaultOrphanAfter].
+	OrphanAfter time.Duration
+}
+
+// Listed is a sandbox that exists.
+type Listed struct {
+	ID      string
+	Labels  Labels
+	Created time.Time
+}
+
+// Capabilities says what a backend can enforce on this host, as probed.
+type Capabilities struct {
+	Isolation  string // "namespaces", "container"
+	Images     bool   // Spec.Image may be set
+	UserNS     bool   // uid 0 inside is not uid 0 outside
+	Landlock   int    // ABI version, 0 without
+	Seccomp    bool
+	Memory     bool // Limits.Memory
+	CPU        bool // Limits.CPU
+	PIDs       bool // Limits.PIDs
+	Disk       bool // Limits.Disk
+	OpenFiles  bool // Limits.OpenFiles
+	Persistent bool // a sandbox outlives the worker that made it, for others to dial
+}
+
+// Enforcement is what was enforced on one sandbox. It is recorded on the audit
+// event of the sandbox's creation.
+type Enforcement struct {
+	Backend      string `json:"backend"`
+	Isolation    string `json:"isolation"`
+	Image        string `json:"image,omitempty"` // with its digest where there is one
+	Network      string `json:"network"`         // "none"
+	UserNS       bool   `json:"user_namespace"`
+	Landlock     int    `json:"landlock_abi"`
+	Seccomp      bool   `json:"seccomp"`
+	NoNewPrivs   bool   `json:"no_new_privileges"`
+	Capabilities string `json:"capabilities"` // "none"
+	ReadOnlyRoot bool   `json:"read_only_root"`
+	Limits       Limits `json:"limits"`
+}

@@ -1,0 +1,95 @@
+package sandbox
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+	"time"
+)
+
+// Spec says what a sandbox requires. The zero value is the strictest sandbox
+// there is: no network, no environment, the backend's default root file system
+// and the default limits. A requirement that the backend cannot enforce refuses
+// the sandbox with an [UnsupportedError]; it is never met by less.
+type Spec struct {
+	// Image names the root file system: an image reference for a container
+	// backend. Empty means the backend's default: for package local the host's
+	// read-only system directories.
+	Image string
+
+	// Network says which addresses the sandbox may reach. The zero value
+	// reaches none.
+	Network NetworkPolicy
+
+	// Env is the environment of every command and guest step, on top of PATH,
+	// HOME and TMPDIR. Nothing of the worker's environment is passed on.
+	// It is recorded in plain text: never put a secret here.
+	Env map[string]string
+
+	// Limits bounds what the sandbox may use.
+	Limits Limits
+}
+
+// Limits bounds the resources of one sandbox. A field left zero takes the
+// backend's default where it has one, which [Enforcement] reports; a field that
+// is set must be enforced, or the sandbox is refused.
+type Limits struct {
+	Memory    int64   // bytes, of all processes together
+	CPU       float64 // cores
+	PIDs      int     // processes and threads
+	Disk      int64   // bytes in /workspace and in /tmp, each
+	OpenFiles int     // per process
+}
+
+// NetworkPolicy says which addresses a sandbox may reach. The zero value
+// reaches none: the sandbox has a loopback interface and nothing else.
+type NetworkPolicy struct {
+	// Allow lists hosts that may be reached: "host", "host:port" or a CIDR.
+	// No backend can enforce a list yet: a Spec that has one is refused.
+	Allow []string
+}
+
+// Labels tie a sandbox, and all that it brings with it, to the attempt that it
+// was made for.
+type Labels struct {
+	Schema  string // the Postgres schema of the installation
+	Session int64  // the worker's session
+	Run     int64
+	Step    string
+	Attempt int
+	Epoch   int
+}
+
+// DefaultOrphanAfter is how long a tool runner serves without an authenticated
+// connection before it ends its sandbox.
+const DefaultOrphanAfter = 45 * time.Second
+
+// Validate reports the first field of the Spec that no backend could honour.
+func (s Spec) Validate() error {
+	for k := range s.Env {
+		if k == "" || strings.ContainsAny(k, "=\x00") {
+			return fmt.Errorf("sandbox: environment variable name %q", k)
+		}
+		if strings.ContainsRune(s.Env[k], 0) {
+			return fmt.Errorf("sandbox: value of environment variable %s has a NUL byte", k)
+		}
+	}
+	for _, l := range []struct {
+		name string
+		v    float64
+	}{{"Memory", float64(s.Limits.Memory)}, {"CPU", s.Limits.CPU}, {"PIDs", float64(s.Limits.PIDs)},
+		{"Disk", float64(s.Limits.Disk)}, {"OpenFiles", float64(s.Limits.OpenFiles)}} {
+		if l.v < 0 {
+			return fmt.Errorf("sandbox: limit %s is negative: %v", l.name, l.v)
+		}
+	}
+	for _, a := range s.Network.Allow {
+		if a == "" {
+			return fmt.Errorf("sandbox: empty entry in Network.Allow")
+		}
+		if _, err := netip.ParsePrefix(a); err != nil && strings.Contains(a, "/") {
+			return fmt.Errorf("sandbox: Network.Allow %q: %w", a, err)
+		}
+	}
+	return nil
+}
