@@ -1,0 +1,355 @@
+//go:build unix
+
+package devdb
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A cluster is a folder c-* in the shared folder:
+//
+//	hold     named pipe; each holder keeps it open for writing
+//	ack/     one file per holder that the guardian has seen
+//	url      connection string, mode 0600
+//	source   the line for a person
+//	pg/      belongs to the server's user: data/, log, socket
+//
+// Two shells belong to it. The guardian reads the pipe. It meets end of file
+// once no holder is left, lets the server stop, and removes the folder. The
+// runner, under the server's user, is the parent of the server, which it stops
+// when the guardian lets go of a pipe between them, or dies.
+type cluster struct{ dir string }
+
+const (
+	ackTimeout   = 10 * time.Second
+	startTimeout = time.Minute
+	pollEvery    = 10 * time.Millisecond
+)
+
+// errGone reports that a cluster has ended, or is about to.
+var errGone = errors.New("the cluster has ended")
+
+// joinCluster joins the cluster in dir that runs, or starts one with the
+// programs in the folder that bin returns. bin may put them into the cluster's
+// own folder, which it is given.
+func joinCluster(ctx context.Context, dir string, bin func(clusterDir string) (string, error)) (*DB, error) {
+	if err := ensureDir(dir); err != nil {
+		return nil, err
+	}
+	unlock, err := lockFile(ctx, filepath.Join(dir, "lock"))
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+
+	present, err := filepath.Glob(filepath.Join(dir, "c-*"))
+	if err != nil {
+		return nil, err
+	}
+	for _, path := range present {
+		db, err := cluster{path}.attach(ctx)
+		if err == nil {
+			return db, nil
+		}
+		if errors.Is(err, errGone) {
+			// Nobody reads its pipe, so its guardian is not there to do this.
+			_ = os.RemoveAll(path)
+		}
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+	}
+	return startCluster(ctx, filepath.Join(dir, "c-"+strings.ToLower(rand.Text()[:8])), bin)
+}
+
+// attach adds a hold to a running cluster.
+func (c cluster) attach(ctx context.Context) (*DB, error) {
+	release, err := c.hold()
+	if err != nil {
+		return nil, err
+	}
+	db, err := c.describe()
+	if err == nil {
+		_, err = serverVersion(ctx, db.URL) // it may have been killed under its guardian
+	}
+	if err != nil {
+		release()
+		return nil, err
+	}
+	db.release = release
+	return db, nil
+}
+
+// hold opens the pipe and waits until the guardian has read from it. From then
+// on the guardian cannot meet end of file before release is called.
+func (c cluster) hold() (release func(), err error) {
+	// Not an os.File, which the garbage collector would close when a caller
+	// keeps the URL and drops the DB.
+	fd, err := unix.Open(filepath.Join(c.dir, "hold"), unix.O_WRONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if errors.Is(err, unix.ENXIO) || errors.Is(err, unix.ENOENT) {
+		return nil, errGone
+	}
+	if err != nil {
+		return nil, err
+	}
+	release = func() { _ = unix.Close(fd) }
+	name := rand.Text()
+	if _, err := unix.Write(fd, []byte(name+"\n")); err != nil {
+		release()
+		return nil, fmt.Errorf("hold the cluster: %w", err)
+	}
+	ack := filepath.Join(c.dir, "ack", name)
+	for deadline := time.Now().Add(ackTimeout); time.Now().Before(deadline); time.Sleep(pollEvery) {
+		if os.Remove(ack) == nil {
+			return release, nil
+		}
+		if _, err := os.Stat(c.dir); err != nil {
+			break
+		}
+	}
+	release()
+	return nil, fmt.Errorf("the guardian of %s does not answer", c.dir)
+}
+
+// describe reads what the starter left for others.
+func (c cluster) describe() (*DB, error) {
+	url, err := os.ReadFile(filepath.Join(c.dir, "url"))
+	if err != nil {
+		return nil, err
+	}
+	source, err := os.ReadFile(filepath.Join(c.dir, "source"))
+	if err != nil {
+		return nil, err
+	}
+	return &DB{URL: string(url), Source: string(source)}, nil
+}
+
+func startCluster(ctx context.Context, dir string, findBin func(string) (string, error)) (_ *DB, err error) {
+	acct, err := serverAccount()
+	if err != nil {
+		return nil, err
+	}
+	c := cluster{dir}
+	pg := filepath.Join(dir, "pg")
+	if err := errors.Join(mkdir(dir, 0o711), mkdir(filepath.Join(dir, "ack"), 0o700),
+		mkdir(pg, 0o711), acct.own(pg)); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			_ = os.RemoveAll(dir)
+		}
+	}()
+	bin, err := findBin(dir)
+	if err != nil {
+		return nil, err
+	}
+	password := rand.Text()
+	if err := c.initdb(ctx, acct, bin, password); err != nil {
+		return nil, err
+	}
+	release, err := c.launch(acct, bin)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			release() // the guardian stops what runs and removes the folder
+		}
+	}()
+	url := socketURL(pg, password)
+	version, err := c.awaitReady(ctx, url)
+	if err != nil {
+		return nil, err
+	}
+	source := fmt.Sprintf("Postgres %s from %s, throw-away cluster of user %s", version, bin, acct.name)
+	if err := errors.Join(
+		os.WriteFile(filepath.Join(dir, "source"), []byte(source), 0o600),
+		os.WriteFile(filepath.Join(dir, "url"), []byte(url), 0o600)); err != nil {
+		return nil, err
+	}
+	return &DB{URL: url, Source: source, release: release}, nil
+}
+
+func (c cluster) initdb(ctx context.Context, acct account, bin, password string) error {
+	pg := filepath.Join(c.dir, "pg")
+	pwfile := filepath.Join(pg, "pw")
+	if err := errors.Join(os.WriteFile(pwfile, []byte(password+"\n"), 0o600), acct.own(pwfile)); err != nil {
+		return err
+	}
+	defer os.Remove(pwfile)
+	cmd := exec.CommandContext(ctx, filepath.Join(bin, "initdb"),
+		"-D", filepath.Join(pg, "data"), "-U", userName, "-A", "scram-sha-256", "--pwfile", pwfile,
+		"-E", "UTF8", "--locale", "C", "--no-sync")
+	cmd.Dir, cmd.Env = pg, serverEnv()
+	cmd.SysProcAttr = acct.attr()
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("initdb: %w: %s", err, lastLines(out, 3))
+	}
+	return nil
+}
+
+// runnerScript is started with: folder, folder of programs, options of the
+// server. fd 3 ends when the guardian ends; the guardian waits for the end of
+// fd 4. A throw-away cluster needs no shutdown checkpoint, hence SIGQUIT.
+const runnerScript = `
+pg=$1; bin=$2; shift 2
+(
+	"$bin/postgres" -D "$pg/data" -k "$pg" "$@" </dev/null >>"$pg/log" 2>&1 3<&- 4>&- &
+	server=$!
+	{ read -r _; kill -QUIT "$server"; } <&3 &
+	dog=$!
+	wait "$server"
+	: >"$pg/down"
+	kill "$dog"
+) </dev/null &
+`
+
+// guardianScript is started with the cluster's folder. fd 3 is the end of the
+// named pipe that is read, fd 4 is what keeps the runner, fd 5 tells of its end.
+const guardianScript = `
+dir=$1
+(
+	while read -r name; do : >"$dir/ack/$name"; done <&3
+	exec 4>&-
+	cat <&5
+	rm -rf "$dir"
+) </dev/null &
+`
+
+// serverOptions trade safety against a crash of the machine for speed.
+var serverOptions = []string{
+	"-c", "listen_addresses=",
+	"-c", "unix_socket_permissions=0777", // the password guards it; tests run clients under other users
+	"-c", "fsync=off",
+	"-c", "full_page_writes=off",
+	"-c", "max_connections=300",
+	"-c", "max_locks_per_transaction=256", // dropping a schema locks all that is in it
+	"-c", "max_wal_size=2GB",
+	"-c", "timezone=UTC",
+	"-c", "log_line_prefix=%m [%p] %a: ",
+}
+
+// launch starts the runner and the guardian, and takes the first hold.
+func (c cluster) launch(acct account, bin string) (release func(), err error) {
+	var pipes closers
+	defer pipes.close()
+	lifeR, lifeW, err := pipes.pipe()
+	if err != nil {
+		return nil, err
+	}
+	goneR, goneW, err := pipes.pipe()
+	if err != nil {
+		return nil, err
+	}
+	hold := filepath.Join(c.dir, "hold")
+	if err := unix.Mkfifo(hold, 0o600); err != nil {
+		return nil, err
+	}
+	holdR, err := pipes.add(os.OpenFile(hold, os.O_RDONLY|unix.O_NONBLOCK, 0))
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.SetNonblock(int(holdR.Fd()), false); err != nil { // it was for the open; a shell's read must wait
+		return nil, err
+	}
+
+	pg := filepath.Join(c.dir, "pg")
+	runner := exec.Command("/bin/sh", append([]string{"-c", runnerScript, "stepward-devdb", pg, bin}, serverOptions...)...)
+	runner.Dir, runner.Env, runner.SysProcAttr = pg, serverEnv(), acct.attr()
+	runner.ExtraFiles = []*os.File{lifeR, goneW}
+	if err := runner.Run(); err != nil {
+		return nil, fmt.Errorf("start the runner: %w", err)
+	}
+	guardian := exec.Command("/bin/sh", "-c", guardianScript, "stepward-devdb", c.dir)
+	guardian.Dir, guardian.Env = "/", serverEnv()
+	guardian.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	guardian.ExtraFiles = []*os.File{holdR, lifeW, goneR}
+
+	// The write end must be open before the guardian reads, or it would meet
+	// end of file at once.
+	fd, err := unix.Open(hold, unix.O_WRONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	if err := guardian.Run(); err != nil {
+		_ = unix.Close(fd)
+		return nil, fmt.Errorf("start the guardian: %w", err)
+	}
+	return func() { _ = unix.Close(fd) }, nil
+}
+
+// awaitReady returns the version once the server takes statements.
+func (c cluster) awaitReady(ctx context.Context, url string) (string, error) {
+	pg := filepath.Join(c.dir, "pg")
+	deadline := time.Now().Add(startTimeout)
+	for {
+		version, err := serverVersion(ctx, url)
+		if err == nil {
+			return version, nil
+		}
+		if _, statErr := os.Stat(filepath.Join(pg, "down")); statErr == nil || time.Now().After(deadline) {
+			log, _ := os.ReadFile(filepath.Join(pg, "log"))
+			return "", fmt.Errorf("the server does not start: %s", lastLines(log, 3))
+		}
+		select {
+		case <-ctx.Done():
+			return "", ctx.Err()
+		case <-time.After(pollEvery):
+		}
+	}
+}
+
+// mkdir makes a folder of that mode whatever the umask.
+func mkdir(path string, mode os.FileMode) error {
+	return errors.Join(os.Mkdir(path, mode), os.Chmod(path, mode))
+}
+
+// serverEnv keeps the PG* and locale variables of the user out.
+func serverEnv() []string {
+	return []string{"PATH=" + os.Getenv("PATH"), "LC_ALL=C", "TZ=UTC"}
+}
+
+func lastLines(text []byte, n int) string {
+	lines := bytes.Split(bytes.TrimSpace(text), []byte("\n"))
+	if len(lines) > n {
+		lines = lines[len(lines)-n:]
+	}
+	return string(bytes.Join(lines, []byte("; ")))
+}
+
+// closers are files that this process needs only until its children have them.
+type closers []*os.File
+
+func (c *closers) add(f *os.File, err error) (*os.File, error) {
+	if err == nil {
+		*c = append(*c, f)
+	}
+	return f, err
+}
+
+func (c *closers) pipe() (r, w *os.File, err error) {
+	r, w, err = os.Pipe()
+	if err == nil {
+		*c = append(*c, r, w)
+	}
+	return r, w, err
+}
+
+func (c *closers) close() {
+	for _, f := range *c {
+		_ = f.Close()
+	}
+}

@@ -1,0 +1,262 @@
+//go:build unix
+
+package devdb_test
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/stepward/stepward/internal/devdb"
+)
+
+// TestMain lets the test binary be a holder in a process of its own.
+func TestMain(m *testing.M) {
+	if dir := os.Getenv("DEVDB_TEST_HOLD"); dir != "" {
+		db, err := devdb.Open(context.Background(), devdb.Config{Ways: []devdb.Way{devdb.WayLocal}, Dir: dir})
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		fmt.Println(db.URL)
+		_, _ = bufio.NewReader(os.Stdin).ReadString('\n') // until killed, or told
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+// sharedDir is a folder for clusters of one test. Not t.TempDir, which the
+// unprivileged user of the server could not enter.
+func sharedDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/tmp", "devdb-test-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		waitEmpty(t, dir)
+		os.RemoveAll(dir)
+	})
+	return dir
+}
+
+// waitEmpty waits until no cluster is left in dir, and no process of one.
+func waitEmpty(t *testing.T, dir string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		left, _ := filepath.Glob(filepath.Join(dir, "c-*"))
+		running := processesOf(t, dir)
+		if len(left)+len(running) == 0 {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			t.Fatalf("left over: %q, %q", left, running)
+		}
+	}
+}
+
+// processesOf lists the processes whose command line names dir.
+func processesOf(t *testing.T, dir string) []string {
+	t.Helper()
+	out, err := exec.Command("ps", "-eo", "pid,ppid,args").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var found []string
+	for line := range strings.Lines(string(out)) {
+		if strings.Contains(line, dir) {
+			found = append(found, strings.TrimSpace(line))
+		}
+	}
+	return found
+}
+
+func openLocal(t *testing.T, dir string) *devdb.DB {
+	t.Helper()
+	db, err := devdb.Open(t.Context(), devdb.Config{Ways: []devdb.Way{devdb.WayLocal}, Dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(db.Close)
+	return db
+}
+
+func query(t *testing.T, url, sql string) (answer string, err error) {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), url)
+	if err != nil {
+		return "", err
+	}
+	defer conn.Close(context.Background())
+	err = conn.QueryRow(t.Context(), sql).Scan(&answer)
+	return answer, err
+}
+
+func TestLocalCluster(t *testing.T) {
+	dir := sharedDir(t)
+	db := openLocal(t, dir)
+	if db.Way != devdb.WayLocal || !strings.HasPrefix(db.Source, "Postgres ") || strings.Contains(db.Source, "\n") {
+		t.Errorf("way %q, source %q", db.Way, db.Source)
+	}
+	got, err := query(t, db.URL, `SELECT concat_ws(' ', current_setting('server_encoding'), datcollate, current_setting('fsync'),
+		(SELECT rolsuper FROM pg_roles WHERE rolname = current_user)) FROM pg_database WHERE datname = current_database()`)
+	if want := "UTF8 C off t"; got != want || err != nil {
+		t.Errorf("got %q, %v, want %q", got, err, want)
+	}
+	// The negative control of the password: without it nobody gets in.
+	if _, err := query(t, strings.Replace(db.URL, ":", ":x", 2), "SELECT 'in'"); err == nil {
+		t.Error("connected with a wrong password")
+	}
+	for _, p := range processesOf(t, filepath.Join(dir, "c-")) {
+		if strings.Contains(p, "bin/postgres") && os.Getuid() == 0 {
+			pid, _, _ := strings.Cut(p, " ")
+			status, err := os.ReadFile("/proc/" + pid + "/status")
+			if err == nil && strings.Contains(string(status), "Uid:\t0\t") {
+				t.Errorf("runs as root: %s", p)
+			}
+		}
+	}
+}
+
+func TestProcessesShareOneCluster(t *testing.T) {
+	dir := sharedDir(t)
+	const holders = 6
+	urls := make([]string, holders)
+	dbs := make([]*devdb.DB, holders)
+	var all sync.WaitGroup
+	for i := range holders {
+		all.Go(func() {
+			if i%2 == 0 {
+				urls[i] = hold(t, dir).url
+				return
+			}
+			db, err := devdb.Open(t.Context(), devdb.Config{Ways: []devdb.Way{devdb.WayLocal}, Dir: dir})
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			urls[i], dbs[i] = db.URL, db
+		})
+	}
+	all.Wait()
+	for _, url := range urls[1:] {
+		if url != urls[0] {
+			t.Fatalf("two clusters: %q", urls)
+		}
+	}
+	for _, db := range dbs {
+		if db != nil {
+			db.Close()
+			db.Close()
+		}
+	}
+	if _, err := query(t, urls[0], "SELECT 'there'"); err != nil {
+		t.Errorf("other processes still hold it: %v", err)
+	}
+}
+
+// A holder is a process that holds the cluster.
+type holder struct {
+	cmd *exec.Cmd
+	url string
+}
+
+func hold(t *testing.T, dir string) holder {
+	t.Helper()
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), "DEVDB_TEST_HOLD="+dir)
+	cmd.Stderr = os.Stderr
+	if _, err := cmd.StdinPipe(); err != nil {
+		t.Error(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		t.Error(err)
+		return holder{}
+	}
+	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
+	url, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil {
+		t.Errorf("holder: %v", err)
+	}
+	return holder{cmd, strings.TrimSpace(url)}
+}
+
+func TestKilledHolderLeavesNothing(t *testing.T) {
+	dir := sharedDir(t)
+	first := hold(t, dir)
+	second := hold(t, dir)
+	if first.url != second.url {
+		t.Fatalf("two clusters: %s, %s", first.url, second.url)
+	}
+	first.cmd.Process.Kill()
+	first.cmd.Wait()
+	if _, err := query(t, second.url, "SELECT 'there'"); err != nil {
+		t.Fatalf("the second still holds it: %v", err)
+	}
+	second.cmd.Process.Kill()
+	second.cmd.Wait()
+	waitEmpty(t, dir)
+}
+
+func TestStarterKilledAtAnyMoment(t *testing.T) {
+	dir := sharedDir(t)
+	for delay := 20 * time.Millisecond; delay < 1500*time.Millisecond; delay += 110 * time.Millisecond {
+		ctx, cancel := context.WithTimeout(t.Context(), delay)
+		cmd := exec.CommandContext(ctx, os.Args[0]) // killed with SIGKILL when the time is over
+		cmd.Env = append(os.Environ(), "DEVDB_TEST_HOLD="+dir)
+		if _, err := cmd.StdinPipe(); err != nil {
+			t.Fatal(err)
+		}
+		_ = cmd.Run()
+		cancel()
+	}
+	db := openLocal(t, dir) // removes what a starter left before it had a guardian
+	if _, err := query(t, db.URL, "SELECT 'there'"); err != nil {
+		t.Fatal(err)
+	}
+	db.Close()
+	waitEmpty(t, dir)
+}
+
+func TestDeadServerIsReplaced(t *testing.T) {
+	dir := sharedDir(t)
+	old := openLocal(t, dir)
+	pidFile, err := filepath.Glob(filepath.Join(dir, "c-*", "pg", "data", "postmaster.pid"))
+	if err != nil || len(pidFile) != 1 {
+		t.Fatal(pidFile, err)
+	}
+	text, err := os.ReadFile(pidFile[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid, _, _ := strings.Cut(string(text), "\n")
+	if out, err := exec.Command("kill", "-KILL", pid).CombinedOutput(); err != nil {
+		t.Fatal(err, string(out))
+	}
+	db := openLocal(t, dir)
+	if db.URL == old.URL {
+		t.Error("got the dead server")
+	}
+	if _, err := query(t, db.URL, "SELECT 'there'"); err != nil {
+		t.Error(err)
+	}
+}
