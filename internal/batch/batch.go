@@ -1,0 +1,127 @@
+// Package batch groups calls that arrive together into one.
+//
+// There is no linger: a caller that finds the group idle runs its own item at
+// once, alone; what arrives meanwhile forms the next batch, which the first of
+// its callers runs. So a lone caller never waits for company, and under load the
+// number of batches falls as the number of callers rises.
+package batch
+
+import (
+	"context"
+	"sync"
+)
+
+// A Group runs items of one kind in batches, one batch at a time. Its zero
+// value with Run set is ready.
+type Group[I, O any] struct {
+	// Run executes one batch and returns one output per item, in order, or an
+	// error for all. It is called by one goroutine at a time, with a context
+	// that no single caller can cancel.
+	Run func(ctx context.Context, items []I) ([]O, error)
+
+	// MaxItems and MaxBytes bound a batch; Size measures an item in bytes. An
+	// item that is larger than MaxBytes runs alone.
+	MaxItems, MaxBytes int
+	Size               func(I) int
+
+	mu      sync.Mutex
+	busy    bool
+	waiting []*call[I, O]
+}
+
+type call[I, O any] struct {
+	item I
+	lead chan struct{} // closed to make this call's goroutine run the next batch
+	done chan struct{}
+	out  O
+	err  error
+}
+
+// Do runs item as part of a batch. When ctx ends first, Do returns its error
+// while the item may still be executed.
+func (g *Group[I, O]) Do(ctx context.Context, item I) (O, error) {
+	c := &call[I, O]{item: item, lead: make(chan struct{}), done: make(chan struct{})}
+	g.mu.Lock()
+	if !g.busy {
+		g.busy = true
+		g.mu.Unlock()
+		g.flush(ctx, []*call[I, O]{c})
+		return c.out, c.err
+	}
+	g.waiting = append(g.waiting, c)
+	g.mu.Unlock()
+	select {
+	case <-c.done:
+		return c.out, c.err
+	case <-c.lead:
+		g.flush(ctx, g.take())
+		return c.out, c.err
+	case <-ctx.Done():
+	}
+	g.mu.Lock()
+	for i, w := range g.waiting {
+		if w == c { // not begun: take it back
+			g.waiting = append(g.waiting[:i], g.waiting[i+1:]...)
+			g.mu.Unlock()
+			select {
+			case <-c.lead: // but it was to lead: somebody else must
+				g.handOver()
+			default:
+			}
+			var zero O
+			return zero, context.Cause(ctx)
+		}
+	}
+	g.mu.Unlock()
+	<-c.done // it is being executed: the outcome is worth waiting for
+	return c.out, c.err
+}
+
+// take removes the next batch from the queue.
+func (g *Group[I, O]) take() []*call[I, O] {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	n, bytes := 0, 0
+	for n < len(g.waiting) && n < g.MaxItems {
+		if g.Size != nil {
+			bytes += g.Size(g.waiting[n].item)
+			if n > 0 && bytes > g.MaxBytes {
+				break
+			}
+		}
+		n++
+	}
+	calls := append([]*call[I, O](nil), g.waiting[:n]...)
+	g.waiting = append(g.waiting[:0], g.waiting[n:]...)
+	return calls
+}
+
+// flush runs a batch, answers its callers and hands the lead over.
+func (g *Group[I, O]) flush(ctx context.Context, calls []*call[I, O]) {
+	defer g.handOver()
+	items := make([]I, len(calls))
+	for i, c := range calls {
+		items[i] = c.item
+	}
+	out, err := g.Run(context.WithoutCancel(ctx), items)
+	for i, c := range calls {
+		if err != nil {
+			c.err = err
+		} else {
+			c.out = out[i]
+		}
+		close(c.done)
+	}
+}
+
+// handOver makes the first waiting caller run the next batch, or leaves the
+// group idle.
+func (g *Group[I, O]) handOver() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if len(g.waiting) == 0 {
+		g.busy = false
+		return
+	}
+	close(g.waiting[0].lead)
+}

@@ -1,0 +1,125 @@
+// Package db holds the SQL of Stepward: the statements, the migrations that
+// make their tables, and the grants that a role needs to run them.
+//
+// Every statement is in a .sql file under query/, written against the schema
+// name stepward; [New] puts the configured name in its place. Nothing relies on
+// search_path, on session state or on prepared statements, so that the
+// statements work through a pooler in transaction mode.
+package db
+
+import (
+	"embed"
+	"fmt"
+	"io/fs"
+	"reflect"
+	"regexp"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// SchemaDefault is the schema that an empty name stands for.
+const SchemaDefault = "stepward"
+
+// Queries holds the text of each statement, for one schema.
+type Queries struct {
+	Schema string // of Stepward's own tables
+	River  string // of River's tables
+
+	RunInsert, IdempotencyGet, RunResult, RunList, RunLock, RunCancel, RunResume string
+
+	DefinitionNewest, DefinitionInsert, RequirementGet, RequirementInsert, RequirementsOf string
+
+	Claim, Commit, CommitOutcome, TurnLeave, TurnCanceled, TurnReap string
+
+	StepHistory, AttemptHistory, StepList string
+
+	AttemptDispatch, SandboxCreated, SandboxDestroyed, SandboxOrphans, SessionsAlive string
+
+	WorkerInsert, WorkerHeartbeat, WorkerState, WorkerReap, WorkerForget string
+
+	Backlog, TimerWake, ParkUnservable, Unpark string
+
+	EventList, EventInsert string
+}
+
+//go:embed query/*.sql
+var queryFiles embed.FS
+
+var (
+	schemaName = regexp.MustCompile(`^[a-z_][a-z0-9_]{0,39}$`)
+	queryName  = regexp.MustCompile(`(?m)^-- name: (\w+)\n`)
+)
+
+// A SchemaNameError reports a schema name that cannot be used.
+type SchemaNameError struct{ Name string }
+
+func (e *SchemaNameError) Error() string {
+	return fmt.Sprintf("workflow: schema name %q: want 1 to 40 of a-z, 0-9 and _, not starting with a digit", e.Name)
+}
+
+// New returns the statements for a schema; "" is [SchemaDefault].
+func New(schema string) (*Queries, error) {
+	if schema == "" {
+		schema = SchemaDefault
+	}
+	if !schemaName.MatchString(schema) {
+		return nil, &SchemaNameError{Name: schema}
+	}
+	q := &Queries{Schema: schema, River: schema + "_river"}
+	texts, err := parse(queryFiles)
+	if err != nil {
+		return nil, err
+	}
+	v := reflect.ValueOf(q).Elem()
+	for i := 2; i < v.NumField(); i++ {
+		name := v.Type().Field(i).Name
+		text, ok := texts[name]
+		if !ok {
+			return nil, fmt.Errorf("db: no statement is named %s", name)
+		}
+		v.Field(i).SetString(q.in(text))
+		delete(texts, name)
+	}
+	for name := range texts {
+		return nil, fmt.Errorf("db: statement %s has no field", name)
+	}
+	return q, nil
+}
+
+// in puts the schema's names where a statement says stepward.
+func (q *Queries) in(text string) string {
+	text = strings.ReplaceAll(text, "stepward_river", pgx.Identifier{q.River}.Sanitize())
+	own := pgx.Identifier{q.Schema}.Sanitize()
+	text = strings.ReplaceAll(text, "stepward.", own+".")
+	return strings.ReplaceAll(text, "SCHEMA stepward", "SCHEMA "+own)
+}
+
+// parse returns the statements of all files, each under its name.
+func parse(files fs.FS) (map[string]string, error) {
+	paths, err := fs.Glob(files, "query/*.sql")
+	if err != nil {
+		return nil, err
+	}
+	out := make(map[string]string)
+	for _, path := range paths {
+		data, err := fs.ReadFile(files, path)
+		if err != nil {
+			return nil, err
+		}
+		text := string(data)
+		marks := queryName.FindAllStringSubmatchIndex(text, -1)
+		for i, m := range marks {
+			end := len(text)
+			if i+1 < len(marks) {
+				end = marks[i+1][0]
+			}
+			name := text[m[2]:m[3]]
+			if _, twice := out[name]; twice {
+				return nil, fmt.Errorf("db: two statements are named %s", name)
+			}
+			out[name] = strings.TrimSpace(text[m[1]:end])
+		}
+	}
+	return out, nil
+}

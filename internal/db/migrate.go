@@ -1,0 +1,291 @@
+package db
+
+import (
+	"context"
+	"embed"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/riverqueue/river/riverdriver/riverpgxv5"
+	"github.com/riverqueue/river/rivermigrate"
+)
+
+//go:embed migration/*.sql
+var migrationFiles embed.FS
+
+// migrations are in order; version n is migrations[n-1].
+var migrations = []string{"001_runs"}
+
+// Version is the version of the schema that this program was written for. It
+// also runs on the next one, so that a migration can go before the program.
+var Version = len(migrations)
+
+// unusedIndexes are River's indexes that no query of ours needs. They cost more
+// to maintain than the rest of a ticket.
+var unusedIndexes = []string{"river_job_args_index", "river_job_metadata_index", "river_job_kind"}
+
+// A VersionError reports a schema that this program cannot run on.
+type VersionError struct {
+	Schema    string
+	Have      int // 0: no migration was applied
+	Low, High int // what the program runs on
+}
+
+func (e *VersionError) Error() string {
+	s := fmt.Sprintf("workflow: schema %s is at version %d, this program needs %d to %d", e.Schema, e.Have, e.Low, e.High)
+	if e.Have < e.Low {
+		return s + ": apply the migrations (workflow.Migrate)"
+	}
+	return s + ": deploy a newer program, or migrate down by one version"
+}
+
+// MigrateOptions says what [Migrate] does.
+type MigrateOptions struct {
+	Down, Force            bool
+	Print                  io.Writer
+	ClientRole, WorkerRole string
+}
+
+// Migrate brings the schema up to Version, or down by one.
+func Migrate(ctx context.Context, pool *pgxpool.Pool, q *Queries, o MigrateOptions) error {
+	if o.Down {
+		return down(ctx, pool, q, o)
+	}
+	have, err := Have(ctx, pool, q)
+	if err != nil {
+		return err
+	}
+	if have > Version+1 {
+		return &VersionError{Schema: q.Schema, Have: have, Low: Version, High: Version + 1}
+	}
+	steps, err := up(q, have)
+	if err != nil {
+		return err
+	}
+	grants, err := grantSQL(q, o)
+	if err != nil {
+		return err
+	}
+	if o.Print != nil {
+		return printUp(pool, q, steps, grants, o.Print)
+	}
+	for _, sql := range steps {
+		if err := apply(ctx, pool, q, sql); err != nil {
+			return err
+		}
+	}
+	if err := riverUp(ctx, pool, q); err != nil {
+		return err
+	}
+	if grants == "" {
+		return nil
+	}
+	return apply(ctx, pool, q, grants)
+}
+
+// Have returns the version of the schema; 0 when it does not exist.
+func Have(ctx context.Context, pool *pgxpool.Pool, q *Queries) (int, error) {
+	var have int
+	err := pool.QueryRow(ctx, q.in("SELECT coalesce(max(version), 0) FROM stepward.migration")).Scan(&have)
+	if pgErr := (*pgconn.PgError)(nil); errors.As(err, &pgErr) && (pgErr.Code == "42P01" || pgErr.Code == "3F000") {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("workflow: read the version of schema %s: %w", q.Schema, err)
+	}
+	return have, nil
+}
+
+// Check returns a [VersionError] unless this program runs on the schema.
+func Check(ctx context.Context, pool *pgxpool.Pool, q *Queries) error {
+	have, err := Have(ctx, pool, q)
+	if err != nil {
+		return err
+	}
+	if have < Version || have > Version+1 {
+		return &VersionError{Schema: q.Schema, Have: have, Low: Version, High: Version + 1}
+	}
+	return nil
+}
+
+// up returns the statements of each migration after version have.
+func up(q *Queries, have int) ([]string, error) {
+	var steps []string
+	if have == 0 {
+		steps = append(steps, q.in("CREATE SCHEMA IF NOT EXISTS stepward;\n"+
+			"CREATE SCHEMA IF NOT EXISTS stepward_river;\n"+
+			"CREATE TABLE IF NOT EXISTS stepward.migration (version int PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT clock_timestamp());\n"))
+	}
+	for i, name := range migrations {
+		if i < have {
+			continue
+		}
+		text, err := migrationFiles.ReadFile("migration/" + name + ".up.sql")
+		if err != nil {
+			return nil, err
+		}
+		// The row comes first: of two that migrate at once, the second waits
+		// for it, then finds that nothing is left to do.
+		steps = append(steps, q.in(fmt.Sprintf("INSERT INTO stepward.migration (version) VALUES (%d);\n%s", i+1, text)))
+	}
+	return steps, nil
+}
+
+// apply runs one migration in a transaction. A lock that cannot be had in two
+// seconds is given up and asked for again, so that no worker queues behind it.
+func apply(ctx context.Context, pool *pgxpool.Pool, q *Queries, sql string) error {
+	for attempt := 1; ; attempt++ {
+		err := pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
+			_, err := tx.Exec(ctx, "SET LOCAL lock_timeout = '2s';\nSELECT pg_advisory_xact_lock(hashtext("+quote(q.Schema)+"));\n"+sql)
+			return err
+		})
+		var pgErr *pgconn.PgError
+		switch {
+		case err == nil:
+			return nil
+		case errors.As(err, &pgErr) && pgErr.Code == "23505" && pgErr.TableName == "migration":
+			return nil // somebody else applied it
+		case errors.As(err, &pgErr) && pgErr.Code == "55P03" && attempt < 30:
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-time.After(time.Second):
+			}
+		default:
+			return fmt.Errorf("workflow: migrate schema %s: %w", q.Schema, err)
+		}
+	}
+}
+
+func riverUp(ctx context.Context, pool *pgxpool.Pool, q *Queries) error {
+	m, err := rivermigrate.New(riverpgxv5.New(pool), &rivermigrate.Config{Schema: q.River})
+	if err != nil {
+		return err
+	}
+	err = pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, "SELECT pg_advisory_xact_lock(hashtext("+quote(q.River)+"))"); err != nil {
+			return err
+		}
+		if _, err := m.MigrateTx(ctx, tx, rivermigrate.DirectionUp, nil); err != nil {
+			return err
+		}
+		_, err := tx.Exec(ctx, dropIndexes(q))
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("workflow: migrate schema %s: %w", q.River, err)
+	}
+	return nil
+}
+
+func dropIndexes(q *Queries) string {
+	var b strings.Builder
+	for _, name := range unusedIndexes {
+		b.WriteString(q.in("DROP INDEX IF EXISTS stepward_river."+name) + ";\n")
+	}
+	return b.String()
+}
+
+func grantSQL(q *Queries, o MigrateOptions) (string, error) {
+	text, err := migrationFiles.ReadFile("migration/grants.sql")
+	if err != nil {
+		return "", err
+	}
+	var b strings.Builder
+	for line := range strings.Lines(string(text)) {
+		switch {
+		case strings.Contains(line, ":client") && o.ClientRole != "" && !strings.HasPrefix(line, "--"):
+			b.WriteString(strings.ReplaceAll(q.in(line), ":client", pgx.Identifier{o.ClientRole}.Sanitize()))
+		case strings.Contains(line, ":worker") && o.WorkerRole != "" && !strings.HasPrefix(line, "--"):
+			b.WriteString(strings.ReplaceAll(q.in(line), ":worker", pgx.Identifier{o.WorkerRole}.Sanitize()))
+		}
+	}
+	return b.String(), nil
+}
+
+// printUp writes what Migrate would run, River's migrations included.
+func printUp(pool *pgxpool.Pool, q *Queries, steps []string, grants string, w io.Writer) error {
+	var b strings.Builder
+	for _, sql := range steps {
+		fmt.Fprintf(&b, "BEGIN;\n%sCOMMIT;\n\n", sql)
+	}
+	m, err := rivermigrate.New(riverpgxv5.New(pool), &rivermigrate.Config{Schema: q.River})
+	if err != nil {
+		return err
+	}
+	if len(steps) > 0 {
+		schema := pgx.Identifier{q.River}.Sanitize()
+		for _, v := range m.AllVersions() {
+			fmt.Fprintf(&b, "-- River %d\n%s\n", v.Version, strings.ReplaceAll(v.SQLUp, "/* TEMPLATE: schema */", schema+"."))
+		}
+		for _, v := range m.AllVersions() {
+			fmt.Fprintf(&b, "INSERT INTO %s.river_migration (line, version) VALUES ('main', %d) ON CONFLICT DO NOTHING;\n", schema, v.Version)
+		}
+		b.WriteString(dropIndexes(q))
+	}
+	b.WriteString(grants)
+	_, err = io.WriteString(w, b.String())
+	return err
+}
+
+// ErrWorkersLive reports that a migration would take tables away from workers
+// that are running.
+var ErrWorkersLive = errors.New("workflow: workers are running")
+
+// down undoes the newest migration. Going back to no schema at all deletes
+// everything, so it asks for stopped workers and for Force.
+func down(ctx context.Context, pool *pgxpool.Pool, q *Queries, o MigrateOptions) error {
+	have, err := Have(ctx, pool, q)
+	if err != nil || have == 0 {
+		return err
+	}
+	if have > len(migrations) {
+		return &VersionError{Schema: q.Schema, Have: have, Low: 1, High: Version}
+	}
+	text, err := migrationFiles.ReadFile("migration/" + migrations[have-1] + ".down.sql")
+	if err != nil {
+		return err
+	}
+	sql := q.in(fmt.Sprintf("DELETE FROM stepward.migration WHERE version = %d;\n%s", have, text))
+	if have == 1 {
+		sql += q.in("DROP TABLE stepward.migration;\nDROP SCHEMA stepward;\nDROP SCHEMA stepward_river CASCADE;\n")
+	}
+	if o.Print != nil {
+		_, err := io.WriteString(o.Print, "BEGIN;\n"+sql+"COMMIT;\n")
+		return err
+	}
+	if have == 1 {
+		var live, runs int
+		err := pool.QueryRow(ctx, q.in(`SELECT (SELECT count(*) FROM stepward.worker WHERE state IN ('live', 'draining') AND lease_until > clock_timestamp()),
+			(SELECT count(*) FROM stepward.run)`)).Scan(&live, &runs)
+		if err != nil {
+			return fmt.Errorf("workflow: migrate down: %w", err)
+		}
+		if live > 0 {
+			return fmt.Errorf("%w: %d; stop them before migrating down from version 1", ErrWorkersLive, live)
+		}
+		if !o.Force {
+			return &DeletesError{Schema: q.Schema, Runs: runs}
+		}
+	}
+	return apply(ctx, pool, q, sql)
+}
+
+// A DeletesError reports what a migration down would delete. Nothing was
+// changed.
+type DeletesError struct {
+	Schema string
+	Runs   int
+}
+
+func (e *DeletesError) Error() string {
+	return fmt.Sprintf("workflow: migrating schema %s down from version 1 deletes it, with %d runs, their steps and their audit events: set Force", e.Schema, e.Runs)
+}
+
+func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", "''") + "'" }

@@ -1,0 +1,186 @@
+-- Runs, their steps, and what holds or delays them.
+--
+-- Being claimable is a row in ready, being held is a row in turn, waiting is a
+-- row in timer or parked. No index and no predicate names a column of run that
+-- a turn changes, so that those updates stay heap-only.
+
+-- An id is its creation time in milliseconds, shifted by 20 bits, and a counter.
+CREATE SEQUENCE stepward.id_counter AS int MINVALUE 0 MAXVALUE 1048575 CYCLE;
+
+CREATE FUNCTION stepward.next_id() RETURNS bigint LANGUAGE sql VOLATILE AS $$
+    SELECT ((extract(epoch FROM clock_timestamp()) * 1000)::bigint << 20) | nextval('stepward.id_counter')
+$$;
+
+-- What a worker must offer to hold a run: one row per distinct need.
+CREATE TABLE stepward.requirement (
+    id       int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    hash     bytea NOT NULL UNIQUE, -- SHA-256 of the canonical form of the other columns
+    workflow text NOT NULL,
+    version  text NOT NULL,         -- empty while no worker has defined the workflow
+    modes    text[] NOT NULL        -- every mode that a step names, sorted
+);
+
+CREATE TABLE stepward.definition (
+    workflow       text NOT NULL,
+    version        text NOT NULL,
+    requirement_id int NOT NULL,
+    steps          bytea NOT NULL, -- JSON: name, mode and needs of each step
+    created_at     timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (workflow, version)
+);
+
+CREATE TYPE stepward.run_state AS ENUM ('live', 'completed', 'failed', 'canceled');
+
+CREATE TABLE stepward.run (
+    id             bigint PRIMARY KEY,
+    tenant         text NOT NULL,
+    workflow       text NOT NULL,
+    traceparent    text,
+    input          bytea NOT NULL,
+    -- from here on, what a turn changes
+    version        text NOT NULL,
+    requirement_id int NOT NULL,
+    epoch          int NOT NULL DEFAULT 0,
+    session        bigint,
+    crashes        smallint NOT NULL DEFAULT 0,
+    cancel         boolean NOT NULL DEFAULT false,
+    state          stepward.run_state NOT NULL DEFAULT 'live',
+    finished_at    timestamptz,
+    output         bytea,
+    error          bytea
+) WITH (fillfactor = 60);
+
+CREATE INDEX run_tenant ON stepward.run (tenant, id);
+
+CREATE TABLE stepward.idempotency (
+    tenant     text NOT NULL,
+    key        text NOT NULL,
+    run_id     bigint NOT NULL,
+    input_hash bytea NOT NULL,
+    PRIMARY KEY (tenant, key)
+);
+
+CREATE TABLE stepward.ready (
+    requirement_id int NOT NULL,
+    run_id         bigint NOT NULL,
+    since          timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (requirement_id, run_id)
+) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);
+
+CREATE TABLE stepward.turn (
+    run_id  bigint PRIMARY KEY,
+    session bigint NOT NULL,
+    epoch   int NOT NULL
+) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);
+
+CREATE TABLE stepward.timer (
+    run_id  bigint PRIMARY KEY,
+    wake_at timestamptz NOT NULL
+);
+
+CREATE INDEX timer_due ON stepward.timer (wake_at);
+
+CREATE TABLE stepward.parked (
+    run_id         bigint PRIMARY KEY,
+    requirement_id int NOT NULL,
+    reason         text NOT NULL,
+    detail         bytea NOT NULL,
+    since          timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
+CREATE INDEX parked_requirement ON stepward.parked (requirement_id, reason);
+
+-- The record of a claim.
+CREATE TABLE stepward.claim (
+    run_id  bigint NOT NULL,
+    epoch   int NOT NULL,
+    session bigint NOT NULL,
+    at      timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (run_id, epoch)
+);
+
+-- A checkpoint: the recorded result of a step, written once.
+CREATE TABLE stepward.step (
+    run_id     bigint NOT NULL,
+    started_at timestamptz NOT NULL,
+    input_hash bigint NOT NULL,
+    seq        int NOT NULL, -- program order at issue, from 1
+    epoch      int NOT NULL,
+    elapsed    real NOT NULL, -- seconds, of the attempt that is recorded
+    attempt    smallint NOT NULL,
+    mode       smallint NOT NULL,
+    key        text NOT NULL, -- name and occurrence: build, build#2, page[3]
+    output     bytea,
+    error      bytea,
+    PRIMARY KEY (run_id, seq)
+);
+
+-- An attempt that failed, or that was dispatched into a sandbox.
+CREATE TABLE stepward.attempt (
+    run_id     bigint NOT NULL,
+    started_at timestamptz NOT NULL,
+    seq        int NOT NULL,
+    epoch      int NOT NULL,
+    elapsed    real, -- seconds; null until it ended
+    attempt    smallint NOT NULL,
+    mode       smallint NOT NULL,
+    key        text NOT NULL,
+    sandbox_id text,
+    error      bytea,
+    retry_at   timestamptz,
+    PRIMARY KEY (run_id, seq, attempt)
+);
+
+CREATE TABLE stepward.sandbox (
+    id           text PRIMARY KEY,
+    run_id       bigint NOT NULL,
+    session      bigint NOT NULL,
+    backend      text NOT NULL,
+    created_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
+    destroyed_at timestamptz
+);
+
+CREATE INDEX sandbox_live ON stepward.sandbox (session) WHERE destroyed_at IS NULL;
+
+CREATE TABLE stepward.worker (
+    session     bigint PRIMARY KEY, -- random, new at each start of a worker
+    name        text NOT NULL,
+    state       text NOT NULL DEFAULT 'live', -- live, draining, gone, dead
+    lease_until timestamptz NOT NULL,
+    started_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
+    requirements int[] NOT NULL,
+    backends    text[] NOT NULL
+) WITH (fillfactor = 50);
+
+CREATE TABLE stepward.event (
+    id     bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    at     timestamptz NOT NULL DEFAULT clock_timestamp(),
+    run_id bigint NOT NULL,
+    kind   text NOT NULL,
+    actor  text NOT NULL,
+    step   text,
+    detail bytea -- JSON
+);
+
+CREATE INDEX event_run ON stepward.event (run_id, id);
+
+-- Every record in one shape, wherever it is kept.
+CREATE VIEW stepward.audit_event AS
+    SELECT at, run_id, kind, actor, step, detail FROM stepward.event
+    UNION ALL
+    SELECT timestamptz 'epoch' + (id >> 20) * interval '1 ms', id, 'run.enqueued', 'client', NULL, NULL FROM stepward.run
+    UNION ALL
+    SELECT finished_at, id, 'run.' || state, 'worker:' || to_hex(session), NULL, error
+    FROM stepward.run WHERE state IN ('completed', 'failed') AND finished_at IS NOT NULL
+    UNION ALL
+    SELECT at, run_id, 'run.claimed', 'worker:' || to_hex(session), NULL,
+           convert_to(json_build_object('epoch', epoch)::text, 'UTF8')
+    FROM stepward.claim
+    UNION ALL
+    SELECT started_at + make_interval(secs => elapsed), run_id,
+           CASE WHEN error IS NULL THEN 'step.completed' ELSE 'step.failed' END, 'worker', key,
+           convert_to(json_build_object('seq', seq, 'attempt', attempt, 'epoch', epoch, 'mode', mode, 'elapsed_s', elapsed)::text, 'UTF8')
+    FROM stepward.step
+    UNION ALL
+    SELECT started_at + make_interval(secs => elapsed), run_id, 'attempt.failed', 'worker', key, error
+    FROM stepward.attempt WHERE error IS NOT NULL;

@@ -1,0 +1,18 @@
+-- The rights that each role needs. :client and :worker stand for role names.
+-- A client plans: it adds runs, reads everything and ends runs that no worker holds.
+GRANT USAGE ON SCHEMA stepward, stepward_river TO :client;
+GRANT SELECT ON ALL TABLES IN SCHEMA stepward, stepward_river TO :client;
+GRANT USAGE ON SEQUENCE stepward.id_counter TO :client;
+GRANT INSERT ON stepward.run, stepward.idempotency, stepward.ready, stepward.requirement, stepward.event TO :client;
+GRANT UPDATE (cancel, state, finished_at, epoch) ON stepward.run TO :client;
+GRANT DELETE ON stepward.ready, stepward.timer, stepward.parked TO :client;
+GRANT UPDATE ON stepward.ready, stepward.timer, stepward.parked TO :client; -- SELECT FOR UPDATE asks for it
+GRANT INSERT ON stepward_river.river_job TO :client;
+GRANT UPDATE (kind) ON stepward_river.river_job TO :client; -- ON CONFLICT of a unique job
+GRANT USAGE ON ALL SEQUENCES IN SCHEMA stepward_river TO :client;
+-- A worker executes: it writes every table, and owns none.
+GRANT USAGE ON SCHEMA stepward, stepward_river TO :worker;
+GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA stepward, stepward_river TO :worker;
+GRANT USAGE ON ALL SEQUENCES IN SCHEMA stepward, stepward_river TO :worker;
+REVOKE INSERT, UPDATE, DELETE ON stepward.migration FROM :worker;
+REVOKE UPDATE, DELETE ON stepward.event, stepward.claim, stepward.step FROM :worker; -- a record is written once

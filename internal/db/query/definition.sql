@@ -1,0 +1,24 @@
+-- name: DefinitionNewest
+SELECT d.workflow, d.version, d.requirement_id, q.modes
+FROM unnest($1::text[]) AS w(name)
+CROSS JOIN LATERAL (
+    SELECT workflow, version, requirement_id FROM stepward.definition
+    WHERE workflow = w.name ORDER BY created_at DESC, version DESC LIMIT 1
+) d
+JOIN stepward.requirement q ON q.id = d.requirement_id;
+
+-- name: DefinitionInsert
+INSERT INTO stepward.definition (workflow, version, requirement_id, steps) VALUES ($1, $2, $3, $4)
+ON CONFLICT (workflow, version) DO UPDATE SET requirement_id = excluded.requirement_id, steps = excluded.steps
+WHERE definition.requirement_id <> excluded.requirement_id OR definition.steps <> excluded.steps;
+
+-- name: RequirementGet
+SELECT id FROM stepward.requirement WHERE hash = $1;
+
+-- name: RequirementInsert
+INSERT INTO stepward.requirement (hash, workflow, version, modes) VALUES ($1, $2, $3, $4)
+ON CONFLICT (hash) DO NOTHING;
+
+-- name: RequirementsOf
+-- Every need that was ever written down for a workflow and version.
+SELECT id, modes FROM stepward.requirement WHERE workflow = $1 AND version = $2;

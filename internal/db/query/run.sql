@@ -1,0 +1,86 @@
+-- name: RunInsert
+-- One row per item of a batch. An item whose idempotency key is taken is not inserted.
+WITH x AS MATERIALIZED (
+    SELECT stepward.next_id() AS id, t.n, t.tenant, t.workflow, t.version, t.requirement_id, t.traceparent, t.input, t.key, t.input_hash
+    FROM unnest($1::text[], $2::text[], $3::text[], $4::int[], $5::text[], $6::bytea[], $7::text[], $8::bytea[])
+        WITH ORDINALITY AS t(tenant, workflow, version, requirement_id, traceparent, input, key, input_hash, n)
+), keyed AS (
+    INSERT INTO stepward.idempotency (tenant, key, run_id, input_hash)
+    SELECT tenant, key, id, input_hash FROM x WHERE key IS NOT NULL ORDER BY tenant, key
+    ON CONFLICT DO NOTHING RETURNING run_id
+), added AS (
+    INSERT INTO stepward.run (id, tenant, workflow, traceparent, input, version, requirement_id)
+    SELECT id, tenant, workflow, traceparent, input, version, requirement_id FROM x
+    WHERE key IS NULL OR id IN (SELECT run_id FROM keyed)
+    RETURNING id, requirement_id
+), queued AS (
+    INSERT INTO stepward.ready (requirement_id, run_id) SELECT requirement_id, id FROM added
+)
+SELECT x.id, EXISTS (SELECT FROM added WHERE added.id = x.id) FROM x ORDER BY x.n;
+
+-- name: IdempotencyGet
+SELECT run_id, input_hash FROM stepward.idempotency WHERE tenant = $1 AND key = $2;
+
+-- name: RunResult
+SELECT state::text, output, error FROM stepward.run WHERE id = $1;
+
+-- name: RunList
+-- $2 is the page's lower end, exclusive; newest first.
+SELECT r.id, r.tenant, r.workflow, r.version, r.state::text, r.epoch, r.cancel, r.finished_at, r.error,
+       t.session, w.name, q.since, tm.wake_at, p.reason, p.detail, p.since
+FROM stepward.run r
+LEFT JOIN stepward.turn t ON t.run_id = r.id
+LEFT JOIN stepward.worker w ON w.session = t.session
+LEFT JOIN stepward.ready q ON q.requirement_id = r.requirement_id AND q.run_id = r.id
+LEFT JOIN stepward.timer tm ON tm.run_id = r.id
+LEFT JOIN stepward.parked p ON p.run_id = r.id
+WHERE ($1::bigint IS NULL OR r.id = $1)
+  AND ($2::bigint IS NULL OR r.id < $2)
+  AND ($3::text IS NULL OR r.tenant = $3)
+  AND ($4::text IS NULL OR r.workflow = $4)
+  AND ($5::text IS NULL OR $5 = CASE
+        WHEN r.state <> 'live' THEN r.state::text
+        WHEN p.run_id IS NOT NULL THEN 'parked'
+        WHEN tm.run_id IS NOT NULL THEN 'waiting'
+        WHEN t.run_id IS NOT NULL THEN 'running'
+        ELSE 'ready' END)
+ORDER BY r.id DESC
+LIMIT $6;
+
+-- name: RunLock
+SELECT state::text FROM stepward.run WHERE id = $1 FOR NO KEY UPDATE;
+
+-- name: RunCancel
+-- After RunLock, in its transaction: a run that no worker holds ends here and now.
+WITH q AS (
+    DELETE FROM stepward.ready USING stepward.run r
+    WHERE r.id = $1 AND ready.requirement_id = r.requirement_id AND ready.run_id = r.id RETURNING run_id
+), t AS (
+    DELETE FROM stepward.timer WHERE run_id = $1 RETURNING run_id
+), p AS (
+    DELETE FROM stepward.parked WHERE run_id = $1 RETURNING run_id
+), free AS (
+    SELECT run_id FROM q UNION SELECT run_id FROM t UNION SELECT run_id FROM p
+), ended AS (
+    UPDATE stepward.run SET cancel = true,
+        state = CASE WHEN EXISTS (SELECT FROM free) THEN 'canceled'::stepward.run_state ELSE state END,
+        finished_at = CASE WHEN EXISTS (SELECT FROM free) THEN clock_timestamp() END,
+        epoch = epoch + CASE WHEN EXISTS (SELECT FROM free) THEN 1 ELSE 0 END
+    WHERE id = $1 AND state = 'live'
+    RETURNING id, state
+), noted AS (
+    INSERT INTO stepward.event (run_id, kind, actor) SELECT id, 'run.cancel', $2 FROM ended
+)
+SELECT state::text FROM ended;
+
+-- name: RunResume
+-- After RunLock, in its transaction: a parked run becomes ready.
+WITH p AS (
+    DELETE FROM stepward.parked WHERE run_id = $1 RETURNING run_id
+), back AS (
+    INSERT INTO stepward.ready (requirement_id, run_id)
+    SELECT r.requirement_id, r.id FROM stepward.run r JOIN p ON p.run_id = r.id RETURNING run_id
+), noted AS (
+    INSERT INTO stepward.event (run_id, kind, actor) SELECT run_id, 'run.resume', $2 FROM back
+)
+SELECT run_id FROM back;

@@ -1,0 +1,33 @@
+-- name: AttemptDispatch
+-- What is written before a step leaves for a sandbox. No row: the lease is lost.
+WITH held AS MATERIALIZED (
+    SELECT r.id FROM stepward.run r WHERE r.id = $2 AND r.epoch = $3 AND r.session = $1 AND r.state = 'live'
+    FOR NO KEY UPDATE
+), begun AS (
+    INSERT INTO stepward.attempt (run_id, seq, key, attempt, epoch, mode, started_at, sandbox_id)
+    SELECT id, $4, $5, $6, $3, $7, clock_timestamp(), $8 FROM held
+    ON CONFLICT DO NOTHING
+), made AS (
+    INSERT INTO stepward.sandbox (id, run_id, session, backend) SELECT $8, id, $1, $9 FROM held
+)
+SELECT id FROM held;
+
+-- name: SandboxCreated
+INSERT INTO stepward.event (run_id, kind, actor, step, detail) VALUES ($1, 'sandbox.created', $2, $3, $4);
+
+-- name: SandboxDestroyed
+WITH gone AS (
+    UPDATE stepward.sandbox SET destroyed_at = clock_timestamp()
+    WHERE id = ANY($1::text[]) AND destroyed_at IS NULL RETURNING run_id, id
+)
+INSERT INTO stepward.event (run_id, kind, actor, detail)
+SELECT run_id, 'sandbox.destroyed', $2::text, convert_to(json_build_object('sandbox', id)::text, 'UTF8') FROM gone;
+
+-- name: SandboxOrphans
+-- Sandboxes on record whose worker is gone.
+SELECT b.id FROM stepward.sandbox b LEFT JOIN stepward.worker w ON w.session = b.session
+WHERE b.destroyed_at IS NULL AND b.backend = $1 AND (w.session IS NULL OR w.state IN ('dead', 'gone'))
+LIMIT 500;
+
+-- name: SessionsAlive
+SELECT session FROM stepward.worker WHERE state IN ('live', 'draining') AND session = ANY($1::bigint[]);

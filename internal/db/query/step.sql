@@ -1,0 +1,31 @@
+-- name: StepHistory
+SELECT seq, key, attempt, input_hash, output, error FROM stepward.step
+WHERE run_id = $1 AND seq > $2 ORDER BY seq LIMIT $3;
+
+-- name: AttemptHistory
+-- Of the steps without a checkpoint: how many failed, the last number given, and the wait that is left.
+SELECT a.seq, max(a.attempt)::int, count(a.error)::int, coalesce(extract(epoch FROM max(a.retry_at) - clock_timestamp()), 0)::float8
+FROM stepward.attempt a
+WHERE a.run_id = $1 AND NOT EXISTS (SELECT FROM stepward.step s WHERE s.run_id = $1 AND s.seq = a.seq)
+GROUP BY a.seq;
+
+-- name: StepList
+SELECT s.seq, s.key, s.mode, s.attempt, s.epoch, s.started_at, s.elapsed, s.output, s.error, true, b.backend, b.id,
+       coalesce(w.name, ''), NULL::timestamptz
+FROM stepward.step s
+LEFT JOIN stepward.attempt a ON a.run_id = s.run_id AND a.seq = s.seq AND a.attempt = s.attempt
+LEFT JOIN stepward.sandbox b ON b.id = a.sandbox_id
+LEFT JOIN stepward.claim c ON c.run_id = s.run_id AND c.epoch = s.epoch
+LEFT JOIN stepward.worker w ON w.session = c.session
+WHERE s.run_id = $1 AND s.seq > $2
+UNION ALL
+SELECT a.seq, a.key, a.mode, a.attempt, a.epoch, a.started_at, a.elapsed, NULL, a.error, false, b.backend, b.id,
+       coalesce(w.name, ''), a.retry_at
+FROM stepward.attempt a
+LEFT JOIN stepward.sandbox b ON b.id = a.sandbox_id
+LEFT JOIN stepward.claim c ON c.run_id = a.run_id AND c.epoch = a.epoch
+LEFT JOIN stepward.worker w ON w.session = c.session
+WHERE a.run_id = $1 AND a.seq > $2
+  AND NOT EXISTS (SELECT FROM stepward.step s WHERE s.run_id = a.run_id AND s.seq = a.seq AND s.attempt = a.attempt)
+ORDER BY 1, 4
+LIMIT $3;

@@ -1,0 +1,134 @@
+-- name: Claim
+-- $1 session, $2 requirement to take from, $3 and $4 requirement and version to pin, $5 how many.
+WITH want AS (
+    SELECT w.id, w.pin_id, w.version FROM unnest($2::int[], $3::int[], $4::text[]) AS w(id, pin_id, version)
+    WHERE EXISTS (SELECT FROM stepward.worker WHERE session = $1 AND state = 'live' AND lease_until > clock_timestamp())
+), picked AS MATERIALIZED (
+    SELECT p.run_id, p.since, w.id, w.pin_id, w.version
+    FROM want w CROSS JOIN LATERAL (
+        SELECT q.run_id, q.since FROM stepward.ready q JOIN stepward.run r ON r.id = q.run_id
+        WHERE q.requirement_id = w.id
+        ORDER BY q.run_id LIMIT $5 FOR NO KEY UPDATE OF q, r SKIP LOCKED
+    ) p
+    ORDER BY p.run_id LIMIT $5
+), taken AS (
+    DELETE FROM stepward.ready USING picked
+    WHERE ready.requirement_id = picked.id AND ready.run_id = picked.run_id
+), held AS (
+    UPDATE stepward.run r
+    SET epoch = r.epoch + 1, session = $1, requirement_id = picked.pin_id, version = picked.version
+    FROM picked WHERE r.id = picked.run_id
+    RETURNING r.id, r.epoch, r.tenant, r.workflow, r.version, r.traceparent, r.input, r.cancel, picked.since
+), turned AS (
+    INSERT INTO stepward.turn (run_id, session, epoch) SELECT id, $1, epoch FROM held
+), noted AS (
+    INSERT INTO stepward.claim (run_id, epoch, session) SELECT id, epoch, $1 FROM held
+)
+SELECT id, epoch, tenant, workflow, version, traceparent, input, cancel,
+       extract(epoch FROM clock_timestamp() - since)::float8
+FROM held ORDER BY id;
+
+-- name: Commit
+-- The writes of many turns in one statement. $1 session; $2, $3 the turns (run, epoch); $4 to $14
+-- checkpoints; $15 to $25 attempts; $26 to $29 finished runs. A run that does not come back is no
+-- longer this session's: nothing of it was written. The row lock waits for a claim or a reaper that
+-- is committing, and orders this statement before or after it.
+WITH held AS MATERIALIZED (
+    SELECT r.id, r.cancel FROM stepward.run r
+    WHERE (r.id, r.epoch) IN (SELECT x.id, x.epoch FROM unnest($2::bigint[], $3::int[]) AS x(id, epoch))
+      AND r.session = $1 AND r.state = 'live'
+    ORDER BY r.id FOR NO KEY UPDATE
+), checkpoint AS (
+    INSERT INTO stepward.step (run_id, seq, key, attempt, epoch, mode, started_at, elapsed, input_hash, output, error)
+    SELECT x.run_id, x.seq, x.key, x.attempt, x.epoch, x.mode, clock_timestamp() - make_interval(secs => x.ago), x.elapsed, x.input_hash, x.output, x.error
+    FROM unnest($4::bigint[], $5::int[], $6::text[], $7::int[], $8::int[], $9::int[], $10::float8[], $11::float4[], $12::bigint[], $13::bytea[], $14::bytea[])
+        AS x(run_id, seq, key, attempt, epoch, mode, ago, elapsed, input_hash, output, error)
+    JOIN held ON held.id = x.run_id
+    ON CONFLICT DO NOTHING RETURNING run_id
+), attempted AS (
+    INSERT INTO stepward.attempt (run_id, seq, key, attempt, epoch, mode, started_at, elapsed, sandbox_id, error, retry_at)
+    SELECT x.run_id, x.seq, x.key, x.attempt, x.epoch, x.mode, clock_timestamp() - make_interval(secs => x.ago), x.elapsed, x.sandbox_id, x.error,
+           clock_timestamp() + make_interval(secs => x.delay)
+    FROM unnest($15::bigint[], $16::int[], $17::text[], $18::int[], $19::int[], $20::int[], $21::float8[], $22::float4[], $23::text[], $24::bytea[], $25::float8[])
+        AS x(run_id, seq, key, attempt, epoch, mode, ago, elapsed, sandbox_id, error, delay)
+    JOIN held ON held.id = x.run_id
+    ON CONFLICT (run_id, seq, attempt) DO UPDATE
+        SET elapsed = excluded.elapsed, error = excluded.error, retry_at = excluded.retry_at
+        WHERE attempt.epoch = excluded.epoch AND attempt.error IS NULL
+), finished AS (
+    UPDATE stepward.run r SET state = x.state::stepward.run_state, output = x.output, error = x.error, finished_at = clock_timestamp()
+    FROM unnest($26::bigint[], $27::text[], $28::bytea[], $29::bytea[]) AS x(run_id, state, output, error)
+    JOIN held ON held.id = x.run_id
+    WHERE r.id = x.run_id
+    RETURNING r.id
+), ended AS (
+    DELETE FROM stepward.turn USING finished WHERE turn.run_id = finished.id
+)
+SELECT held.id, held.cancel, (SELECT count(*)::int FROM checkpoint WHERE checkpoint.run_id = held.id)
+FROM held;
+
+-- name: CommitOutcome
+-- What a Commit of unknown outcome left behind, for one run.
+SELECT r.state::text, coalesce(r.session = $3 AND r.epoch = $4, false),
+       (SELECT count(*)::int FROM stepward.step s JOIN unnest($2::int[], $5::int[]) AS x(seq, attempt) ON x.seq = s.seq AND x.attempt = s.attempt
+        WHERE s.run_id = r.id AND s.epoch = $4)
+FROM stepward.run r WHERE r.id = $1;
+
+-- name: TurnLeave
+-- Ends a turn without ending the run. $4 says where to: timer, parked or ready. A run that is
+-- canceled goes to ready in any case, so that its body can end.
+WITH held AS MATERIALIZED (
+    SELECT r.id, r.requirement_id, CASE WHEN r.cancel THEN 'ready' ELSE $4::text END AS dest FROM stepward.run r
+    WHERE r.id = $2 AND r.epoch = $3 AND r.session = $1 AND r.state = 'live'
+    FOR NO KEY UPDATE
+), freed AS (
+    UPDATE stepward.run r SET session = NULL FROM held WHERE r.id = held.id
+), timed AS (
+    INSERT INTO stepward.timer (run_id, wake_at)
+    SELECT id, clock_timestamp() + make_interval(secs => $5::float8) FROM held WHERE dest = 'timer'
+), parked AS (
+    INSERT INTO stepward.parked (run_id, requirement_id, reason, detail)
+    SELECT id, requirement_id, $6::text, $7::bytea FROM held WHERE dest = 'parked'
+), noted AS (
+    INSERT INTO stepward.event (run_id, kind, actor, detail)
+    SELECT id, 'run.parked', $8::text, $7::bytea FROM held WHERE dest = 'parked'
+), ended AS (
+    DELETE FROM stepward.turn USING held WHERE turn.run_id = held.id
+), back AS (
+    INSERT INTO stepward.ready (requirement_id, run_id) SELECT requirement_id, id FROM held WHERE dest = 'ready'
+)
+SELECT dest FROM held;
+
+-- name: TurnCanceled
+SELECT t.run_id, t.epoch FROM stepward.turn t JOIN stepward.run r ON r.id = t.run_id
+WHERE t.session = $1 AND r.cancel;
+
+-- name: TurnReap
+-- Frees the runs of workers that are gone, $1 at a time. The epoch rises here, so that a late write
+-- of the old turn is refused before anybody claims the run again. A run whose last turn recorded
+-- nothing counts a crash; one that did starts counting anew.
+WITH dead AS MATERIALIZED (
+    SELECT t.run_id, t.session, t.epoch FROM stepward.turn t LEFT JOIN stepward.worker w ON w.session = t.session
+    WHERE w.session IS NULL OR w.state IN ('dead', 'gone')
+    ORDER BY t.run_id LIMIT $1
+), lost AS MATERIALIZED (
+    SELECT r.id, dead.session, dead.epoch FROM stepward.run r JOIN dead ON r.id = dead.run_id AND r.session = dead.session AND r.epoch = dead.epoch
+    ORDER BY r.id FOR NO KEY UPDATE OF r
+), raised AS (
+    UPDATE stepward.run r SET epoch = r.epoch + 1, session = NULL,
+        crashes = CASE WHEN EXISTS (SELECT FROM stepward.step s WHERE s.run_id = r.id AND s.epoch = lost.epoch) THEN 1 ELSE r.crashes + 1 END
+    FROM lost WHERE r.id = lost.id
+    RETURNING r.id, r.requirement_id, r.crashes, lost.session
+), noted AS (
+    INSERT INTO stepward.event (run_id, kind, actor, detail)
+    SELECT id, 'run.recovered', $3::text, convert_to(json_build_object('dead_worker', to_hex(session), 'crashes', crashes)::text, 'UTF8') FROM raised
+), stuck AS (
+    INSERT INTO stepward.parked (run_id, requirement_id, reason, detail)
+    SELECT id, requirement_id, 'crashed', convert_to(json_build_object('message', 'the worker died ' || crashes || ' times while it held this run')::text, 'UTF8')
+    FROM raised WHERE crashes >= $2
+), ended AS (
+    DELETE FROM stepward.turn USING lost WHERE turn.run_id = lost.id
+), back AS (
+    INSERT INTO stepward.ready (requirement_id, run_id) SELECT requirement_id, id FROM raised WHERE crashes < $2
+)
+SELECT id, crashes FROM raised;

@@ -1,0 +1,74 @@
+-- name: WorkerInsert
+INSERT INTO stepward.worker (session, name, lease_until, requirements, backends)
+VALUES ($1, $2, clock_timestamp() + make_interval(secs => $3::float8), $4, $5);
+
+-- name: WorkerHeartbeat
+UPDATE stepward.worker SET lease_until = clock_timestamp() + make_interval(secs => $2::float8)
+WHERE session = $1 AND state IN ('live', 'draining') RETURNING state;
+
+-- name: WorkerState
+UPDATE stepward.worker SET state = $2 WHERE session = $1 AND state IN ('live', 'draining');
+
+-- name: WorkerReap
+UPDATE stepward.worker SET state = 'dead' WHERE session IN (
+    SELECT session FROM stepward.worker
+    WHERE state IN ('live', 'draining') AND lease_until < clock_timestamp() - interval '500 ms'
+    ORDER BY session LIMIT 10 FOR UPDATE SKIP LOCKED
+) RETURNING session, name;
+
+-- name: WorkerForget
+-- Rows of workers that ended long ago and hold nothing.
+DELETE FROM stepward.worker w WHERE w.state IN ('dead', 'gone') AND w.lease_until < clock_timestamp() - interval '30 days'
+  AND NOT EXISTS (SELECT FROM stepward.turn t WHERE t.session = w.session);
+
+-- name: Backlog
+SELECT count(*)::bigint, coalesce(extract(epoch FROM clock_timestamp() - min(since)), 0)::float8
+FROM (SELECT since FROM stepward.ready WHERE requirement_id = ANY($1::int[]) LIMIT 10000) q;
+
+-- name: TimerWake
+WITH due AS MATERIALIZED (
+    SELECT t.run_id, r.requirement_id FROM stepward.timer t JOIN stepward.run r ON r.id = t.run_id
+    WHERE t.wake_at <= clock_timestamp()
+    ORDER BY t.wake_at LIMIT 500 FOR NO KEY UPDATE OF t, r SKIP LOCKED
+), gone AS (
+    DELETE FROM stepward.timer USING due WHERE timer.run_id = due.run_id
+), back AS (
+    INSERT INTO stepward.ready (requirement_id, run_id) SELECT requirement_id, run_id FROM due
+)
+SELECT (SELECT count(*)::int FROM due),
+       (SELECT extract(epoch FROM min(wake_at) - clock_timestamp())::float8 FROM stepward.timer
+        WHERE run_id NOT IN (SELECT run_id FROM due));
+
+-- name: ParkUnservable
+-- Runs of $1, which no live worker can serve, are parked with the reason.
+WITH stuck AS MATERIALIZED (
+    SELECT q.run_id, q.requirement_id FROM stepward.ready q JOIN stepward.run r ON r.id = q.run_id
+    WHERE q.requirement_id = ANY($1::int[])
+      AND NOT EXISTS (SELECT FROM stepward.worker w WHERE w.state = 'live' AND w.lease_until > clock_timestamp()
+                      AND q.requirement_id = ANY(w.requirements))
+    ORDER BY q.run_id LIMIT 500 FOR NO KEY UPDATE OF q, r SKIP LOCKED
+), gone AS (
+    DELETE FROM stepward.ready USING stuck
+    WHERE ready.requirement_id = stuck.requirement_id AND ready.run_id = stuck.run_id
+), noted AS (
+    INSERT INTO stepward.event (run_id, kind, actor, detail) SELECT run_id, 'run.parked', $3::text, $2::bytea FROM stuck
+), parked AS (
+    INSERT INTO stepward.parked (run_id, requirement_id, reason, detail)
+    SELECT run_id, requirement_id, 'no_backend', $2::bytea FROM stuck
+)
+SELECT run_id FROM stuck;
+
+-- name: Unpark
+-- What a deploy may have cured is tried again by the worker that starts.
+WITH cured AS MATERIALIZED (
+    SELECT p.run_id, r.requirement_id FROM stepward.parked p JOIN stepward.run r ON r.id = p.run_id
+    WHERE p.requirement_id = ANY($1::int[]) AND p.reason <> 'crashed'
+    ORDER BY p.run_id LIMIT 500 FOR NO KEY UPDATE OF p, r SKIP LOCKED
+), gone AS (
+    DELETE FROM stepward.parked USING cured WHERE parked.run_id = cured.run_id
+), noted AS (
+    INSERT INTO stepward.event (run_id, kind, actor) SELECT run_id, 'run.resume', $2::text FROM cured
+), back AS (
+    INSERT INTO stepward.ready (requirement_id, run_id) SELECT requirement_id, run_id FROM cured
+)
+SELECT count(*)::int FROM cured;

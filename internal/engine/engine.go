@@ -1,0 +1,134 @@
+// Package engine is the seam between package workflow, which knows what a run
+// does next, and package worker, which does it. Both sides exchange plain data:
+// types that a user sees live in those packages.
+package engine
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"github.com/stepward/stepward/sandbox"
+)
+
+// A Definition is a workflow with its body and steps.
+type Definition struct {
+	Workflow, Version string
+	Steps             []*Step
+	Errs              []error // what is wrong with the definition; reported when a worker starts
+
+	// Run replays the run and goes on with it. It returns when the run ended,
+	// when it has to leave this worker, or when ctx is done.
+	Run func(ctx context.Context, t Turn) End
+}
+
+// A Step is a declared step.
+type Step struct {
+	Name    string
+	Mode    int
+	Tool    bool
+	Spec    sandbox.Spec
+	Timeout time.Duration // of one attempt; 0: none
+
+	// Call runs the function on encoded values. Nil for a tool step.
+	Call func(ctx context.Context, input []byte) ([]byte, error)
+
+	// CallTool runs a tool step's function. Nil for the others.
+	CallTool func(ctx context.Context, sb *sandbox.Sandbox, input []byte) ([]byte, error)
+}
+
+// A Turn is one stay of a run on a worker.
+type Turn struct {
+	Run      int64
+	Epoch    int
+	Tenant   string
+	Input    []byte
+	Steps    []Checkpoint    // recorded by earlier turns, by seq
+	Attempts map[int]Attempts // of steps without a checkpoint, by seq
+	Canceled <-chan struct{} // closed when somebody cancels the run
+	Draining <-chan struct{} // closed when no further step may start here
+	MaxBytes int             // of an encoded value
+	Host     Host
+	Logger   *slog.Logger
+}
+
+// A Host executes and records on behalf of a turn. Its methods are called from
+// several goroutines.
+type Host interface {
+	// Attempt executes one attempt and returns the encoded output. When ctx
+	// ends first its error wraps the cause.
+	Attempt(ctx context.Context, a Attempt) ([]byte, error)
+
+	// Write makes checkpoints, failures and the end durable in one commit. It
+	// returns after that commit; an error means that the lease is lost, or
+	// that the data cannot be stored.
+	Write(ctx context.Context, checkpoints []Checkpoint, failures []Failure, end *End) error
+}
+
+// An Attempt is one try of a step.
+type Attempt struct {
+	Step   *Step
+	Seq    int
+	Key    string
+	Number int
+	Input  []byte
+}
+
+// A Checkpoint is the recorded result of a step.
+type Checkpoint struct {
+	Seq       int
+	Key       string
+	Mode      int
+	Attempt   int
+	InputHash uint64
+	Started   time.Time // local clock; only its distance to now is stored
+	Elapsed   time.Duration
+	Output    []byte
+	Error     []byte // encoded; nil when the step succeeded
+}
+
+// A Failure is an attempt that failed and will be repeated.
+type Failure struct {
+	Seq     int
+	Key     string
+	Mode    int
+	Attempt int
+	Started time.Time
+	Elapsed time.Duration
+	Error   []byte
+	Delay   time.Duration // until the next attempt
+}
+
+// Attempts is what earlier turns left behind of a step.
+type Attempts struct {
+	Last   int           // the highest number given
+	Failed int           // how many ended with an error
+	Wait   time.Duration // until the next may start
+}
+
+// EndKind says how a turn ended.
+type EndKind int
+
+// The kinds of End.
+const (
+	Completed EndKind = iota + 1
+	Failed
+	Canceled
+	Timer    // waits for Delay
+	Parked   // waits for a deploy or an operator
+	Released // goes on elsewhere, at once
+	Lost     // the lease is gone: nothing may be written
+)
+
+// An End is how a turn ended.
+type End struct {
+	Kind   EndKind
+	Output []byte
+	Error  []byte
+	Delay  time.Duration
+	Reason string // of Parked
+	Err    error  // of Parked, Failed and Lost, for the log
+}
+
+// Final reports whether the run itself ended.
+func (e End) Final() bool { return e.Kind == Completed || e.Kind == Failed || e.Kind == Canceled }
