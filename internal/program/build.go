@@ -1,0 +1,250 @@
+package program
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// build makes a static twin of the running program, at path self, from source.
+// The twin is cached under the running program's build ID, which changes with
+// any of its sources.
+func build(ctx context.Context, self, arch string) (Program, error) {
+	exe, err := os.Executable()
+	if err != nil {
+		exe = self
+	}
+	name := exe
+	fail := func(reason string, err error) (Program, error) {
+		return Program{}, &Error{Program: name, Reason: reason + "; " + howTo, Err: err}
+	}
+
+	id, err := identify(self)
+	if err != nil {
+		return fail("is dynamically linked or not for linux/"+arch+", and has no build information", err)
+	}
+	name = id.Path
+	switch {
+	case strings.HasSuffix(id.Path, ".test"):
+		return fail("is a test program that is dynamically linked or not for linux/"+arch+", and a test cannot be rebuilt from its build information", nil)
+	case id.Path == "command-line-arguments":
+		return fail("was built from single files, which cannot be found again: name its package, as in go run .", nil)
+	}
+
+	dir, err := cacheDir()
+	if err != nil {
+		return fail("no cache directory to build in", err)
+	}
+	key := sha256.Sum256(fmt.Appendf(nil, "%s\n%s\n%s\n", cmp.Or(id.buildID, digest(self)), id.Path, arch))
+	target := filepath.Join(dir, fmt.Sprintf("%x", key[:16]))
+	if p, err := inspect(target); err == nil {
+		p.Origin = "built"
+		return p, nil
+	}
+
+	tool, err := exec.LookPath("go")
+	if err != nil {
+		return fail("is dynamically linked or not for linux/"+arch+", and there is no Go toolchain to build a static one", err)
+	}
+	src, err := findSource(ctx, tool, id)
+	if err != nil {
+		return fail("is dynamically linked or not for linux/"+arch+", and its sources are not at hand", err)
+	}
+	if err := unchanged(ctx, tool, id, src, self, exe); err != nil {
+		return fail("its sources are not those it was built from: build and start it again", err)
+	}
+
+	tmp, err := os.MkdirTemp(dir, "build-")
+	if err != nil {
+		return fail("cannot build", err)
+	}
+	defer os.RemoveAll(tmp)
+	out := filepath.Join(tmp, "program")
+	args := []string{"build", "-buildvcs=false", "-ldflags=-s -w", "-o", out}
+	if v := id.setting("-tags"); v != "" {
+		args = append(args, "-tags="+v)
+	}
+	env := []string{"CGO_ENABLED=0", "GOOS=linux", "GOARCH=" + arch}
+	if _, err := run(ctx, src, tool, env, append(args, id.Path)...); err != nil {
+		return fail("cannot be built without cgo", err)
+	}
+	p, err := inspect(out)
+	if err != nil {
+		return Program{}, err
+	}
+	if p.Loader != "" {
+		return fail("is dynamically linked even when built with CGO_ENABLED=0", nil)
+	}
+	// The name appears whole or not at all, whoever else builds.
+	if err := os.Rename(out, target); err != nil {
+		return fail("cannot keep what was built", err)
+	}
+	prune(dir, target)
+	return Program{Path: target, Origin: "built", Arch: p.Arch}, nil
+}
+
+// findSource returns a directory in which the go command knows the program's
+// main package.
+func findSource(ctx context.Context, tool string, id identity) (string, error) {
+	var tried []error
+	dirs := []string{id.mainDir}
+	if wd, err := os.Getwd(); err == nil {
+		dirs = append(dirs, wd)
+	}
+	for _, dir := range dirs {
+		if dir == "" {
+			continue
+		}
+		if _, err := os.Stat(dir); err != nil {
+			tried = append(tried, err)
+			continue
+		}
+		out, err := run(ctx, dir, tool, nil, "list", "-f", "{{.Name}} {{with .Module}}{{.Path}}{{end}}", id.Path)
+		if err != nil {
+			tried = append(tried, err)
+			continue
+		}
+		if got := strings.TrimSpace(out); got != "main "+id.Main.Path {
+			tried = append(tried, fmt.Errorf("%s: %s is %q there, not of module %s", dir, id.Path, got, id.Main.Path))
+			continue
+		}
+		return dir, nil
+	}
+	if len(tried) == 0 {
+		return "", errors.New("built with -trimpath and started outside its module")
+	}
+	return "", errors.Join(tried...)
+}
+
+// unchanged reports an error when the sources in dir would make another program
+// than the running one: a worker must not send its sandboxes code that it does
+// not have itself.
+func unchanged(ctx context.Context, tool string, id identity, dir, self, name string) error {
+	args := []string{"list", "-export", "-buildvcs=false", "-f", "{{.BuildID}}"}
+	for _, s := range id.Settings {
+		switch s.Key {
+		case "-race", "-msan", "-asan", "-trimpath", "-tags", "-gcflags", "-asmflags", "-cover", "-covermode":
+			args = append(args, s.Key+"="+s.Value)
+		}
+	}
+	var env []string
+	for _, key := range []string{"CGO_ENABLED", "GOOS", "GOARCH", "GOAMD64", "GOARM64", "GOEXPERIMENT"} {
+		if v := id.setting(key); v != "" {
+			env = append(env, key+"="+v)
+		}
+	}
+	if want := mainPackageID(id.buildID); want != "" {
+		out, err := run(ctx, dir, tool, env, append(args, id.Path)...)
+		if err != nil {
+			return err
+		}
+		if strings.TrimSpace(out) == want {
+			return nil
+		}
+	}
+	// go run compiles the main package without debug data, which no other
+	// command repeats. It links just before it starts, so times tell there.
+	if !strings.Contains(filepath.ToSlash(name), "/go-build") {
+		return fmt.Errorf("%s has another build ID when compiled now", id.Path)
+	}
+	linked, err := os.Stat(self)
+	if err != nil {
+		return err
+	}
+	return olderThan(ctx, tool, env, dir, id.Path, linked.ModTime())
+}
+
+// olderThan reports a source file of a package or of what it imports that was
+// written after t. Modules in the module cache do not change.
+func olderThan(ctx context.Context, tool string, env []string, dir, pkg string, t time.Time) error {
+	out, err := run(ctx, dir, tool, env, "list", "-deps", "-json=Dir,Standard,Module,GoFiles,CgoFiles,EmbedFiles", pkg)
+	if err != nil {
+		return err
+	}
+	dec := json.NewDecoder(strings.NewReader(out))
+	for dec.More() {
+		var p struct {
+			Dir      string
+			Standard bool
+			Module   *struct {
+				Main    bool
+				Replace *struct{ Path string }
+			}
+			GoFiles, CgoFiles, EmbedFiles []string
+		}
+		if err := dec.Decode(&p); err != nil {
+			return err
+		}
+		if p.Standard || p.Module != nil && !p.Module.Main && p.Module.Replace == nil {
+			continue
+		}
+		for _, files := range [][]string{p.GoFiles, p.CgoFiles, p.EmbedFiles} {
+			for _, f := range files {
+				path := filepath.Join(p.Dir, f)
+				fi, err := os.Stat(path)
+				if err != nil {
+					return err
+				}
+				if fi.ModTime().After(t) {
+					return fmt.Errorf("%s was written after the program was linked", path)
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// Each change of a program leaves a build behind; old ones go at the next build.
+const keepBuilt = 30 * 24 * time.Hour
+
+func prune(dir, keep string) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return
+	}
+	for _, e := range entries {
+		fi, err := e.Info()
+		path := filepath.Join(dir, e.Name())
+		if err == nil && path != keep && time.Since(fi.ModTime()) > keepBuilt {
+			os.RemoveAll(path)
+		}
+	}
+}
+
+func cacheDir() (string, error) {
+	dir, err := os.UserCacheDir()
+	if err != nil {
+		return "", err
+	}
+	dir = filepath.Join(dir, "stepward", "programs")
+	return dir, os.MkdirAll(dir, 0o700)
+}
+
+func digest(path string) string {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return path
+	}
+	return fmt.Sprintf("%x", sha256.Sum256(b))
+}
+
+func run(ctx context.Context, dir, tool string, env []string, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, tool, args...)
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), env...)
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Run(); err != nil {
+		return "", fmt.Errorf("go %s in %s: %w\n%s", args[0], dir, err, strings.TrimSpace(stderr.String()))
+	}
+	return stdout.String(), nil
+}
