@@ -3,6 +3,7 @@ package sandbox
 import (
 	"errors"
 	"fmt"
+	"time"
 )
 
 // ErrLost reports that the sandbox ended, or could no longer be reached, while
@@ -61,16 +62,53 @@ type ExitError struct {
 	Code     int    // exit status, -1 when a signal ended it
 	Signal   string // "SIGKILL", empty when it exited
 	TimedOut bool   // its context's deadline passed
+	NoAnswer bool   // a guest step's process exited well, but without its answer
 	Stderr   []byte // the end of its standard error, when it was not read otherwise
+	Err      error  // why it was killed: the cause of its context's end
 }
+
+func (e *ExitError) Unwrap() error { return e.Err }
 
 func (e *ExitError) Error() string {
 	how := fmt.Sprintf("exit status %d", e.Code)
 	if e.Signal != "" {
 		how = "killed by " + e.Signal
 	}
-	if e.TimedOut {
+	switch {
+	case e.TimedOut:
 		how += " (timed out)"
+	case e.NoAnswer:
+		how += " without an answer"
 	}
 	return "sandbox: " + e.Command + ": " + how
+}
+
+// A CommandError reports that a command could not be started. It matches
+// [io/fs.ErrNotExist] when there is no such command or directory.
+type CommandError struct {
+	Command string
+	Err     error
+}
+
+func (e *CommandError) Error() string {
+	return "sandbox: start " + e.Command + ": " + e.Err.Error()
+}
+
+func (e *CommandError) Unwrap() error { return e.Err }
+
+// A GuestError is an error that a guest step's function returned, or its panic.
+type GuestError struct {
+	Message    string
+	Type       string // the Go type of the error or the panic's value
+	Stack      string // of a panic
+	Panic      bool
+	Permanent  bool          // the function said that trying again is no use
+	RetryAfter time.Duration // the function asked for this pause; 0: it did not
+}
+
+func (e *GuestError) Error() string {
+	if e.Panic {
+		return "panic: " + e.Message
+	}
+	return e.Message
 }

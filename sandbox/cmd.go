@@ -1,0 +1,229 @@
+package sandbox
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/stepward/stepward/internal/rpc"
+)
+
+// A Cmd is a command to run in a sandbox. It reads like [os/exec.Cmd]: set the
+// fields, then call one of Run, Output, CombinedOutput or Start, once.
+type Cmd struct {
+	Name string   // looked up in the sandbox's PATH if it has no slash
+	Args []string // without the name
+
+	// Dir is the working directory. Defaults to [Workspace].
+	Dir string
+
+	// Env is the environment on top of the Spec's: "KEY=value".
+	Env []string
+
+	// Stdin is copied to the command. Nil is an empty file.
+	Stdin io.Reader
+
+	// Stdout and Stderr get what the command writes. Nil discards it. A writer
+	// that blocks holds up the command. If they are the same comparable value,
+	// one goroutine at a time calls Write.
+	Stdout, Stderr io.Writer
+
+	sb   *Sandbox
+	exec *execution
+}
+
+// Command returns a command that runs in the sandbox.
+func (s *Sandbox) Command(name string, args ...string) *Cmd {
+	return &Cmd{Name: name, Args: args, sb: s}
+}
+
+// stderrTail is how much of the standard error goes into an ExitError.
+const stderrTail = 64 << 10
+
+// Run runs the command and waits until it and all its descendants have ended.
+// When ctx ends first they are killed, and the error is an [ExitError] that
+// wraps ctx's. A command that ends without success is an [ExitError], one that
+// cannot be started a [CommandError]. When the sandbox is gone the error is
+// [ErrLost].
+func (c *Cmd) Run(ctx context.Context) error {
+	if err := c.Start(ctx); err != nil {
+		return err
+	}
+	return c.Wait()
+}
+
+// Output runs the command and returns its standard output. The end of its
+// standard error is in the [ExitError] if Stderr is nil.
+func (c *Cmd) Output(ctx context.Context) ([]byte, error) {
+	if c.Stdout != nil {
+		return nil, errors.New("sandbox: Stdout already set")
+	}
+	var out bytes.Buffer
+	c.Stdout = &out
+	var tail *Tail
+	if c.Stderr == nil {
+		tail = &Tail{Limit: stderrTail}
+		c.Stderr = tail
+	}
+	err := c.Run(ctx)
+	var ee *ExitError
+	if tail != nil && errors.As(err, &ee) {
+		ee.Stderr = tail.Bytes()
+	}
+	return out.Bytes(), err
+}
+
+// CombinedOutput runs the command and returns its standard output and standard
+// error in the order in which they arrived.
+func (c *Cmd) CombinedOutput(ctx context.Context) ([]byte, error) {
+	if c.Stdout != nil || c.Stderr != nil {
+		return nil, errors.New("sandbox: Stdout or Stderr already set")
+	}
+	var out bytes.Buffer
+	c.Stdout, c.Stderr = &out, &out
+	err := c.Run(ctx)
+	return out.Bytes(), err
+}
+
+// Start starts the command and returns when it runs. It goes on until it ends
+// or ctx does. [Cmd.Wait] must be called.
+func (c *Cmd) Start(ctx context.Context) error {
+	if c.exec != nil {
+		return errors.New("sandbox: command was started already")
+	}
+	if c.Name == "" {
+		return errors.New("sandbox: command without a name")
+	}
+	x := &execution{
+		sb: c.sb, name: c.Name, stdin: c.Stdin, stdout: c.Stdout, stderr: c.Stderr,
+		req: &rpc.ExecRequest{
+			Id: c.sb.nextExec(), Name: c.Name, Args: c.Args, Dir: c.Dir,
+			Env: append(c.sb.environ(), c.Env...), Stdin: c.Stdin != nil,
+			DiscardStdout: c.Stdout == nil, DiscardStderr: c.Stderr == nil,
+		},
+	}
+	c.exec = x
+	return x.start(ctx)
+}
+
+// Wait waits for a command that was started, as [Cmd.Run] does.
+func (c *Cmd) Wait() error {
+	if c.exec == nil {
+		return errors.New("sandbox: command was not started")
+	}
+	return c.exec.wait()
+}
+
+// nextExec returns an id that no other worker would choose.
+func (s *Sandbox) nextExec() string {
+	return fmt.Sprintf("%d-%s", s.execs.Add(1), randomHex(6))
+}
+
+// environ is the Spec's environment.
+func (s *Sandbox) environ() []string {
+	var env []string
+	for k, v := range s.spec.Env {
+		env = append(env, k+"="+v)
+	}
+	slices.Sort(env)
+	return env
+}
+
+// A Tail is a writer that keeps the last Limit bytes.
+type Tail struct {
+	Limit int
+	buf   []byte
+}
+
+// Write keeps the end of p. It never fails.
+func (t *Tail) Write(p []byte) (int, error) {
+	n := len(p)
+	if len(p) >= t.Limit {
+		t.buf = append(t.buf[:0], p[len(p)-t.Limit:]...)
+		return n, nil
+	}
+	if len(t.buf)+len(p) > 2*t.Limit {
+		t.buf = append(t.buf[:0], t.Bytes()...)
+	}
+	t.buf = append(t.buf, p...)
+	return n, nil
+}
+
+// Bytes returns what is kept. It is valid until the next Write.
+func (t *Tail) Bytes() []byte { return t.buf[max(0, len(t.buf)-t.Limit):] }
+
+// GuestStep is one call of a step's function inside the sandbox.
+type GuestStep struct {
+	Workflow, Version, Step string
+	RunID                   string
+	Attempt                 int
+	IdempotencyKey          string
+	Input                   []byte
+
+	// Timeout becomes the deadline of the function's context. It does not kill:
+	// the deadline of the context given to [Sandbox.Guest] does. 0 is none.
+	Timeout time.Duration
+
+	// Stdout and Stderr get what the function's process prints; [Tail] keeps
+	// just the end. Nil discards it.
+	Stdout, Stderr io.Writer
+}
+
+// Guest runs a guest step and returns its output. An error that the function
+// returned, and a panic in it, is a [GuestError]. A process that ended without
+// an answer, or was killed because ctx ended, is an [ExitError]. When the
+// sandbox is gone the error is [ErrLost].
+func (s *Sandbox) Guest(ctx context.Context, g GuestStep) ([]byte, error) {
+	tail := &Tail{Limit: stderrTail}
+	var stderr io.Writer = tail
+	if g.Stderr != nil {
+		stderr = io.MultiWriter(g.Stderr, tail)
+	}
+	x := &execution{
+		sb: s, name: "guest step " + g.Step, stdout: g.Stdout, stderr: stderr,
+		req: &rpc.ExecRequest{
+			Id: s.nextExec(), Env: s.environ(), DiscardStdout: g.Stdout == nil,
+			Guest: &rpc.GuestCall{
+				Workflow: g.Workflow, Version: g.Version, Step: g.Step, RunId: g.RunID, Attempt: int32(g.Attempt),
+				IdempotencyKey: g.IdempotencyKey, Input: g.Input, TimeoutNs: int64(g.Timeout),
+			},
+		},
+	}
+	if proto.Size(x.req) > rpc.MaxMessage {
+		return nil, fmt.Errorf("sandbox: input of guest step %s is over %d bytes", g.Step, rpc.MaxMessage)
+	}
+	err := x.start(ctx)
+	if err == nil {
+		err = x.wait()
+	}
+	var ee *ExitError
+	if errors.As(err, &ee) {
+		ee.Stderr = tail.Bytes()
+	}
+	if err != nil {
+		return nil, err
+	}
+	var a rpc.GuestAnswer
+	if x.answerLost {
+		return nil, fmt.Errorf("%w: the answer of guest step %s is not there any more", ErrLost, g.Step)
+	}
+	if len(x.answer) == 0 {
+		return nil, &ExitError{Command: x.name, Stderr: tail.Bytes(), NoAnswer: true}
+	}
+	if err := proto.Unmarshal(x.answer, &a); err != nil {
+		return nil, &ExitError{Command: x.name, Stderr: tail.Bytes(), NoAnswer: true}
+	}
+	if f := a.Failure; f != nil {
+		return nil, &GuestError{
+			Message: f.Message, Type: f.Type, Stack: f.Stack, Panic: f.Panic,
+			Permanent: f.Permanent, RetryAfter: time.Duration(f.RetryAfterNs),
+		}
+	}
+	return a.Output, nil
+}

@@ -1,0 +1,236 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"sync"
+	"syscall"
+	"time"
+
+	"connectrpc.com/connect"
+
+	"github.com/stepward/stepward/internal/rpc"
+	"github.com/stepward/stepward/internal/rpc/rpcconnect"
+)
+
+// killTimeout bounds how long killing may take before the sandbox counts as lost.
+const killTimeout = 10 * time.Second
+
+// maxAnswer bounds the encoded answer of a guest step.
+const maxAnswer = rpc.MaxMessage
+
+// An execution is one exec of the runner, followed to its end, over as many
+// connections as it takes.
+type execution struct {
+	sb             *Sandbox
+	name           string
+	req            *rpc.ExecRequest
+	stdin          io.Reader
+	stdout, stderr io.Writer
+
+	answer     []byte
+	answerLost bool
+
+	ended    chan struct{}
+	err      error
+	writeErr error
+	killing  sync.WaitGroup
+}
+
+// start returns when the process runs, or failed to.
+func (x *execution) start(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return context.Cause(ctx)
+	}
+	x.ended = make(chan struct{})
+	started := make(chan struct{})
+	stream, stop := context.WithCancel(context.WithoutCancel(ctx))
+
+	// The stream outlives ctx: it brings the end after the kill.
+	go func() {
+		defer close(x.ended)
+		defer stop()
+		x.err = x.follow(ctx, stream, sync.OnceFunc(func() { close(started) }))
+	}()
+	x.killing.Go(func() {
+		select {
+		case <-x.ended:
+		case <-ctx.Done():
+			if err := x.kill(stream); err != nil {
+				stop() // nothing can be said about it any more
+			}
+		}
+	})
+	select {
+	case <-started:
+		if x.stdin != nil {
+			go x.feed(stream)
+		}
+		return nil
+	case <-x.ended:
+		x.killing.Wait()
+		if x.err == nil { // over before it was seen to start
+			return nil
+		}
+		var ee *ExitError
+		if errors.As(x.err, &ee) {
+			return nil // for wait to return
+		}
+		return x.err
+	}
+}
+
+func (x *execution) wait() error {
+	<-x.ended
+	x.killing.Wait()
+	if x.err == nil {
+		return x.writeErr
+	}
+	return x.err
+}
+
+func (x *execution) kill(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, killTimeout)
+	defer cancel()
+	c, err := x.sb.control.get(ctx)
+	if err != nil {
+		return err
+	}
+	_, err = c.Kill(ctx, connect.NewRequest(&rpc.KillRequest{Id: x.req.Id}))
+	return err
+}
+
+// follow reads events until the end. A broken connection is replaced, and the
+// output continues where it stopped.
+func (x *execution) follow(ctx, stream context.Context, started func()) error {
+	for tries := 0; ; tries++ {
+		c, err := x.sb.data.get(stream)
+		if err == nil {
+			var end *rpc.End
+			var progress bool
+			end, progress, err = x.attach(stream, c, started)
+			if end != nil {
+				return x.result(ctx, end)
+			}
+			if progress {
+				tries = 0
+			}
+		}
+		var ce *connect.Error
+		if errors.As(err, &ce) && connect.IsWireError(err) && ce.Code() != connect.CodeUnavailable {
+			return fmt.Errorf("sandbox: %s: %w", x.name, err)
+		}
+		if tries == 2 || stream.Err() != nil || errors.Is(err, ErrLost) {
+			if err == nil {
+				err = errors.New("its events ended without an end event")
+			}
+			if ctx.Err() != nil {
+				return fmt.Errorf("%w: %s: %w (%w)", ErrLost, x.name, context.Cause(ctx), err)
+			}
+			return fmt.Errorf("%w: %s: %w", ErrLost, x.name, err)
+		}
+	}
+}
+
+// attach follows the exec over one connection.
+func (x *execution) attach(ctx context.Context, c rpcconnect.RunnerClient, started func()) (end *rpc.End, progress bool, err error) {
+	events, err := c.Exec(ctx, connect.NewRequest(x.req))
+	if err != nil {
+		return nil, false, err
+	}
+	defer events.Close()
+	for events.Receive() {
+		progress = true
+		switch ev := events.Msg().Event.(type) {
+		case *rpc.ExecEvent_Started:
+			started()
+		case *rpc.ExecEvent_Output:
+			x.output(ev.Output)
+		case *rpc.ExecEvent_End:
+			return ev.End, true, nil
+		}
+	}
+	return nil, progress, events.Err()
+}
+
+func (x *execution) output(o *rpc.Output) {
+	next := o.Offset + int64(len(o.Data))
+	var w io.Writer
+	switch o.Stream {
+	case rpc.Output_STDOUT:
+		w, x.req.StdoutOffset = x.stdout, next
+	case rpc.Output_STDERR:
+		w, x.req.StderrOffset = x.stderr, next
+	case rpc.Output_ANSWER:
+		x.answerLost = x.answerLost || o.Truncated > 0 || len(x.answer)+len(o.Data) > maxAnswer
+		if !x.answerLost {
+			x.answer = append(x.answer, o.Data...)
+		}
+		x.req.AnswerOffset = next
+		return
+	}
+	if o.Truncated > 0 && w != nil {
+		fmt.Fprintf(w, "\n[%d bytes of output were lost with a connection]\n", o.Truncated)
+	}
+	if w == nil || x.writeErr != nil {
+		return // as a pipe whose reader has gone, but without a signal
+	}
+	if _, err := w.Write(o.Data); err != nil {
+		x.writeErr = err
+	}
+}
+
+// result turns the end event into what the caller gets.
+func (x *execution) result(ctx context.Context, end *rpc.End) error {
+	switch {
+	case end.StartError != "":
+		return &CommandError{Command: x.name, Err: startError(end)}
+	case end.Lost:
+		return fmt.Errorf("%w: %s: how it ended is unknown", ErrLost, x.name)
+	case end.Code == 0 && end.Signal == "":
+		return nil
+	}
+	ee := &ExitError{Command: x.name, Code: int(end.Code), Signal: end.Signal}
+	if end.Killed && ctx.Err() != nil {
+		ee.Err = context.Cause(ctx)
+		ee.TimedOut = errors.Is(ctx.Err(), context.DeadlineExceeded)
+	}
+	return ee
+}
+
+func startError(end *rpc.End) error {
+	switch errno := syscall.Errno(end.StartErrno); {
+	case end.StartErrno == 0:
+		return errors.New(end.StartError)
+	case errno == syscall.ENOENT:
+		return fmt.Errorf("%w (%s)", fs.ErrNotExist, end.StartError)
+	case errno == syscall.EACCES:
+		return fmt.Errorf("%w (%s)", fs.ErrPermission, end.StartError)
+	default:
+		return errors.New(end.StartError)
+	}
+}
+
+// feed copies standard input to the exec until either is over. A reader that
+// blocks is left behind when the command has ended, as nothing can interrupt it.
+func (x *execution) feed(ctx context.Context) {
+	buf := make([]byte, 64<<10)
+	var offset int64
+	for {
+		n, rerr := x.stdin.Read(buf)
+		c, err := x.sb.data.get(ctx)
+		if err != nil {
+			return
+		}
+		resp, err := c.Input(ctx, connect.NewRequest(&rpc.InputRequest{
+			Id: x.req.Id, Offset: offset, Data: buf[:n], Eof: rerr != nil,
+		}))
+		if err != nil || resp.Msg.Closed || rerr != nil {
+			return
+		}
+		offset += int64(n)
+	}
+}

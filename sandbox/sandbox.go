@@ -1,0 +1,115 @@
+package sandbox
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"maps"
+	"regexp"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Workspace is the default directory of commands and guest steps. It and /tmp
+// are the only places that can be written to, and both are gone with the sandbox.
+const Workspace = "/workspace"
+
+// Options says what [Start] makes.
+type Options struct {
+	Spec   Spec
+	Labels Labels // Session and Epoch also fence the connections
+
+	// ID names the sandbox on its backend. Defaults to a random one.
+	ID string
+
+	// OrphanAfter ends the sandbox when it has had no connection for so long.
+	// Defaults to [DefaultOrphanAfter].
+	OrphanAfter time.Duration
+}
+
+// A Sandbox is a running sandbox. Its methods are safe for concurrent use.
+type Sandbox struct {
+	backend Backend
+	id      string
+	spec    Spec
+	labels  Labels
+	token   []byte
+	enforce Enforcement
+
+	data, control *link // bulk data must never delay a kill
+
+	execs     atomic.Int64
+	destroyed chan struct{}
+	destroy   sync.Once
+}
+
+var idPattern = regexp.MustCompile(`^[a-z0-9-]{1,40}$`)
+
+// Start makes a sandbox on b and connects to its tool runner. When it fails
+// nothing is left behind. A Spec that the backend cannot enforce fails with an
+// [UnsupportedError], an image that cannot be used with an [ImageError], and a
+// backend that cannot work on this host with an [UnavailableError].
+func Start(ctx context.Context, b Backend, o Options) (*Sandbox, error) {
+	if err := o.Spec.Validate(); err != nil {
+		return nil, err
+	}
+	if o.ID == "" {
+		o.ID = "sb-" + randomHex(8)
+	}
+	if !idPattern.MatchString(o.ID) {
+		return nil, fmt.Errorf("sandbox: id %q is not 1 to 40 of [a-z0-9-]", o.ID)
+	}
+	if o.OrphanAfter == 0 {
+		o.OrphanAfter = DefaultOrphanAfter
+	}
+	token := make([]byte, 32)
+	rand.Read(token)
+	s := &Sandbox{
+		backend: b, id: o.ID, spec: o.Spec, labels: o.Labels, token: token,
+		destroyed: make(chan struct{}),
+	}
+	s.spec.Env = maps.Clone(o.Spec.Env)
+	s.data, s.control = &link{s: s}, &link{s: s}
+	var err error
+	s.enforce, err = b.Create(ctx, Creation{
+		ID: o.ID, Spec: s.spec, Labels: o.Labels, TokenHash: sha256.Sum256(token), OrphanAfter: o.OrphanAfter,
+	})
+	if err != nil {
+		return nil, err
+	}
+	if _, err := s.data.get(ctx); err != nil {
+		err = fmt.Errorf("sandbox: connect to the tool runner of %s: %w", o.ID, err)
+		if cerr := s.Destroy(context.WithoutCancel(ctx)); cerr != nil {
+			err = fmt.Errorf("%w (and destroying it: %v)", err, cerr)
+		}
+		return nil, err
+	}
+	return s, nil
+}
+
+// ID returns the name of the sandbox on its backend.
+func (s *Sandbox) ID() string { return s.id }
+
+// Backend returns the name of the backend that made the sandbox.
+func (s *Sandbox) Backend() string { return s.backend.Name() }
+
+// Enforcement returns what is enforced on the sandbox.
+func (s *Sandbox) Enforcement() Enforcement { return s.enforce }
+
+// Destroy ends the sandbox with everything in it, and removes all that was made
+// for it. What runs in it fails with [ErrLost]. Destroying twice is no error.
+func (s *Sandbox) Destroy(ctx context.Context) error {
+	s.destroy.Do(func() { close(s.destroyed) })
+	s.data.close()
+	s.control.close()
+	return s.backend.Destroy(ctx, s.id)
+}
+
+func randomHex(n int) string {
+	b := make([]byte, n)
+	rand.Read(b)
+	return hex.EncodeToString(b)
+}
