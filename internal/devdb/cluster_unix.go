@@ -33,9 +33,8 @@ import (
 type cluster struct{ dir string }
 
 const (
-	ackTimeout   = 10 * time.Second
-	startTimeout = time.Minute
-	pollEvery    = 10 * time.Millisecond
+	ackTimeout = 10 * time.Second
+	pollEvery  = 10 * time.Millisecond
 )
 
 // errGone reports that a cluster has ended, or is about to.

@@ -80,7 +80,11 @@ const (
 	databaseName = "postgres"
 )
 
-// A DB is a hold on a Postgres server. It may be used from any goroutine.
+// startTimeout bounds the wait for a server that this package starts.
+const startTimeout = time.Minute
+
+// A DB is a hold on a Postgres server. It may be used from any goroutine. Keep
+// it reachable until its end, or call Close.
 type DB struct {
 	// URL is the connection string, with its password. Other processes may
 	// use it for as long as this hold lasts.
@@ -140,6 +144,10 @@ func open(ctx context.Context, way Way, cfg Config) (*DB, error) {
 		return openURL(ctx)
 	case WayLocal:
 		return openLocal(ctx, cfg)
+	case WayDocker:
+		return openContainer(ctx, cfg)
+	case WayEmbedded:
+		return openEmbedded(ctx, cfg)
 	}
 	return nil, fmt.Errorf("unknown way %q", way)
 }

@@ -21,14 +21,17 @@ import (
 
 // TestMain lets the test binary be a holder in a process of its own.
 func TestMain(m *testing.M) {
-	if dir := os.Getenv("DEVDB_TEST_HOLD"); dir != "" {
-		db, err := devdb.Open(context.Background(), devdb.Config{Ways: []devdb.Way{devdb.WayLocal}, Dir: dir})
+	if way := os.Getenv("DEVDB_TEST_HOLD"); way != "" {
+		db, err := devdb.Open(context.Background(), devdb.Config{
+			Ways: []devdb.Way{devdb.Way(way)}, Dir: os.Getenv("DEVDB_TEST_DIR"),
+		})
 		if err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
-		fmt.Println(db.URL)
+		fmt.Printf("%s\n%s\n", db.URL, db.Source)
 		_, _ = bufio.NewReader(os.Stdin).ReadString('\n') // until killed, or told
+		db.Close()
 		os.Exit(0)
 	}
 	os.Exit(m.Run())
@@ -142,7 +145,7 @@ func TestProcessesShareOneCluster(t *testing.T) {
 	for i := range holders {
 		all.Go(func() {
 			if i%2 == 0 {
-				urls[i] = hold(t, dir).url
+				urls[i] = hold(t, devdb.WayLocal, dir).url
 				return
 			}
 			db, err := devdb.Open(t.Context(), devdb.Config{Ways: []devdb.Way{devdb.WayLocal}, Dir: dir})
@@ -172,14 +175,14 @@ func TestProcessesShareOneCluster(t *testing.T) {
 
 // A holder is a process that holds the cluster.
 type holder struct {
-	cmd *exec.Cmd
-	url string
+	cmd         *exec.Cmd
+	url, source string
 }
 
-func hold(t *testing.T, dir string) holder {
+func hold(t *testing.T, way devdb.Way, dir string, env ...string) holder {
 	t.Helper()
 	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), "DEVDB_TEST_HOLD="+dir)
+	cmd.Env = append(append(os.Environ(), "DEVDB_TEST_HOLD="+string(way), "DEVDB_TEST_DIR="+dir), env...)
 	cmd.Stderr = os.Stderr
 	if _, err := cmd.StdinPipe(); err != nil {
 		t.Error(err)
@@ -193,17 +196,19 @@ func hold(t *testing.T, dir string) holder {
 		return holder{}
 	}
 	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
-	url, err := bufio.NewReader(out).ReadString('\n')
+	lines := bufio.NewReader(out)
+	url, err := lines.ReadString('\n')
 	if err != nil {
 		t.Errorf("holder: %v", err)
 	}
-	return holder{cmd, strings.TrimSpace(url)}
+	source, _ := lines.ReadString('\n')
+	return holder{cmd, strings.TrimSpace(url), strings.TrimSpace(source)}
 }
 
 func TestKilledHolderLeavesNothing(t *testing.T) {
 	dir := sharedDir(t)
-	first := hold(t, dir)
-	second := hold(t, dir)
+	first := hold(t, devdb.WayLocal, dir)
+	second := hold(t, devdb.WayLocal, dir)
 	if first.url != second.url {
 		t.Fatalf("two clusters: %s, %s", first.url, second.url)
 	}
@@ -222,7 +227,7 @@ func TestStarterKilledAtAnyMoment(t *testing.T) {
 	for delay := 20 * time.Millisecond; delay < 1500*time.Millisecond; delay += 110 * time.Millisecond {
 		ctx, cancel := context.WithTimeout(t.Context(), delay)
 		cmd := exec.CommandContext(ctx, os.Args[0]) // killed with SIGKILL when the time is over
-		cmd.Env = append(os.Environ(), "DEVDB_TEST_HOLD="+dir)
+		cmd.Env = append(os.Environ(), "DEVDB_TEST_HOLD="+string(devdb.WayLocal), "DEVDB_TEST_DIR="+dir)
 		if _, err := cmd.StdinPipe(); err != nil {
 			t.Fatal(err)
 		}

@@ -60,6 +60,9 @@ func find(t testing.TB, part Part) error {
 	case PartPostgres:
 		_, err := postgres()
 		return err
+	case PartDocker:
+		_, err := docker()
+		return err
 	case PartBubblewrap:
 		_, err := program("STEPWARD_BWRAP", "bwrap", "apt-get install bubblewrap")
 		return err

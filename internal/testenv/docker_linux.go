@@ -1,0 +1,80 @@
+package testenv
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// dockerScript runs the engine in a folder until fd 3 ends, which is when the
+// process that started it ends, however it does. The umount is for the network
+// namespaces that an engine leaves in its folder.
+const dockerScript = `
+dir=$1; shift
+(
+	"$@" </dev/null >"$dir/log" 2>&1 3<&- &
+	engine=$!
+	{ read -r _; kill -TERM "$engine"; } <&3 &
+	wait "$engine"
+	grep -o " $dir/[^ ]*" /proc/self/mounts | sort -r | xargs -r umount -l
+	rm -rf "$dir"
+) </dev/null >/dev/null 2>&1 &
+`
+
+// startDocker starts an engine that touches no firewall and no network of the
+// machine, so that it runs next to another one and inside of a container.
+func startDocker() (host string, err error) {
+	dockerd, err := exec.LookPath("dockerd")
+	if err != nil {
+		return "", errors.New("no dockerd in PATH (apt-get install docker.io)")
+	}
+	if os.Getuid() != 0 {
+		return "", errors.New("only root can start dockerd: start Docker, or run the tests as root")
+	}
+	dir, err := os.MkdirTemp("/tmp", "stepward-docker-") // short: it holds Unix sockets
+	if err != nil {
+		return "", err
+	}
+	lifeR, lifeW, err := os.Pipe()
+	if err != nil {
+		return "", err
+	}
+	defer lifeR.Close()
+	host = "unix://" + filepath.Join(dir, "s")
+	cmd := exec.Command("/bin/sh", "-c", dockerScript, "stepward-docker", dir, dockerd,
+		"--host", host, "--data-root", filepath.Join(dir, "data"), "--exec-root", filepath.Join(dir, "exec"),
+		"--pidfile", filepath.Join(dir, "pid"), "--iptables=false", "--ip6tables=false", "--bridge=none")
+	cmd.Dir = "/"
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	cmd.ExtraFiles = []*os.File{lifeR}
+	// A descriptor that no finalizer closes: it lives as long as the process.
+	life, err := unix.FcntlInt(lifeW.Fd(), unix.F_DUPFD_CLOEXEC, 3)
+	if err == nil {
+		lifeW.Close()
+		err = cmd.Run()
+	}
+	if err != nil {
+		return "", err
+	}
+	logFile := filepath.Join(dir, "log")
+	var log []byte
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+		if err := pingDocker(host); err == nil {
+			return host, nil
+		}
+		text, err := os.ReadFile(logFile)
+		if err != nil && len(log) > 0 {
+			break // the engine has ended, and the shell has removed its folder
+		}
+		log = bytes.TrimSpace(text)
+	}
+	_ = unix.Close(life)
+	return "", fmt.Errorf("dockerd does not start: %s", log[bytes.LastIndexByte(log, '\n')+1:])
+}

@@ -1,0 +1,9 @@
+//go:build !linux
+
+package testenv
+
+import "errors"
+
+func startDocker() (string, error) {
+	return "", errors.New("start Docker, or set DOCKER_HOST")
+}
