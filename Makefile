@@ -1,0 +1,41 @@
+SHELL := /bin/bash -o pipefail
+GO ?= go
+# Every module of the repository: parts that only tests need have their own.
+MODULES := $(sort $(dir $(shell find . -name go.mod -not -path '*/testdata/*' -not -path './.cache/*')))
+TESTFLAGS ?= -race -timeout 15m
+
+.PHONY: test needs build cross lint generate
+
+# Installs what is missing, runs all tests, ends with the list of skips.
+test: needs
+	@{ rc=0; for m in $(MODULES); do (cd $$m && $(GO) test $(TESTFLAGS) -json ./...) || rc=1; done; exit $$rc; } \
+		| $(GO) run ./internal/testenv/testreport
+
+needs:
+	@sh internal/testenv/needs.sh
+
+build:
+	$(GO) build ./...
+
+# The library builds wherever its users develop; only local sandboxes are Linux's.
+cross:
+	@set -e; for target in linux/arm64 darwin/amd64 darwin/arm64 windows/amd64 windows/arm64; do \
+		echo "build $$target"; \
+		CGO_ENABLED=0 GOOS=$${target%/*} GOARCH=$${target#*/} $(GO) build ./...; \
+	done; \
+	for target in darwin/arm64 windows/amd64; do \
+		echo "vet $$target"; \
+		CGO_ENABLED=0 GOOS=$${target%/*} GOARCH=$${target#*/} $(GO) vet ./...; \
+	done
+
+GOLANGCI_VERSION := v2.15.0
+GOLANGCI := $(CURDIR)/.cache/golangci-lint-$(GOLANGCI_VERSION)/golangci-lint
+
+$(GOLANGCI):
+	GOBIN=$(dir $@) $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_VERSION)
+
+lint: $(GOLANGCI)
+	$(GOLANGCI) run ./...
+
+generate:
+	sh internal/rpc/generate.sh

@@ -1,0 +1,102 @@
+package importcheck
+
+import (
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/stepward/stepward/"
+
+// opening are the ways in which a package could open a sealed secret itself.
+var opening = []string{
+	"crypto/hpke",
+	"filippo.io/age/...",
+	"github.com/hashicorp/vault/...",
+	module + "identity/broker/...",
+	module + "identity/filestore/...",
+	module + "identity/vault/...",
+}
+
+// clientSide is what an application links to define and enqueue. Execution is
+// not in it: package sandbox has Spec, the Backend seam and the handle of a
+// sandbox, but no backend that could start one.
+var clientSide = []string{
+	module + "workflow/...",
+	module + "sandbox",
+	module + "audit",
+	module + "internal/batch",
+	module + "internal/db",
+	module + "internal/engine",
+	module + "internal/enqueue",
+	module + "internal/rpc",
+	module + "internal/rpc/rpcconnect",
+}
+
+// I1: the client side cannot execute a step.
+func TestClientCannotExecute(t *testing.T) {
+	check(t, Rule{
+		Packages:   []string{"./workflow/..."},
+		Allow:      clientSide,
+		DenyDirect: append([]string{"os/exec", "plugin"}, opening...),
+	})
+}
+
+// I2: no secret store, and no side that opens an envelope, is linked into the client.
+func TestClientOpensNoSecret(t *testing.T) {
+	check(t, Rule{
+		Packages: []string{"./workflow/..."},
+		Allow:    clientSide,
+		AllowModules: []string{
+			"connectrpc.com/connect", "golang.org/x/net", "google.golang.org/protobuf",
+			"github.com/cespare/xxhash/v2", "github.com/go-logr/logr", "github.com/go-logr/stdr",
+			"github.com/jackc/pgpassfile", "github.com/jackc/pgservicefile", "github.com/jackc/pgx/v5",
+			"github.com/jackc/puddle/v2", "github.com/riverqueue/river", "github.com/riverqueue/river/riverdriver",
+			"github.com/riverqueue/river/riverdriver/riverpgxv5", "github.com/riverqueue/river/rivershared",
+			"github.com/riverqueue/river/rivertype", "github.com/tidwall/gjson", "github.com/tidwall/match",
+			"github.com/tidwall/pretty", "github.com/tidwall/sjson", "go.opentelemetry.io/auto/sdk",
+			"go.opentelemetry.io/otel", "go.opentelemetry.io/otel/log", "go.opentelemetry.io/otel/metric", "go.opentelemetry.io/otel/trace",
+			"go.uber.org/goleak", "golang.org/x/sync", "golang.org/x/sys", "golang.org/x/text",
+		},
+		DenyDirect: opening,
+	})
+}
+
+func check(t *testing.T, rule Rule) {
+	t.Helper()
+	findings, err := Check("../..", rule)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range findings {
+		t.Error(f)
+	}
+}
+
+// TestFindsViolations shows that the check can fail: package opener breaks
+// each part of a rule.
+func TestFindsViolations(t *testing.T) {
+	findings, err := Check("../..", Rule{
+		Packages:     []string{"./internal/importcheck/testdata/opener"},
+		Allow:        []string{module + "workflow/..."},
+		AllowModules: []string{},
+		DenyDirect:   []string{"crypto/hpke", "os/exec"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	self := module + "internal/importcheck/testdata/opener"
+	for _, want := range []string{
+		self + " imports crypto/hpke",
+		"links " + module + "internal/importcheck (" + self + " > " + module + "internal/importcheck)",
+		module + "internal/importcheck imports os/exec",
+		"links module golang.org/x/sys",
+	} {
+		if !slices.ContainsFunc(findings, func(f string) bool { return strings.HasPrefix(f, want) }) {
+			t.Errorf("not found: %s", want)
+		}
+	}
+	if t.Failed() {
+		t.Logf("found:\n%s", strings.Join(findings, "\n"))
+	}
+}
