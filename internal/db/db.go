@@ -30,7 +30,7 @@ type Queries struct {
 
 	DefinitionNewest, DefinitionInsert, RequirementGet, RequirementInsert, RequirementsOf string
 
-	Claim, Commit, CommitOutcome, TurnLeave, TurnCanceled, TurnReap string
+	Claim, Commit, CommitOutcome, TurnLeave, TurnList, TurnReap string
 
 	StepHistory, AttemptHistory, StepList string
 
@@ -78,7 +78,8 @@ func New(schema string) (*Queries, error) {
 		if !ok {
 			return nil, fmt.Errorf("db: no statement is named %s", name)
 		}
-		v.Field(i).SetString(q.in(text))
+		// The name shows in pg_stat_activity and in logs.
+		v.Field(i).SetString("/* stepward " + name + " */ " + q.in(text))
 		delete(texts, name)
 	}
 	for name := range texts {

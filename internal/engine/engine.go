@@ -5,6 +5,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"time"
 
@@ -30,6 +31,9 @@ type Step struct {
 	Spec    sandbox.Spec
 	Timeout time.Duration // of one attempt; 0: none
 
+	MaxAttempts int
+	Delay       func(failed int) time.Duration // after so many failures
+
 	// Call runs the function on encoded values. Nil for a tool step.
 	Call func(ctx context.Context, input []byte) ([]byte, error)
 
@@ -43,11 +47,12 @@ type Turn struct {
 	Epoch    int
 	Tenant   string
 	Input    []byte
-	Steps    []Checkpoint    // recorded by earlier turns, by seq
+	Steps    []Checkpoint     // recorded by earlier turns, by seq
 	Attempts map[int]Attempts // of steps without a checkpoint, by seq
-	Canceled <-chan struct{} // closed when somebody cancels the run
-	Draining <-chan struct{} // closed when no further step may start here
-	MaxBytes int             // of an encoded value
+	Canceled <-chan struct{}  // closed when somebody cancels the run
+	Draining <-chan struct{}  // closed when no further step may start here
+	MaxBytes int              // of an encoded value
+	Patience time.Duration    // a backoff longer than this leaves the worker
 	Host     Host
 	Logger   *slog.Logger
 }
@@ -68,6 +73,7 @@ type Host interface {
 // An Attempt is one try of a step.
 type Attempt struct {
 	Step   *Step
+	Run    int64
 	Seq    int
 	Key    string
 	Number int
@@ -132,3 +138,48 @@ type End struct {
 
 // Final reports whether the run itself ended.
 func (e End) Final() bool { return e.Kind == Completed || e.Kind == Failed || e.Kind == Canceled }
+
+// Causes of a turn's context.
+var (
+	ErrLeaseLost = errors.New("workflow: lease lost")
+	ErrHandBack  = errors.New("workflow: the worker is stopping")
+)
+
+// A Fault is a step's error as the host saw it, with what a plain error cannot
+// say.
+type Fault struct {
+	Kind      string // see package workflow, type RecordedError
+	Message   string
+	Type      string // Go type of the error
+	Stack     string // of a panic
+	Permanent bool
+	Err       error
+}
+
+func (f *Fault) Error() string { return f.Message }
+
+func (f *Fault) Unwrap() error { return f.Err }
+
+// A ParkError asks for the run to be parked: no retry would help before a
+// deploy or an operator does.
+type ParkError struct {
+	Reason string
+	Err    error
+}
+
+func (p *ParkError) Error() string { return p.Err.Error() }
+
+func (p *ParkError) Unwrap() error { return p.Err }
+
+type attemptKey struct{}
+
+// WithAttempt attaches the attempt to the context of a step's function.
+func WithAttempt(ctx context.Context, a Attempt) context.Context {
+	return context.WithValue(ctx, attemptKey{}, a)
+}
+
+// AttemptFrom returns what WithAttempt attached.
+func AttemptFrom(ctx context.Context) (Attempt, bool) {
+	a, ok := ctx.Value(attemptKey{}).(Attempt)
+	return a, ok
+}

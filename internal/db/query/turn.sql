@@ -99,9 +99,9 @@ WITH held AS MATERIALIZED (
 )
 SELECT dest FROM held;
 
--- name: TurnCanceled
-SELECT t.run_id, t.epoch FROM stepward.turn t JOIN stepward.run r ON r.id = t.run_id
-WHERE t.session = $1 AND r.cancel;
+-- name: TurnList
+SELECT t.run_id, t.epoch, r.cancel FROM stepward.turn t JOIN stepward.run r ON r.id = t.run_id
+WHERE t.session = $1;
 
 -- name: TurnReap
 -- Frees the runs of workers that are gone, $1 at a time. The epoch rises here, so that a late write

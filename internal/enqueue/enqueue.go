@@ -1,0 +1,227 @@
+// Package enqueue adds runs. It serves both the client and the worker, which
+// adds the runs that other River clients asked for.
+package enqueue
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/riverqueue/river"
+
+	"github.com/stepward/stepward/internal/db"
+)
+
+// Queue is the River queue of all tickets.
+const Queue = "stepward"
+
+// Ticket is the River job that announces ready runs. Losing or doubling one is
+// harmless: the run is claimed from table ready.
+type Ticket struct {
+	Run   int64 `json:"run,string,omitempty"` // when it announces a single one
+	Count int   `json:"count"`
+}
+
+// Kind implements river.JobArgs.
+func (Ticket) Kind() string { return "stepward_ticket" }
+
+// InsertOpts implements river.JobArgsWithInsertOpts.
+func (Ticket) InsertOpts() river.InsertOpts { return river.InsertOpts{Queue: Queue, MaxAttempts: 1} }
+
+// Start is a River job that any River client, in any language, may insert into
+// our River schema to start a run.
+type Start struct {
+	Workflow string          `json:"workflow"`
+	Input    json.RawMessage `json:"input"`
+	Tenant   string          `json:"tenant,omitempty"`
+	Key      string          `json:"key,omitempty"` // idempotency key; defaults to the job's id
+}
+
+// Kind implements river.JobArgs.
+func (Start) Kind() string { return "stepward_start" }
+
+// InsertOpts implements river.JobArgsWithInsertOpts.
+func (Start) InsertOpts() river.InsertOpts { return river.InsertOpts{Queue: Queue} }
+
+// An Item is one run to add.
+type Item struct {
+	Tenant, Workflow, Key string
+	Traceparent           string
+	Input                 []byte
+}
+
+// A Result says what became of an item.
+type Result struct {
+	Run      int64
+	Existing bool  // the key had been used before, for this workflow and input
+	Err      error // *ConflictError or *ModeError
+}
+
+// A ConflictError reports a key that was used with another workflow or input.
+type ConflictError struct{ Run int64 }
+
+func (e *ConflictError) Error() string { return fmt.Sprintf("key belongs to run %d", e.Run) }
+
+// A ModeError reports a mode that nothing can execute.
+type ModeError struct{ Mode string }
+
+func (e *ModeError) Error() string { return "mode " + e.Mode + " cannot be executed" }
+
+// Insert adds runs in tx, each with its ready row. It does not announce them.
+func Insert(ctx context.Context, tx pgx.Tx, q *db.Queries, items []Item) ([]Result, error) {
+	defs, err := newest(ctx, tx, q, items)
+	if err != nil {
+		return nil, err
+	}
+	var (
+		tenants, workflows, versions []string
+		requirements                 []int32
+		traces, keys                 []*string
+		inputs, hashes               [][]byte
+		places                       []int
+	)
+	results := make([]Result, len(items))
+	for i, it := range items {
+		d := defs[it.Workflow]
+		if d.mode != "" {
+			results[i].Err = &ModeError{Mode: d.mode}
+			continue
+		}
+		sum := sha256.Sum256(append([]byte(it.Workflow+"\x00"), it.Input...))
+		places = append(places, i)
+		tenants, workflows, versions = append(tenants, it.Tenant), append(workflows, it.Workflow), append(versions, d.version)
+		requirements, inputs = append(requirements, d.requirement), append(inputs, it.Input)
+		traces, keys = append(traces, optional(it.Traceparent)), append(keys, optional(it.Key))
+		hashes = append(hashes, sum[:])
+	}
+	if len(places) == 0 {
+		return results, nil
+	}
+	rows, err := tx.Query(ctx, q.RunInsert, tenants, workflows, versions, requirements, traces, inputs, keys, hashes)
+	if err != nil {
+		return nil, err
+	}
+	n := 0
+	var added bool
+	var id int64
+	_, err = pgx.ForEachRow(rows, []any{&id, &added}, func() error {
+		results[places[n]] = Result{Run: id, Existing: !added}
+		n++
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	for j, i := range places {
+		if !results[i].Existing {
+			continue
+		}
+		var hash []byte
+		if err := tx.QueryRow(ctx, q.IdempotencyGet, items[i].Tenant, items[i].Key).Scan(&results[i].Run, &hash); err != nil {
+			return nil, err
+		}
+		if !bytes.Equal(hash, hashes[j]) {
+			results[i] = Result{Err: &ConflictError{Run: results[i].Run}}
+		}
+	}
+	return results, nil
+}
+
+// Announcement returns the ticket for what Insert added; ok is false when that
+// is nothing.
+func Announcement(results []Result) (t Ticket, ok bool) {
+	for _, r := range results {
+		if r.Err == nil && !r.Existing {
+			t.Count++
+			t.Run = r.Run
+		}
+	}
+	if t.Count != 1 {
+		t.Run = 0
+	}
+	return t, t.Count > 0
+}
+
+type definition struct {
+	version     string
+	requirement int32
+	mode        string // the first that nothing can execute
+}
+
+// newest looks up the newest definition of each workflow, in tx. A workflow
+// that no worker has defined gets a requirement of its own: it waits.
+func newest(ctx context.Context, tx pgx.Tx, q *db.Queries, items []Item) (map[string]definition, error) {
+	defs := make(map[string]definition)
+	var names []string
+	for _, it := range items {
+		if !slices.Contains(names, it.Workflow) {
+			names = append(names, it.Workflow)
+		}
+	}
+	rows, err := tx.Query(ctx, q.DefinitionNewest, names)
+	if err != nil {
+		return nil, err
+	}
+	var name string
+	var d definition
+	var modes []string
+	_, err = pgx.ForEachRow(rows, []any{&name, &d.version, &d.requirement, &modes}, func() error {
+		d.mode = ""
+		for _, m := range modes {
+			if m != "bare" && m != "sandboxed" {
+				d.mode = m
+			}
+		}
+		defs[name] = d
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range names {
+		if _, ok := defs[name]; ok {
+			continue
+		}
+		id, err := Requirement(ctx, tx, q, name, "", nil)
+		if err != nil {
+			return nil, err
+		}
+		defs[name] = definition{requirement: id}
+	}
+	return defs, nil
+}
+
+// Requirement returns the id of a requirement, writing it down when it is new.
+func Requirement(ctx context.Context, tx pgx.Tx, q *db.Queries, workflow, version string, modes []string) (int32, error) {
+	if modes == nil {
+		modes = []string{}
+	}
+	canonical, err := json.Marshal([]any{workflow, version, modes})
+	if err != nil {
+		return 0, err
+	}
+	hash := sha256.Sum256(canonical)
+	var id int32
+	for range 2 {
+		err = tx.QueryRow(ctx, q.RequirementGet, hash[:]).Scan(&id)
+		if !errors.Is(err, pgx.ErrNoRows) {
+			return id, err
+		}
+		if _, err = tx.Exec(ctx, q.RequirementInsert, hash[:], workflow, version, modes); err != nil {
+			return 0, err
+		}
+	}
+	return id, tx.QueryRow(ctx, q.RequirementGet, hash[:]).Scan(&id)
+}
+
+func optional(s string) *string {
+	if s == "" {
+		return nil
+	}
+	return &s
+}

@@ -1,0 +1,5 @@
+package worker
+
+import "github.com/stepward/stepward/sandbox"
+
+func defaultBackends() []sandbox.Backend { return nil }

@@ -1,0 +1,242 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/stepward/stepward/internal/engine"
+)
+
+// write is what one turn wants to be durable.
+type write struct {
+	t           *heldTurn
+	checkpoints []engine.Checkpoint
+	failures    []engine.Failure
+	end         *engine.End
+}
+
+func (x write) size() int {
+	n := 0
+	for _, c := range x.checkpoints {
+		n += len(c.Output) + len(c.Error) + 100
+	}
+	for _, f := range x.failures {
+		n += len(f.Error) + 100
+	}
+	if x.end != nil {
+		n += len(x.end.Output) + len(x.end.Error)
+	}
+	return n
+}
+
+// commit makes the writes of several turns durable. It returns one error per
+// write: nil, engine.ErrLeaseLost, or what is wrong with its data.
+//
+// A batch that Postgres refuses for its data is halved until the culprit stands
+// alone. When the answer to a commit is lost, what it left behind is read back
+// before the batch is sent again.
+func (w *worker) commit(ctx context.Context, writes []write) ([]error, error) {
+	errs := make([]error, len(writes))
+	w.tel.batchSize.Record(ctx, int64(len(writes)))
+	w.commitRange(ctx, writes, errs)
+	return errs, nil
+}
+
+func (w *worker) commitRange(ctx context.Context, writes []write, errs []error) {
+	unsure := false // an earlier try may have gone through
+	err := w.retry(ctx, writes[0].t, func(ctx context.Context) error {
+		if unsure {
+			done, err := w.outcome(ctx, writes)
+			if err != nil || done {
+				return err
+			}
+		}
+		err := w.send(ctx, writes, errs)
+		unsure = unsure || err != nil
+		return err
+	})
+	if err == nil {
+		return
+	}
+	if refusesData(err) && len(writes) > 1 {
+		half := len(writes) / 2
+		w.commitRange(ctx, writes[:half], errs[:half])
+		w.commitRange(ctx, writes[half:], errs[half:])
+		return
+	}
+	for i := range errs {
+		errs[i] = err
+	}
+}
+
+// send executes the statement once and sorts out what came back.
+func (w *worker) send(ctx context.Context, writes []write, errs []error) error {
+	rows, err := w.Pool.Query(ctx, w.q.Commit, arguments(writes)...)
+	if err != nil {
+		return err
+	}
+	held := make(map[int64]int) // checkpoints inserted, per run
+	var run int64
+	var cancel bool
+	var n int
+	var canceled []int64
+	_, err = pgx.ForEachRow(rows, []any{&run, &cancel, &n}, func() error {
+		held[run] = n
+		if cancel {
+			canceled = append(canceled, run)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	wanted := make(map[int64]int)
+	for _, x := range writes {
+		wanted[x.t.run] += len(x.checkpoints)
+	}
+	for i, x := range writes {
+		n, ok := held[x.t.run]
+		switch {
+		case !ok:
+			errs[i] = engine.ErrLeaseLost
+		case n == wanted[x.t.run]:
+			errs[i] = nil
+		default: // a row was there already: this turn's own, from a try whose answer was lost?
+			same, err := w.outcome(ctx, writes[i:i+1])
+			if err != nil {
+				return err
+			}
+			errs[i] = nil
+			if !same {
+				errs[i] = engine.ErrLeaseLost
+			}
+		}
+	}
+	for _, run := range canceled {
+		for _, x := range writes {
+			if x.t.run == run {
+				w.cancelTurn(run, x.t.epoch)
+			}
+		}
+	}
+	return nil
+}
+
+// outcome reports whether every write is in Postgres already.
+func (w *worker) outcome(ctx context.Context, writes []write) (bool, error) {
+	for _, x := range writes {
+		var seqs, attempts []int
+		for _, c := range x.checkpoints {
+			seqs, attempts = append(seqs, c.Seq), append(attempts, c.Attempt)
+		}
+		if x.end == nil && len(seqs) == 0 {
+			return false, nil // failures alone: writing them again changes nothing
+		}
+		var state string
+		var mine bool
+		var n int
+		err := w.Pool.QueryRow(ctx, w.q.CommitOutcome, x.t.run, seqs, x.t.session, x.t.epoch, attempts).Scan(&state, &mine, &n)
+		if err != nil {
+			return false, err
+		}
+		if n != len(seqs) || x.end != nil && (state == "live" || !mine) {
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
+// arguments turns writes into the columns of the statement.
+func arguments(writes []write) []any {
+	var (
+		runs                          []int64
+		epochs                        []int
+		cRun, cHash, aRun             []int64
+		cSeq, cAttempt, cEpoch, cMode []int
+		cKey, aKey, eState            []string
+		cAgo, aAgo, aDelay            []float64
+		cElapsed, aElapsed            []float32
+		cOutput, cError, aError       [][]byte
+		aSeq, aAttempt, aEpoch, aMode []int
+		aSandbox                      []*string
+		eRun                          []int64
+		eOutput, eError               [][]byte
+	)
+	now := time.Now()
+	for _, x := range writes {
+		runs, epochs = append(runs, x.t.run), append(epochs, x.t.epoch)
+		for _, c := range x.checkpoints {
+			cRun, cSeq, cKey, cAttempt = append(cRun, x.t.run), append(cSeq, c.Seq), append(cKey, c.Key), append(cAttempt, c.Attempt)
+			cEpoch, cMode, cAgo = append(cEpoch, x.t.epoch), append(cMode, c.Mode), append(cAgo, now.Sub(c.Started).Seconds())
+			cElapsed, cHash = append(cElapsed, float32(c.Elapsed.Seconds())), append(cHash, int64(c.InputHash))
+			cOutput, cError = append(cOutput, c.Output), append(cError, c.Error)
+		}
+		for _, f := range x.failures {
+			aRun, aSeq, aKey, aAttempt = append(aRun, x.t.run), append(aSeq, f.Seq), append(aKey, f.Key), append(aAttempt, f.Attempt)
+			aEpoch, aMode, aAgo = append(aEpoch, x.t.epoch), append(aMode, f.Mode), append(aAgo, now.Sub(f.Started).Seconds())
+			aElapsed, aSandbox = append(aElapsed, float32(f.Elapsed.Seconds())), append(aSandbox, nil)
+			aError, aDelay = append(aError, f.Error), append(aDelay, f.Delay.Seconds())
+		}
+		if x.end != nil {
+			eRun, eState = append(eRun, x.t.run), append(eState, endNames[x.end.Kind])
+			eOutput, eError = append(eOutput, x.end.Output), append(eError, x.end.Error)
+		}
+	}
+	return []any{writes[0].t.session, runs, epochs,
+		cRun, cSeq, cKey, cAttempt, cEpoch, cMode, cAgo, cElapsed, cHash, cOutput, cError,
+		aRun, aSeq, aKey, aAttempt, aEpoch, aMode, aAgo, aElapsed, aSandbox, aError, aDelay,
+		eRun, eState, eOutput, eError}
+}
+
+// refusesData reports whether Postgres will never take these rows: data errors,
+// constraint violations, and values over its limits.
+func refusesData(err error) bool {
+	var pgErr *pgconn.PgError
+	if !errors.As(err, &pgErr) {
+		return false
+	}
+	switch pgErr.Code[:2] {
+	case "22", "23", "54":
+		return true
+	}
+	return false
+}
+
+// retry calls f until it succeeds, for as long as the turn's session holds its
+// lease. Only what time may cure is tried again; every try has a deadline.
+func (w *worker) retry(ctx context.Context, t *heldTurn, f func(context.Context) error) error {
+	for pause := 20 * time.Millisecond; ; pause = min(2*pause, time.Second) {
+		if w.lease.session() != t.session || w.lease.slack() <= 0 {
+			return engine.ErrLeaseLost
+		}
+		try, cancel := context.WithTimeout(ctx, w.lease.slack())
+		err := f(try)
+		cancel()
+		if err == nil || ctx.Err() != nil || errors.Is(err, engine.ErrLeaseLost) || !transient(err) {
+			return err
+		}
+		w.log.WarnContext(ctx, "trying again", "error", err)
+		select {
+		case <-ctx.Done():
+		case <-w.lease.ended():
+		case <-time.After(pause):
+		}
+	}
+}
+
+// transient reports whether the same statement may succeed later.
+func transient(err error) bool {
+	var pgErr *pgconn.PgError
+	if !errors.As(err, &pgErr) {
+		return true // the connection, or the deadline
+	}
+	switch pgErr.Code[:2] {
+	case "08", "40", "53", "55", "57", "58", "XX":
+		return true
+	}
+	return pgErr.Code == "0A000" || pgErr.Code == "25006" // a cached plan; a standby after a failover
+}

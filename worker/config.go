@@ -1,0 +1,171 @@
+package worker
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"runtime"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/stepward/stepward/internal/engine"
+	"github.com/stepward/stepward/sandbox"
+	"github.com/stepward/stepward/workflow"
+)
+
+// Config configures [Run]. Every field but Pool and Workflows may be left zero.
+type Config struct {
+	// Pool holds runs and checkpoints; required. The worker uses up to four of
+	// its connections at a time for itself (claims, commits, maintenance,
+	// River), and opens two connections outside of it: one for its heartbeat,
+	// one for River's notifications.
+	Pool *pgxpool.Pool
+
+	// Workflows are what this worker executes; required.
+	Workflows []*workflow.Definition
+
+	// Schema is the Postgres schema, as in workflow.ClientConfig. Defaults to
+	// "stepward".
+	Schema string
+
+	// Name is shown wherever a run's worker is. Defaults to the host's name
+	// and the process id.
+	Name string
+
+	// HeartbeatURL connects the heartbeat past a pooler that works in
+	// transaction mode. Defaults to the pool's own address.
+	HeartbeatURL string
+
+	// Backends make sandboxes; the first that works here is used. Defaults to
+	// sandbox/local.
+	Backends []sandbox.Backend
+
+	// MaxRuns is how many runs are held at once. Defaults to 64.
+	MaxRuns int
+
+	// MaxSteps is how many attempts execute at once, over all runs. A bare step
+	// that ignores its context keeps its place until it returns. Defaults to
+	// 256.
+	MaxSteps int
+
+	// MaxSandboxes is how many sandboxes exist at once. Defaults to twice the
+	// number of processors.
+	MaxSandboxes int
+
+	// MaxBytes is the limit of an encoded value. Defaults to
+	// workflow.MaxBytesDefault.
+	MaxBytes int
+
+	// LeaseTTL is how long a held run survives without a heartbeat before
+	// another worker may claim it. Defaults to 10 seconds; at least 1 second.
+	LeaseTTL time.Duration
+
+	// StartTimeout is how long an absent Postgres is waited for at the start.
+	// Defaults to 30 seconds. A later outage never ends Run.
+	StartTimeout time.Duration
+
+	// DrainTimeout is how long steps may go on after Run's context is done.
+	// What has not ended then is interrupted and handed back, to be claimed by
+	// another worker. Defaults to 30 seconds.
+	DrainTimeout time.Duration
+
+	Logger         *slog.Logger         // defaults to slog.Default
+	TracerProvider trace.TracerProvider // defaults to OpenTelemetry's global one
+	MeterProvider  metric.MeterProvider // defaults to OpenTelemetry's global one
+
+	// Health, when set, can be asked how the worker is.
+	Health *Health
+}
+
+// Defaults of [Config].
+const (
+	LeaseTTLDefault     = 10 * time.Second
+	StartTimeoutDefault = 30 * time.Second
+	DrainTimeoutDefault = 30 * time.Second
+	MaxRunsDefault      = 64
+	MaxStepsDefault     = 256
+)
+
+func (c Config) withDefaults() Config {
+	if c.Name == "" {
+		host, err := os.Hostname()
+		if err != nil {
+			host = "unknown"
+		}
+		c.Name = fmt.Sprintf("%s-%d", host, os.Getpid())
+	}
+	c.LeaseTTL = cmp.Or(c.LeaseTTL, LeaseTTLDefault)
+	c.StartTimeout = cmp.Or(c.StartTimeout, StartTimeoutDefault)
+	c.DrainTimeout = cmp.Or(c.DrainTimeout, DrainTimeoutDefault)
+	c.MaxRuns = cmp.Or(c.MaxRuns, MaxRunsDefault)
+	c.MaxSteps = cmp.Or(c.MaxSteps, MaxStepsDefault)
+	c.MaxSandboxes = cmp.Or(c.MaxSandboxes, 2*runtime.NumCPU())
+	c.MaxBytes = cmp.Or(c.MaxBytes, workflow.MaxBytesDefault)
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+	if c.TracerProvider == nil {
+		c.TracerProvider = otel.GetTracerProvider()
+	}
+	if c.MeterProvider == nil {
+		c.MeterProvider = otel.GetMeterProvider()
+	}
+	if c.Health == nil {
+		c.Health = new(Health)
+	}
+	return c
+}
+
+// validate returns all that is wrong with the Config and its definitions.
+func (c Config) validate() error {
+	var errs []error
+	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf("worker: "+format, args...)) }
+	if c.Pool == nil {
+		bad("Config.Pool is required")
+	}
+	if len(c.Workflows) == 0 {
+		bad("Config.Workflows is empty")
+	}
+	for name, v := range map[string]int{"MaxRuns": c.MaxRuns, "MaxSteps": c.MaxSteps, "MaxSandboxes": c.MaxSandboxes, "MaxBytes": c.MaxBytes} {
+		if v < 0 {
+			bad("Config.%s is negative: %d", name, v)
+		}
+	}
+	if c.LeaseTTL < time.Second {
+		bad("Config.LeaseTTL is %v, at least 1s is needed", c.LeaseTTL)
+	}
+	if c.StartTimeout < 0 || c.DrainTimeout < 0 {
+		bad("a timeout of Config is negative")
+	}
+	seen := make(map[[2]string]bool)
+	for i, d := range c.Workflows {
+		if d == nil {
+			bad("Config.Workflows[%d] is nil", i)
+			continue
+		}
+		e := d.Engine()
+		errs = append(errs, e.Errs...)
+		if key := [2]string{e.Workflow, e.Version}; seen[key] {
+			errs = append(errs, &workflow.DefinitionError{Workflow: e.Workflow, Reason: "version " + e.Version + " is defined twice"})
+		} else {
+			seen[key] = true
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// needsSandbox reports whether a step of the definition leaves the worker.
+func needsSandbox(d *engine.Definition) bool {
+	for _, s := range d.Steps {
+		if workflow.Mode(s.Mode) != workflow.Bare {
+			return true
+		}
+	}
+	return false
+}

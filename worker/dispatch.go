@@ -1,0 +1,276 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/stepward/stepward/internal/engine"
+	"github.com/stepward/stepward/workflow"
+)
+
+// poll is how often the dispatcher looks without being asked to: tickets may be
+// lost.
+const poll = time.Second
+
+// heldTurn is a run while this worker holds it.
+type heldTurn struct {
+	run     int64
+	epoch   int
+	session int64
+	def     *engine.Definition
+	claimed
+	stop     context.CancelCauseFunc
+	canceled chan struct{} // closed once, under worker.mu
+	isCancel bool
+}
+
+// claimed is what a claim returns of a run.
+type claimed struct {
+	tenant, workflow, version string
+	traceparent               *string
+	input                     []byte
+	cancel                    bool
+	waited                    float64 // seconds in ready
+}
+
+// wake asks the dispatcher to look for runs.
+func (w *worker) wake() {
+	select {
+	case w.ring <- struct{}{}:
+	default:
+	}
+}
+
+// dispatch claims runs while ctx lasts. The turns get base, which outlives it.
+func (w *worker) dispatch(ctx, base context.Context) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-w.ring:
+		case <-timer.C:
+		}
+		if err := w.claim(ctx, base); err != nil && ctx.Err() == nil {
+			w.log.WarnContext(ctx, "claim failed", "error", err)
+		}
+		timer.Reset(poll + time.Duration(rand.Int64N(int64(poll/4))))
+	}
+}
+
+// claim takes runs until the worker is full or none is left.
+func (w *worker) claim(ctx, base context.Context) error {
+	for ctx.Err() == nil && w.lease.slack() > 0 && len(w.wants.ids) > 0 {
+		free := w.MaxRuns - w.held()
+		if free <= 0 {
+			w.hungry.Store(true)
+			return nil
+		}
+		turns, err := w.claimSome(ctx, free)
+		if err != nil {
+			return err
+		}
+		for _, t := range turns {
+			w.begin(base, t)
+		}
+		if len(turns) < free {
+			w.hungry.Store(false)
+			return nil
+		}
+	}
+	return nil
+}
+
+// claimSome claims up to n runs. It is not interrupted by ctx, so that what was
+// claimed is known; a claim whose answer is lost is found by reconcile.
+func (w *worker) claimSome(ctx context.Context, n int) ([]*heldTurn, error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), w.LeaseTTL)
+	defer cancel()
+	session := w.lease.session()
+	rows, err := w.Pool.Query(ctx, w.q.Claim, session, w.wants.ids, w.wants.pins, w.wants.versions, n)
+	if err != nil {
+		return nil, err
+	}
+	turns, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (*heldTurn, error) {
+		t := &heldTurn{session: session, canceled: make(chan struct{})}
+		err := row.Scan(&t.run, &t.epoch, &t.tenant, &t.workflow, &t.version, &t.traceparent, &t.input, &t.cancel, &t.waited)
+		return t, err
+	})
+	return turns, err
+}
+
+// begin starts the turn of a claimed run.
+func (w *worker) begin(base context.Context, t *heldTurn) {
+	ctx, stop := context.WithCancelCause(base)
+	t.stop = stop
+	w.mu.Lock()
+	w.turns[t.run] = t
+	if t.cancel {
+		t.setCanceled()
+	}
+	w.mu.Unlock()
+	if w.lease.session() != t.session {
+		stop(engine.ErrLeaseLost) // it was lost between the claim and now
+	}
+	w.tel.claimLatency.Record(ctx, t.waited)
+	w.turnDone.Go(func() {
+		defer stop(nil)
+		w.turn(ctx, t)
+		w.mu.Lock()
+		if w.turns[t.run] == t {
+			delete(w.turns, t.run)
+		}
+		w.mu.Unlock()
+		if w.hungry.Load() {
+			w.wake()
+		}
+	})
+}
+
+// setCanceled tells the turn that its run was canceled. worker.mu is held.
+func (t *heldTurn) setCanceled() {
+	if !t.isCancel {
+		t.isCancel = true
+		close(t.canceled)
+	}
+}
+
+// cancelTurn passes a cancelation on to the turn that holds the run.
+func (w *worker) cancelTurn(run int64, epoch int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if t := w.turns[run]; t != nil && t.epoch == epoch {
+		t.setCanceled()
+	}
+}
+
+// turn runs one turn from claim to end.
+func (w *worker) turn(ctx context.Context, t *heldTurn) {
+	if t.traceparent != nil {
+		ctx = propagation.TraceContext{}.Extract(ctx, propagation.MapCarrier{"traceparent": *t.traceparent})
+	}
+	ctx, span := w.tel.tracer.Start(ctx, "stepward.turn", trace.WithSpanKind(trace.SpanKindConsumer), trace.WithAttributes(
+		attribute.String("stepward.run", workflow.RunID(t.run).String()),
+		attribute.String("stepward.workflow", t.workflow), attribute.Int("stepward.epoch", t.epoch)))
+	defer span.End()
+	log := w.log.With("run", workflow.RunID(t.run).String(), "workflow", t.workflow)
+	end := w.work(ctx, t)
+	if !end.Final() && end.Kind != engine.Lost {
+		if err := w.leave(ctx, t, end); err != nil {
+			end = engine.End{Kind: engine.Lost, Err: err}
+		}
+	}
+	if end.Err != nil {
+		span.RecordError(end.Err)
+		span.SetStatus(codes.Error, end.Err.Error())
+	}
+	switch end.Kind {
+	case engine.Failed, engine.Parked:
+		log.WarnContext(ctx, "run "+endNames[end.Kind], "reason", end.Reason, "error", end.Err)
+	case engine.Lost:
+		log.WarnContext(ctx, "turn stopped: the lease is lost", "error", end.Err)
+	default:
+		log.DebugContext(ctx, "run "+endNames[end.Kind])
+	}
+	w.tel.turns.Add(ctx, 1, endAttribute(end.Kind))
+}
+
+var endNames = map[engine.EndKind]string{
+	engine.Completed: "completed", engine.Failed: "failed", engine.Canceled: "canceled", engine.Timer: "waiting",
+	engine.Parked: "parked", engine.Released: "released", engine.Lost: "lost",
+}
+
+// work loads what earlier turns recorded and executes.
+func (w *worker) work(ctx context.Context, t *heldTurn) engine.End {
+	t.def = w.defs[t.workflow+"@"+t.version]
+	if t.def == nil { // the claim asks for own versions only
+		return engine.End{Kind: engine.Parked, Reason: "undefined", Err: fmt.Errorf("worker: no definition of %s@%s", t.workflow, t.version)}
+	}
+	var steps []engine.Checkpoint
+	attempts := make(map[int]engine.Attempts)
+	if t.epoch > 1 {
+		err := w.retry(ctx, t, func(ctx context.Context) (err error) {
+			steps, attempts, err = w.history(ctx, t.run)
+			return err
+		})
+		if err != nil {
+			return engine.End{Kind: engine.Lost, Err: err}
+		}
+	}
+	return t.def.Run(ctx, engine.Turn{
+		Run: t.run, Epoch: t.epoch, Tenant: t.tenant, Input: t.input, Steps: steps, Attempts: attempts,
+		Canceled: t.canceled, Draining: w.draining, MaxBytes: w.MaxBytes, Patience: patience,
+		Host: &host{w, t}, Logger: w.log.With("run", workflow.RunID(t.run).String()),
+	})
+}
+
+// patience is the longest backoff that is spent in memory.
+const patience = 5 * time.Second
+
+// history reads the checkpoints of a run, a page at a time.
+func (w *worker) history(ctx context.Context, run int64) ([]engine.Checkpoint, map[int]engine.Attempts, error) {
+	const page = 1000
+	var steps []engine.Checkpoint
+	for after, n := 0, page; n == page; {
+		rows, err := w.Pool.Query(ctx, w.q.StepHistory, run, after, page)
+		if err != nil {
+			return nil, nil, err
+		}
+		var c engine.Checkpoint
+		var hash int64
+		n = 0
+		_, err = pgx.ForEachRow(rows, []any{&c.Seq, &c.Key, &c.Attempt, &hash, &c.Output, &c.Error}, func() error {
+			c.InputHash = uint64(hash)
+			steps = append(steps, c)
+			c.Output, c.Error = nil, nil
+			after = c.Seq
+			n++
+			return nil
+		})
+		if err != nil {
+			return nil, nil, err
+		}
+	}
+	attempts := make(map[int]engine.Attempts)
+	rows, err := w.Pool.Query(ctx, w.q.AttemptHistory, run)
+	if err != nil {
+		return nil, nil, err
+	}
+	var seq int
+	var a engine.Attempts
+	var wait float64
+	_, err = pgx.ForEachRow(rows, []any{&seq, &a.Last, &a.Failed, &wait}, func() error {
+		a.Wait = max(time.Duration(wait*float64(time.Second)), 0)
+		attempts[seq] = a
+		return nil
+	})
+	return steps, attempts, err
+}
+
+// leave records why a run leaves this worker without having ended.
+func (w *worker) leave(ctx context.Context, t *heldTurn, end engine.End) error {
+	dest := map[engine.EndKind]string{engine.Timer: "timer", engine.Parked: "parked", engine.Released: "ready"}[end.Kind]
+	detail := end.Error
+	if detail == nil {
+		detail = []byte("{}")
+	}
+	var got string
+	err := w.retry(context.WithoutCancel(ctx), t, func(ctx context.Context) error {
+		err := w.Pool.QueryRow(ctx, w.q.TurnLeave, t.session, t.run, t.epoch, dest, end.Delay.Seconds(), end.Reason, detail, w.actor()).Scan(&got)
+		if errors.Is(err, pgx.ErrNoRows) {
+			return engine.ErrLeaseLost // or an earlier try went through; both end the turn
+		}
+		return err
+	})
+	return err
+}

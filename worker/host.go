@@ -1,0 +1,113 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"time"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/stepward/stepward/internal/engine"
+	"github.com/stepward/stepward/workflow"
+)
+
+// host executes the attempts of one turn and records them.
+type host struct {
+	w *worker
+	t *heldTurn
+}
+
+// Write implements engine.Host.
+func (h *host) Write(ctx context.Context, checkpoints []engine.Checkpoint, failures []engine.Failure, end *engine.End) error {
+	refused, err := h.w.commits.Do(ctx, write{h.t, checkpoints, failures, end})
+	return errors.Join(refused, err)
+}
+
+// Attempt implements engine.Host.
+func (h *host) Attempt(ctx context.Context, a engine.Attempt) ([]byte, error) {
+	select {
+	case h.w.steps <- struct{}{}:
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	free := func() { <-h.w.steps }
+	mode := workflow.Mode(a.Step.Mode)
+	ctx, span := h.w.tel.tracer.Start(ctx, "stepward.step", trace.WithAttributes(
+		attribute.String("stepward.step", a.Key), attribute.String("stepward.mode", mode.String()), attribute.Int("stepward.attempt", a.Number)))
+	defer span.End()
+	if a.Step.Timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, a.Step.Timeout, errTimedOut)
+		defer cancel()
+	}
+	ctx = engine.WithAttempt(ctx, a)
+	start := time.Now()
+	var out []byte
+	var err error
+	if mode == workflow.Bare {
+		out, err = h.inline(ctx, a.Key, free, func() ([]byte, error) { return a.Step.Call(ctx, a.Input) })
+	} else {
+		out, err = h.sandboxed(ctx, a, free)
+	}
+	if err != nil && errors.Is(context.Cause(ctx), errTimedOut) {
+		err = &engine.Fault{Kind: "timeout", Message: fmt.Sprintf("attempt took longer than %v: %v", a.Step.Timeout, err), Type: fmt.Sprintf("%T", err), Err: workflow.ErrTimeout}
+	}
+	h.w.tel.attempts.Record(ctx, time.Since(start).Seconds(), attemptAttributes(mode, err))
+	if err != nil {
+		span.RecordError(err)
+		span.SetStatus(codes.Error, err.Error())
+	}
+	return out, err
+}
+
+var errTimedOut = errors.New("timeout")
+
+// leniency is how long a function may go on after its context is done.
+const leniency = time.Second
+
+// inline calls the function of a step on a goroutine of its own. A function
+// that ignores its context is left behind: the attempt ends, and its goroutine
+// keeps its place until it returns.
+func (h *host) inline(ctx context.Context, key string, free func(), call func() ([]byte, error)) ([]byte, error) {
+	type result struct {
+		out []byte
+		err error
+	}
+	done := make(chan result, 1)
+	go func() {
+		defer free()
+		r := result{err: &engine.Fault{Kind: "goexit", Message: "the step's function ended its goroutine (runtime.Goexit)"}}
+		defer func() {
+			if p := recover(); p != nil {
+				r = result{err: &engine.Fault{Kind: "panic", Message: fmt.Sprintf("panic: %v", p), Type: fmt.Sprintf("%T", p), Stack: string(debug.Stack())}}
+			}
+			done <- r
+		}()
+		out, err := call()
+		r = result{out, err}
+	}()
+	select {
+	case r := <-done:
+		return r.out, r.err
+	case <-ctx.Done():
+	}
+	late := time.NewTimer(leniency)
+	defer late.Stop()
+	select {
+	case r := <-done:
+		return r.out, r.err
+	case <-late.C:
+	}
+	n := h.w.stuck.Add(1)
+	h.w.log.ErrorContext(ctx, "a step's function ignores its context and keeps its place",
+		"run", workflow.RunID(h.t.run).String(), "step", key, "stuck", n)
+	go func() {
+		<-done
+		h.w.stuck.Add(-1)
+	}()
+	return nil, fmt.Errorf("the function did not return: %w", context.Cause(ctx))
+}

@@ -1,0 +1,254 @@
+package worker
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/stepward/stepward/internal/boottime"
+	"github.com/stepward/stepward/internal/engine"
+	"github.com/stepward/stepward/workflow"
+)
+
+// maxCrashes is how often in a row a run may take its worker down.
+const maxCrashes = 5
+
+// maintain does, about once a second, what any worker does for all: it frees the
+// runs of dead workers and wakes those whose time has come. One failure never
+// keeps the other parts from running.
+func (w *worker) maintain(ctx context.Context) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	unknown := make(map[int64]int)
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+		}
+		pause := poll + time.Duration(rand.Int64N(int64(poll/4)))
+		if due, err := w.wakeTimers(ctx); err != nil {
+			w.warn(ctx, "timers", err)
+		} else if due > 0 && due < pause {
+			pause = max(due, 5*time.Millisecond)
+		}
+		if boottime.Now() > time.Duration(w.lease.grace.Load()) && w.lease.slack() > 0 {
+			w.warn(ctx, "reaping", w.reap(ctx))
+		}
+		var err error
+		unknown, err = w.reconcile(ctx, unknown)
+		w.warn(ctx, "reconciling", err)
+		if len(w.unservable) > 0 {
+			w.warn(ctx, "parking", w.parkUnservable(ctx))
+		}
+		timer.Reset(pause)
+	}
+}
+
+func (w *worker) warn(ctx context.Context, what string, err error) {
+	if err != nil && ctx.Err() == nil {
+		w.log.WarnContext(ctx, what+" failed", "error", err)
+	}
+}
+
+// maintenanceTimeout bounds each statement of the maintenance.
+const maintenanceTimeout = 5 * time.Second
+
+// wakeTimers makes due runs ready, and returns when the next one is due; 0 when
+// there is none.
+func (w *worker) wakeTimers(ctx context.Context) (time.Duration, error) {
+	for {
+		try, cancel := context.WithTimeout(ctx, maintenanceTimeout)
+		var n int
+		var next *float64
+		err := w.Pool.QueryRow(try, w.q.TimerWake).Scan(&n, &next)
+		cancel()
+		if err != nil {
+			return 0, err
+		}
+		if n > 0 {
+			w.wake()
+		}
+		if n == 500 {
+			continue
+		}
+		if next == nil {
+			return 0, nil
+		}
+		return time.Duration(*next * float64(time.Second)), nil
+	}
+}
+
+// reap declares workers dead whose lease has run out, and frees their runs.
+func (w *worker) reap(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, maintenanceTimeout)
+	defer cancel()
+	rows, err := w.Pool.Query(ctx, w.q.WorkerReap)
+	if err != nil {
+		return err
+	}
+	var session int64
+	var name string
+	_, err = pgx.ForEachRow(rows, []any{&session, &name}, func() error {
+		w.log.WarnContext(ctx, "a worker is dead: its lease has run out", "dead", name, "dead_session", fmt.Sprintf("%x", session))
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for n := pageOfTurns; n == pageOfTurns; {
+		rows, err := w.Pool.Query(ctx, w.q.TurnReap, pageOfTurns, maxCrashes, w.actor())
+		if err != nil {
+			return err
+		}
+		var run int64
+		var crashes int
+		n = 0
+		_, err = pgx.ForEachRow(rows, []any{&run, &crashes}, func() error {
+			n++
+			w.log.InfoContext(ctx, "run recovered from a dead worker", "run", workflow.RunID(run).String(), "crashes", crashes)
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		if n > 0 {
+			w.tel.recovered.Add(ctx, int64(n))
+			w.wake()
+		}
+	}
+	return nil
+}
+
+const pageOfTurns = 1000
+
+// reconcile compares the turns on record with those in memory: it passes
+// cancelations on, and hands back a run whose claim was committed while its
+// answer got lost. Such a run is unknown twice in a row; one that was just
+// claimed, or has just ended, only once.
+func (w *worker) reconcile(ctx context.Context, unknown map[int64]int) (map[int64]int, error) {
+	ctx, cancel := context.WithTimeout(ctx, maintenanceTimeout)
+	defer cancel()
+	session := w.lease.session()
+	rows, err := w.Pool.Query(ctx, w.q.TurnList, session)
+	if err != nil {
+		return unknown, err
+	}
+	found := make(map[int64]int)
+	var run int64
+	var epoch int
+	var canceled bool
+	_, err = pgx.ForEachRow(rows, []any{&run, &epoch, &canceled}, func() error {
+		w.mu.Lock()
+		t := w.turns[run]
+		if t != nil && t.epoch == epoch && canceled {
+			t.setCanceled()
+		}
+		w.mu.Unlock()
+		if t == nil {
+			found[run] = epoch
+		}
+		return nil
+	})
+	if err != nil {
+		return unknown, err
+	}
+	for run, epoch := range found {
+		if unknown[run] != epoch {
+			continue
+		}
+		w.log.WarnContext(ctx, "handing back a run whose claim got lost", "run", workflow.RunID(run).String())
+		if err := w.leave(ctx, &heldTurn{run: run, epoch: epoch, session: session}, engine.End{Kind: engine.Released}); err != nil {
+			return found, err
+		}
+		w.wake()
+	}
+	return found, nil
+}
+
+// parkUnservable parks the runs of own workflows that neither this worker nor
+// any other can execute.
+func (w *worker) parkUnservable(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, maintenanceTimeout)
+	defer cancel()
+	detail, err := json.Marshal(map[string]string{"message": fmt.Sprintf("no live worker has a sandbox backend; on %s: %v", w.Name, w.backendErr), "kind": "no_backend"})
+	if err != nil {
+		return err
+	}
+	rows, err := w.Pool.Query(ctx, w.q.ParkUnservable, w.unservable, detail, w.actor())
+	if err != nil {
+		return err
+	}
+	runs, err := pgx.CollectRows(rows, pgx.RowTo[int64])
+	for _, run := range runs {
+		w.log.ErrorContext(ctx, "run parked: no live worker has a sandbox backend", "run", workflow.RunID(run).String(), "error", w.backendErr)
+	}
+	return err
+}
+
+// sweepEvery is how often each worker looks for sandboxes without an owner.
+const sweepEvery = 15 * time.Second
+
+// sweep removes sandboxes whose worker is gone.
+func (w *worker) sweep(ctx context.Context) {
+	if w.backend == nil {
+		return
+	}
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+		}
+		w.warn(ctx, "sweeping sandboxes", w.sweepOnce(ctx))
+		w.exec(ctx, w.q.WorkerForget)
+		timer.Reset(sweepEvery)
+	}
+}
+
+func (w *worker) sweepOnce(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, sweepEvery)
+	defer cancel()
+	listed, err := w.backend.List(ctx, w.q.Schema)
+	if err != nil {
+		return err
+	}
+	sessions := make([]int64, len(listed))
+	for i, l := range listed {
+		sessions[i] = l.Labels.Session
+	}
+	rows, err := w.Pool.Query(ctx, w.q.SessionsAlive, sessions)
+	if err != nil {
+		return err
+	}
+	alive := make(map[int64]bool)
+	var session int64
+	if _, err := pgx.ForEachRow(rows, []any{&session}, func() error { alive[session] = true; return nil }); err != nil {
+		return err
+	}
+	for _, l := range listed {
+		if alive[l.Labels.Session] {
+			continue
+		}
+		w.log.InfoContext(ctx, "removing the sandbox of a dead worker", "sandbox", l.ID)
+		if err := w.backend.Destroy(ctx, l.ID); err != nil {
+			w.warn(ctx, "removing sandbox "+l.ID, err)
+		}
+	}
+	rows, err = w.Pool.Query(ctx, w.q.SandboxOrphans, w.backend.Name())
+	if err != nil {
+		return err
+	}
+	ids, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil || len(ids) == 0 {
+		return err
+	}
+	_, err = w.Pool.Exec(ctx, w.q.SandboxDestroyed, ids, w.actor())
+	return err
+}

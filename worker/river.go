@@ -1,0 +1,112 @@
+package worker
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/riverqueue/river"
+	"github.com/riverqueue/river/riverdriver/riverpgxv5"
+
+	"github.com/stepward/stepward/internal/enqueue"
+)
+
+// ticketWorker rings the dispatcher. The job says nothing that the dispatcher
+// relies on.
+type ticketWorker struct {
+	river.WorkerDefaults[enqueue.Ticket]
+	w *worker
+}
+
+func (t *ticketWorker) Work(context.Context, *river.Job[enqueue.Ticket]) error {
+	t.w.wake()
+	return nil
+}
+
+// startWorker adds the run that another River client asked for. The job's id is
+// the idempotency key, as River may work a job twice.
+type startWorker struct {
+	river.WorkerDefaults[enqueue.Start]
+	w *worker
+}
+
+func (s *startWorker) Work(ctx context.Context, job *river.Job[enqueue.Start]) error {
+	a := job.Args
+	if a.Workflow == "" || len(a.Input) == 0 {
+		return river.JobCancel(fmt.Errorf("worker: a stepward_start job needs workflow and input"))
+	}
+	if len(a.Input) > s.w.MaxBytes {
+		return river.JobCancel(fmt.Errorf("worker: input of workflow %s is %d bytes, the limit is %d", a.Workflow, len(a.Input), s.w.MaxBytes))
+	}
+	if a.Key == "" {
+		a.Key = "river:" + strconv.FormatInt(job.ID, 10)
+	}
+	err := pgx.BeginFunc(ctx, s.w.Pool, func(tx pgx.Tx) error {
+		results, err := enqueue.Insert(ctx, tx, s.w.q, []enqueue.Item{{Tenant: a.Tenant, Workflow: a.Workflow, Key: a.Key, Input: a.Input}})
+		if err != nil {
+			return err
+		}
+		if results[0].Err != nil {
+			return river.JobCancel(results[0].Err)
+		}
+		return nil
+	})
+	if err == nil {
+		s.w.wake()
+	}
+	return err
+}
+
+// startRiver begins to work tickets. All Stepward workers register the same
+// kinds, so that none of them treats a job of another as unknown.
+func (w *worker) startRiver(ctx context.Context) (*river.Client[pgx.Tx], error) {
+	workers := river.NewWorkers()
+	river.AddWorker(workers, &ticketWorker{w: w})
+	river.AddWorker(workers, &startWorker{w: w})
+	indexes := slices.DeleteFunc(river.ReindexerIndexNamesDefault(), func(name string) bool {
+		return name == "river_job_args_index" || name == "river_job_metadata_index" || name == "river_job_kind"
+	})
+	client, err := river.NewClient(riverpgxv5.New(w.Pool), &river.Config{
+		Schema:                      w.q.River,
+		Workers:                     workers,
+		Queues:                      map[string]river.QueueConfig{enqueue.Queue: {MaxWorkers: 8}},
+		FetchCooldown:               5 * time.Millisecond,
+		FetchPollInterval:           poll,
+		CompletedJobRetentionPeriod: time.Hour,
+		ReindexerIndexNames:         indexes,
+		Logger:                      slog.New(quieter{w.log.Handler()}),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("worker: river: %w", err)
+	}
+	if err := client.Start(ctx); err != nil {
+		return nil, fmt.Errorf("worker: river: %w", err)
+	}
+	return client, nil
+}
+
+// quieter turns what River tells about itself into debug records; its warnings
+// and errors stay.
+type quieter struct{ slog.Handler }
+
+func (h quieter) Enabled(ctx context.Context, l slog.Level) bool {
+	if l < slog.LevelWarn {
+		l = slog.LevelDebug
+	}
+	return h.Handler.Enabled(ctx, l)
+}
+
+func (h quieter) Handle(ctx context.Context, r slog.Record) error {
+	if r.Level < slog.LevelWarn {
+		r.Level = slog.LevelDebug
+	}
+	return h.Handler.Handle(ctx, r)
+}
+
+func (h quieter) WithAttrs(a []slog.Attr) slog.Handler { return quieter{h.Handler.WithAttrs(a)} }
+
+func (h quieter) WithGroup(name string) slog.Handler { return quieter{h.Handler.WithGroup(name)} }

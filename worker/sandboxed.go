@@ -1,0 +1,157 @@
+package worker
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/stepward/stepward/internal/engine"
+	"github.com/stepward/stepward/internal/program"
+	"github.com/stepward/stepward/sandbox"
+	"github.com/stepward/stepward/workflow"
+)
+
+// sandboxed runs one attempt in a sandbox of its own.
+func (h *host) sandboxed(ctx context.Context, a engine.Attempt, free func()) ([]byte, error) {
+	w := h.w
+	kept := false // the place, by a tool step's function that does not return
+	defer func() {
+		if !kept {
+			free()
+		}
+	}()
+	if w.backend == nil {
+		return nil, &engine.ParkError{Reason: "no_backend", Err: fmt.Errorf("step %s needs a sandbox: %w", a.Key, w.backendErr)}
+	}
+	select {
+	case w.sandboxes <- struct{}{}:
+		defer func() { <-w.sandboxes }()
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	id := fmt.Sprintf("%x-%d-%d-%08x", h.t.run, a.Seq, a.Number, rand.Uint32())
+	if err := h.dispatch(ctx, a, id); err != nil {
+		return nil, err
+	}
+	ctx, span := w.tel.tracer.Start(ctx, "stepward.sandbox", trace.WithAttributes(
+		attribute.String("stepward.sandbox", id), attribute.String("stepward.backend", w.backend.Name())))
+	defer span.End()
+	defer h.destroyed(ctx, id)
+	sb, err := sandbox.Start(ctx, w.backend, sandbox.Options{
+		ID: id, Spec: a.Step.Spec,
+		Labels: sandbox.Labels{Schema: w.q.Schema, Session: h.t.session, Run: h.t.run, Step: a.Key, Attempt: a.Number, Epoch: h.t.epoch},
+	})
+	if err != nil {
+		span.SetStatus(codes.Error, err.Error())
+		return nil, cure(err)
+	}
+	defer h.destroy(ctx, sb)
+	if detail, err := json.Marshal(struct {
+		Sandbox string `json:"sandbox"`
+		sandbox.Enforcement
+	}{id, sb.Enforcement()}); err == nil {
+		if err := w.retry(ctx, h.t, func(ctx context.Context) error {
+			_, err := w.Pool.Exec(ctx, w.q.SandboxCreated, h.t.run, w.actor(), a.Key, detail)
+			return err
+		}); err != nil {
+			return nil, err // no audit, no work
+		}
+	}
+	if a.Step.Tool {
+		kept = true
+		return h.inline(ctx, a.Key, free, func() ([]byte, error) { return a.Step.CallTool(ctx, sb, a.Input) })
+	}
+	return h.guest(ctx, sb, a)
+}
+
+// guest runs the step's function inside the sandbox.
+func (h *host) guest(ctx context.Context, sb *sandbox.Sandbox, a engine.Attempt) ([]byte, error) {
+	info, _ := workflow.StepInfoFrom(ctx)
+	out, err := sb.Guest(ctx, sandbox.GuestStep{
+		Workflow: h.t.def.Workflow, Version: h.t.def.Version, Step: a.Step.Name, RunID: info.Run.String(),
+		Attempt: a.Number, IdempotencyKey: info.IdempotencyKey, Input: a.Input,
+	})
+	var failed *sandbox.GuestError
+	var exit *sandbox.ExitError
+	switch {
+	case err == nil:
+		return out, nil
+	case errors.As(err, &failed):
+		f := &engine.Fault{Message: failed.Message, Type: failed.Type, Stack: failed.Stack, Permanent: failed.Permanent, Err: err}
+		if failed.Panic {
+			f.Kind, f.Message = "panic", "panic: "+failed.Message
+		}
+		return nil, f
+	case errors.As(err, &exit):
+		return nil, &engine.Fault{Kind: "exit", Message: fmt.Sprintf("the guest ended without an answer: %v%s", err, quoted(exit.Stderr)), Type: fmt.Sprintf("%T", exit), Err: err}
+	case errors.Is(err, sandbox.ErrLost):
+		return nil, &engine.Fault{Kind: "sandbox", Message: err.Error(), Type: fmt.Sprintf("%T", err), Err: err}
+	}
+	return nil, err
+}
+
+// dispatch records that the attempt leaves the worker, before it does.
+func (h *host) dispatch(ctx context.Context, a engine.Attempt, id string) error {
+	return h.w.retry(ctx, h.t, func(ctx context.Context) error {
+		var run int64
+		err := h.w.Pool.QueryRow(ctx, h.w.q.AttemptDispatch, h.t.session, h.t.run, h.t.epoch, a.Seq, a.Key, a.Number, a.Step.Mode, id, h.w.backend.Name()).Scan(&run)
+		if errors.Is(err, pgx.ErrNoRows) {
+			return engine.ErrLeaseLost
+		}
+		return err
+	})
+}
+
+// destroyTimeout bounds the removal of a sandbox. What is left then is swept.
+const destroyTimeout = 15 * time.Second
+
+func (h *host) destroy(ctx context.Context, sb *sandbox.Sandbox) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), destroyTimeout)
+	defer cancel()
+	if err := sb.Destroy(ctx); err != nil {
+		h.w.log.WarnContext(ctx, "sandbox was not destroyed", "sandbox", sb.ID(), "error", err)
+	}
+}
+
+func (h *host) destroyed(ctx context.Context, id string) {
+	h.w.exec(context.WithoutCancel(ctx), h.w.q.SandboxDestroyed, []string{id}, h.w.actor())
+}
+
+// cure tells what a deploy or an operator must see to from what a retry may
+// mend.
+func cure(err error) error {
+	var (
+		unavailable *sandbox.UnavailableError
+		unsupported *sandbox.UnsupportedError
+		image       *sandbox.ImageError
+		runner      *program.Error
+	)
+	switch {
+	case errors.As(err, &image):
+		return &engine.ParkError{Reason: "image", Err: err}
+	case errors.As(err, &unsupported):
+		return &engine.ParkError{Reason: "unsupported", Err: err}
+	case errors.As(err, &runner):
+		return &engine.ParkError{Reason: "program", Err: err}
+	case errors.As(err, &unavailable):
+		return &engine.ParkError{Reason: "no_backend", Err: err}
+	}
+	return err
+}
+
+// quoted shows the end of a guest's standard error.
+func quoted(b []byte) string {
+	if b = bytes.TrimSpace(b); len(b) > 0 {
+		return fmt.Sprintf(": stderr ends with %q", b)
+	}
+	return ""
+}

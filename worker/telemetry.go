@@ -1,0 +1,77 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/stepward/stepward/internal/engine"
+	"github.com/stepward/stepward/workflow"
+)
+
+const scope = "github.com/stepward/stepward"
+
+// telemetry holds the worker's instruments. Attributes are few and bounded: no
+// run, no tenant.
+type telemetry struct {
+	tracer       trace.Tracer
+	claimLatency metric.Float64Histogram
+	leaseSlack   metric.Float64Histogram
+	attempts     metric.Float64Histogram
+	batchSize    metric.Int64Histogram
+	turns        metric.Int64Counter
+	recovered    metric.Int64Counter
+	gauges       metric.Registration
+}
+
+func newTelemetry(cfg Config, w *worker) (*telemetry, error) {
+	m := cfg.MeterProvider.Meter(scope)
+	t := &telemetry{tracer: cfg.TracerProvider.Tracer(scope)}
+	var errs [11]error
+	t.claimLatency, errs[0] = m.Float64Histogram("stepward.claim.latency", metric.WithUnit("s"), metric.WithDescription("time that a run was ready before it was claimed"))
+	t.leaseSlack, errs[1] = m.Float64Histogram("stepward.lease.slack", metric.WithUnit("s"), metric.WithDescription("what was left of the lease when it was renewed"))
+	t.attempts, errs[2] = m.Float64Histogram("stepward.attempt.duration", metric.WithUnit("s"))
+	t.batchSize, errs[3] = m.Int64Histogram("stepward.commit.batch_size", metric.WithUnit("{write}"), metric.WithDescription("writes that shared a commit"))
+	t.turns, errs[4] = m.Int64Counter("stepward.turns", metric.WithDescription("turns that ended, by how"))
+	t.recovered, errs[5] = m.Int64Counter("stepward.runs.recovered", metric.WithDescription("runs freed from dead workers"))
+	backlog, err := m.Int64ObservableGauge("stepward.ready.backlog", metric.WithUnit("{run}"), metric.WithDescription("ready runs that this worker could claim, counted up to 10,000"))
+	errs[6] = err
+	oldest, err := m.Float64ObservableGauge("stepward.ready.oldest", metric.WithUnit("s"))
+	errs[7] = err
+	held, err := m.Int64ObservableGauge("stepward.runs.held", metric.WithUnit("{run}"))
+	errs[8] = err
+	stuck, err := m.Int64ObservableGauge("stepward.steps.stuck", metric.WithDescription("functions that ignore their context"))
+	errs[9] = err
+	t.gauges, errs[10] = m.RegisterCallback(func(ctx context.Context, o metric.Observer) error {
+		o.ObserveInt64(held, int64(w.held()))
+		o.ObserveInt64(stuck, w.stuck.Load())
+		var n int64
+		var age float64
+		if err := w.Pool.QueryRow(ctx, w.q.Backlog, w.wants.ids).Scan(&n, &age); err != nil {
+			return err
+		}
+		o.ObserveInt64(backlog, n)
+		o.ObserveFloat64(oldest, age)
+		return nil
+	}, backlog, oldest, held, stuck)
+	if err := errors.Join(errs[:]...); err != nil {
+		return nil, fmt.Errorf("worker: metrics: %w", err)
+	}
+	return t, nil
+}
+
+func (t *telemetry) close() {
+	_ = t.gauges.Unregister() // it cannot be registered by then only if it never was
+}
+
+func endAttribute(k engine.EndKind) metric.AddOption {
+	return metric.WithAttributes(attribute.String("end", endNames[k]))
+}
+
+func attemptAttributes(m workflow.Mode, err error) metric.RecordOption {
+	return metric.WithAttributes(attribute.String("mode", m.String()), attribute.Bool("failed", err != nil))
+}

@@ -1,0 +1,323 @@
+package worker
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/stepward/stepward/internal/batch"
+	"github.com/stepward/stepward/internal/db"
+	"github.com/stepward/stepward/internal/engine"
+	"github.com/stepward/stepward/internal/enqueue"
+	"github.com/stepward/stepward/sandbox"
+	"github.com/stepward/stepward/workflow"
+)
+
+// A StartError reports that Postgres could not be used within
+// [Config.StartTimeout].
+type StartError struct {
+	After time.Duration
+	Err   error
+}
+
+func (e *StartError) Error() string {
+	return fmt.Sprintf("worker: postgres was not there within %v: %v", e.After, e.Err)
+}
+
+func (e *StartError) Unwrap() error { return e.Err }
+
+// Run executes runs until ctx is done; then it drains and returns nil. Before,
+// it returns an error when the Config or a definition is wrong (all that is
+// wrong, joined), a *[StartError] when Postgres is absent, and a
+// *[workflow.SchemaVersionError] when the migrations are not applied. Once it
+// works, an outage of Postgres does not end it. It catches no signals: give it a
+// context from signal.NotifyContext.
+func Run(ctx context.Context, cfg Config) error {
+	cfg = cfg.withDefaults()
+	if err := cfg.validate(); err != nil {
+		return err
+	}
+	q, err := db.New(cfg.Schema)
+	if err != nil {
+		return err
+	}
+	w := &worker{
+		Config: cfg, q: q, log: cfg.Logger.With("worker", cfg.Name),
+		defs:      make(map[string]*engine.Definition),
+		turns:     make(map[int64]*heldTurn),
+		ring:      make(chan struct{}, 1),
+		draining:  make(chan struct{}),
+		steps:     make(chan struct{}, cfg.MaxSteps),
+		sandboxes: make(chan struct{}, cfg.MaxSandboxes),
+	}
+	for _, d := range cfg.Workflows {
+		e := d.Engine()
+		w.defs[e.Workflow+"@"+e.Version] = e
+	}
+	if w.tel, err = newTelemetry(cfg, w); err != nil {
+		return err
+	}
+	defer w.tel.close()
+	w.commits = &batch.Group[write, error]{Run: w.commit, MaxItems: 512, MaxBytes: 4 << 20, Size: write.size}
+	if err := w.waitForPostgres(ctx); err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return err
+	}
+	w.chooseBackend(ctx)
+	return w.run(ctx)
+}
+
+// worker is one call of Run.
+type worker struct {
+	Config
+	q    *db.Queries
+	log  *slog.Logger
+	tel  *telemetry
+	defs map[string]*engine.Definition // by workflow@version
+
+	backend      sandbox.Backend // nil when none works here
+	capabilities sandbox.Capabilities
+	backendErr   error // why backend is nil
+	wants        wants
+	unservable   []int32 // requirements of own definitions that this worker cannot meet
+	commits      *batch.Group[write, error]
+	lease        lease
+	steps        chan struct{} // places for attempts
+	sandboxes    chan struct{} // places for sandboxes
+
+	ring     chan struct{} // asks the dispatcher to look
+	hungry   atomic.Bool   // the last claim left something behind
+	draining chan struct{}
+	stuck    atomic.Int64 // attempts that ended while their function goes on
+
+	mu       sync.Mutex
+	turns    map[int64]*heldTurn
+	turnDone sync.WaitGroup
+}
+
+// wants is what a claim may take: the requirement's id, and what to pin.
+type wants struct {
+	ids, pins []int32
+	versions  []string
+}
+
+// waitForPostgres returns once the schema can be used.
+func (w *worker) waitForPostgres(ctx context.Context) error {
+	start := time.Now()
+	for pause := 50 * time.Millisecond; ; pause = min(2*pause, time.Second) {
+		try, cancel := context.WithTimeout(ctx, 5*time.Second)
+		err := db.Check(try, w.Pool, w.q)
+		cancel()
+		var version *db.VersionError
+		switch {
+		case err == nil:
+			return nil
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case errors.As(err, &version):
+			return err
+		case time.Since(start)+pause > w.StartTimeout:
+			return &StartError{After: w.StartTimeout, Err: err}
+		}
+		w.log.WarnContext(ctx, "waiting for postgres", "error", err)
+		select {
+		case <-ctx.Done():
+		case <-time.After(pause):
+		}
+	}
+}
+
+// chooseBackend takes the first backend that works here, if any step needs one.
+func (w *worker) chooseBackend(ctx context.Context) {
+	needed := false
+	for _, d := range w.defs {
+		needed = needed || needsSandbox(d)
+	}
+	if !needed {
+		return
+	}
+	backends := w.Backends
+	if backends == nil {
+		backends = defaultBackends()
+	}
+	var errs []error
+	for _, b := range backends {
+		caps, err := b.Probe(ctx)
+		if err == nil {
+			w.backend, w.capabilities = b, caps
+			w.log.InfoContext(ctx, "sandbox backend", "backend", b.Name(), "capabilities", fmt.Sprintf("%+v", caps))
+			return
+		}
+		errs = append(errs, err)
+	}
+	w.backendErr = errors.Join(errs...)
+	w.log.ErrorContext(ctx, "no sandbox backend works here: workflows with sandboxed steps are left to other workers", "error", w.backendErr)
+}
+
+// run registers, serves until ctx is done, and drains.
+func (w *worker) run(ctx context.Context) error {
+	base, stop := context.WithCancel(context.WithoutCancel(ctx)) // outlives ctx, for the drain
+	defer stop()
+	if err := w.define(base); err != nil {
+		return err
+	}
+	if err := w.register(base); err != nil {
+		return err
+	}
+	river, err := w.startRiver(base)
+	if err != nil {
+		w.deregister(base)
+		return err
+	}
+	var loops sync.WaitGroup
+	loops.Go(func() { w.keepLease(base) })
+	loops.Go(func() { w.maintain(base) })
+	loops.Go(func() { w.sweep(base) })
+	dispatching, stopDispatching := context.WithCancel(ctx)
+	defer stopDispatching()
+	var dispatcher sync.WaitGroup
+	dispatcher.Go(func() { w.dispatch(dispatching, base) })
+	w.Health.attach(w)
+	w.log.InfoContext(ctx, "worker started", "session", fmt.Sprintf("%x", w.lease.session()), "workflows", len(w.defs))
+
+	<-ctx.Done()
+	w.log.InfoContext(base, "draining", "timeout", w.DrainTimeout)
+	dispatcher.Wait()
+	w.exec(base, w.q.WorkerState, w.lease.session(), "draining")
+	close(w.draining)
+	w.drain()
+	stopRiver, cancel := context.WithTimeout(base, 5*time.Second)
+	defer cancel()
+	if err := river.StopAndCancel(stopRiver); err != nil {
+		w.log.WarnContext(base, "river did not stop", "error", err)
+	}
+	w.deregister(base)
+	stop()
+	loops.Wait()
+	w.Health.attach(nil)
+	w.log.InfoContext(base, "worker stopped")
+	return nil
+}
+
+// drain waits for the turns, then interrupts them.
+func (w *worker) drain() {
+	done := make(chan struct{})
+	go func() { w.turnDone.Wait(); close(done) }()
+	timer := time.NewTimer(w.DrainTimeout)
+	defer timer.Stop()
+	select {
+	case <-done:
+		return
+	case <-timer.C:
+	}
+	w.cancelTurns(engine.ErrHandBack)
+	timer.Reset(w.LeaseTTL)
+	select {
+	case <-done:
+	case <-timer.C: // bodies that do not listen: the reaper frees their runs
+		w.log.Error("turns did not end, their runs are left to the reaper", "turns", w.held())
+	}
+}
+
+func (w *worker) held() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.turns)
+}
+
+// cancelTurns ends the context of every turn.
+func (w *worker) cancelTurns(cause error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, t := range w.turns {
+		t.stop(cause)
+	}
+}
+
+// exec runs a statement whose failure is only worth a log line.
+func (w *worker) exec(ctx context.Context, sql string, args ...any) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	if _, err := w.Pool.Exec(ctx, sql, args...); err != nil {
+		w.log.WarnContext(ctx, "statement failed", "error", err)
+	}
+}
+
+// define writes the definitions down and learns what to claim.
+func (w *worker) define(ctx context.Context) error {
+	err := pgx.BeginFunc(ctx, w.Pool, func(tx pgx.Tx) error {
+		w.wants, w.unservable = wants{}, nil
+		for _, d := range w.Workflows {
+			e := d.Engine()
+			id, err := w.defineOne(ctx, tx, e)
+			if err != nil {
+				return err
+			}
+			undefined, err := enqueue.Requirement(ctx, tx, w.q, e.Workflow, "", nil)
+			if err != nil {
+				return err
+			}
+			if needsSandbox(e) && w.backend == nil {
+				w.unservable = append(w.unservable, id, undefined)
+				continue
+			}
+			w.wants.add(id, id, e.Version)
+			w.wants.remove(undefined) // of several versions, the one listed last takes it
+			w.wants.add(undefined, id, e.Version)
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("worker: write the definitions: %w", err)
+	}
+	return nil
+}
+
+func (w *worker) defineOne(ctx context.Context, tx pgx.Tx, e *engine.Definition) (int32, error) {
+	type step struct {
+		Name string       `json:"name"`
+		Mode string       `json:"mode"`
+		Tool bool         `json:"tool,omitempty"`
+		Spec sandbox.Spec `json:"sandbox"`
+	}
+	modes := []string{}
+	steps := []step{}
+	for _, s := range e.Steps {
+		mode := workflow.Mode(s.Mode).String()
+		steps = append(steps, step{Name: s.Name, Mode: mode, Tool: s.Tool, Spec: s.Spec})
+		if !slices.Contains(modes, mode) {
+			modes = append(modes, mode)
+		}
+	}
+	slices.Sort(modes)
+	id, err := enqueue.Requirement(ctx, tx, w.q, e.Workflow, e.Version, modes)
+	if err != nil {
+		return 0, err
+	}
+	data, err := json.Marshal(steps)
+	if err != nil {
+		return 0, err
+	}
+	_, err = tx.Exec(ctx, w.q.DefinitionInsert, e.Workflow, e.Version, id, data)
+	return id, err
+}
+
+func (v *wants) add(id, pin int32, version string) {
+	v.ids, v.pins, v.versions = append(v.ids, id), append(v.pins, pin), append(v.versions, version)
+}
+
+func (v *wants) remove(id int32) {
+	if i := slices.Index(v.ids, id); i >= 0 {
+		v.ids, v.pins, v.versions = slices.Delete(v.ids, i, i+1), slices.Delete(v.pins, i, i+1), slices.Delete(v.versions, i, i+1)
+	}
+}

@@ -1,0 +1,132 @@
+package workflow
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/riverqueue/river"
+	"github.com/riverqueue/river/riverdriver/riverpgxv5"
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/stepward/stepward/internal/batch"
+	"github.com/stepward/stepward/internal/db"
+	"github.com/stepward/stepward/internal/enqueue"
+)
+
+// MaxBytesDefault is the default limit of an encoded input or output: 1 MiB.
+const MaxBytesDefault = 1 << 20
+
+// ClientConfig configures [NewClient]. Every field but Pool may be left zero.
+type ClientConfig struct {
+	Pool *pgxpool.Pool // required; the client never closes it
+
+	// Schema is the Postgres schema of Stepward's tables; River's are in
+	// Schema + "_river". Defaults to "stepward".
+	Schema string
+
+	// MaxBytes is the limit of an encoded input. Defaults to [MaxBytesDefault].
+	MaxBytes int
+
+	// Logger defaults to slog.Default.
+	Logger *slog.Logger
+
+	// TracerProvider defaults to OpenTelemetry's global one.
+	TracerProvider trace.TracerProvider
+}
+
+// A Client plans: it enqueues runs, asks about them and cancels them. It never
+// executes a step. It is safe for concurrent use, holds no goroutine and needs
+// no closing.
+type Client struct {
+	pool     *pgxpool.Pool
+	q        *db.Queries
+	river    *river.Client[pgx.Tx]
+	enqueues *batch.Group[enqueue.Item, enqueue.Result]
+	maxBytes int
+	tracer   trace.Tracer
+}
+
+// NewClient makes a client. It does not connect.
+func NewClient(cfg ClientConfig) (*Client, error) {
+	if cfg.Pool == nil {
+		return nil, fmt.Errorf("workflow: ClientConfig.Pool is required")
+	}
+	q, err := db.New(cfg.Schema)
+	if err != nil {
+		return nil, err
+	}
+	if cfg.MaxBytes == 0 {
+		cfg.MaxBytes = MaxBytesDefault
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.Default()
+	}
+	if cfg.TracerProvider == nil {
+		cfg.TracerProvider = otel.GetTracerProvider()
+	}
+	rc, err := river.NewClient(riverpgxv5.New(cfg.Pool), &river.Config{Schema: q.River, Logger: cfg.Logger})
+	if err != nil {
+		return nil, fmt.Errorf("workflow: %w", err)
+	}
+	c := &Client{pool: cfg.Pool, q: q, river: rc, maxBytes: cfg.MaxBytes, tracer: cfg.TracerProvider.Tracer("github.com/stepward/stepward")}
+	c.enqueues = &batch.Group[enqueue.Item, enqueue.Result]{
+		Run: c.insertBatch, MaxItems: 512, MaxBytes: 4 << 20,
+		Size: func(i enqueue.Item) int { return len(i.Input) },
+	}
+	return c, nil
+}
+
+// Check returns a *[SchemaVersionError] when this program cannot run on the
+// schema, and another error when Postgres cannot be asked. Use it as a health
+// check.
+func (c *Client) Check(ctx context.Context) error { return db.Check(ctx, c.pool, c.q) }
+
+// enqueueTimeout bounds one batch of enqueues.
+const enqueueTimeout = 30 * time.Second
+
+// insertBatch commits runs that were enqueued together, with one ticket. One
+// bad row must not fail the others: a batch that fails is repeated one by one.
+func (c *Client) insertBatch(ctx context.Context, items []enqueue.Item) ([]enqueue.Result, error) {
+	ctx, cancel := context.WithTimeout(ctx, enqueueTimeout)
+	defer cancel()
+	results, err := c.insert(ctx, items)
+	if err == nil || len(items) == 1 {
+		return results, err
+	}
+	results = make([]enqueue.Result, len(items))
+	for i := range items {
+		one, err := c.insert(ctx, items[i:i+1])
+		if err != nil {
+			results[i].Err = err
+			continue
+		}
+		results[i] = one[0]
+	}
+	return results, nil
+}
+
+func (c *Client) insert(ctx context.Context, items []enqueue.Item) (results []enqueue.Result, err error) {
+	err = pgx.BeginFunc(ctx, c.pool, func(tx pgx.Tx) error {
+		results, err = c.insertTx(ctx, tx, items)
+		return err
+	})
+	return results, err
+}
+
+func (c *Client) insertTx(ctx context.Context, tx pgx.Tx, items []enqueue.Item) ([]enqueue.Result, error) {
+	results, err := enqueue.Insert(ctx, tx, c.q, items)
+	if err != nil {
+		return nil, err
+	}
+	if ticket, ok := enqueue.Announcement(results); ok {
+		if _, err := c.river.InsertTx(ctx, tx, ticket, nil); err != nil {
+			return nil, err
+		}
+	}
+	return results, nil
+}

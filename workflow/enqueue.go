@@ -1,0 +1,97 @@
+package workflow
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/stepward/stepward/internal/enqueue"
+)
+
+// EnqueueOptions configures [DurableWorkflow.Enqueue].
+type EnqueueOptions struct {
+	// Tenant is the customer on whose behalf the run works. Up to 200 bytes.
+	Tenant string
+
+	// Key makes the call idempotent for its tenant: a second call with the
+	// same key, workflow and input returns the first one's run, and one with
+	// another workflow or input fails with a *[KeyConflictError]. Up to 200
+	// bytes. While another transaction holds the same key, the call waits for
+	// it.
+	Key string
+}
+
+// Enqueue adds a run. When it returns, the run is durable. A workflow that no
+// worker has defined yet is accepted, and waits for one that does.
+//
+// Calls that arrive together share a transaction. When ctx ends first, the run
+// may have been added all the same: use Key to find out.
+func (w DurableWorkflow[In, Out]) Enqueue(ctx context.Context, c *Client, in In, o EnqueueOptions) (Run[Out], error) {
+	return enqueueWith(ctx, w, c, in, o, c.enqueues.Do)
+}
+
+// EnqueueTx adds a run in the application's own transaction: it exists when tx
+// commits.
+func (w DurableWorkflow[In, Out]) EnqueueTx(ctx context.Context, c *Client, tx pgx.Tx, in In, o EnqueueOptions) (Run[Out], error) {
+	return enqueueWith(ctx, w, c, in, o, func(ctx context.Context, item enqueue.Item) (enqueue.Result, error) {
+		results, err := c.insertTx(ctx, tx, []enqueue.Item{item})
+		if err != nil {
+			return enqueue.Result{}, err
+		}
+		return results[0], nil
+	})
+}
+
+// Handle returns the handle of a run that was enqueued before. It asks nothing:
+// whether the run exists shows when the handle is used.
+func (w DurableWorkflow[In, Out]) Handle(c *Client, id RunID) Run[Out] {
+	return Run[Out]{ID: id, client: c, workflow: w.Name}
+}
+
+func enqueueWith[In, Out any](ctx context.Context, w DurableWorkflow[In, Out], c *Client, in In, o EnqueueOptions,
+	insert func(context.Context, enqueue.Item) (enqueue.Result, error)) (run Run[Out], err error) {
+	ctx, span := c.tracer.Start(ctx, "stepward.enqueue", trace.WithSpanKind(trace.SpanKindProducer),
+		trace.WithAttributes(attribute.String("stepward.workflow", w.Name)))
+	defer func() {
+		if err != nil {
+			span.RecordError(err)
+		}
+		span.End()
+	}()
+	if !validName.MatchString(w.Name) {
+		return run, &DefinitionError{Workflow: w.Name, Reason: "bad name: " + nameRule}
+	}
+	for _, f := range []struct{ name, v string }{{"Tenant", o.Tenant}, {"Key", o.Key}} {
+		if len(f.v) > 200 || strings.ContainsRune(f.v, 0) {
+			return run, fmt.Errorf("workflow: EnqueueOptions.%s has %d bytes or a NUL: want up to 200 and none", f.name, len(f.v))
+		}
+	}
+	input, err := encode("input of workflow "+w.Name, in, c.maxBytes)
+	if err != nil {
+		return run, err
+	}
+	carrier := propagation.MapCarrier{}
+	propagation.TraceContext{}.Inject(ctx, carrier)
+	r, err := insert(ctx, enqueue.Item{Tenant: o.Tenant, Workflow: w.Name, Key: o.Key, Input: input, Traceparent: carrier["traceparent"]})
+	if err == nil {
+		err = r.Err
+	}
+	var conflict *enqueue.ConflictError
+	var mode *enqueue.ModeError
+	switch {
+	case errors.As(err, &conflict):
+		return run, &KeyConflictError{Tenant: o.Tenant, Key: o.Key, Run: RunID(conflict.Run)}
+	case errors.As(err, &mode):
+		return run, &ModeError{Workflow: w.Name, Mode: modeByName(mode.Mode)}
+	case err != nil:
+		return run, fmt.Errorf("workflow: enqueue %s: %w", w.Name, err)
+	}
+	span.SetAttributes(attribute.String("stepward.run", RunID(r.Run).String()))
+	return w.Handle(c, RunID(r.Run)), nil
+}

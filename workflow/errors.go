@@ -1,0 +1,266 @@
+package workflow
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/stepward/stepward/internal/db"
+	"github.com/stepward/stepward/internal/engine"
+)
+
+var (
+	// ErrLeaseLost reports that another worker has claimed the run. What
+	// returned it changed nothing, and the turn stops.
+	ErrLeaseLost = engine.ErrLeaseLost
+
+	// ErrCanceled is what a durable call returns in the body of a run that was
+	// canceled, and what [Run.Result] wraps for one that ended so.
+	ErrCanceled = errors.New("workflow: run canceled")
+
+	// ErrNotFound reports a run that does not exist.
+	ErrNotFound = errors.New("workflow: no such run")
+
+	// ErrFinished reports that the run has ended already. Nothing was changed.
+	ErrFinished = errors.New("workflow: run has finished")
+
+	// ErrNotParked reports that a run cannot be resumed as it is not parked.
+	ErrNotParked = errors.New("workflow: run is not parked")
+
+	// ErrTimeout is in the chain of the error of an attempt that took longer
+	// than [StepOptions.Timeout].
+	ErrTimeout = errors.New("workflow: attempt timed out")
+)
+
+// A StepError is what a body gets when a step has failed for good: its error
+// was permanent, or its attempts are used up. On replay the body gets an equal
+// one.
+type StepError struct {
+	Step    string // the step's key: name, and occurrence or index
+	Attempt int    // the number of the attempt that failed last
+	Err     error  // a *[RecordedError]; an *[EncodeError] or *[SizeError] when the input was refused
+}
+
+func (e *StepError) Error() string {
+	return fmt.Sprintf("step %s, attempt %d: %v", e.Step, e.Attempt, e.Err)
+}
+
+func (e *StepError) Unwrap() error { return e.Err }
+
+// A RecordedError is an error that was written to Postgres and read back. The
+// original value is gone, on replay and at first, so that a body decides the
+// same way both times.
+type RecordedError struct {
+	Message string `json:"message"`
+
+	// Kind is "timeout", "panic", "exit" (a guest that ended without an
+	// answer), "sandbox" (its sandbox was lost), "size", "encode", "decode",
+	// or empty for an error that the step's function returned.
+	Kind string `json:"kind,omitempty"`
+
+	Type      string `json:"type,omitempty"`      // Go type of the original
+	Stack     string `json:"stack,omitempty"`     // of a panic
+	Permanent bool   `json:"permanent,omitempty"` // see [Permanent]
+	Step      string `json:"step,omitempty"`      // of a run's error: the step that caused it
+	Attempt   int    `json:"attempt,omitempty"`
+}
+
+func (e *RecordedError) Error() string { return e.Message }
+
+// Is reports whether the error is of the kind that target stands for.
+func (e *RecordedError) Is(target error) bool {
+	return target == ErrTimeout && e.Kind == "timeout" || target == ErrCanceled && e.Kind == "canceled"
+}
+
+// A RunError is what [Run.Result] returns for a run that failed or was
+// canceled.
+type RunError struct {
+	Run RunID
+	Err *RecordedError
+}
+
+func (e *RunError) Error() string { return fmt.Sprintf("workflow: %v: %v", e.Run, e.Err) }
+
+func (e *RunError) Unwrap() error { return e.Err }
+
+// A NonDeterminismError reports that the body did not do what its history
+// recorded. The run is parked with it until the code is right again.
+type NonDeterminismError struct {
+	Seq       int    // position, from 1
+	Recorded  string // key of the recorded step; empty if none was
+	Attempted string // key of the step that the body called; empty if none was
+	SameKey   bool   // the keys agree, the inputs do not
+}
+
+func (e *NonDeterminismError) Error() string {
+	switch {
+	case e.SameKey:
+		return fmt.Sprintf("workflow: step %d, %s, was recorded with another input than the body passes now; restore the code that computes it, or define a new version", e.Seq, e.Recorded)
+	case e.Attempted == "":
+		return fmt.Sprintf("workflow: the body returned without calling step %d, %s, which is recorded; restore the call, or define a new version", e.Seq, e.Recorded)
+	default:
+		return fmt.Sprintf("workflow: step %d was recorded as %s, and the body calls %s; restore the order of calls, or define a new version", e.Seq, e.Recorded, e.Attempted)
+	}
+}
+
+// An UndeclaredStepError reports a step that a body uses and its definition
+// does not list. The run is parked with it.
+type UndeclaredStepError struct{ Workflow, Version, Step string }
+
+func (e *UndeclaredStepError) Error() string {
+	return fmt.Sprintf("workflow: body of %s@%s calls step %q, which Options.Steps does not list", e.Workflow, e.Version, e.Step)
+}
+
+// A ModeError reports a step whose mode this version of Stepward cannot
+// execute.
+type ModeError struct {
+	Workflow, Step string
+	Mode           Mode
+}
+
+func (e *ModeError) Error() string {
+	s := "workflow " + e.Workflow
+	if e.Step != "" {
+		s += ": step " + e.Step
+	}
+	return s + ": mode " + e.Mode.String() + " cannot be executed yet"
+}
+
+// A DefinitionError reports what is wrong with a workflow or one of its steps.
+type DefinitionError struct {
+	Workflow, Step string // Step is empty when the workflow itself is meant
+	Reason         string
+}
+
+func (e *DefinitionError) Error() string {
+	if e.Step != "" {
+		return fmt.Sprintf("workflow %q: step %q: %s", e.Workflow, e.Step, e.Reason)
+	}
+	return fmt.Sprintf("workflow %q: %s", e.Workflow, e.Reason)
+}
+
+// A SizeError reports an encoded value over the limit.
+type SizeError struct {
+	What         string // "input of step build", "output of workflow portfolio"
+	Bytes, Limit int
+}
+
+func (e *SizeError) Error() string {
+	return fmt.Sprintf("workflow: %s is %d bytes, the limit is %d", e.What, e.Bytes, e.Limit)
+}
+
+// An EncodeError reports a value that JSON cannot hold.
+type EncodeError struct {
+	What string
+	Err  error
+}
+
+func (e *EncodeError) Error() string { return "workflow: encode " + e.What + ": " + e.Err.Error() }
+
+func (e *EncodeError) Unwrap() error { return e.Err }
+
+// A DecodeError reports stored bytes that do not fit the Go type.
+type DecodeError struct {
+	What string
+	Err  error
+}
+
+func (e *DecodeError) Error() string { return "workflow: decode " + e.What + ": " + e.Err.Error() }
+
+func (e *DecodeError) Unwrap() error { return e.Err }
+
+// A KeyConflictError reports an idempotency key that belongs to a run with
+// another workflow or input.
+type KeyConflictError struct {
+	Tenant, Key string
+	Run         RunID
+}
+
+func (e *KeyConflictError) Error() string {
+	return fmt.Sprintf("workflow: key %q of tenant %q belongs to %v, which has another workflow or input", e.Key, e.Tenant, e.Run)
+}
+
+type (
+	// A SchemaVersionError reports a schema without the migrations that this
+	// program needs, or more than one version newer than it.
+	SchemaVersionError = db.VersionError
+
+	// A SchemaNameError reports a schema name that cannot be used.
+	SchemaNameError = db.SchemaNameError
+
+	// A DeletesError reports what a migration down would delete.
+	DeletesError = db.DeletesError
+)
+
+type permanentError struct{ err error }
+
+func (e *permanentError) Error() string { return e.err.Error() }
+
+func (e *permanentError) Unwrap() error { return e.err }
+
+// Permanent is what the worker asks an error that it did not make.
+func (e *permanentError) Permanent() bool { return true }
+
+// Permanent marks the error of a step as one that no further attempt can cure.
+// It returns nil for nil.
+func Permanent(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &permanentError{err}
+}
+
+// record turns an error into what is stored of it.
+func record(err error) *RecordedError {
+	var (
+		recorded *RecordedError
+		fault    *engine.Fault
+		step     *StepError
+		perm     *permanentError
+		size     *SizeError
+		encode   *EncodeError
+		decode   *DecodeError
+	)
+	out := &RecordedError{Message: err.Error(), Type: fmt.Sprintf("%T", err)}
+	switch {
+	case errors.As(err, &fault):
+		out.Kind, out.Type, out.Stack, out.Permanent = fault.Kind, fault.Type, fault.Stack, fault.Permanent
+	case errors.As(err, &recorded):
+		out.Kind, out.Type, out.Stack, out.Permanent = recorded.Kind, recorded.Type, recorded.Stack, recorded.Permanent
+	case errors.As(err, &size):
+		out.Kind, out.Permanent = "size", true
+	case errors.As(err, &encode):
+		out.Kind, out.Permanent = "encode", true
+	case errors.As(err, &decode):
+		out.Kind, out.Permanent = "decode", true
+	}
+	if errors.As(err, &perm) {
+		out.Permanent = true
+		if out.Type == fmt.Sprintf("%T", perm) {
+			out.Type = fmt.Sprintf("%T", perm.err)
+		}
+	}
+	if errors.As(err, &step) {
+		out.Step, out.Attempt = step.Step, step.Attempt
+	}
+	if errors.Is(err, ErrCanceled) {
+		out.Kind = "canceled"
+	}
+	return out
+}
+
+func (e *RecordedError) encode() []byte {
+	b, err := json.Marshal(e)
+	if err != nil { // strings and an int: cannot happen
+		return []byte(`{"message":"unknown error"}`)
+	}
+	return b
+}
+
+func decodeError(b []byte) *RecordedError {
+	e := new(RecordedError)
+	if err := json.Unmarshal(b, e); err != nil {
+		e.Message = "unreadable error: " + string(b)
+	}
+	return e
+}

@@ -1,0 +1,42 @@
+package workflow
+
+import (
+	"context"
+	"io"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/stepward/stepward/internal/db"
+)
+
+// MigrateOptions configures [Migrate].
+type MigrateOptions struct {
+	Schema string // as [ClientConfig].Schema
+
+	// Print writes the SQL that Migrate would run, and runs nothing.
+	Print io.Writer
+
+	// ClientRole and WorkerRole are granted what a client and a worker need.
+	// The roles must exist. Empty grants nothing.
+	ClientRole, WorkerRole string
+
+	// Down undoes the newest migration instead. Undoing the first deletes
+	// everything: it fails with a *[DeletesError] that says what, until Force
+	// is set, and with [ErrWorkersLive] while workers run.
+	Down, Force bool
+}
+
+// ErrWorkersLive reports that a migration would take tables away from workers
+// that are running.
+var ErrWorkersLive = db.ErrWorkersLive
+
+// Migrate brings Stepward's schema, and River's beside it, to the version that
+// this program was written for. It may be called by several processes at once,
+// and while workers run: a program works on its own version and on the next.
+func Migrate(ctx context.Context, pool *pgxpool.Pool, o MigrateOptions) error {
+	q, err := db.New(o.Schema)
+	if err != nil {
+		return err
+	}
+	return db.Migrate(ctx, pool, q, db.MigrateOptions{Down: o.Down, Force: o.Force, Print: o.Print, ClientRole: o.ClientRole, WorkerRole: o.WorkerRole})
+}

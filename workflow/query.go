@@ -1,0 +1,215 @@
+package workflow
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// A State says where a run is.
+type State string
+
+// The states. Ready, Running, Waiting and Parked are of runs that have not
+// ended.
+const (
+	Ready     State = "ready"   // to be claimed by a worker
+	Running   State = "running" // held by a worker
+	Waiting   State = "waiting" // for the time of a step's next attempt
+	Parked    State = "parked"  // for a deploy or an operator; RunStatus.Reason says why
+	Completed State = "completed"
+	Failed    State = "failed"
+	Canceled  State = "canceled"
+)
+
+// A RunStatus is a run as a query sees it.
+type RunStatus struct {
+	ID                RunID
+	Tenant            string
+	Workflow, Version string // Version is empty while no worker has defined the workflow
+	State             State
+	Worker            string         // name of the worker that holds it
+	Turns             int            // how often it was claimed or recovered
+	CancelRequested   bool           // and not ended yet
+	Since             time.Time      // when it came into Ready, Waiting's end, or Parked; zero otherwise
+	Finished          time.Time      // zero until it has ended
+	Reason            string         // of Parked: "nondeterminism", "undeclared_step", "no_backend", "image", "crashed", …
+	Err               *RecordedError // of Failed, Canceled and Parked
+}
+
+// RunFilter selects runs. Zero fields select all.
+type RunFilter struct {
+	Tenant   *string
+	Workflow string
+	State    State
+
+	// Before continues a listing: only runs with a lower id. Pass
+	// [RunPage.Next].
+	Before RunID
+
+	Limit int // defaults to 100, at most 1,000
+}
+
+// A RunPage is a part of a listing, newest first.
+type RunPage struct {
+	Runs []RunStatus
+	Next RunID // pass it as [RunFilter].Before; zero when there are no more
+}
+
+// Runs lists runs. Listing by tenant uses an index; State and Workflow are
+// filters on what is read.
+func (c *Client) Runs(ctx context.Context, f RunFilter) (RunPage, error) {
+	limit := f.Limit
+	if limit <= 0 {
+		limit = 100
+	}
+	limit = min(limit, 1000)
+	runs, err := c.list(ctx, nil, optionalID(f.Before), f.Tenant, optional(f.Workflow), optional(string(f.State)), limit+1)
+	if err != nil {
+		return RunPage{}, fmt.Errorf("workflow: list runs: %w", err)
+	}
+	if len(runs) <= limit {
+		return RunPage{Runs: runs}, nil
+	}
+	return RunPage{Runs: runs[:limit], Next: runs[limit-1].ID}, nil
+}
+
+// Get returns the status of one run, or [ErrNotFound].
+func (c *Client) Get(ctx context.Context, id RunID) (RunStatus, error) {
+	runs, err := c.list(ctx, optionalID(id), nil, nil, nil, nil, 1)
+	if err != nil {
+		return RunStatus{}, fmt.Errorf("workflow: get %v: %w", id, err)
+	}
+	if len(runs) == 0 {
+		return RunStatus{}, fmt.Errorf("%w: %v", ErrNotFound, id)
+	}
+	return runs[0], nil
+}
+
+func (c *Client) list(ctx context.Context, args ...any) ([]RunStatus, error) {
+	rows, err := c.pool.Query(ctx, c.q.RunList, args...)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (RunStatus, error) {
+		var (
+			s                                        RunStatus
+			state                                    string
+			finished, readySince, wakeAt, parkedFrom *time.Time
+			session                                  *int64
+			worker, reason                           *string
+			recorded, detail                         []byte
+		)
+		err := row.Scan(&s.ID, &s.Tenant, &s.Workflow, &s.Version, &state, &s.Turns, &s.CancelRequested, &finished, &recorded,
+			&session, &worker, &readySince, &wakeAt, &reason, &detail, &parkedFrom)
+		if err != nil {
+			return s, err
+		}
+		if recorded != nil {
+			s.Err = decodeError(recorded)
+		}
+		switch {
+		case state != "live":
+			s.State, s.CancelRequested = State(state), false
+			if finished != nil {
+				s.Finished = *finished
+			}
+		case parkedFrom != nil:
+			s.State, s.Since, s.Reason, s.Err = Parked, *parkedFrom, *reason, decodeError(detail)
+		case wakeAt != nil:
+			s.State, s.Since = Waiting, *wakeAt
+		case session != nil:
+			s.State = Running
+			if worker != nil {
+				s.Worker = *worker
+			}
+		default:
+			s.State = Ready
+			if readySince != nil {
+				s.Since = *readySince
+			}
+		}
+		return s, nil
+	})
+}
+
+// A StepStatus is a recorded step, or an attempt that failed or was dispatched
+// into a sandbox.
+type StepStatus struct {
+	Seq      int    // place in the program order of the run, from 1
+	Step     string // key: name, and occurrence or index
+	Mode     Mode
+	Attempt  int
+	Recorded bool // it is the step's result; otherwise an attempt that is not
+	Started  time.Time
+	Elapsed  time.Duration  // of the attempt; zero while it goes on
+	Worker   string         // name of the worker, while that is on record
+	Backend  string         // of the sandbox; empty for a bare step
+	Sandbox  string         // its id
+	Output   []byte         // JSON, of a recorded step that succeeded
+	Err      *RecordedError // of an attempt that failed
+	RetryAt  time.Time      // when the next attempt may start
+}
+
+// Steps lists the steps of a run, by Seq and Attempt, after the Seq given, at
+// most 1,000.
+func (c *Client) Steps(ctx context.Context, id RunID, afterSeq int) ([]StepStatus, error) {
+	rows, err := c.pool.Query(ctx, c.q.StepList, int64(id), afterSeq, 1000)
+	if err != nil {
+		return nil, fmt.Errorf("workflow: list steps of %v: %w", id, err)
+	}
+	steps, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (StepStatus, error) {
+		var (
+			s                StepStatus
+			epoch            int
+			elapsed          *float32
+			recorded         []byte
+			backend, sandbox *string
+			retryAt          *time.Time
+		)
+		err := row.Scan(&s.Seq, &s.Step, &s.Mode, &s.Attempt, &epoch, &s.Started, &elapsed, &s.Output, &recorded, &s.Recorded,
+			&backend, &sandbox, &s.Worker, &retryAt)
+		if elapsed != nil {
+			s.Elapsed = time.Duration(float64(*elapsed) * float64(time.Second))
+		}
+		if recorded != nil {
+			s.Err = decodeError(recorded)
+		}
+		if backend != nil {
+			s.Backend, s.Sandbox = *backend, *sandbox
+		}
+		if retryAt != nil {
+			s.RetryAt = *retryAt
+		}
+		return s, err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("workflow: list steps of %v: %w", id, err)
+	}
+	return steps, nil
+}
+
+func optional(s string) *string {
+	if s == "" {
+		return nil
+	}
+	return &s
+}
+
+func optionalID(id RunID) *int64 {
+	if id == 0 {
+		return nil
+	}
+	v := int64(id)
+	return &v
+}
+
+func modeByName(name string) Mode {
+	for i, n := range modeNames {
+		if n == name {
+			return Mode(i)
+		}
+	}
+	return -1
+}

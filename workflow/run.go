@@ -1,0 +1,119 @@
+package workflow
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// A Run is a handle of a run, with the type of its output.
+type Run[Out any] struct {
+	ID       RunID
+	client   *Client
+	workflow string
+}
+
+// Result waits until the run has ended and returns its output. The error is a
+// *[RunError] when it failed or was canceled, [ErrNotFound], or ctx's.
+// A run that is parked has not ended: see [Client.Get].
+func (r Run[Out]) Result(ctx context.Context) (Out, error) {
+	var out Out
+	state, output, recorded, err := r.client.wait(ctx, r.ID)
+	if err != nil {
+		return out, err
+	}
+	if state != "completed" {
+		e := decodeError(recorded)
+		if recorded == nil {
+			e = &RecordedError{Message: ErrCanceled.Error(), Kind: "canceled"}
+		}
+		return out, &RunError{Run: r.ID, Err: e}
+	}
+	if err := decode("output of workflow "+r.workflow, output, &out); err != nil {
+		var zero Out
+		return zero, err
+	}
+	return out, nil
+}
+
+// Cancel is [Client.Cancel] of this run.
+func (r Run[Out]) Cancel(ctx context.Context) error { return r.client.Cancel(ctx, r.ID) }
+
+// The longest and shortest pause between two looks at a run that is waited for.
+const (
+	pollFirst = 4 * time.Millisecond
+	pollLast  = 250 * time.Millisecond
+)
+
+// wait polls until the run has ended.
+func (c *Client) wait(ctx context.Context, id RunID) (state string, output, recorded []byte, err error) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for pause := pollFirst; ; pause = min(pause*3/2, pollLast) {
+		select {
+		case <-ctx.Done():
+			return "", nil, nil, context.Cause(ctx)
+		case <-timer.C:
+		}
+		err = c.pool.QueryRow(ctx, c.q.RunResult, int64(id)).Scan(&state, &output, &recorded)
+		switch {
+		case errors.Is(err, pgx.ErrNoRows):
+			return "", nil, nil, fmt.Errorf("%w: %v", ErrNotFound, id)
+		case err != nil:
+			return "", nil, nil, fmt.Errorf("workflow: wait for %v: %w", id, err)
+		case state != "live":
+			return state, output, recorded, nil
+		}
+		timer.Reset(pause)
+	}
+}
+
+// Cancel asks a run to stop. One that no worker holds ends at once. In one that
+// runs, the contexts of its steps are canceled and every durable call of its
+// body returns [ErrCanceled], within about a second; the run ends as canceled
+// when its body returns an error, and as completed when it returns none.
+// Canceling twice is no error. Canceling a run that has ended is [ErrFinished].
+func (c *Client) Cancel(ctx context.Context, id RunID) error {
+	return c.locked(ctx, id, "cancel", func(tx pgx.Tx) error {
+		var state string
+		return tx.QueryRow(ctx, c.q.RunCancel, int64(id), "client").Scan(&state)
+	})
+}
+
+// Resume makes a parked run ready again, after the reason was seen to.
+// [ErrNotParked] reports that it is not parked.
+func (c *Client) Resume(ctx context.Context, id RunID) error {
+	return c.locked(ctx, id, "resume", func(tx pgx.Tx) error {
+		var back int64
+		err := tx.QueryRow(ctx, c.q.RunResume, int64(id), "client").Scan(&back)
+		if errors.Is(err, pgx.ErrNoRows) {
+			return fmt.Errorf("%w: %v", ErrNotParked, id)
+		}
+		return err
+	})
+}
+
+// locked runs f in a transaction that holds the live run's row.
+func (c *Client) locked(ctx context.Context, id RunID, verb string, f func(pgx.Tx) error) error {
+	err := pgx.BeginFunc(ctx, c.pool, func(tx pgx.Tx) error {
+		var state string
+		err := tx.QueryRow(ctx, c.q.RunLock, int64(id)).Scan(&state)
+		if errors.Is(err, pgx.ErrNoRows) {
+			return fmt.Errorf("%w: %v", ErrNotFound, id)
+		}
+		if err != nil {
+			return err
+		}
+		if state != "live" {
+			return fmt.Errorf("%w: %v is %s", ErrFinished, id, state)
+		}
+		return f(tx)
+	})
+	if err != nil && !errors.Is(err, ErrNotFound) && !errors.Is(err, ErrFinished) && !errors.Is(err, ErrNotParked) {
+		return fmt.Errorf("workflow: %s %v: %w", verb, id, err)
+	}
+	return err
+}

@@ -1,0 +1,153 @@
+package workflow
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"reflect"
+	"time"
+
+	"github.com/stepward/stepward/internal/engine"
+	"github.com/stepward/stepward/sandbox"
+)
+
+// StepOptions configures a step. Its zero value is a bare step without a
+// network, secrets or a sandbox, with finite retries.
+type StepOptions struct {
+	Mode    Mode         // where the step runs; defaults to Bare
+	Sandbox sandbox.Spec // what its sandbox requires, above Bare
+	Retry   Retry
+
+	// Timeout bounds one attempt. Defaults to [StepTimeoutDefault]; negative
+	// means none.
+	Timeout time.Duration
+}
+
+// A Step is a named unit of work. Its function may be executed more than once;
+// its result is recorded once. Make it with [NewStep] or [NewToolStep], as a
+// package-level variable, and list it in [Options].
+type Step[In, Out any] struct {
+	core *engine.Step
+	err  error
+}
+
+// NewStep makes a step of a Go function. With mode [Bare] fn runs in the
+// worker's process; with any other mode it runs as a guest: in a process of its
+// own inside a sandbox, started from the same program.
+func NewStep[In, Out any](name string, fn func(context.Context, In) (Out, error), o StepOptions) *Step[In, Out] {
+	s := newStep[In, Out](name, o, fn == nil)
+	s.core.Call = func(ctx context.Context, input []byte) ([]byte, error) {
+		var in In
+		if err := decode("input of step "+name, input, &in); err != nil {
+			return nil, err
+		}
+		out, err := fn(ctx, in)
+		if err != nil {
+			return nil, err
+		}
+		return encode("output of step "+name, out, 0)
+	}
+	return s
+}
+
+// NewToolStep makes a step whose function stays on the worker and drives
+// commands and files in a sandbox. Its mode is at least [Sandboxed].
+func NewToolStep[In, Out any](name string, fn func(context.Context, *sandbox.Sandbox, In) (Out, error), o StepOptions) *Step[In, Out] {
+	s := newStep[In, Out](name, o, fn == nil)
+	if o.Mode == Bare {
+		s.err = errors.Join(s.err, errors.New("a tool step needs mode Sandboxed or above"))
+	}
+	s.core.Tool = true
+	s.core.CallTool = func(ctx context.Context, sb *sandbox.Sandbox, input []byte) ([]byte, error) {
+		var in In
+		if err := decode("input of step "+name, input, &in); err != nil {
+			return nil, err
+		}
+		out, err := fn(ctx, sb, in)
+		if err != nil {
+			return nil, err
+		}
+		return encode("output of step "+name, out, 0)
+	}
+	return s
+}
+
+func newStep[In, Out any](name string, o StepOptions, nilFn bool) *Step[In, Out] {
+	var errs []error
+	if !validName.MatchString(name) {
+		errs = append(errs, errors.New("bad name: "+nameRule))
+	}
+	if nilFn {
+		errs = append(errs, errors.New("no function"))
+	}
+	if o.Mode < Bare || o.Mode > AgentJIT {
+		errs = append(errs, fmt.Errorf("no such mode: %v", o.Mode))
+	}
+	if o.Mode == Bare && !reflect.ValueOf(o.Sandbox).IsZero() {
+		errs = append(errs, errors.New("mode Bare takes no Sandbox"))
+	}
+	if o.Retry.MaxAttempts < 0 || o.Retry.Backoff < 0 || o.Retry.MaxBackoff < 0 {
+		errs = append(errs, errors.New("a field of Retry is negative"))
+	}
+	if err := o.Sandbox.Validate(); err != nil {
+		errs = append(errs, err)
+	}
+	for _, t := range []struct {
+		what string
+		t    reflect.Type
+	}{{"input", reflect.TypeFor[In]()}, {"output", reflect.TypeFor[Out]()}} {
+		if err := checkType(t.t, t.what, map[reflect.Type]bool{}); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	if o.Timeout == 0 {
+		o.Timeout = StepTimeoutDefault
+	}
+	return &Step[In, Out]{
+		core: &engine.Step{Name: name, Mode: int(o.Mode), Spec: o.Sandbox, Timeout: max(o.Timeout, 0), MaxAttempts: o.Retry.withDefaults().MaxAttempts, Delay: o.Retry.withDefaults().delay},
+		err:  errors.Join(errs...),
+	}
+}
+
+func (s *Step[In, Out]) declare() *engine.Step { return s.core }
+
+func (s *Step[In, Out]) problem() error { return s.err }
+
+// Run executes the step, or returns what it recorded earlier. The error is a
+// *[StepError], or wraps [ErrCanceled].
+func (s *Step[In, Out]) Run(ctx Context, in In) (Out, error) {
+	return s.Go(ctx, in).Get(ctx)
+}
+
+// Go starts the step and returns without waiting for it. A run waits for all
+// steps that it started before it completes.
+func (s *Step[In, Out]) Go(ctx Context, in In) *Future[Out] {
+	t := ctx.turn()
+	t.enter()
+	defer t.mu.Unlock()
+	f := t.reserve(s.core, t.occurrence(s.core.Name), in)
+	t.start(f)
+	return &Future[Out]{f}
+}
+
+// StepInfo describes the attempt that a step's function is part of.
+type StepInfo struct {
+	Run     RunID
+	Step    string // the step's key: name, and occurrence or index
+	Attempt int    // from 1; attempts that failed and attempts lost with a worker are counted
+
+	// IdempotencyKey is the same for all attempts of the step, on every
+	// worker. Hand it to outside systems, so that they can recognise a
+	// repeated request: no database can do that for them.
+	IdempotencyKey string
+}
+
+// StepInfoFrom returns the attempt that ctx belongs to. It works in a bare
+// step, in a guest and in a tool step; elsewhere ok is false.
+func StepInfoFrom(ctx context.Context) (info StepInfo, ok bool) {
+	a, ok := engine.AttemptFrom(ctx)
+	if !ok {
+		return StepInfo{}, false
+	}
+	return StepInfo{Run: RunID(a.Run), Step: a.Key, Attempt: a.Number, IdempotencyKey: fmt.Sprintf("%v/%s", RunID(a.Run), a.Key)}, true
+}

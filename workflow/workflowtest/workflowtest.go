@@ -1,0 +1,118 @@
+// Package workflowtest runs workflows in unit tests, in memory: no Postgres, no
+// worker, no sandbox.
+package workflowtest
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"github.com/stepward/stepward/internal/engine"
+	"github.com/stepward/stepward/workflow"
+)
+
+// ErrToolStep reports a tool step: it needs a real sandbox, which a unit test
+// does not have.
+var ErrToolStep = errors.New("workflowtest: a tool step cannot run without a sandbox")
+
+// run is the id of every run here.
+const run = workflow.RunID(1)
+
+// Run executes a run of the workflow to its end and returns its output. Every
+// step's function runs in this process, whatever its mode; waits between
+// attempts take no time; the Timeout of a step holds. The input, the outputs and
+// the errors of steps pass through their encodings as they do in production.
+//
+// The error is a *[workflow.RunError] when the run failed, and another one when
+// the definition is wrong or the run would have parked.
+func Run[In, Out any](w workflow.DurableWorkflow[In, Out], d *workflow.Definition, in In) (Out, error) {
+	var out Out
+	def := d.Engine()
+	if def.Workflow != w.Name {
+		return out, fmt.Errorf("workflowtest: the definition is of %s, not of %s", def.Workflow, w.Name)
+	}
+	if err := errors.Join(def.Errs...); err != nil {
+		return out, err
+	}
+	input, err := json.Marshal(in)
+	if err != nil {
+		return out, &workflow.EncodeError{What: "input of workflow " + w.Name, Err: err}
+	}
+	h := &host{recorded: make(map[int]engine.Checkpoint), failed: make(map[int]engine.Attempts)}
+	for epoch := 1; ; epoch++ {
+		end := def.Run(context.Background(), h.turn(epoch, input))
+		switch end.Kind {
+		case engine.Timer: // a wait is over at once
+		case engine.Completed:
+			return out, json.Unmarshal(end.Output, &out)
+		case engine.Failed:
+			recorded := new(workflow.RecordedError)
+			if err := json.Unmarshal(end.Error, recorded); err != nil {
+				return out, err
+			}
+			return out, &workflow.RunError{Run: run, Err: recorded}
+		default:
+			return out, fmt.Errorf("workflowtest: the run would park (%s): %w", end.Reason, end.Err)
+		}
+	}
+}
+
+// host keeps in memory what a worker keeps in Postgres.
+type host struct {
+	mu       sync.Mutex
+	recorded map[int]engine.Checkpoint
+	failed   map[int]engine.Attempts
+}
+
+func (h *host) turn(epoch int, input []byte) engine.Turn {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	t := engine.Turn{Run: int64(run), Epoch: epoch, Input: input, MaxBytes: workflow.MaxBytesDefault, Host: h, Logger: slog.Default(),
+		Attempts: make(map[int]engine.Attempts)}
+	for _, c := range h.recorded {
+		t.Steps = append(t.Steps, c)
+	}
+	for seq, a := range h.failed {
+		t.Attempts[seq] = a
+	}
+	return t
+}
+
+// Attempt implements engine.Host.
+func (h *host) Attempt(ctx context.Context, a engine.Attempt) (out []byte, err error) {
+	if a.Step.Tool {
+		return nil, &engine.ParkError{Reason: "no_backend", Err: fmt.Errorf("step %s: %w", a.Key, ErrToolStep)}
+	}
+	if a.Step.Timeout > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, a.Step.Timeout)
+		defer cancel()
+	}
+	defer func() {
+		if p := recover(); p != nil {
+			err = &engine.Fault{Kind: "panic", Message: fmt.Sprintf("panic: %v", p), Type: fmt.Sprintf("%T", p), Stack: string(debug.Stack())}
+		} else if err != nil && ctx.Err() != nil {
+			err = &engine.Fault{Kind: "timeout", Message: err.Error(), Err: workflow.ErrTimeout}
+		}
+	}()
+	return a.Step.Call(engine.WithAttempt(ctx, a), a.Input)
+}
+
+// Write implements engine.Host.
+func (h *host) Write(_ context.Context, checkpoints []engine.Checkpoint, failures []engine.Failure, _ *engine.End) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, c := range checkpoints {
+		c.Started = time.Time{}
+		h.recorded[c.Seq] = c
+	}
+	for _, f := range failures {
+		h.failed[f.Seq] = engine.Attempts{Last: f.Attempt, Failed: h.failed[f.Seq].Failed + 1}
+	}
+	return nil
+}
