@@ -130,7 +130,7 @@ func holdContainer(ctx context.Context, c testcontainers.Container, dsn, image s
 			return &DB{
 				URL:    dsn,
 				Source: fmt.Sprintf("Postgres %s in a throw-away container of image %s", version, image),
-				release: func() {
+				release: func() { //nolint:contextcheck // the hold outlives the context of Open
 					ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 					defer cancel()
 					_ = conn.Close(ctx) // closed either way
