@@ -213,10 +213,7 @@ func (s *Sandbox) Guest(ctx context.Context, g GuestStep) ([]byte, error) {
 	if x.answerLost {
 		return nil, fmt.Errorf("%w: the answer of guest step %s is not there any more", ErrLost, g.Step)
 	}
-	if len(x.answer) == 0 {
-		return nil, &ExitError{Command: x.name, Stderr: tail.Bytes(), NoAnswer: true}
-	}
-	if err := proto.Unmarshal(x.answer, &a); err != nil {
+	if err := proto.Unmarshal(x.answer, &a); err != nil || !a.Done {
 		return nil, &ExitError{Command: x.name, Stderr: tail.Bytes(), NoAnswer: true}
 	}
 	if f := a.Failure; f != nil {

@@ -69,3 +69,17 @@ func Off(ctx context.Context) Set {
 	s, _ := ctx.Value(key{}).(Set)
 	return s
 }
+
+type bindKey struct{}
+
+// WithBind returns a context in which a backend shows the host's directory dir,
+// read-only, at the same place in its sandboxes.
+func WithBind(ctx context.Context, dir string) context.Context {
+	return context.WithValue(ctx, bindKey{}, dir)
+}
+
+// Bind returns the directory to be shown, or "".
+func Bind(ctx context.Context) string {
+	dir, _ := ctx.Value(bindKey{}).(string)
+	return dir
+}

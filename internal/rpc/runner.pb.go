@@ -446,6 +446,7 @@ type GuestAnswer struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Output        []byte                 `protobuf:"bytes,1,opt,name=output,proto3" json:"output,omitempty"`
 	Failure       *GuestFailure          `protobuf:"bytes,2,opt,name=failure,proto3" json:"failure,omitempty"`
+	Done          bool                   `protobuf:"varint,3,opt,name=done,proto3" json:"done,omitempty"` // always set, so that no answer differs from an empty one
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -492,6 +493,13 @@ func (x *GuestAnswer) GetFailure() *GuestFailure {
 		return x.Failure
 	}
 	return nil
+}
+
+func (x *GuestAnswer) GetDone() bool {
+	if x != nil {
+		return x.Done
+	}
+	return false
 }
 
 type GuestFailure struct {
@@ -1524,16 +1532,16 @@ func (x *WriteFileResponse) GetSize() int64 {
 	return 0
 }
 
-// ShimRequest goes from the runner to a shim, with the child's descriptors.
+// ShimRequest goes from the runner to a shim, with the child's descriptors. The
+// shim answers with an ExecEvent started and, when nothing is left of the exec,
+// an end. Whatever else the runner sends, or if it goes away, means: kill.
 type ShimRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	Args          []string               `protobuf:"bytes,2,rep,name=args,proto3" json:"args,omitempty"`
 	Dir           string                 `protobuf:"bytes,3,opt,name=dir,proto3" json:"dir,omitempty"`
 	Env           []string               `protobuf:"bytes,4,rep,name=env,proto3" json:"env,omitempty"`
-	NoLandlock    bool                   `protobuf:"varint,5,opt,name=no_landlock,json=noLandlock,proto3" json:"no_landlock,omitempty"`
-	Kill          bool                   `protobuf:"varint,6,opt,name=kill,proto3" json:"kill,omitempty"`
-	GuestProgram  string                 `protobuf:"bytes,7,opt,name=guest_program,json=guestProgram,proto3" json:"guest_program,omitempty"` // run this program as a guest instead
+	Landlock      bool                   `protobuf:"varint,5,opt,name=landlock,proto3" json:"landlock,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1596,85 +1604,11 @@ func (x *ShimRequest) GetEnv() []string {
 	return nil
 }
 
-func (x *ShimRequest) GetNoLandlock() bool {
+func (x *ShimRequest) GetLandlock() bool {
 	if x != nil {
-		return x.NoLandlock
+		return x.Landlock
 	}
 	return false
-}
-
-func (x *ShimRequest) GetKill() bool {
-	if x != nil {
-		return x.Kill
-	}
-	return false
-}
-
-func (x *ShimRequest) GetGuestProgram() string {
-	if x != nil {
-		return x.GuestProgram
-	}
-	return ""
-}
-
-type ShimEvent struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Ready         bool                   `protobuf:"varint,1,opt,name=ready,proto3" json:"ready,omitempty"`
-	Started       bool                   `protobuf:"varint,2,opt,name=started,proto3" json:"started,omitempty"`
-	End           *End                   `protobuf:"bytes,3,opt,name=end,proto3" json:"end,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *ShimEvent) Reset() {
-	*x = ShimEvent{}
-	mi := &file_runner_proto_msgTypes[24]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *ShimEvent) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*ShimEvent) ProtoMessage() {}
-
-func (x *ShimEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_proto_msgTypes[24]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use ShimEvent.ProtoReflect.Descriptor instead.
-func (*ShimEvent) Descriptor() ([]byte, []int) {
-	return file_runner_proto_rawDescGZIP(), []int{24}
-}
-
-func (x *ShimEvent) GetReady() bool {
-	if x != nil {
-		return x.Ready
-	}
-	return false
-}
-
-func (x *ShimEvent) GetStarted() bool {
-	if x != nil {
-		return x.Started
-	}
-	return false
-}
-
-func (x *ShimEvent) GetEnd() *End {
-	if x != nil {
-		return x.End
-	}
-	return nil
 }
 
 var File_runner_proto protoreflect.FileDescriptor
@@ -1716,10 +1650,11 @@ const file_runner_proto_rawDesc = "" +
 	"\x0fidempotency_key\x18\x06 \x01(\tR\x0eidempotencyKey\x12\x14\n" +
 	"\x05input\x18\a \x01(\fR\x05input\x12\x1d\n" +
 	"\n" +
-	"timeout_ns\x18\b \x01(\x03R\ttimeoutNs\"a\n" +
+	"timeout_ns\x18\b \x01(\x03R\ttimeoutNs\"u\n" +
 	"\vGuestAnswer\x12\x16\n" +
 	"\x06output\x18\x01 \x01(\fR\x06output\x12:\n" +
-	"\afailure\x18\x02 \x01(\v2 .stepward.runner.v1.GuestFailureR\afailure\"\xac\x01\n" +
+	"\afailure\x18\x02 \x01(\v2 .stepward.runner.v1.GuestFailureR\afailure\x12\x12\n" +
+	"\x04done\x18\x03 \x01(\bR\x04done\"\xac\x01\n" +
 	"\fGuestFailure\x12\x18\n" +
 	"\amessage\x18\x01 \x01(\tR\amessage\x12\x12\n" +
 	"\x04type\x18\x02 \x01(\tR\x04type\x12\x14\n" +
@@ -1790,20 +1725,13 @@ const file_runner_proto_rawDesc = "" +
 	"\x04perm\x18\x02 \x01(\rR\x04perm\x12\x12\n" +
 	"\x04data\x18\x03 \x01(\fR\x04data\"'\n" +
 	"\x11WriteFileResponse\x12\x12\n" +
-	"\x04size\x18\x01 \x01(\x03R\x04size\"\xb3\x01\n" +
+	"\x04size\x18\x01 \x01(\x03R\x04size\"u\n" +
 	"\vShimRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04args\x18\x02 \x03(\tR\x04args\x12\x10\n" +
 	"\x03dir\x18\x03 \x01(\tR\x03dir\x12\x10\n" +
-	"\x03env\x18\x04 \x03(\tR\x03env\x12\x1f\n" +
-	"\vno_landlock\x18\x05 \x01(\bR\n" +
-	"noLandlock\x12\x12\n" +
-	"\x04kill\x18\x06 \x01(\bR\x04kill\x12#\n" +
-	"\rguest_program\x18\a \x01(\tR\fguestProgram\"f\n" +
-	"\tShimEvent\x12\x14\n" +
-	"\x05ready\x18\x01 \x01(\bR\x05ready\x12\x18\n" +
-	"\astarted\x18\x02 \x01(\bR\astarted\x12)\n" +
-	"\x03end\x18\x03 \x01(\v2\x17.stepward.runner.v1.EndR\x03end2\x8f\x05\n" +
+	"\x03env\x18\x04 \x03(\tR\x03env\x12\x1a\n" +
+	"\blandlock\x18\x05 \x01(\bR\blandlock2\x8f\x05\n" +
 	"\x06Runner\x12L\n" +
 	"\x05Hello\x12 .stepward.runner.v1.HelloRequest\x1a!.stepward.runner.v1.HelloResponse\x12H\n" +
 	"\x04Exec\x12\x1f.stepward.runner.v1.ExecRequest\x1a\x1d.stepward.runner.v1.ExecEvent0\x01\x12L\n" +
@@ -1827,7 +1755,7 @@ func file_runner_proto_rawDescGZIP() []byte {
 }
 
 var file_runner_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_runner_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
+var file_runner_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
 var file_runner_proto_goTypes = []any{
 	(Output_Stream)(0),        // 0: stepward.runner.v1.Output.Stream
 	(*HelloRequest)(nil),      // 1: stepward.runner.v1.HelloRequest
@@ -1854,7 +1782,6 @@ var file_runner_proto_goTypes = []any{
 	(*WriteFileRequest)(nil),  // 22: stepward.runner.v1.WriteFileRequest
 	(*WriteFileResponse)(nil), // 23: stepward.runner.v1.WriteFileResponse
 	(*ShimRequest)(nil),       // 24: stepward.runner.v1.ShimRequest
-	(*ShimEvent)(nil),         // 25: stepward.runner.v1.ShimEvent
 }
 var file_runner_proto_depIdxs = []int32{
 	4,  // 0: stepward.runner.v1.ExecRequest.guest:type_name -> stepward.runner.v1.GuestCall
@@ -1865,28 +1792,27 @@ var file_runner_proto_depIdxs = []int32{
 	0,  // 5: stepward.runner.v1.Output.stream:type_name -> stepward.runner.v1.Output.Stream
 	15, // 6: stepward.runner.v1.StatResponse.info:type_name -> stepward.runner.v1.FileInfo
 	15, // 7: stepward.runner.v1.ReadDirResponse.entries:type_name -> stepward.runner.v1.FileInfo
-	10, // 8: stepward.runner.v1.ShimEvent.end:type_name -> stepward.runner.v1.End
-	1,  // 9: stepward.runner.v1.Runner.Hello:input_type -> stepward.runner.v1.HelloRequest
-	3,  // 10: stepward.runner.v1.Runner.Exec:input_type -> stepward.runner.v1.ExecRequest
-	11, // 11: stepward.runner.v1.Runner.Input:input_type -> stepward.runner.v1.InputRequest
-	13, // 12: stepward.runner.v1.Runner.Kill:input_type -> stepward.runner.v1.KillRequest
-	16, // 13: stepward.runner.v1.Runner.Stat:input_type -> stepward.runner.v1.StatRequest
-	18, // 14: stepward.runner.v1.Runner.ReadDir:input_type -> stepward.runner.v1.ReadDirRequest
-	20, // 15: stepward.runner.v1.Runner.ReadFile:input_type -> stepward.runner.v1.ReadFileRequest
-	22, // 16: stepward.runner.v1.Runner.WriteFile:input_type -> stepward.runner.v1.WriteFileRequest
-	2,  // 17: stepward.runner.v1.Runner.Hello:output_type -> stepward.runner.v1.HelloResponse
-	7,  // 18: stepward.runner.v1.Runner.Exec:output_type -> stepward.runner.v1.ExecEvent
-	12, // 19: stepward.runner.v1.Runner.Input:output_type -> stepward.runner.v1.InputResponse
-	14, // 20: stepward.runner.v1.Runner.Kill:output_type -> stepward.runner.v1.KillResponse
-	17, // 21: stepward.runner.v1.Runner.Stat:output_type -> stepward.runner.v1.StatResponse
-	19, // 22: stepward.runner.v1.Runner.ReadDir:output_type -> stepward.runner.v1.ReadDirResponse
-	21, // 23: stepward.runner.v1.Runner.ReadFile:output_type -> stepward.runner.v1.ReadFileResponse
-	23, // 24: stepward.runner.v1.Runner.WriteFile:output_type -> stepward.runner.v1.WriteFileResponse
-	17, // [17:25] is the sub-list for method output_type
-	9,  // [9:17] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	1,  // 8: stepward.runner.v1.Runner.Hello:input_type -> stepward.runner.v1.HelloRequest
+	3,  // 9: stepward.runner.v1.Runner.Exec:input_type -> stepward.runner.v1.ExecRequest
+	11, // 10: stepward.runner.v1.Runner.Input:input_type -> stepward.runner.v1.InputRequest
+	13, // 11: stepward.runner.v1.Runner.Kill:input_type -> stepward.runner.v1.KillRequest
+	16, // 12: stepward.runner.v1.Runner.Stat:input_type -> stepward.runner.v1.StatRequest
+	18, // 13: stepward.runner.v1.Runner.ReadDir:input_type -> stepward.runner.v1.ReadDirRequest
+	20, // 14: stepward.runner.v1.Runner.ReadFile:input_type -> stepward.runner.v1.ReadFileRequest
+	22, // 15: stepward.runner.v1.Runner.WriteFile:input_type -> stepward.runner.v1.WriteFileRequest
+	2,  // 16: stepward.runner.v1.Runner.Hello:output_type -> stepward.runner.v1.HelloResponse
+	7,  // 17: stepward.runner.v1.Runner.Exec:output_type -> stepward.runner.v1.ExecEvent
+	12, // 18: stepward.runner.v1.Runner.Input:output_type -> stepward.runner.v1.InputResponse
+	14, // 19: stepward.runner.v1.Runner.Kill:output_type -> stepward.runner.v1.KillResponse
+	17, // 20: stepward.runner.v1.Runner.Stat:output_type -> stepward.runner.v1.StatResponse
+	19, // 21: stepward.runner.v1.Runner.ReadDir:output_type -> stepward.runner.v1.ReadDirResponse
+	21, // 22: stepward.runner.v1.Runner.ReadFile:output_type -> stepward.runner.v1.ReadFileResponse
+	23, // 23: stepward.runner.v1.Runner.WriteFile:output_type -> stepward.runner.v1.WriteFileResponse
+	16, // [16:24] is the sub-list for method output_type
+	8,  // [8:16] is the sub-list for method input_type
+	8,  // [8:8] is the sub-list for extension type_name
+	8,  // [8:8] is the sub-list for extension extendee
+	0,  // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_runner_proto_init() }
@@ -1905,7 +1831,7 @@ func file_runner_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_runner_proto_rawDesc), len(file_runner_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   25,
+			NumMessages:   24,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

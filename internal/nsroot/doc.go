@@ -1,0 +1,32 @@
+// Package nsroot is the inside half of package sandbox/local: the first process
+// in new namespaces builds the file system of the sandbox, enters it and gives
+// up its capabilities. It also has the socket over which the worker configures
+// that process and hands it connections.
+package nsroot
+
+import (
+	"time"
+
+	"github.com/stepward/stepward/internal/layers"
+)
+
+// UID is the user and group id of everything inside. Outside it is another one.
+const UID = 10001
+
+// A Setup is the first message to the process inside.
+type Setup struct {
+	TokenHash   []byte
+	OrphanAfter time.Duration
+	Without     layers.Set
+	Bind        string // a directory of the host to show, for tests
+	Disk        int64  // bytes of /workspace and of /tmp
+	PIDs        int
+	OpenFiles   int
+}
+
+// Facts is what the process inside reports once it is set up.
+type Facts struct {
+	Error    string `json:",omitempty"`
+	Landlock int
+	Seccomp  bool
+}

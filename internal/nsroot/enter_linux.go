@@ -1,0 +1,295 @@
+package nsroot
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+	"kernel.org/pub/linux/libs/security/libcap/psx"
+
+	"github.com/stepward/stepward/internal/layers"
+)
+
+// base is where the new root is built. It must exist on every host.
+const base = "/tmp"
+
+// system are the host's directories that a sandbox sees, read-only.
+var system = []string{"bin", "sbin", "lib", "lib32", "lib64", "libx32", "usr", "nix/store"}
+
+// etc are the files below /etc that programs need and that hold no secret.
+var etc = []string{
+	"alternatives", "ca-certificates", "debian_version", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime",
+	"mime.types", "nsswitch.conf", "os-release", "pki/tls/certs", "pki/ca-trust", "protocols", "services",
+	"ssl/certs", "ssl/cert.pem", "ssl/openssl.cnf", "timezone",
+}
+
+// generated are files that are made up rather than shown.
+var generated = map[string]string{
+	"passwd":   fmt.Sprintf("sandbox:x:%d:%d::/tmp:/bin/sh\nnobody:x:65534:65534::/:/bin/false\n", UID, UID),
+	"group":    fmt.Sprintf("sandbox:x:%d:\nnogroup:x:65534:\n", UID),
+	"hosts":    "127.0.0.1 localhost sandbox\n::1 localhost\n",
+	"hostname": "sandbox\n",
+}
+
+// masked are files of /proc that tell about the host.
+var masked = []string{"kcore", "keys", "latency_stats", "timer_list", "sched_debug", "kallsyms", "kmsg", "sysrq-trigger"}
+
+// Enter builds the sandbox's file system, makes it the root, limits the process
+// and drops its capabilities.
+func Enter(s Setup) error {
+	for _, step := range []struct {
+		what string
+		do   func(Setup) error
+	}{
+		{"build the root file system", build},
+		{"enter the root file system", enterRoot},
+		{"bring the loopback interface up", loopback},
+		{"limit resources", limit},
+		{"drop capabilities", drop},
+	} {
+		if err := step.do(s); err != nil {
+			return fmt.Errorf("%s: %w", step.what, err)
+		}
+	}
+	return nil
+}
+
+func build(s Setup) error {
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("make mounts private: %w", err)
+	}
+	if err := tmpfs(base, 4<<20, "0755"); err != nil {
+		return err
+	}
+	dirs := system
+	if s.Without.Has(layers.Mount) {
+		dirs = nil
+		entries, err := os.ReadDir("/")
+		if err != nil {
+			return err
+		}
+		for _, e := range entries {
+			switch e.Name() {
+			case "tmp", "proc", "dev", "workspace":
+			default:
+				dirs = append(dirs, e.Name())
+			}
+		}
+	}
+	for _, d := range dirs {
+		if err := show("/"+d, s.Without.Has(layers.Mount)); err != nil {
+			return err
+		}
+	}
+	if !s.Without.Has(layers.Mount) {
+		for _, f := range etc {
+			if err := show("/etc/"+f, false); err != nil {
+				return err
+			}
+		}
+		for name, text := range generated {
+			if err := os.MkdirAll(base+"/etc", 0o755); err != nil {
+				return err
+			}
+			if err := os.WriteFile(base+"/etc/"+name, []byte(text), 0o644); err != nil {
+				return err
+			}
+		}
+	}
+	if s.Bind != "" && !s.Without.Has(layers.Mount) {
+		if err := show(s.Bind, false); err != nil {
+			return err
+		}
+	}
+	if err := devices(); err != nil {
+		return err
+	}
+	if err := processes(s); err != nil {
+		return err
+	}
+	for dir, mode := range map[string]string{"/workspace": "0755", "/tmp": "1777"} {
+		if err := os.Mkdir(base+dir, 0o755); err != nil {
+			return err
+		}
+		if err := tmpfs(base+dir, s.Disk, mode); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func tmpfs(dir string, size int64, mode string) error {
+	opts := fmt.Sprintf("size=%d,mode=%s", size, mode)
+	if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, opts); err != nil {
+		return fmt.Errorf("mount a tmpfs on %s: %w", dir, err)
+	}
+	return nil
+}
+
+// show makes what the host has at path visible at the same place of the new
+// root: a symbolic link as a link, the rest by a bind mount. What the host does
+// not have is left out.
+func show(path string, writable bool) error {
+	st, err := os.Lstat(path)
+	if err != nil {
+		return nil // absent, or not for this user to see
+	}
+	to := base + path
+	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+		return err
+	}
+	switch {
+	case st.Mode()&os.ModeSymlink != 0:
+		target, err := os.Readlink(path)
+		if err != nil {
+			return err
+		}
+		return os.Symlink(target, to)
+	case st.IsDir():
+		err = os.MkdirAll(to, 0o755)
+	default:
+		err = os.WriteFile(to, nil, 0o644)
+	}
+	if err != nil {
+		return err
+	}
+	if err := unix.Mount(path, to, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
+		return fmt.Errorf("bind %s: %w", path, err)
+	}
+	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NOSUID}
+	if !writable {
+		attr.Attr_set |= unix.MOUNT_ATTR_RDONLY
+	}
+	if !strings.HasPrefix(path, "/dev/") {
+		attr.Attr_set |= unix.MOUNT_ATTR_NODEV
+	}
+	if err := unix.MountSetattr(unix.AT_FDCWD, to, unix.AT_RECURSIVE, &attr); err != nil {
+		return fmt.Errorf("make %s read-only (needs Linux 5.12): %w", path, err)
+	}
+	return nil
+}
+
+func devices() error {
+	if err := os.Mkdir(base+"/dev", 0o755); err != nil {
+		return err
+	}
+	for _, d := range []string{"null", "zero", "full", "random", "urandom"} {
+		if err := show("/dev/"+d, true); err != nil {
+			return err
+		}
+	}
+	for name, target := range map[string]string{
+		"fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/proc/self/fd/1", "stderr": "/proc/self/fd/2",
+		"shm": "/tmp", // nothing but /workspace and /tmp can be written to
+	} {
+		if err := os.Symlink(target, base+"/dev/"+name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func processes(s Setup) error {
+	proc := base + "/proc"
+	if err := os.Mkdir(proc, 0o555); err != nil {
+		return err
+	}
+	if s.Without.Has(layers.PID) {
+		return unix.Mount("/proc", proc, "", unix.MS_BIND|unix.MS_REC, "")
+	}
+	if err := unix.Mount("proc", proc, "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
+		return fmt.Errorf("mount /proc (a container that hides parts of its own /proc forbids this): %w", err)
+	}
+	for _, f := range masked {
+		err := unix.Mount("/dev/null", proc+"/"+f, "", unix.MS_BIND, "")
+		if err != nil && err != unix.ENOENT {
+			return fmt.Errorf("hide /proc/%s: %w", f, err)
+		}
+	}
+	for _, d := range []string{"sys", "irq", "bus", "fs"} {
+		p := proc + "/" + d
+		if err := unix.Mount(p, p, "", unix.MS_BIND|unix.MS_REC, ""); err == unix.ENOENT {
+			continue
+		} else if err != nil {
+			return fmt.Errorf("bind /proc/%s: %w", d, err)
+		}
+		attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}
+		if err := unix.MountSetattr(unix.AT_FDCWD, p, unix.AT_RECURSIVE, &attr); err != nil {
+			return fmt.Errorf("make /proc/%s read-only: %w", d, err)
+		}
+	}
+	return nil
+}
+
+func enterRoot(s Setup) error {
+	if err := unix.Chdir(base); err != nil {
+		return err
+	}
+	if err := unix.PivotRoot(".", "."); err != nil {
+		return fmt.Errorf("pivot_root: %w", err)
+	}
+	if err := unix.Unmount(".", unix.MNT_DETACH); err != nil {
+		return fmt.Errorf("detach the host's root: %w", err)
+	}
+	if err := unix.Chdir("/"); err != nil {
+		return err
+	}
+	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}
+	if err := unix.MountSetattr(unix.AT_FDCWD, "/", 0, &attr); err != nil {
+		return fmt.Errorf("make / read-only: %w", err)
+	}
+	if err := unix.Sethostname([]byte("sandbox")); err != nil {
+		return fmt.Errorf("set the host name: %w", err)
+	}
+	return unix.Chdir("/workspace")
+}
+
+func loopback(s Setup) error {
+	if s.Without.Has(layers.Network) {
+		return nil
+	}
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	ifr, err := unix.NewIfreq("lo")
+	if err != nil {
+		return err
+	}
+	ifr.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
+	return unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, ifr)
+}
+
+func limit(s Setup) error {
+	for _, l := range []struct {
+		resource int
+		value    int
+	}{{unix.RLIMIT_NPROC, s.PIDs}, {unix.RLIMIT_NOFILE, s.OpenFiles}} {
+		if l.value == 0 {
+			continue
+		}
+		v := uint64(l.value)
+		if err := unix.Setrlimit(l.resource, &unix.Rlimit{Cur: v, Max: v}); err != nil {
+			return fmt.Errorf("set a limit to %d: %w", l.value, err)
+		}
+	}
+	return nil
+}
+
+// drop gives up all capabilities on all threads, and with them the means to get
+// any back.
+func drop(Setup) error {
+	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+		return err
+	}
+	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var none [2]unix.CapUserData
+	if _, _, errno := psx.Syscall3(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&hdr)), uintptr(unsafe.Pointer(&none[0])), 0); errno != 0 {
+		return fmt.Errorf("capset: %w", errno)
+	}
+	return nil
+}

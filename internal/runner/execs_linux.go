@@ -1,0 +1,371 @@
+package runner
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"os"
+	"slices"
+	"sync"
+
+	"connectrpc.com/connect"
+	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/stepward/stepward/internal/rpc"
+)
+
+const (
+	maxExecs = 1024 // that run at a time
+	keepDone = 64   // that have ended and whose end can still be asked for
+)
+
+// execs are the execs of a sandbox, by the id that the worker chose.
+type execs struct {
+	cfg      config
+	landlock bool
+	spare    chan *shimProcess
+
+	mu   sync.Mutex
+	byID map[string]*exec
+	done []string // oldest first
+	live int
+}
+
+// An exec is one command or guest step.
+type exec struct {
+	id      string
+	guest   bool
+	ready   chan struct{} // closed when shim is set, or will not be
+	shim    *shimProcess
+	wake    broadcast
+	out     [3]outlog // by rpc.Output_Stream
+	started chan struct{}
+	empty   chan struct{} // closed when none of its processes is left
+	end     *rpc.End      // set before empty is closed
+
+	inMu   sync.Mutex
+	stdin  *os.File
+	inOff  int64
+	killed bool
+}
+
+func newExecs(cfg config, abi int) *execs {
+	return &execs{cfg: cfg, landlock: abi > 0, byID: map[string]*exec{}, spare: make(chan *shimProcess, 1)}
+}
+
+// get returns the exec of req.Id, which it starts if there is none.
+func (x *execs) get(req *rpc.ExecRequest) (*exec, error) {
+	x.mu.Lock()
+	if e := x.byID[req.Id]; e != nil {
+		x.mu.Unlock()
+		return e, nil
+	}
+	if x.live >= maxExecs {
+		x.mu.Unlock()
+		return nil, connect.NewError(connect.CodeResourceExhausted, errors.New("too many commands at a time"))
+	}
+	e := &exec{
+		id: req.Id, guest: req.Guest != nil,
+		ready: make(chan struct{}), started: make(chan struct{}), empty: make(chan struct{}),
+	}
+	for i := range e.out {
+		e.out[i].wake = &e.wake
+	}
+	x.byID[req.Id] = e
+	x.live++
+	x.mu.Unlock()
+	go x.run(e, req)
+	return e, nil
+}
+
+// run is the life of an exec.
+func (x *execs) run(e *exec, req *rpc.ExecRequest) {
+	var pumps sync.WaitGroup
+	end := x.spawn(e, req, &pumps)
+	e.inMu.Lock()
+	if e.stdin != nil {
+		e.stdin.Close()
+	}
+	end.Killed = e.killed
+	e.inMu.Unlock()
+	e.end = end
+	close(e.empty)
+	pumps.Wait()
+	for i := range e.out {
+		e.out[i].close()
+	}
+	x.mu.Lock()
+	x.live--
+	x.done = append(x.done, e.id)
+	if len(x.done) > keepDone {
+		delete(x.byID, x.done[0])
+		x.done = slices.Delete(x.done, 0, 1)
+	}
+	x.mu.Unlock()
+}
+
+// spawn starts the process by a shim and returns when nothing is left of it.
+func (x *execs) spawn(e *exec, req *rpc.ExecRequest, pumps *sync.WaitGroup) *rpc.End {
+	failed := func(err error) *rpc.End {
+		select {
+		case <-e.ready:
+		default:
+			close(e.ready)
+		}
+		var errno unix.Errno
+		errors.As(err, &errno)
+		return &rpc.End{Code: -1, StartErrno: int32(errno), StartError: cmp.Or(err.Error(), "failed")}
+	}
+	var child []*os.File // what the process inherits, from 0 on
+	defer func() {
+		for _, f := range child {
+			f.Close()
+		}
+	}()
+	null := func(flag int) error {
+		f, err := os.OpenFile("/dev/null", flag, 0)
+		if err == nil {
+			child = append(child, f)
+		}
+		return err
+	}
+	output := func(s rpc.Output_Stream, discard bool) error {
+		if discard {
+			return null(os.O_WRONLY)
+		}
+		r, w, err := os.Pipe()
+		if err != nil {
+			return err
+		}
+		child = append(child, w)
+		pumps.Go(func() { pump(r, &e.out[s]) })
+		return nil
+	}
+	request := &rpc.ShimRequest{
+		Name: req.Name, Args: req.Args, Dir: req.Dir, Env: withoutOwn(append(baseEnv(), req.Env...)), Landlock: x.landlock,
+	}
+	var err error
+	if req.Stdin {
+		var r, w *os.File
+		if r, w, err = os.Pipe(); err != nil {
+			return failed(err)
+		}
+		child = append(child, r)
+		e.inMu.Lock()
+		e.stdin = w
+		e.inMu.Unlock()
+	} else if err = null(os.O_RDONLY); err != nil {
+		return failed(err)
+	}
+	if err := output(rpc.Output_STDOUT, req.DiscardStdout); err != nil {
+		return failed(err)
+	}
+	if err := output(rpc.Output_STDERR, req.DiscardStderr); err != nil {
+		return failed(err)
+	}
+	if req.Guest != nil {
+		request.Name, request.Args = cmp.Or(x.cfg.guest, self), nil
+		request.Env = append(request.Env, EnvMode+"=guest")
+		raw, err := proto.Marshal(req.Guest)
+		if err != nil {
+			return failed(err)
+		}
+		r, w, err := os.Pipe()
+		if err != nil {
+			return failed(err)
+		}
+		child = append(child, r)
+		pumps.Go(func() { w.Write(raw); w.Close() }) // fails when the guest has gone
+		if err := output(rpc.Output_ANSWER, false); err != nil {
+			return failed(err)
+		}
+	}
+	shim, err := x.takeShim()
+	if err != nil {
+		return failed(err)
+	}
+	defer shim.close()
+	if err := shim.send(request, child); err != nil {
+		return failed(err)
+	}
+	for _, f := range child {
+		f.Close()
+	}
+	child = nil
+	e.shim = shim
+	close(e.ready)
+	x.warm()
+	for {
+		ev, err := shim.receive()
+		if err != nil { // it died: its descendants are ours now, and cannot be told apart
+			x.killAll()
+			return &rpc.End{Code: -1, Lost: true}
+		}
+		switch ev := ev.Event.(type) {
+		case *rpc.ExecEvent_Started:
+			close(e.started)
+			e.wake.all()
+		case *rpc.ExecEvent_End:
+			return ev.End
+		}
+	}
+}
+
+// kill ends all processes of the exec and returns when none is left.
+func (e *exec) kill(ctx context.Context) error {
+	e.inMu.Lock()
+	e.killed = true
+	e.inMu.Unlock()
+	select {
+	case <-e.ready:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if e.shim != nil {
+		e.shim.kill()
+	}
+	select {
+	case <-e.empty:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// pump copies an output of the process to its log.
+func pump(r *os.File, l *outlog) {
+	defer r.Close()
+	buf := make([]byte, 32<<10)
+	for {
+		n, err := r.Read(buf)
+		if n > 0 && !l.write(buf[:n]) {
+			return
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// input writes to the standard input of the exec, from offset on.
+func (e *exec) input(offset int64, data []byte, eof bool) (closed bool, err error) {
+	e.inMu.Lock()
+	f := e.stdin
+	skip := e.inOff - offset
+	e.inMu.Unlock()
+	if f == nil {
+		return true, nil
+	}
+	if skip < 0 {
+		return false, connect.NewError(connect.CodeOutOfRange, errors.New("input with a gap"))
+	}
+	data = data[min(skip, int64(len(data))):]
+	n, werr := f.Write(data)
+	e.inMu.Lock()
+	e.inOff += int64(n)
+	e.inMu.Unlock()
+	if werr != nil {
+		return true, nil
+	}
+	if eof {
+		f.Close()
+	}
+	return false, nil
+}
+
+func (s service) Exec(ctx context.Context, req *connect.Request[rpc.ExecRequest], stream *connect.ServerStream[rpc.ExecEvent]) error {
+	if req.Msg.Id == "" || (req.Msg.Name == "" && req.Msg.Guest == nil) {
+		return connect.NewError(connect.CodeInvalidArgument, errors.New("exec without an id or a name"))
+	}
+	e, err := s.execs.get(req.Msg)
+	if err != nil {
+		return err
+	}
+	offsets := [3]int64{req.Msg.StdoutOffset, req.Msg.StderrOffset, req.Msg.AnswerOffset}
+	for i := range e.out {
+		e.out[i].took(offsets[i])
+	}
+	select {
+	case <-e.started:
+		err = stream.Send(&rpc.ExecEvent{Event: &rpc.ExecEvent_Started{Started: &rpc.Started{}}})
+	case <-e.empty:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if err != nil {
+		return err
+	}
+	const most = 64 << 10
+	for {
+		wait := e.wake.wait()
+		idle, over := true, true
+		for i := range e.out {
+			data, at, done := e.out[i].read(offsets[i], most)
+			over = over && done
+			if len(data) == 0 {
+				continue
+			}
+			idle = false
+			out := &rpc.Output{Stream: rpc.Output_Stream(i), Offset: at, Data: data, Truncated: at - offsets[i]}
+			if err := stream.Send(&rpc.ExecEvent{Event: &rpc.ExecEvent_Output{Output: out}}); err != nil {
+				return err
+			}
+			offsets[i] = at + int64(len(data))
+			e.out[i].took(offsets[i])
+		}
+		switch {
+		case over:
+			err := stream.Send(&rpc.ExecEvent{Event: &rpc.ExecEvent_End{End: e.end}})
+			if err == nil {
+				for i := range e.out {
+					e.out[i].drop()
+				}
+			}
+			return err
+		case idle:
+			select {
+			case <-wait:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+	}
+}
+
+func (s service) Input(_ context.Context, req *connect.Request[rpc.InputRequest]) (*connect.Response[rpc.InputResponse], error) {
+	e := s.execs.find(req.Msg.Id)
+	if e == nil {
+		return connect.NewResponse(&rpc.InputResponse{Closed: true}), nil
+	}
+	closed, err := e.input(req.Msg.Offset, req.Msg.Data, req.Msg.Eof)
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&rpc.InputResponse{Closed: closed}), nil
+}
+
+func (s service) Kill(ctx context.Context, req *connect.Request[rpc.KillRequest]) (*connect.Response[rpc.KillResponse], error) {
+	e := s.execs.find(req.Msg.Id)
+	if e == nil {
+		return connect.NewResponse(&rpc.KillResponse{}), nil
+	}
+	if err := e.kill(ctx); err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&rpc.KillResponse{Found: true}), nil
+}
+
+func (x *execs) find(id string) *exec {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.byID[id]
+}
+
+// baseEnv is the environment under every command's own.
+func baseEnv() []string {
+	return []string{
+		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+		"HOME=/tmp", "TMPDIR=/tmp", "PWD=" + Workspace,
+	}
+}

@@ -1,0 +1,91 @@
+package runner
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/stepward/stepward/internal/rpc"
+)
+
+// serveGuest runs the step whose request comes on in and writes its answer to
+// out. A step that ends the process leaves no answer.
+func serveGuest(g Guest, in io.Reader, out io.Writer) error {
+	raw, err := io.ReadAll(in)
+	if err != nil {
+		return fmt.Errorf("read the request: %w", err)
+	}
+	var call rpc.GuestCall
+	if err := proto.Unmarshal(raw, &call); err != nil {
+		return fmt.Errorf("read the request: %w", err)
+	}
+	for _, kv := range os.Environ() {
+		if k, _, _ := strings.Cut(kv, "="); strings.HasPrefix(k, "STEPWARD_") {
+			os.Unsetenv(k)
+		}
+	}
+	ctx := context.Background()
+	if call.TimeoutNs > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, time.Duration(call.TimeoutNs))
+		defer cancel()
+	}
+	answer := callGuest(ctx, g, &call)
+	answer.Done = true
+	raw, err = proto.Marshal(answer)
+	if err != nil {
+		return fmt.Errorf("encode the answer: %w", err)
+	}
+	_, err = out.Write(raw)
+	return err
+}
+
+func callGuest(ctx context.Context, g Guest, call *rpc.GuestCall) (a *rpc.GuestAnswer) {
+	defer func() {
+		if p := recover(); p != nil {
+			a = &rpc.GuestAnswer{Failure: &rpc.GuestFailure{
+				Message: text(fmt.Sprint(p)), Type: fmt.Sprintf("%T", p), Panic: true, Stack: text(string(debug.Stack())),
+			}}
+		}
+	}()
+	if g == nil {
+		return &rpc.GuestAnswer{Failure: &rpc.GuestFailure{Message: "the program in the sandbox has no guest steps", Permanent: true}}
+	}
+	out, err := g(ctx, GuestRequest{
+		Workflow: call.Workflow, Version: call.Version, Step: call.Step, RunID: call.RunId,
+		Attempt: int(call.Attempt), IdempotencyKey: call.IdempotencyKey, Input: call.Input,
+	})
+	if err != nil {
+		return &rpc.GuestAnswer{Failure: failure(err)}
+	}
+	return &rpc.GuestAnswer{Output: out}
+}
+
+func failure(err error) *rpc.GuestFailure {
+	f := &rpc.GuestFailure{Message: text(err.Error()), Type: fmt.Sprintf("%T", err)}
+	var p interface{ Permanent() bool }
+	if errors.As(err, &p) {
+		f.Permanent = p.Permanent()
+	}
+	var r interface{ RetryAfter() time.Duration }
+	if errors.As(err, &r) {
+		f.RetryAfterNs = int64(r.RetryAfter())
+	}
+	return f
+}
+
+// text is s as a protobuf string can hold it: UTF-8, and at most 64 KiB.
+func text(s string) string {
+	const most = 64 << 10
+	if len(s) > most {
+		s = s[:most] + "…"
+	}
+	return strings.ToValidUTF8(s, "\uFFFD")
+}

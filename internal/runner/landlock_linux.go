@@ -1,0 +1,93 @@
+package runner
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+
+	ll "github.com/landlock-lsm/go-landlock/landlock/syscall"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	fsRead  = ll.AccessFSExecute | ll.AccessFSReadFile | ll.AccessFSReadDir
+	fsWrite = ll.AccessFSWriteFile | ll.AccessFSRemoveDir | ll.AccessFSRemoveFile | ll.AccessFSMakeChar |
+		ll.AccessFSMakeDir | ll.AccessFSMakeReg | ll.AccessFSMakeSock | ll.AccessFSMakeFifo |
+		ll.AccessFSMakeBlock | ll.AccessFSMakeSym
+)
+
+// landlockABI returns the version of the kernel's Landlock, 0 without.
+var landlockABI = sync.OnceValue(func() int {
+	v, err := ll.LandlockGetABIVersion()
+	if err != nil || v < 0 {
+		return 0
+	}
+	return v
+})
+
+// domain says what a domain handles, and which rights a file can have, as far as
+// version abi knows them. Networks are the namespace's business.
+func domain(abi int) (attr ll.RulesetAttr, file uint64) {
+	attr.HandledAccessFS = fsRead | fsWrite
+	file = ll.AccessFSExecute | ll.AccessFSReadFile | ll.AccessFSWriteFile
+	if abi >= 2 {
+		attr.HandledAccessFS |= ll.AccessFSRefer
+	}
+	if abi >= 3 {
+		attr.HandledAccessFS |= ll.AccessFSTruncate
+		file |= ll.AccessFSTruncate
+	}
+	if abi >= 5 {
+		attr.HandledAccessFS |= ll.AccessFSIoctlDev
+		file |= ll.AccessFSIoctlDev
+	}
+	if abi >= 6 {
+		attr.Scoped = ll.ScopeAbstractUnixSocket | ll.ScopeSignal
+	}
+	return attr, file
+}
+
+// enterDomain puts the calling thread, and what it starts, into a new domain:
+// it reads anything that it could read before, writes to /workspace, /tmp and
+// some devices, and neither traces nor signals a process outside of the domain.
+//
+// go-landlock itself restricts all threads of a process. Here the others must
+// stay outside, hence its system calls.
+func enterDomain() error {
+	attr, file := domain(landlockABI())
+	ruleset, err := ll.LandlockCreateRuleset(&attr, 0)
+	if err != nil {
+		return fmt.Errorf("landlock: %w", err)
+	}
+	defer unix.Close(ruleset)
+	for _, r := range []struct {
+		path   string
+		access uint64
+	}{
+		{"/", fsRead},
+		{self, ll.AccessFSExecute | ll.AccessFSReadFile}, // on a mount of its own
+		{Workspace, attr.HandledAccessFS},
+		{"/tmp", attr.HandledAccessFS},
+		{"/dev/null", file}, {"/dev/zero", file}, {"/dev/full", file},
+		{"/dev/random", file}, {"/dev/urandom", file}, {"/dev/tty", file},
+	} {
+		fd, err := unix.Open(r.path, unix.O_PATH|unix.O_CLOEXEC, 0)
+		if errors.Is(err, unix.ENOENT) {
+			continue
+		} else if err != nil {
+			return fmt.Errorf("landlock: %s: %w", r.path, err)
+		}
+		err = ll.LandlockAddPathBeneathRule(ruleset, &ll.PathBeneathAttr{AllowedAccess: r.access, ParentFd: fd}, 0)
+		unix.Close(fd)
+		if err != nil {
+			return fmt.Errorf("landlock: rule for %s: %w", r.path, err)
+		}
+	}
+	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+		return fmt.Errorf("landlock: %w", err)
+	}
+	if err := ll.LandlockRestrictSelf(ruleset, 0); err != nil {
+		return fmt.Errorf("landlock: %w", err)
+	}
+	return nil
+}

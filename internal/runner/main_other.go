@@ -1,0 +1,7 @@
+//go:build !linux
+
+package runner
+
+import "errors"
+
+func run(string, Guest) error { return errors.New("sandboxes need Linux") }

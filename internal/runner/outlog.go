@@ -1,0 +1,110 @@
+package runner
+
+import "sync"
+
+// logSize is how much of a stream is kept for a reader that comes back.
+const logSize = 256 << 10
+
+// An outlog keeps the end of one output stream. A writer waits while it holds
+// logSize bytes that no reader has taken, which holds up the process that writes.
+type outlog struct {
+	wake *broadcast
+
+	mu     sync.Mutex
+	buf    []byte
+	start  int64 // offset of buf[0]
+	taken  int64 // highest offset that a reader took
+	closed bool
+}
+
+func (l *outlog) end() int64 { return l.start + int64(len(l.buf)) }
+
+// write appends p, and waits for room as often as it must. It returns false
+// when the log was closed under it.
+func (l *outlog) write(p []byte) bool {
+	for len(p) > 0 {
+		wait := l.wake.wait()
+		l.mu.Lock()
+		if l.closed {
+			l.mu.Unlock()
+			return false
+		}
+		room := int(logSize - (l.end() - l.taken))
+		n := min(room, len(p))
+		if n > 0 {
+			l.buf = append(l.buf, p[:n]...)
+			if over := len(l.buf) - logSize; over > logSize { // move rarely
+				l.buf = append(l.buf[:0], l.buf[over:]...)
+				l.start += int64(over)
+			}
+			p = p[n:]
+		}
+		l.mu.Unlock()
+		if n > 0 {
+			l.wake.all()
+			continue
+		}
+		<-wait
+	}
+	return true
+}
+
+// close ends the stream. What it holds can still be read.
+func (l *outlog) close() {
+	l.mu.Lock()
+	l.closed = true
+	l.mu.Unlock()
+	l.wake.all()
+}
+
+// read returns a copy of up to limit bytes from offset on, the offset that they
+// begin at, and whether the stream is over.
+func (l *outlog) read(offset int64, limit int) (data []byte, at int64, over bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	at = min(max(offset, l.start), l.end())
+	rest := l.buf[at-l.start:]
+	if len(rest) == 0 {
+		return nil, at, l.closed
+	}
+	return append([]byte(nil), rest[:min(limit, len(rest))]...), at, false
+}
+
+// took makes room: a reader has all bytes before offset.
+func (l *outlog) took(offset int64) {
+	l.mu.Lock()
+	l.taken = max(l.taken, min(offset, l.end()))
+	l.mu.Unlock()
+	l.wake.all()
+}
+
+// drop frees the memory once a reader has seen the end.
+func (l *outlog) drop() {
+	l.mu.Lock()
+	l.start, l.buf = l.end(), nil
+	l.mu.Unlock()
+}
+
+// A broadcast wakes all who wait.
+type broadcast struct {
+	mu sync.Mutex
+	ch chan struct{}
+}
+
+func (b *broadcast) wait() <-chan struct{} {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.ch == nil {
+		b.ch = make(chan struct{})
+	}
+	return b.ch
+}
+
+func (b *broadcast) all() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.ch != nil {
+		close(b.ch)
+		b.ch = nil
+	}
+}

@@ -1,0 +1,71 @@
+// Package runner is the tool runner: the program that serves inside a sandbox.
+//
+// [Main] turns the program that calls it into the part that the environment
+// variable STEPWARD_SANDBOX names, and returns at once when it is not set:
+//
+//   - serve: the tool runner on the unix socket STEPWARD_SOCKET. It ends, and the
+//     sandbox with it, after STEPWARD_ORPHAN_AFTER without an authenticated
+//     connection.
+//   - local: sets up the namespaces that it was started in and goes on as the
+//     tool runner, all in one exec. Connections arrive as descriptors on an
+//     inherited socket; when that closes, the sandbox ends at once.
+//   - dial: a pipe between stdin, stdout and the socket, for backends that reach
+//     a sandbox by starting a process in it.
+//   - shim: the parent of one exec. It adopts whatever that exec leaves behind
+//     and ends when nothing is left.
+//   - guest: one step's function, its input and answer by pipe.
+//
+// # What holds
+//
+// The runner, shims and guests cannot be traced and leave no core: they refuse
+// to go on if that fails. Each exec has a Landlock domain of its own where the
+// kernel has Landlock, so that two of them, though of one uid, cannot read each
+// other's environment or memory, and cannot signal their shim or the runner.
+// Killing an exec ends all of its descendants, also those that made themselves
+// daemons. An exec ends with its first process.
+//
+// # What does not
+//
+// Names of processes and their arguments are visible to every exec of a sandbox.
+// Without Landlock (an old kernel) execs of one sandbox are not apart.
+package runner
+
+import (
+	"context"
+	"time"
+)
+
+// Names of the environment variables of the runner. None is passed on.
+const (
+	EnvMode        = "STEPWARD_SANDBOX"
+	EnvSocket      = "STEPWARD_SOCKET"
+	EnvTokenHash   = "STEPWARD_TOKEN_SHA256" // hexadecimal
+	EnvOrphanAfter = "STEPWARD_ORPHAN_AFTER" // as time.ParseDuration reads it
+	EnvGuest       = "STEPWARD_GUEST"        // program for guest steps, empty: the runner
+	EnvWithout     = "STEPWARD_WITHOUT"      // layers left out, for tests: see package layers
+)
+
+// A GuestRequest is one guest step to run.
+type GuestRequest struct {
+	Workflow, Version, Step string
+	RunID                   string
+	Attempt                 int
+	IdempotencyKey          string
+	Input                   []byte
+}
+
+// A Guest runs a guest step. An error that has a method Permanent() bool or
+// RetryAfter() time.Duration somewhere in its tree is reported with it.
+type Guest func(ctx context.Context, req GuestRequest) (output []byte, err error)
+
+// Config is what a serving runner needs.
+type config struct {
+	tokenHash   [32]byte
+	orphanAfter time.Duration // 0: never
+	guest       string        // program, empty: itself
+	landlock    bool          // put execs into domains
+	seccomp     bool          // filter system calls
+}
+
+// Workspace is the default directory of commands, writable like /tmp.
+const Workspace = "/workspace"

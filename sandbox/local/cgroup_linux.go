@@ -1,0 +1,176 @@
+package local
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/stepward/stepward/sandbox"
+)
+
+// cgroups is where cgroups for sandboxes can be made, of either version.
+type cgroups struct {
+	dirs map[string]string // controller to directory
+	v2   bool
+	why  string // there are none
+}
+
+// A group is the cgroup of one sandbox, in as many hierarchies as there are.
+type group struct{ dirs []string }
+
+const groupPrefix = "stepward-"
+
+// findCgroups looks for controllers under which this process may make a cgroup.
+func findCgroups() *cgroups {
+	c := &cgroups{dirs: map[string]string{}, why: "no cgroup hierarchy is mounted"}
+	own := map[string]string{} // of version 1
+	raw, _ := os.ReadFile("/proc/self/cgroup")
+	for _, line := range strings.Split(string(raw), "\n") {
+		if f := strings.SplitN(line, ":", 3); len(f) == 3 {
+			for _, name := range strings.Split(f[1], ",") {
+				own[name] = f[2]
+			}
+		}
+	}
+	mounts, _ := os.ReadFile("/proc/self/mounts")
+	for _, line := range strings.Split(string(mounts), "\n") {
+		f := strings.Fields(line)
+		if len(f) < 4 {
+			continue
+		}
+		switch f[2] {
+		case "cgroup":
+			for _, name := range strings.Split(f[3], ",") {
+				if name == "memory" || name == "pids" || name == "cpu" {
+					c.offer(name, filepath.Join(f[1], own[name]))
+				}
+			}
+		case "cgroup2":
+			raw, _ := os.ReadFile(f[1] + "/cgroup.subtree_control")
+			for _, name := range strings.Fields(string(raw)) {
+				if name == "memory" || name == "pids" || name == "cpu" {
+					c.v2 = c.offer(name, f[1]) || c.v2
+				}
+			}
+		}
+	}
+	return c
+}
+
+func (c *cgroups) offer(controller, dir string) bool {
+	if err := unix.Access(dir, unix.W_OK); err != nil {
+		c.why = dir + ": " + err.Error()
+		return false
+	}
+	if c.dirs[controller] == "" {
+		c.dirs[controller] = dir
+	}
+	return true
+}
+
+func (c *cgroups) has(controller string) bool { return c.dirs[controller] != "" }
+
+// make makes the cgroup of a sandbox. Its name tells whose it is.
+func (c *cgroups) make(id string, l sandbox.Limits) (*group, error) {
+	g := &group{}
+	name := fmt.Sprintf("%s%d.%s", groupPrefix, os.Getpid(), id)
+	seen := map[string]bool{}
+	for _, controller := range []string{"memory", "pids", "cpu"} {
+		parent := c.dirs[controller]
+		if parent == "" {
+			continue
+		}
+		dir := filepath.Join(parent, name)
+		if !seen[dir] {
+			if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+				return g, err
+			}
+			g.dirs = append(g.dirs, dir)
+			seen[dir] = true
+		}
+		if err := write(dir, c.settings(controller, l)); err != nil {
+			return g, err
+		}
+	}
+	return g, nil
+}
+
+// A setting is the value of one file. It may be absent where optional.
+type setting struct {
+	file, value string
+	optional    bool
+}
+
+func (c *cgroups) settings(controller string, l sandbox.Limits) []setting {
+	memory, pids := strconv.FormatInt(l.Memory, 10), strconv.Itoa(l.PIDs)
+	const period = 100_000
+	quota := strconv.Itoa(int(l.CPU * period))
+	switch {
+	case controller == "memory" && l.Memory > 0 && c.v2:
+		return []setting{{"memory.max", memory, false}, {"memory.swap.max", "0", true}, {"memory.oom.group", "0", true}}
+	case controller == "memory" && l.Memory > 0:
+		return []setting{{"memory.limit_in_bytes", memory, false}, {"memory.memsw.limit_in_bytes", memory, true}}
+	case controller == "pids" && l.PIDs > 0:
+		return []setting{{"pids.max", pids, false}}
+	case controller == "cpu" && l.CPU > 0 && c.v2:
+		return []setting{{"cpu.max", quota + " " + strconv.Itoa(period), false}}
+	case controller == "cpu" && l.CPU > 0:
+		return []setting{{"cpu.cfs_period_us", strconv.Itoa(period), false}, {"cpu.cfs_quota_us", quota, false}}
+	}
+	return nil
+}
+
+func write(dir string, settings []setting) error {
+	for _, s := range settings {
+		err := os.WriteFile(filepath.Join(dir, s.file), []byte(s.value), 0o644)
+		if err != nil && !s.optional {
+			return err
+		}
+	}
+	return nil
+}
+
+// add moves the process in.
+func (g *group) add(pid int) error {
+	if g == nil {
+		return nil
+	}
+	for _, d := range g.dirs {
+		if err := os.WriteFile(d+"/cgroup.procs", []byte(strconv.Itoa(pid)), 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// remove removes the cgroup, which must have no processes.
+func (g *group) remove() error {
+	if g == nil {
+		return nil
+	}
+	var errs []error
+	for _, d := range g.dirs {
+		if err := unix.Rmdir(d); err != nil && err != unix.ENOENT {
+			errs = append(errs, fmt.Errorf("remove cgroup %s: %w", d, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// sweep removes the empty cgroups of workers that have died.
+func (c *cgroups) sweep() {
+	for _, parent := range c.dirs {
+		old, _ := filepath.Glob(filepath.Join(parent, groupPrefix+"*"))
+		for _, dir := range old {
+			pid, _, _ := strings.Cut(strings.TrimPrefix(filepath.Base(dir), groupPrefix), ".")
+			if n, err := strconv.Atoi(pid); err == nil && n > 0 && unix.Kill(n, 0) == unix.ESRCH {
+				unix.Rmdir(dir) // fails while a process is in it: the next sweep
+			}
+		}
+	}
+}

@@ -1,0 +1,184 @@
+package local
+
+import (
+	"bytes"
+	"cmp"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/stepward/stepward/internal/layers"
+	"github.com/stepward/stepward/internal/nsroot"
+	"github.com/stepward/stepward/internal/runner"
+)
+
+// A process is the first one of a sandbox.
+type process struct {
+	path string
+	cmd  *exec.Cmd
+	out  *bytes.Buffer // what it said before it served; read after it ended
+	done chan struct{}
+}
+
+// startProcess starts the program in new namespaces, waiting for its setup.
+func startProcess(program string, control *os.File, off layers.Set) (*process, error) {
+	path := program
+	if path == "" {
+		path, _ = os.Executable()
+		program = "/proc/self/exe" // also when the file was replaced meanwhile
+	}
+	// By descriptor: the id that executes it may not reach its directory.
+	file, err := os.OpenFile(program, unix.O_PATH, 0)
+	if err != nil {
+		return nil, fmt.Errorf("tool runner: %w", err)
+	}
+	defer file.Close()
+	flags := uintptr(unix.CLONE_NEWUSER | unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWNET |
+		unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWCGROUP)
+	if off.Has(layers.Network) {
+		flags &^= unix.CLONE_NEWNET
+	}
+	if off.Has(layers.PID) {
+		flags &^= unix.CLONE_NEWPID
+	}
+	if _, err := os.Stat("/proc/self/ns/cgroup"); err != nil {
+		flags &^= unix.CLONE_NEWCGROUP
+	}
+	uid, gid, groups := hostIDs(off)
+	out := new(bytes.Buffer)
+	cmd := &exec.Cmd{
+		Path:       fmt.Sprintf("/proc/self/fd/%d", file.Fd()),
+		Args:       []string{"stepward-runner"},
+		Env:        []string{runner.EnvMode + "=local"},
+		Dir:        "/",
+		Stdout:     &limited{out}, // the same as Stderr: one pipe
+		ExtraFiles: []*os.File{control},
+		SysProcAttr: &syscall.SysProcAttr{
+			Cloneflags:                 flags,
+			UidMappings:                []syscall.SysProcIDMap{{ContainerID: nsroot.UID, HostID: uid, Size: 1}},
+			GidMappings:                []syscall.SysProcIDMap{{ContainerID: nsroot.UID, HostID: gid, Size: 1}},
+			GidMappingsEnableSetgroups: groups,
+			Credential:                 &syscall.Credential{Uid: nsroot.UID, Gid: nsroot.UID, NoSetGroups: !groups},
+			AmbientCaps:                []uintptr{unix.CAP_SYS_ADMIN, unix.CAP_NET_ADMIN},
+			Setsid:                     true,
+		},
+	}
+	cmd.Stderr = cmd.Stdout
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	p := &process{path: path, cmd: cmd, out: out, done: make(chan struct{})}
+	go func() {
+		cmd.Wait()
+		close(p.done)
+	}()
+	return p, nil
+}
+
+func (p *process) pid() int { return p.cmd.Process.Pid }
+
+func (p *process) kill() { p.cmd.Process.Kill() }
+
+// wait returns when the process, and with it its process namespace, has ended.
+func (p *process) wait() { <-p.done }
+
+func (p *process) over() bool {
+	select {
+	case <-p.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// output returns what the process said. It waits for its end.
+func (p *process) output() string {
+	p.wait()
+	return p.out.String()
+}
+
+// limited keeps the beginning of what is written.
+type limited struct{ b *bytes.Buffer }
+
+func (l *limited) Write(p []byte) (int, error) {
+	l.b.Write(p[:min(len(p), max(0, 4096-l.b.Len()))])
+	return len(p), nil
+}
+
+// hostBase begins a range of ids that systemd's list of ranges leaves unused.
+const hostBase = 1879048192
+
+var seed = maphash.MakeSeed()
+
+// hostIDs returns the ids that a new sandbox has outside. For root they are
+// nobody's, and different for each sandbox; for an ordinary user they can only
+// be its own. groups says whether supplementary groups can be dropped.
+func hostIDs(off layers.Set) (uid, gid int, groups bool) {
+	uid, gid = os.Getuid(), os.Getgid()
+	if uid != 0 || off.Has(layers.IDMap) {
+		return uid, gid, uid == 0
+	}
+	raw, err := os.ReadFile("/proc/self/uid_map")
+	if err != nil {
+		return uid, gid, false
+	}
+	id := pickID(string(raw), int(maphash.Comparable(seed, new(byte))%(1<<24)))
+	if id == 0 {
+		return uid, gid, false
+	}
+	return id, id, true
+}
+
+// pickID returns an unused id out of what this user namespace maps: 0 if it
+// maps none but root.
+func pickID(idmap string, n int) int {
+	best := 0
+	for _, line := range strings.Split(strings.TrimSpace(idmap), "\n") {
+		var inside, outside, size int
+		if _, err := fmt.Sscan(line, &inside, &outside, &size); err != nil {
+			continue
+		}
+		if inside <= hostBase && hostBase+1<<24 < inside+size {
+			return hostBase + n
+		}
+		if last := inside + size - 1; size > 20000 { // below 65534, which is nobody
+			best = max(best, cmp.Or(last-10-n%8000, 1))
+		}
+	}
+	return best
+}
+
+// explain turns the failure to make namespaces into one that says what to do.
+func explain(err error) error {
+	reason := "making namespaces failed"
+	read := func(path string) string {
+		raw, _ := os.ReadFile(path)
+		return strings.TrimSpace(string(raw))
+	}
+	const ways = "; use package sandbox/docker, or run the worker as root"
+	switch {
+	case read("/proc/sys/kernel/apparmor_restrict_unprivileged_userns") == "1" && os.Getuid() != 0:
+		reason = "AppArmor forbids ordinary users to use user namespaces (Ubuntu 23.10 and later): give this program an AppArmor " +
+			"profile with \"userns,\", or set the sysctl kernel.apparmor_restrict_unprivileged_userns=0" + ways
+	case read("/proc/sys/kernel/unprivileged_userns_clone") == "0" && os.Getuid() != 0:
+		reason = "the kernel forbids ordinary users to make user namespaces: set the sysctl kernel.unprivileged_userns_clone=1" + ways
+	case read("/proc/sys/user/max_user_namespaces") == "0":
+		reason = "the sysctl user.max_user_namespaces is 0: raise it, or use package sandbox/docker"
+	case errors.Is(err, unix.ENOSPC):
+		reason = "there are too many namespaces, or they are nested too deeply: see the sysctls user.max_*_namespaces"
+	case errors.Is(err, unix.EACCES):
+		reason = "the tool runner's program cannot be executed by the sandbox's id: make it executable for all"
+	case errors.Is(err, unix.EPERM):
+		reason = "making namespaces is not permitted here. In a container, its seccomp profile forbids it, or the process is in a chroot" + ways
+	case strings.Contains(err.Error(), "mount /proc"):
+		reason = "this container hides parts of /proc, so that a new one cannot be mounted: run it with unmasked paths " +
+			"(docker run --security-opt systempaths=unconfined), or use package sandbox/docker"
+	}
+	return unavailable(reason, err)
+}
