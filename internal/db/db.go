@@ -48,6 +48,7 @@ var queryFiles embed.FS
 
 var (
 	schemaName = regexp.MustCompile(`^[a-z_][a-z0-9_]{0,39}$`)
+	schemaWord = regexp.MustCompile(`\bstepward(_river)?\b`)
 	queryName  = regexp.MustCompile(`(?m)^-- name: (\w+)\n`)
 )
 
@@ -88,12 +89,14 @@ func New(schema string) (*Queries, error) {
 	return q, nil
 }
 
-// in puts the schema's names where a statement says stepward.
+// in puts the schemas' names where a statement says stepward or stepward_river.
 func (q *Queries) in(text string) string {
-	text = strings.ReplaceAll(text, "stepward_river", pgx.Identifier{q.River}.Sanitize())
-	own := pgx.Identifier{q.Schema}.Sanitize()
-	text = strings.ReplaceAll(text, "stepward.", own+".")
-	return strings.ReplaceAll(text, "SCHEMA stepward", "SCHEMA "+own)
+	return schemaWord.ReplaceAllStringFunc(text, func(word string) string {
+		if word == "stepward" {
+			return pgx.Identifier{q.Schema}.Sanitize()
+		}
+		return pgx.Identifier{q.River}.Sanitize()
+	})
 }
 
 // parse returns the statements of all files, each under its name.

@@ -168,14 +168,16 @@ func riverUp(ctx context.Context, pool *pgxpool.Pool, q *Queries) error {
 	if err != nil {
 		return err
 	}
-	err = pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, "SELECT pg_advisory_xact_lock(hashtext("+quote(q.River)+"))"); err != nil {
+	// River needs a transaction per migration, so the lock that keeps others
+	// out is held by one beside them.
+	err = pgx.BeginFunc(ctx, pool, func(lock pgx.Tx) error {
+		if _, err := lock.Exec(ctx, "SELECT pg_advisory_xact_lock(hashtext("+quote(q.River)+"))"); err != nil {
 			return err
 		}
-		if _, err := m.MigrateTx(ctx, tx, rivermigrate.DirectionUp, nil); err != nil {
+		if _, err := m.Migrate(ctx, rivermigrate.DirectionUp, nil); err != nil {
 			return err
 		}
-		_, err := tx.Exec(ctx, dropIndexes(q))
+		_, err := pool.Exec(ctx, dropIndexes(q))
 		return err
 	})
 	if err != nil {

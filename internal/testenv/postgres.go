@@ -58,7 +58,7 @@ var notInName = regexp.MustCompile(`[^a-z0-9]+`)
 // schemaName leaves room for suffixes under the 63 bytes of an identifier.
 func schemaName(test string) string {
 	name := strings.Trim(notInName.ReplaceAllString(strings.ToLower(test), "_"), "_")
-	return fmt.Sprintf("t_%.32s_%s", name, strings.ToLower(rand.Text()[:10]))
+	return fmt.Sprintf("t_%.24s_%s", name, strings.ToLower(rand.Text()[:10]))
 }
 
 // dropSchemas fails the test if somebody it started still holds a lock.

@@ -1,0 +1,158 @@
+package worker_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/stepward/stepward/internal/testenv"
+	"github.com/stepward/stepward/worker"
+	"github.com/stepward/stepward/workflow"
+)
+
+// fixture is what a test of the worker stands on: a schema of its own, a client,
+// and workers that end with the test.
+type fixture struct {
+	t      *testing.T
+	pool   *pgxpool.Pool
+	schema string
+	client *workflow.Client
+}
+
+func newFixture(t *testing.T) *fixture {
+	t.Helper()
+	pool, schema := testenv.Postgres(t)
+	ctx := t.Context()
+	if err := workflow.Migrate(ctx, pool, workflow.MigrateOptions{Schema: schema}); err != nil {
+		t.Fatal(err)
+	}
+	client, err := workflow.NewClient(workflow.ClientConfig{Pool: pool, Schema: schema})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &fixture{t: t, pool: pool, schema: schema, client: client}
+}
+
+// start runs a worker and returns what stops it and waits.
+func (f *fixture) start(cfg worker.Config) (stop func()) {
+	f.t.Helper()
+	cfg.Schema = f.schema
+	if cfg.Pool == nil {
+		cfg.Pool = f.pool
+	}
+	if cfg.Logger == nil {
+		level := slog.LevelWarn
+		if testing.Verbose() {
+			level = slog.LevelDebug
+		}
+		cfg.Logger = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- worker.Run(ctx, cfg) }()
+	stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-done; err != nil {
+			f.t.Errorf("worker.Run: %v", err)
+		}
+	})
+	f.t.Cleanup(stop)
+	return stop
+}
+
+// eventually polls until f reports true.
+func eventually(t *testing.T, what string, f func() bool) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for !f() {
+		select {
+		case <-ctx.Done():
+			t.Fatalf("did not happen: %s", what)
+		case <-tick.C:
+		}
+	}
+}
+
+var double = workflow.NewStep("double", func(ctx context.Context, n int) (int, error) { return 2 * n, nil }, workflow.StepOptions{})
+
+var chain = workflow.DurableWorkflow[int, int]{Name: "chain"}
+
+// chainV1 doubles as often as its input says.
+var chainV1 = workflow.Define(chain, func(ctx workflow.Context, n int) (int, error) {
+	v := 1
+	for range n {
+		var err error
+		if v, err = double.Run(ctx, v); err != nil {
+			return 0, err
+		}
+	}
+	return v, nil
+}, workflow.Options{Steps: []workflow.Declared{double}})
+
+func TestRunCompletes(t *testing.T) {
+	f := newFixture(t)
+	f.start(worker.Config{Workflows: []*workflow.Definition{chainV1}})
+	run, err := chain.Enqueue(t.Context(), f.client, 10, workflow.EnqueueOptions{Tenant: "acme"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := run.Result(t.Context())
+	if err != nil || out != 1024 {
+		t.Fatalf("got %d, %v", out, err)
+	}
+	steps, err := f.client.Steps(t.Context(), run.ID, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(steps) != 10 || steps[9].Step != "double#10" || !steps[9].Recorded || string(steps[9].Output) != "1024" {
+		t.Fatalf("steps: %+v", steps)
+	}
+}
+
+func TestRetryAndFailure(t *testing.T) {
+	f := newFixture(t)
+	var calls sync.Map
+	flaky := workflow.NewStep("flaky", func(ctx context.Context, n int) (int, error) {
+		info, _ := workflow.StepInfoFrom(ctx)
+		calls.Store(info.Attempt, true)
+		if info.Attempt <= n {
+			return 0, fmt.Errorf("not yet: %d", info.Attempt)
+		}
+		return info.Attempt, nil
+	}, workflow.StepOptions{Retry: workflow.Retry{MaxAttempts: 3, Backoff: time.Millisecond}})
+	w := workflow.DurableWorkflow[int, int]{Name: "flaky"}
+	def := workflow.Define(w, func(ctx workflow.Context, n int) (int, error) { return flaky.Run(ctx, n) }, workflow.Options{Steps: []workflow.Declared{flaky}})
+	f.start(worker.Config{Workflows: []*workflow.Definition{def}})
+
+	run, err := w.Enqueue(t.Context(), f.client, 2, workflow.EnqueueOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out, err := run.Result(t.Context()); err != nil || out != 3 {
+		t.Fatalf("got %d, %v", out, err)
+	}
+	steps, err := f.client.Steps(t.Context(), run.ID, 0)
+	if err != nil || len(steps) != 3 || steps[0].Err == nil || !steps[2].Recorded {
+		t.Fatalf("steps: %+v, %v", steps, err)
+	}
+
+	run, err = w.Enqueue(t.Context(), f.client, 9, workflow.EnqueueOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = run.Result(t.Context())
+	var failed *workflow.RunError
+	if !errors.As(err, &failed) || failed.Err.Step != "flaky" || failed.Err.Attempt != 3 {
+		t.Fatalf("got %v", err)
+	}
+}
