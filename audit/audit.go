@@ -1,0 +1,100 @@
+// Package audit reads the record of what happened: who enqueued, claimed,
+// executed, canceled and recovered a run, and which sandboxes were made for it
+// with what enforced.
+//
+// Every event has one shape, whatever part it is about. It is written in the
+// transaction of the change that it records, so that there is no change without
+// its event and no event without its change. A checkpoint and a claim are their
+// own record and are not written twice: [Events] shows them in the same shape.
+//
+// Events are not chained or signed yet: who can write to Postgres as the owner
+// of the tables can change them. The grants of a worker's role (see
+// workflow.Migrate) do not include changing or deleting an event.
+package audit
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/stepward/stepward/internal/db"
+	"github.com/stepward/stepward/workflow"
+)
+
+// Kinds of events.
+const (
+	RunEnqueued      = "run.enqueued"
+	RunClaimed       = "run.claimed"   // detail: epoch
+	RunRecovered     = "run.recovered" // from a dead worker; detail: dead_worker, crashes
+	RunParked        = "run.parked"    // detail: the error
+	RunResumed       = "run.resume"
+	RunCancel        = "run.cancel" // somebody asked for it
+	RunCompleted     = "run.completed"
+	RunFailed        = "run.failed" // detail: the error
+	StepCompleted    = "step.completed"
+	StepFailed       = "step.failed"       // for good; detail: seq, attempt, epoch, mode, elapsed_s
+	AttemptFailed    = "attempt.failed"    // and is repeated; detail: the error
+	SandboxCreated   = "sandbox.created"   // detail: what was enforced
+	SandboxDestroyed = "sandbox.destroyed" // detail: sandbox
+)
+
+// An Event is one record.
+type Event struct {
+	At     time.Time       `json:"at"` // the database's clock
+	Run    workflow.RunID  `json:"run"`
+	Tenant string          `json:"tenant,omitempty"`
+	Kind   string          `json:"kind"`
+	Actor  string          `json:"actor"`          // "client", "worker:NAME" or "worker:SESSION"
+	Step   string          `json:"step,omitempty"` // the step's key
+	Detail json.RawMessage `json:"detail,omitempty"`
+}
+
+// Filter selects events. Zero fields select all.
+type Filter struct {
+	Schema string // as workflow.ClientConfig.Schema
+	Run    workflow.RunID
+	Tenant *string
+	Kinds  []string
+	Limit  int // defaults to 1,000, at most 10,000
+	Offset int
+}
+
+// Events returns events, oldest first. Asking for one run uses indexes; asking
+// for less reads every run of the tenant, or all.
+func Events(ctx context.Context, pool *pgxpool.Pool, f Filter) ([]Event, error) {
+	q, err := db.New(f.Schema)
+	if err != nil {
+		return nil, err
+	}
+	if f.Limit <= 0 {
+		f.Limit = 1000
+	}
+	var run *int64
+	if f.Run != 0 {
+		id := int64(f.Run)
+		run = &id
+	}
+	rows, err := pool.Query(ctx, q.EventList, run, f.Tenant, f.Kinds, min(f.Limit, 10000), f.Offset)
+	if err != nil {
+		return nil, fmt.Errorf("audit: list events: %w", err)
+	}
+	events, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (Event, error) {
+		var e Event
+		var step *string
+		var detail []byte
+		err := row.Scan(&e.At, &e.Run, &e.Tenant, &e.Kind, &e.Actor, &step, &detail)
+		if step != nil {
+			e.Step = *step
+		}
+		e.Detail = detail
+		return e, err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("audit: list events: %w", err)
+	}
+	return events, nil
+}
