@@ -57,12 +57,11 @@ func filterSystemCalls() error {
 			{Argument: 0, Operation: seccomp.Equal, Value: f},
 		}}
 	}
-	eperm := seccomp.ActionErrno | seccomp.Action(unix.EPERM)
 	err = seccomp.LoadFilter(seccomp.Filter{
 		NoNewPrivs: true,
 		Flag:       seccomp.FilterFlagTSync,
 		Policy: seccomp.Policy{
-			DefaultAction: eperm,
+			DefaultAction: seccomp.ActionErrno, // EPERM
 			Syscalls: []seccomp.SyscallGroup{
 				{Action: seccomp.ActionAllow, Names: allowed},
 				{Action: seccomp.ActionAllow, NamesWithCondtions: masked("clone", 0, namespaces)},

@@ -1,0 +1,98 @@
+// Package docker makes sandboxes of containers, through the API of a Docker
+// engine, local or remote.
+//
+// # What a sandbox is
+//
+// The image's root file system, read-only, with an empty /workspace and /tmp in
+// memory, of a limited size. No network but loopback, no capability, no way to
+// gain one, the engine's default system call filter and the tool runner's own,
+// uid and gid 10001, limits of memory, CPU, processes and files, no log. Each
+// exec has a Landlock domain of its own where the engine's kernel has Landlock.
+//
+// The tool runner is PID 1. It comes on a read-only volume named after its
+// SHA-256, which sandboxes share and which stays when they end; nothing in the
+// image is needed. Images are never pulled: one that the engine does not have is
+// a [sandbox.ImageError].
+//
+// # Limits of it
+//
+// A container shares the engine's kernel. Unless the engine runs rootless or
+// with userns-remap, uid 10001 inside is uid 10001 outside as well.
+// Whoever may use the engine's socket can read and change every sandbox.
+//
+// A sandbox outlives the worker that made it: another one can dial it, and it
+// ends by itself when none does.
+package docker
+
+import (
+	"sync"
+
+	"github.com/moby/moby/client"
+
+	"github.com/stepward/stepward/sandbox"
+)
+
+// Name is the name of this backend.
+const Name = "docker"
+
+// Config configures [New]. The zero value is ready to use.
+type Config struct {
+	// Host is the engine's address, as "unix:///var/run/docker.sock". Defaults
+	// to what DOCKER_HOST and its relatives say, else to the engine's usual socket.
+	Host string
+
+	// Image is used for a Spec that names none. Defaults to an image that has
+	// only empty directories and an /etc/passwd, which is loaded into the engine.
+	Image string
+
+	// Program is the tool runner, a Linux program that calls bootstrap.Init.
+	// Defaults to the running program if it is static, else to a static build
+	// of it, made from source when sources and a Go toolchain are at hand.
+	Program string
+}
+
+// ProgramPath is where the tool runner is found inside a sandbox.
+const ProgramPath = programDir + "/program"
+
+const programDir = "/stepward"
+
+// Defaults of the limits, where the engine can enforce them.
+const (
+	DefaultMemory    = 1 << 30
+	DefaultCPU       = 2.0 // or what the engine has, if less
+	DefaultPIDs      = 512
+	DefaultDisk      = 512 << 20
+	DefaultOpenFiles = 4096
+)
+
+// uid is the user and group of all that runs in a sandbox.
+const uid = 10001
+
+// A Backend makes sandboxes on one engine. It is safe for concurrent use.
+type Backend struct {
+	config Config
+	noBind bool // for tests: reach runners as on a remote engine
+
+	mu      sync.Mutex // held while something below is found out
+	api     *client.Client
+	engine  *engine
+	program *carried
+	volume  bool // is known to hold program
+	found   *found
+}
+
+var _ sandbox.Backend = (*Backend)(nil)
+
+// New returns a backend. It talks to nothing yet: [Backend.Probe] does.
+func New(c Config) *Backend { return &Backend{config: c} }
+
+// Name returns "docker".
+func (*Backend) Name() string { return Name }
+
+func unavailable(reason string, err error) error {
+	return &sandbox.UnavailableError{Backend: Name, Reason: reason, Err: err}
+}
+
+func unsupported(field, reason string) error {
+	return &sandbox.UnsupportedError{Backend: Name, Field: field, Reason: reason}
+}

@@ -1,0 +1,135 @@
+package docker
+
+import (
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
+
+	"github.com/moby/moby/api/types/system"
+	"github.com/moby/moby/client"
+
+	"github.com/stepward/stepward/sandbox"
+)
+
+// An engine is what a Docker engine says of itself.
+type engine struct {
+	system.Info
+	key     string // short name of the engine, for host paths
+	arch    string // as GOARCH has it
+	userns  bool
+	seccomp bool
+	bind    bool // may share our file system
+}
+
+// connect returns the client and the engine's own account of what it can do.
+func (b *Backend) connect(ctx context.Context) (*client.Client, *engine, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.connectLocked(ctx)
+}
+
+func (b *Backend) connectLocked(ctx context.Context) (*client.Client, *engine, error) {
+	if b.api == nil {
+		opts := []client.Opt{client.FromEnv}
+		if b.config.Host != "" {
+			opts = append(opts, client.WithHost(b.config.Host))
+		}
+		api, err := client.New(opts...)
+		if err != nil {
+			return nil, nil, unavailable("the engine's address cannot be used", err)
+		}
+		b.api = api
+	}
+	if b.engine != nil {
+		return b.api, b.engine, nil
+	}
+	host := b.api.DaemonHost()
+	if _, err := b.api.Ping(ctx, client.PingOptions{NegotiateAPIVersion: true}); err != nil {
+		if ctx.Err() != nil {
+			return nil, nil, context.Cause(ctx)
+		}
+		return nil, nil, unavailable("no Docker engine answers at "+host+"; start one, or set DOCKER_HOST or docker.Config.Host", err)
+	}
+	res, err := b.api.Info(ctx, client.InfoOptions{})
+	if err != nil {
+		return nil, nil, unavailable("the engine at "+host+" does not describe itself", err)
+	}
+	e := &engine{Info: res.Info, arch: goarch(res.Info.Architecture)}
+	if e.OSType != "linux" {
+		return nil, nil, unavailable("the engine at "+host+" runs "+e.OSType+" containers; Linux is needed", nil)
+	}
+	if e.arch == "" {
+		return nil, nil, unavailable("the engine at "+host+" is a "+e.Architecture+"; amd64 or arm64 is needed", nil)
+	}
+	option := func(name string) bool {
+		return slices.ContainsFunc(e.SecurityOptions, func(s string) bool {
+			return slices.Contains(strings.Split(s, ","), "name="+name)
+		})
+	}
+	e.key = fmt.Sprintf("%x", sha256.Sum256([]byte(e.ID)))[:8]
+	e.userns = option("userns") || option("rootless")
+	e.seccomp = option("seccomp") && !slices.Contains(e.SecurityOptions, "name=seccomp,profile=unconfined")
+	// SELinux would keep the container out of a directory of the host.
+	e.bind = runtime.GOOS == "linux" && strings.HasPrefix(host, "unix://") && !option("selinux") && os.Getuid() != uid && !b.noBind
+	b.engine = e
+	return b.api, e, nil
+}
+
+func goarch(machine string) string {
+	switch machine {
+	case "x86_64", "amd64":
+		return "amd64"
+	case "aarch64", "arm64":
+		return "arm64"
+	}
+	return ""
+}
+
+// limits fills in the defaults, and refuses what cannot be enforced.
+func (e *engine) limits(s sandbox.Spec) (sandbox.Limits, error) {
+	l := s.Limits
+	if len(s.Network.Allow) > 0 {
+		return l, unsupported("Network.Allow", "it knows no network but none")
+	}
+	for _, c := range []struct {
+		field    string
+		set, can bool
+	}{
+		{"Limits.Memory", l.Memory != 0, e.MemoryLimit},
+		{"Limits.CPU", l.CPU != 0, e.CPUCfsQuota},
+		{"Limits.PIDs", l.PIDs != 0, e.PidsLimit},
+	} {
+		if c.set && !c.can {
+			return l, unsupported(c.field, "the engine's host has no such cgroup (driver "+e.CgroupDriver+")")
+		}
+	}
+	if l.CPU > float64(e.NCPU) {
+		return l, unsupported("Limits.CPU", fmt.Sprintf("the engine's host has %d", e.NCPU))
+	}
+	if l.Memory != 0 && l.Memory < minMemory {
+		return l, unsupported("Limits.Memory", fmt.Sprintf("the tool runner itself needs %d bytes", minMemory))
+	}
+	if l.Memory == 0 && e.MemoryLimit {
+		l.Memory = DefaultMemory
+	}
+	if l.CPU == 0 && e.CPUCfsQuota {
+		l.CPU = min(DefaultCPU, float64(e.NCPU))
+	}
+	if l.PIDs == 0 && e.PidsLimit {
+		l.PIDs = DefaultPIDs
+	}
+	if l.Disk == 0 {
+		l.Disk = DefaultDisk
+	}
+	if l.OpenFiles == 0 {
+		l.OpenFiles = DefaultOpenFiles
+	}
+	return l, nil
+}
+
+// minMemory is what a tool runner with one exec can live with.
+const minMemory = 32 << 20

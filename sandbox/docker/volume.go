@@ -1,0 +1,155 @@
+package docker
+
+import (
+	"archive/tar"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/mount"
+	"github.com/moby/moby/client"
+
+	"github.com/stepward/stepward/internal/program"
+)
+
+// A carried program is one to be brought into sandboxes, and its digest.
+type carried struct {
+	program.Program
+	sha256 string
+	size   int64
+}
+
+func (c *carried) volume() string { return "stepward-runner-" + c.sha256 }
+
+// helperTimeout is how long a volume may take to be filled. A helper container
+// that is older belongs to a process that died.
+const helperTimeout = 5 * time.Minute
+
+// carry finds the program and sees to it that its volume is filled.
+func (b *Backend) carry(ctx context.Context, api *client.Client, e *engine, img image) (*carried, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.program == nil {
+		p, err := program.Find(ctx, program.Want{Configured: b.config.Program, Arch: e.arch})
+		if err != nil {
+			return nil, unavailable("it has no tool runner to bring into a container", err)
+		}
+		c := &carried{Program: p}
+		f, err := os.Open(p.Path)
+		if err != nil {
+			return nil, unavailable("the tool runner cannot be read", err)
+		}
+		defer f.Close()
+		h := sha256.New()
+		if c.size, err = io.Copy(h, f); err != nil {
+			return nil, unavailable("the tool runner cannot be read", err)
+		}
+		c.sha256 = hex.EncodeToString(h.Sum(nil))
+		b.program = c
+	}
+	if !b.volume {
+		if err := fill(ctx, api, b.program, img); err != nil {
+			return nil, fmt.Errorf("sandbox: bring the tool runner to the Docker engine: %w", err)
+		}
+		b.volume = true
+	}
+	return b.program, nil
+}
+
+// refill forgets that the volume is filled: someone may have pruned it.
+func (b *Backend) refill() {
+	b.mu.Lock()
+	b.volume = false
+	b.mu.Unlock()
+}
+
+// fill makes the volume and copies the program into it, by way of a container
+// that never runs. The container's name keeps others from doing so at the same
+// time.
+func fill(ctx context.Context, api *client.Client, c *carried, img image) error {
+	labels := map[string]string{labelHelper: c.sha256}
+	if _, err := api.VolumeCreate(ctx, client.VolumeCreateOptions{Name: c.volume(), Labels: labels}); err != nil {
+		return err
+	}
+	name := "stepward-fill-" + c.sha256[:16]
+	helper, err := lockHelper(ctx, api, name, client.ContainerCreateOptions{
+		Name:   name,
+		Config: &container.Config{Image: img.id, Entrypoint: []string{ProgramPath}, Labels: labels, NetworkDisabled: true},
+		HostConfig: &container.HostConfig{
+			NetworkMode: "none",
+			LogConfig:   container.LogConfig{Type: "none"},
+			Mounts:      []mount.Mount{{Type: mount.TypeVolume, Source: c.volume(), Target: programDir, VolumeOptions: &mount.VolumeOptions{NoCopy: true}}},
+		},
+	})
+	if err != nil {
+		return err
+	}
+	defer api.ContainerRemove(context.WithoutCancel(ctx), helper, client.ContainerRemoveOptions{Force: true, RemoveVolumes: true})
+
+	st, err := api.ContainerStatPath(ctx, helper, client.ContainerStatPathOptions{Path: ProgramPath})
+	if err == nil && st.Stat.Size == c.size {
+		return nil
+	} else if err != nil && !errdefs.IsNotFound(err) {
+		return err
+	}
+	f, err := os.Open(c.Path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	r, w := io.Pipe()
+	go func() { // ends when the reader does
+		t := tar.NewWriter(w)
+		// Execute only: the text of the program is none of the sandbox's business.
+		err := t.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: path.Base(ProgramPath), Mode: 0o111, Size: c.size})
+		h := sha256.New()
+		if err == nil {
+			_, err = io.Copy(io.MultiWriter(t, h), f)
+		}
+		if err == nil && hex.EncodeToString(h.Sum(nil)) != c.sha256 {
+			err = errors.New("the program changed while it was copied")
+		}
+		if err == nil {
+			err = t.Close()
+		}
+		w.CloseWithError(err)
+	}()
+	_, err = api.CopyToContainer(ctx, helper, client.CopyToContainerOptions{DestinationPath: programDir, Content: r, CopyUIDGID: true})
+	r.CloseWithError(errors.New("the engine stopped reading"))
+	return err
+}
+
+// lockHelper creates the helper container. While another one of that name
+// exists it waits, unless its maker has died.
+func lockHelper(ctx context.Context, api *client.Client, name string, o client.ContainerCreateOptions) (id string, err error) {
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		res, err := api.ContainerCreate(ctx, o)
+		if err == nil {
+			return res.ID, nil
+		}
+		if !errdefs.IsConflict(err) {
+			return "", err
+		}
+		if other, ierr := api.ContainerInspect(ctx, name, client.ContainerInspectOptions{}); ierr == nil {
+			made, perr := time.Parse(time.RFC3339Nano, other.Container.Created)
+			if perr == nil && time.Since(made) > helperTimeout {
+				_, _ = api.ContainerRemove(ctx, other.Container.ID, client.ContainerRemoveOptions{Force: true})
+			}
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return "", context.Cause(ctx)
+		}
+	}
+}
