@@ -1,5 +1,11 @@
 package worker
 
-import "github.com/stepward/stepward/sandbox"
+import (
+	"github.com/stepward/stepward/sandbox"
+	"github.com/stepward/stepward/sandbox/local"
+)
 
-func defaultBackends() []sandbox.Backend { return nil }
+// defaultBackends need nothing installed.
+func defaultBackends() []sandbox.Backend {
+	return []sandbox.Backend{local.New(local.Config{})}
+}
