@@ -33,10 +33,23 @@ var clientSide = []string{
 	module + "internal/rpc/rpcconnect",
 }
 
-// I1: the client side cannot execute a step.
+// workerSide is what a worker links beyond that: execution and its default
+// backend, and nothing that reads a store or opens an envelope.
+var workerSide = append([]string{
+	module + "worker",
+	module + "sandbox/local",
+	module + "internal/boottime",
+	module + "internal/layers",
+	module + "internal/nsroot",
+	module + "internal/program",
+	module + "internal/runner",
+}, clientSide...)
+
+// I1: the client side cannot execute a step. What an application defines for
+// its clients is held to the same list.
 func TestClientCannotExecute(t *testing.T) {
 	check(t, Rule{
-		Packages:   []string{"./workflow/..."},
+		Packages:   []string{"./workflow/...", "./examples/quickstart/site"},
 		Allow:      clientSide,
 		DenyDirect: append([]string{"os/exec", "plugin"}, opening...),
 	})
@@ -60,6 +73,11 @@ func TestClientOpensNoSecret(t *testing.T) {
 		},
 		DenyDirect: opening,
 	})
+}
+
+// I2: neither does the worker.
+func TestWorkerOpensNoSecret(t *testing.T) {
+	check(t, Rule{Packages: []string{"./worker"}, Allow: workerSide, DenyDirect: opening})
 }
 
 func check(t *testing.T, rule Rule) {
