@@ -1,0 +1,172 @@
+package sandboxtest
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"os/signal"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// command is what the program does as a command in a sandbox. A probe prints
+// "yes" when it got what it must not get, or why it did not.
+func command(verb string, args []string) int {
+	switch verb {
+	case "out": // code, stdout, stderr
+		fmt.Fprint(os.Stdout, args[1])
+		fmt.Fprint(os.Stderr, args[2])
+		code, _ := strconv.Atoi(args[0])
+		return code
+	case "cat":
+		io.Copy(os.Stdout, os.Stdin)
+	case "env":
+		fmt.Print(strings.Join(os.Environ(), "\n"))
+	case "pwd":
+		d, _ := os.Getwd()
+		fmt.Print(d)
+	case "flood":
+		line := bytes.Repeat([]byte("x"), 1<<16)
+		for {
+			if _, err := os.Stdout.Write(line); err != nil {
+				return 1
+			}
+		}
+	case "hang":
+		signal.Ignore(syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+		fmt.Println("hanging")
+		for {
+			time.Sleep(time.Hour)
+		}
+	case "daemons": // n daemons, each in a session of its own, whose parents are gone
+		n, _ := strconv.Atoi(args[0])
+		for range n {
+			c := exec.Command("/proc/self/exe", verbPrefix+"daemon")
+			c.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+			if err := c.Run(); err != nil {
+				fmt.Println(err)
+			}
+		}
+		fmt.Println("started")
+		if len(args) > 1 {
+			select {}
+		}
+	case "daemon":
+		c := exec.Command("/proc/self/exe", verbPrefix+"hang", "daemon")
+		c.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+		if err := c.Start(); err != nil {
+			fmt.Println(err)
+			return 1
+		}
+	case "bomb": // as many processes as there may be, each of which makes more
+		fmt.Println("hanging")
+		signal.Ignore(syscall.SIGTERM)
+		for {
+			c := exec.Command("/proc/self/exe", verbPrefix+"bomb")
+			c.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+			if c.Start() != nil {
+				time.Sleep(time.Millisecond)
+			}
+		}
+	case "count": // processes with an argument
+		fmt.Print(len(processesWith(args[0])))
+	case "signal": // the runner and all else that is not this process's own
+		err := syscall.Kill(1, syscall.SIGKILL)
+		err = syscall.Kill(1, syscall.SIGTERM)
+		report(err)
+	default:
+		report(try(verb, args))
+	}
+	return 0
+}
+
+func report(err error) {
+	if err == nil {
+		fmt.Print("yes")
+		return
+	}
+	fmt.Print(err)
+}
+
+// try does what must not be possible.
+func try(verb string, args []string) error {
+	switch verb {
+	case "connect":
+		c, err := net.DialTimeout("tcp", args[0], 3*time.Second)
+		if err == nil {
+			c.Close()
+		}
+		return err
+	case "process":
+		if len(processesWith(args[0])) > 0 {
+			return nil
+		}
+		return fmt.Errorf("no process has %s", args[0])
+	case "stat":
+		_, err := os.Stat(args[0])
+		return err
+	case "read":
+		_, err := os.ReadFile(args[0])
+		return err
+	case "write":
+		err := os.WriteFile(args[0], []byte("x"), 0o600)
+		if err == nil {
+			os.Remove(args[0])
+		}
+		return err
+	case "environ": // of any process but this one
+		dir, _ := os.ReadDir("/proc")
+		for _, d := range dir {
+			if d.Name() == strconv.Itoa(os.Getpid()) || d.Name() == "self" || d.Name() == "thread-self" {
+				continue
+			}
+			raw, _ := os.ReadFile("/proc/" + d.Name() + "/environ")
+			if bytes.Contains(raw, []byte(args[0])) {
+				return nil
+			}
+		}
+		return fmt.Errorf("no environment has %s", args[0])
+	case "keyring":
+		_, err := unix.AddKey("user", "stepward-probe", []byte("x"), unix.KEY_SPEC_PROCESS_KEYRING)
+		return err
+	case "userns":
+		c := exec.Command("/proc/self/exe", verbPrefix+"out", "0", "", "")
+		c.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUSER}
+		return c.Run()
+	case "vmread":
+		local := make([]byte, 1)
+		src := []byte{1}
+		_, err := unix.ProcessVMReadv(os.Getpid(), []unix.Iovec{{Base: &local[0], Len: 1}},
+			[]unix.RemoteIovec{{Base: addr(src), Len: 1}}, 0)
+		return err
+	case "mount":
+		return unix.Mount("tmpfs", "/tmp", "tmpfs", 0, "")
+	case "setuid":
+		return syscall.Setuid(0)
+	}
+	return fmt.Errorf("no probe %s", verb)
+}
+
+// processesWith returns the ids of all processes but this with an argument.
+func processesWith(arg string) (out []string) {
+	dir, _ := os.ReadDir("/proc")
+	for _, d := range dir {
+		if d.Name() == strconv.Itoa(os.Getpid()) || d.Name() == "self" || d.Name() == "thread-self" {
+			continue
+		}
+		raw, _ := os.ReadFile("/proc/" + d.Name() + "/cmdline")
+		for _, a := range bytes.Split(raw, []byte{0}) {
+			if string(a) == arg {
+				out = append(out, d.Name())
+			}
+		}
+	}
+	return out
+}

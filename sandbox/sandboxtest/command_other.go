@@ -1,0 +1,5 @@
+//go:build !linux
+
+package sandboxtest
+
+func command(string, []string) int { return 2 }

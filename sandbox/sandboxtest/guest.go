@@ -1,0 +1,66 @@
+package sandboxtest
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/stepward/stepward/internal/runner"
+)
+
+// errPermanent is an error that says that trying again is no use.
+type errPermanent struct{ after time.Duration }
+
+func (errPermanent) Error() string               { return "it cannot work" }
+func (errPermanent) Permanent() bool             { return true }
+func (e errPermanent) RetryAfter() time.Duration { return e.after }
+
+// guest has a step for each way in which a step can end.
+func guest(ctx context.Context, r runner.GuestRequest) ([]byte, error) {
+	switch r.Step {
+	case "echo":
+		return append([]byte(fmt.Sprintf("%s/%s/%s/%d/%s:", r.Workflow, r.Version, r.RunID, r.Attempt, r.IdempotencyKey)), r.Input...), nil
+	case "nothing":
+		return nil, nil
+	case "error":
+		return nil, errors.New("no luck")
+	case "permanent":
+		return nil, fmt.Errorf("wrapped: %w", errPermanent{3 * time.Second})
+	case "panic":
+		panic("boom")
+	case "exit":
+		fmt.Fprintln(os.Stderr, "leaving")
+		os.Exit(7)
+	case "exit0":
+		os.Exit(0)
+	case "environ":
+		return []byte(strings.Join(os.Environ(), "\n")), nil
+	case "print":
+		line := bytes.Repeat([]byte("0123456789abcde\n"), 4096)
+		for range (1 << 30) / len(line) {
+			if _, err := os.Stdout.Write(line); err != nil {
+				return nil, err
+			}
+		}
+		return []byte("printed"), nil
+	case "fork":
+		c := exec.Command("/proc/self/exe", verbPrefix+"hang")
+		c.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+		c.Stdout, c.Stderr = os.Stdout, os.Stderr // which keeps the pipes open
+		return []byte("forked"), c.Start()
+	case "stubborn":
+		signal.Ignore(syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+		select {}
+	case "deadline":
+		d, ok := ctx.Deadline()
+		return []byte(fmt.Sprint(ok && time.Until(d) > 0)), nil
+	}
+	return nil, fmt.Errorf("no step %s", r.Step)
+}
