@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -148,14 +149,26 @@ func (g *group) add(pid int) error {
 	return nil
 }
 
-// remove removes the cgroup, which must have no processes.
+// remove removes the cgroup, and ends what is still in it: a process is counted
+// until it has been collected, for a moment after its namespace has ended.
 func (g *group) remove() error {
 	if g == nil {
 		return nil
 	}
 	var errs []error
 	for _, d := range g.dirs {
-		if err := unix.Rmdir(d); err != nil && err != unix.ENOENT {
+		err := unix.Rmdir(d)
+		for tries := 0; err == unix.EBUSY && tries < 1000; tries++ {
+			raw, _ := os.ReadFile(d + "/cgroup.procs")
+			for _, w := range strings.Fields(string(raw)) {
+				if pid, perr := strconv.Atoi(w); perr == nil && pid > 0 {
+					unix.Kill(pid, unix.SIGKILL)
+				}
+			}
+			time.Sleep(2 * time.Millisecond)
+			err = unix.Rmdir(d)
+		}
+		if err != nil && err != unix.ENOENT {
 			errs = append(errs, fmt.Errorf("remove cgroup %s: %w", d, err))
 		}
 	}

@@ -2,6 +2,9 @@ package local_test
 
 import (
 	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
 	"testing"
 
 	"github.com/stepward/stepward/sandbox/local"
@@ -15,4 +18,31 @@ func TestMain(m *testing.M) {
 
 func TestBackend(t *testing.T) {
 	sandboxtest.TestBackend(t, local.New(local.Config{}), sandboxtest.Options{})
+}
+
+func TestLayers(t *testing.T) {
+	sandboxtest.TestLayers(t, local.New(local.Config{}), sandboxtest.Options{})
+}
+
+// The suite again, as a user who may do nothing special.
+func TestOrdinaryUser(t *testing.T) {
+	if os.Getuid() != 0 {
+		return // then the other tests were run by one
+	}
+	const nobody = 65534
+	probe := sandboxtest.BuildProbe(t)
+	for dir := filepath.Dir(probe); dir != os.TempDir() && dir != "/"; dir = filepath.Dir(dir) {
+		if err := os.Chmod(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c := exec.CommandContext(t.Context(), "/proc/self/exe", "-test.run=^(TestBackend|TestLayers|TestDefaults)$", "-test.v")
+	c.Dir = "/"
+	c.Env = append(os.Environ(), sandboxtest.EnvProbe+"="+probe, "HOME=/nonexistent")
+	c.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+	out, err := c.CombinedOutput()
+	t.Logf("%s", out)
+	if err != nil {
+		t.Fatal(err)
+	}
 }

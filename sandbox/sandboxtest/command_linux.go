@@ -66,12 +66,12 @@ func command(verb string, args []string) int {
 			return 1
 		}
 	case "bomb": // as many processes as there may be, each of which makes more
-		fmt.Println("hanging")
 		signal.Ignore(syscall.SIGTERM)
 		for {
 			c := exec.Command("/proc/self/exe", verbPrefix+"bomb")
 			c.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 			if c.Start() != nil {
+				fmt.Println("no more can be started")
 				time.Sleep(time.Millisecond)
 			}
 		}

@@ -1,0 +1,180 @@
+//go:build linux
+
+package sandboxtest
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"github.com/stepward/stepward/internal/layers"
+	"github.com/stepward/stepward/sandbox"
+)
+
+// A host is what probes look for outside of their sandbox.
+type host struct {
+	listening string // address
+	canary    string // an argument of a process
+	dir       string // holds world-readable "open" and, of mode 0600, "closed"
+	env       string // value of a variable of this process
+}
+
+func newHost(t *testing.T) host {
+	t.Helper()
+	h := host{canary: fmt.Sprintf("canary-%d", os.Getpid()), env: fmt.Sprintf("worker-secret-%d", os.Getpid())}
+	t.Setenv("SUITE_CANARY", h.env)
+
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ln.Close() })
+	h.listening = ln.Addr().String()
+
+	c := exec.Command(BuildProbe(t), verbPrefix+"hang", h.canary)
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Process.Kill(); c.Wait() })
+
+	// Not below /tmp: a sandbox has its own.
+	if h.dir, err = os.MkdirTemp("/var/tmp", "stepward-suite-"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(h.dir) })
+	for name, mode := range map[string]os.FileMode{"open": 0o644, "closed": 0o600} {
+		if err := os.WriteFile(filepath.Join(h.dir, name), []byte("host"), mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Chmod(h.dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return h
+}
+
+// TestLayers checks that a sandbox keeps in what it must, and for each of the
+// given layers that a probe which fails with all layers succeeds without that
+// one. Leave a layer out only where the host has none: the id map of a worker
+// that is not root hides nothing, since it can only map its own id.
+func TestLayers(t *testing.T, b sandbox.Backend, o Options, which ...layers.Set) {
+	h := newHost(t)
+	if len(which) == 0 {
+		which = layers.All
+	}
+	if os.Getuid() != 0 {
+		which = slices.DeleteFunc(slices.Clone(which), func(l layers.Set) bool { return l == layers.IDMap })
+	}
+	probes := map[layers.Set]func(*testing.T, *sandbox.Sandbox) string{
+		layers.Network: func(t *testing.T, s *sandbox.Sandbox) string { return run(t, s, "connect", h.listening) },
+		layers.PID:     func(t *testing.T, s *sandbox.Sandbox) string { return run(t, s, "process", h.canary) },
+		layers.Mount:   func(t *testing.T, s *sandbox.Sandbox) string { return run(t, s, "stat", h.dir+"/open") },
+		layers.IDMap:   func(t *testing.T, s *sandbox.Sandbox) string { return run(t, s, "read", h.dir+"/closed") },
+		layers.Seccomp: func(t *testing.T, s *sandbox.Sandbox) string { return run(t, s, "vmread") },
+		layers.Landlock: func(t *testing.T, s *sandbox.Sandbox) string {
+			ctx, cancel := context.WithCancel(bounded(t))
+			defer cancel()
+			other := s.Command(program, "probe:hang") // another exec of this sandbox
+			other.Env = []string{"KEY=of-another-exec"}
+			w := newWaiter()
+			other.Stdout = w
+			if err := other.Start(ctx); err != nil {
+				t.Fatal(err)
+			}
+			defer other.Wait()
+			defer cancel()
+			<-w.said
+			return run(t, s, "environ", "of-another-exec")
+		},
+	}
+	for _, l := range which {
+		t.Run(l.String(), func(t *testing.T) {
+			for _, off := range []bool{false, true} {
+				ctx := bounded(t)
+				if l == layers.IDMap {
+					ctx = layers.WithBind(ctx, h.dir)
+				}
+				if off {
+					ctx = layers.Without(ctx, l)
+				}
+				s := start(t, ctx, b, sandbox.Options{Spec: o.Spec})
+				got := probes[l](t, s)
+				t.Logf("without %s: %v: %s", l, off, got)
+				if off && got != "yes" {
+					t.Errorf("without the layer the probe must succeed, or it shows nothing: %s", got)
+				}
+				if !off && got == "yes" {
+					t.Errorf("the probe got what the layer must keep from it")
+				}
+				if err := s.Destroy(context.WithoutCancel(ctx)); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	t.Run("escape", func(t *testing.T) { testEscape(t, b, o, h) })
+}
+
+// testEscape has what must fail whichever layer stops it.
+func testEscape(t *testing.T, b sandbox.Backend, o Options, h host) {
+	s := start(t, bounded(t), b, sandbox.Options{Spec: o.Spec})
+	home, _ := os.UserHomeDir()
+	for _, p := range [][]string{
+		{"read", "/etc/shadow"},
+		{"stat", filepath.Join(home, ".")},
+		{"environ", h.env},
+		{"read", "/proc/1/environ"}, {"read", "/proc/1/mem"}, {"read", "/proc/1/maps"},
+		{"read", h.dir + "/open"},
+		{"write", "/x"}, {"write", "/etc/x"}, {"write", "/usr/x"}, {"write", "/dev/x"}, {"write", "/proc/sys/kernel/hostname"},
+		{"write", "/var/tmp/x"}, {"write", "/run/x"}, {"write", home + "/x"}, {"write", "/sys/x"},
+		{"connect", h.listening}, {"connect", "192.0.2.1:80"},
+		{"process", h.canary},
+		{"keyring"}, {"userns"}, {"mount"}, {"setuid"},
+	} {
+		if p[0] == "stat" && home == "/" {
+			continue
+		}
+		got := run(t, s, p[0], p[1:]...)
+		t.Logf("%v: %s", p, got)
+		if got == "yes" {
+			t.Errorf("%v succeeded", p)
+		}
+	}
+	for _, name := range []string{"/workspace/x", "/tmp/x", "/dev/null"} {
+		if name == "/dev/null" {
+			continue
+		}
+		if got := run(t, s, "write", name); got != "yes" {
+			t.Errorf("write %s: %s", name, got)
+		}
+	}
+	run(t, s, "signal") // to the runner, which goes on
+	if got := run(t, s, "pwd"); got != sandbox.Workspace {
+		t.Errorf("after signals to the runner: %s", got)
+	}
+
+	// Nothing outlives the sandbox.
+	inside := h.canary + "-inside"
+	c := s.Command(program, "probe:hang", inside)
+	w := newWaiter()
+	c.Stdout = w
+	if err := c.Start(bounded(t)); err != nil {
+		t.Fatal(err)
+	}
+	<-w.said
+	if len(processesWith(inside)) == 0 {
+		t.Log("this host does not show the sandbox's processes")
+	}
+	if err := s.Destroy(bounded(t)); err != nil {
+		t.Error(err)
+	}
+	c.Wait()
+	if left := processesWith(inside); len(left) > 0 {
+		t.Errorf("processes %v outlived their sandbox", left)
+	}
+}
