@@ -11,6 +11,9 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/stepward/stepward/internal/rpc"
 	"github.com/stepward/stepward/internal/rpc/rpcconnect"
@@ -50,9 +53,16 @@ func (x *execution) start(ctx context.Context) error {
 	stream, stop := context.WithCancel(context.WithoutCancel(ctx))
 
 	// The stream outlives ctx: it brings the end after the kill.
+	span := x.span(ctx)
 	go func() {
 		defer close(x.ended)
 		defer stop()
+		defer func() {
+			if x.err != nil {
+				span.SetStatus(codes.Error, x.err.Error())
+			}
+			span.End()
+		}()
 		x.err = x.follow(ctx, stream, sync.OnceFunc(func() { close(started) }))
 	}()
 	x.killing.Go(func() {
@@ -81,6 +91,13 @@ func (x *execution) start(ctx context.Context) error {
 		}
 		return x.err
 	}
+}
+
+// span begins the exec's span, with the provider of the span that ctx carries.
+func (x *execution) span(ctx context.Context) trace.Span {
+	tracer := trace.SpanFromContext(ctx).TracerProvider().Tracer("github.com/stepward/stepward")
+	_, span := tracer.Start(ctx, "stepward.exec", trace.WithAttributes(attribute.String("stepward.command", x.name)))
+	return span
 }
 
 func (x *execution) wait() error {

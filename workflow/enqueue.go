@@ -56,7 +56,7 @@ func (w DurableWorkflow[In, Out]) Handle(c *Client, id RunID) Run[Out] {
 
 func enqueueWith[In, Out any](ctx context.Context, w DurableWorkflow[In, Out], c *Client, in In, o EnqueueOptions,
 	insert func(context.Context, enqueue.Item) (enqueue.Result, error)) (run Run[Out], err error) {
-	ctx, span := c.tracer.Start(ctx, "stepward.enqueue", trace.WithSpanKind(trace.SpanKindProducer),
+	ctx, span := c.tracer.Start(ctx, "stepward.run", trace.WithSpanKind(trace.SpanKindProducer),
 		trace.WithAttributes(attribute.String("stepward.workflow", w.Name)))
 	defer func() {
 		if err != nil {

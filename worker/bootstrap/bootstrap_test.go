@@ -1,0 +1,162 @@
+package bootstrap_test
+
+import (
+	"context"
+	"errors"
+	"os"
+	"strings"
+	"testing"
+
+	"go.opentelemetry.io/otel/sdk/metric"
+	"go.opentelemetry.io/otel/sdk/metric/metricdata"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/sdk/trace/tracetest"
+
+	"github.com/stepward/stepward/audit"
+	"github.com/stepward/stepward/internal/testenv"
+	"github.com/stepward/stepward/sandbox"
+	"github.com/stepward/stepward/worker"
+	"github.com/stepward/stepward/worker/bootstrap"
+	"github.com/stepward/stepward/workflow"
+)
+
+func TestMain(m *testing.M) {
+	bootstrap.Init(wordsV1)
+	os.Exit(m.Run())
+}
+
+// A word that is shouted in a guest and read back by a command.
+var words = workflow.DurableWorkflow[string, string]{Name: "words"}
+
+var shout = workflow.NewStep("shout", func(ctx context.Context, s string) (string, error) {
+	switch s {
+	case "panic":
+		panic("boom")
+	case "exit":
+		os.Exit(3)
+	case "permanent":
+		return "", workflow.Permanent(errors.New("never"))
+	}
+	info, ok := workflow.StepInfoFrom(ctx)
+	if !ok || info.Step != "shout" || info.Attempt != 1 {
+		return "", errors.New("no step info in the guest")
+	}
+	return strings.ToUpper(s), nil
+}, workflow.StepOptions{Mode: workflow.Sandboxed, Retry: workflow.Retry{MaxAttempts: 1}})
+
+var echo = workflow.NewToolStep("echo", func(ctx context.Context, sb *sandbox.Sandbox, s string) (string, error) {
+	if err := sb.WriteFile(ctx, "word", []byte(s), 0o600); err != nil {
+		return "", err
+	}
+	out, err := sb.Command("cat", "word").Output(ctx)
+	return string(out), err
+}, workflow.StepOptions{Mode: workflow.Sandboxed})
+
+var wordsV1 = workflow.Define(words, func(ctx workflow.Context, s string) (string, error) {
+	loud, err := shout.Run(ctx, s)
+	if err != nil {
+		return "", err
+	}
+	return echo.Run(ctx, loud)
+}, workflow.Options{Steps: []workflow.Declared{shout, echo}})
+
+// start runs a worker for the test and returns a client.
+func start(t *testing.T, cfg worker.Config) (*workflow.Client, worker.Config) {
+	t.Helper()
+	cfg.Pool, cfg.Schema = testenv.Postgres(t)
+	if err := workflow.Migrate(t.Context(), cfg.Pool, workflow.MigrateOptions{Schema: cfg.Schema}); err != nil {
+		t.Fatal(err)
+	}
+	client, err := workflow.NewClient(workflow.ClientConfig{Pool: cfg.Pool, Schema: cfg.Schema, TracerProvider: cfg.TracerProvider})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.Workflows = []*workflow.Definition{wordsV1}
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- worker.Run(ctx, cfg) }()
+	t.Cleanup(func() {
+		stop()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	return client, cfg
+}
+
+// TestSpansNest follows a run from enqueue to the command in its sandbox.
+func TestSpansNest(t *testing.T) {
+	exported := tracetest.NewInMemoryExporter()
+	reader := metric.NewManualReader()
+	client, cfg := start(t, worker.Config{
+		TracerProvider: sdktrace.NewTracerProvider(sdktrace.WithSyncer(exported)),
+		MeterProvider:  metric.NewMeterProvider(metric.WithReader(reader)),
+	})
+	run, err := words.Enqueue(t.Context(), client, "ada", workflow.EnqueueOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out, err := run.Result(t.Context()); err != nil || out != "ADA" {
+		t.Fatalf("got %q, %v", out, err)
+	}
+	spans := exported.GetSpans()
+	byID := make(map[string]tracetest.SpanStub)
+	for _, s := range spans {
+		byID[s.SpanContext.SpanID().String()] = s
+	}
+	parents := make(map[string]string)
+	for _, s := range spans {
+		parents[s.Name] = byID[s.Parent.SpanID().String()].Name
+	}
+	for child, parent := range map[string]string{
+		"stepward.exec": "stepward.sandbox", "stepward.sandbox": "stepward.step", "stepward.step": "stepward.turn", "stepward.turn": "stepward.run",
+	} {
+		if parents[child] != parent {
+			t.Errorf("parent of %s is %q, want %s", child, parents[child], parent)
+		}
+	}
+	var rm metricdata.ResourceMetrics
+	if err := reader.Collect(t.Context(), &rm); err != nil {
+		t.Fatal(err)
+	}
+	have := make(map[string]bool)
+	for _, s := range rm.ScopeMetrics {
+		for _, m := range s.Metrics {
+			have[m.Name] = true
+		}
+	}
+	for _, name := range []string{"stepward.ready.backlog", "stepward.ready.oldest", "stepward.claim.latency", "stepward.commit.batch_size", "stepward.attempt.duration"} {
+		if !have[name] {
+			t.Errorf("no metric %s", name)
+		}
+	}
+
+	events, err := audit.Events(t.Context(), cfg.Pool, audit.Filter{Schema: cfg.Schema, Run: run.ID, Kinds: []string{audit.SandboxCreated, audit.SandboxDestroyed}})
+	if err != nil || len(events) != 4 {
+		t.Errorf("events of two sandboxes: %v, %v", events, err)
+	}
+}
+
+// TestGuestFailures: what a guest does to its process is an error of its
+// attempt, with the reason.
+func TestGuestFailures(t *testing.T) {
+	client, _ := start(t, worker.Config{})
+	for input, want := range map[string]struct {
+		kind, message string
+		stack         bool
+	}{
+		"panic":     {"panic", "boom", true},
+		"exit":      {"exit", "exit status 3", false},
+		"permanent": {"", "never", false},
+	} {
+		run, err := words.Enqueue(t.Context(), client, input, workflow.EnqueueOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = run.Result(t.Context())
+		var failed *workflow.RunError
+		if !errors.As(err, &failed) || failed.Err.Kind != want.kind || !strings.Contains(failed.Err.Message, want.message) || (failed.Err.Stack != "") != want.stack {
+			t.Errorf("%s: got %+v", input, failed)
+		}
+	}
+}
