@@ -34,17 +34,36 @@ func Main(g Guest) {
 // exitSetup is the exit status of a part that could not begin its work.
 const exitSetup = 125
 
+// Connected is what dial writes to its standard error when it has reached the
+// runner; an error message stands there otherwise.
+const Connected = "connected\n"
+
 // pipe copies between the socket and in, out. It ends when in does.
 func pipe(socket string, in io.Reader, out io.Writer) error {
-	c, err := net.DialTimeout("unix", socket, 10*time.Second)
+	c, err := reach(socket)
 	if err != nil {
 		return err
 	}
 	defer c.Close()
+	if _, err := io.WriteString(os.Stderr, Connected); err != nil {
+		return err
+	}
 	done := make(chan error, 2)
 	go func() { _, err := io.Copy(c, in); done <- err }()
 	go func() { _, err := io.Copy(out, c); done <- err }()
 	return <-done
+}
+
+// reach connects to a runner that may still be starting.
+func reach(socket string) (net.Conn, error) {
+	deadline := time.Now().Add(10 * time.Second)
+	for {
+		c, err := net.Dial("unix", socket)
+		if err == nil || time.Now().After(deadline) {
+			return c, err
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
 }
 
 // withoutOwn returns env without the variables of the runner.

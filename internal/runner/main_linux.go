@@ -9,6 +9,7 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"strings"
 	"syscall"
 	"time"
 
@@ -70,6 +71,13 @@ func serveSocket() error {
 	ln, err := net.Listen("unix", socket)
 	if err != nil {
 		return err
+	}
+	if !strings.HasPrefix(socket, "@") {
+		// The worker on the other side of a shared directory has another uid.
+		// Who may reach it is up to the directory and the token.
+		if err := os.Chmod(socket, 0o666); err != nil {
+			return err
+		}
 	}
 	return newServer(cfg).serve(ln, nil)
 }

@@ -1,0 +1,267 @@
+package docker
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/docker/go-units"
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/mount"
+	"github.com/moby/moby/client"
+
+	"github.com/stepward/stepward/internal/layers"
+	"github.com/stepward/stepward/internal/runner"
+	"github.com/stepward/stepward/sandbox"
+)
+
+// Create makes and starts a container.
+func (b *Backend) Create(ctx context.Context, c sandbox.Creation) (sandbox.Enforcement, error) {
+	f, err := b.findings(ctx)
+	if err != nil {
+		return sandbox.Enforcement{}, err
+	}
+	return b.create(ctx, c, f)
+}
+
+// errNoProgram reports a runner's volume that turned out to be empty.
+var errNoProgram = errors.New("the program is not on its volume")
+
+func (b *Backend) create(ctx context.Context, c sandbox.Creation, f found) (sandbox.Enforcement, error) {
+	var none sandbox.Enforcement
+	api, e, err := b.connect(ctx)
+	if err != nil {
+		return none, err
+	}
+	limits, err := e.limits(c.Spec)
+	if err != nil {
+		return none, err
+	}
+	img, err := b.image(ctx, api, e, c.Spec.Image)
+	if err != nil {
+		return none, err
+	}
+	for again := false; ; again = true {
+		err := b.start(ctx, api, e, img, limits, c)
+		if errors.Is(err, errNoProgram) && !again {
+			b.refill()
+			continue
+		}
+		if err != nil {
+			return none, err
+		}
+		off := layers.Off(ctx)
+		if off.Has(layers.Landlock) {
+			f.landlock = 0
+		}
+		network := "none"
+		if off.Has(layers.Network) {
+			network = "host"
+		}
+		return sandbox.Enforcement{
+			Backend: Name, Isolation: "container", Image: img.ref, Network: network, UserNS: e.userns,
+			Landlock: f.landlock, Seccomp: f.seccomp && !off.Has(layers.Seccomp), NoNewPrivs: true,
+			Capabilities: "none", ReadOnlyRoot: true, Limits: limits,
+		}, nil
+	}
+}
+
+func (b *Backend) start(ctx context.Context, api *client.Client, e *engine, img image, limits sandbox.Limits, c sandbox.Creation) error {
+	prog, err := b.carry(ctx, api, e, img)
+	if err != nil {
+		return err
+	}
+	dir, err := b.socketDir(e, c.ID)
+	if err != nil {
+		return err
+	}
+	config, host := b.describe(ctx, img, prog, limits, c, dir)
+	made, err := api.ContainerCreate(ctx, client.ContainerCreateOptions{Name: containerName(c.ID), Config: config, HostConfig: host})
+	if err != nil && dir != "" && strings.Contains(err.Error(), "bind source path does not exist") {
+		// The engine sees another file system than we do.
+		dir.remove()
+		b.forgetBind()
+		dir = ""
+		config, host = b.describe(ctx, img, prog, limits, c, dir)
+		made, err = api.ContainerCreate(ctx, client.ContainerCreateOptions{Name: containerName(c.ID), Config: config, HostConfig: host})
+	}
+	if err != nil {
+		dir.remove()
+		if errdefs.IsConflict(err) {
+			return fmt.Errorf("sandbox: %s exists on backend docker: %w", c.ID, err)
+		}
+		return fmt.Errorf("sandbox: create a container: %w", err)
+	}
+	err = b.run(ctx, api, e, made.ID, prog, img, dir, c.ID)
+	if err != nil {
+		if derr := b.Destroy(context.WithoutCancel(ctx), c.ID); derr != nil {
+			err = fmt.Errorf("%w (and destroying it: %v)", err, derr)
+		}
+	}
+	return err
+}
+
+// startTimeout bounds how long a started container may take to be dialled.
+const startTimeout = 30 * time.Second
+
+// run starts a container that was made and waits until it can be dialled.
+func (b *Backend) run(ctx context.Context, api *client.Client, e *engine, id string, prog *carried, img image, dir socketDir, name string) error {
+	if prog.Loader != "" {
+		_, err := api.ContainerStatPath(ctx, id, client.ContainerStatPathOptions{Path: prog.Loader})
+		if errdefs.IsNotFound(err) {
+			return &sandbox.ImageError{
+				Backend: Name, Image: img.ref,
+				Reason: "has no dynamic loader " + prog.Loader + ", which the program " + prog.Path + " needs; build it with CGO_ENABLED=0, or use an image that has the loader",
+			}
+		} else if err != nil {
+			return fmt.Errorf("sandbox: look for the program's loader: %w", err)
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	said := listen(ctx, api, id)
+	defer said.close()
+	died := api.ContainerWait(ctx, id, client.ContainerWaitOptions{Condition: container.WaitConditionNextExit})
+	if _, err := api.ContainerStart(ctx, id, client.ContainerStartOptions{}); err != nil {
+		if strings.Contains(err.Error(), ProgramPath) && strings.Contains(err.Error(), "no such file") {
+			return fmt.Errorf("%w: %w", errNoProgram, err)
+		}
+		return fmt.Errorf("sandbox: start the container: %w", err)
+	}
+	ready := make(chan error, 1)
+	dialCtx, stop := context.WithCancel(ctx)
+	defer stop()
+	go func() { ready <- b.ready(dialCtx, api, e, dir, name) }()
+	select {
+	case err := <-ready:
+		if err == nil {
+			return nil
+		}
+		return unavailable("the tool runner of "+name+" cannot be reached. "+said.text(), err)
+	case res := <-died.Result:
+		stop()
+		<-ready
+		return unavailable(fmt.Sprintf("the tool runner ended at once, with status %d. Is bootstrap.Init the first call in main of %s? It said: %s",
+			res.StatusCode, prog.Path, said.text()), nil)
+	}
+}
+
+// describe describes the container.
+func (b *Backend) describe(ctx context.Context, img image, prog *carried, limits sandbox.Limits, c sandbox.Creation, dir socketDir) (*container.Config, *container.HostConfig) {
+	orphan := c.OrphanAfter
+	if orphan == 0 {
+		orphan = sandbox.DefaultOrphanAfter
+	}
+	off := layers.Off(ctx)
+	env := []string{
+		runner.EnvMode + "=serve",
+		runner.EnvSocket + "=" + dir.inside(),
+		runner.EnvTokenHash + "=" + hex.EncodeToString(c.TokenHash[:]),
+		runner.EnvOrphanAfter + "=" + orphan.String(),
+	}
+	if off != 0 {
+		env = append(env, runner.EnvWithout+"="+off.String())
+	}
+	all := labels(c.ID, c.Labels)
+	if dir != "" {
+		all[labelSocket] = dir.outside()
+	}
+	id := uid
+	if off.Has(layers.IDMap) {
+		id = 0
+	}
+	mounts := []mount.Mount{{
+		Type: mount.TypeVolume, Source: prog.volume(), Target: programDir, ReadOnly: true,
+		VolumeOptions: &mount.VolumeOptions{NoCopy: true, Labels: map[string]string{labelHelper: prog.sha256}},
+	}}
+	// A volume of the image would be a place to write without limit.
+	for _, path := range img.volumes {
+		mounts = append(mounts, mount.Mount{Type: mount.TypeVolume, Target: path, ReadOnly: true, VolumeOptions: &mount.VolumeOptions{Labels: all}})
+	}
+	if dir != "" {
+		mounts = append(mounts, mount.Mount{Type: mount.TypeBind, Source: dir.shared(), Target: socketDirInside})
+	}
+	if bind := layers.Bind(ctx); bind != "" {
+		mounts = append(mounts, mount.Mount{Type: mount.TypeBind, Source: bind, Target: bind, ReadOnly: true})
+	}
+	tmpfs := func(mode string) string {
+		return fmt.Sprintf("rw,exec,nosuid,nodev,size=%d,mode=%s,uid=%d,gid=%d", limits.Disk, mode, id, id)
+	}
+	host := &container.HostConfig{
+		AutoRemove:     true,
+		NetworkMode:    "none",
+		IpcMode:        "none", // and no /dev/shm to write to
+		CapDrop:        []string{"ALL"},
+		SecurityOpt:    []string{"no-new-privileges"},
+		ReadonlyRootfs: true,
+		LogConfig:      container.LogConfig{Type: "none"},
+		Mounts:         mounts,
+		Tmpfs:          map[string]string{runner.Workspace: tmpfs("0755"), "/tmp": tmpfs("1777")},
+		Resources: container.Resources{
+			Memory: limits.Memory, MemorySwap: limits.Memory, NanoCPUs: int64(limits.CPU * 1e9),
+			Ulimits: []*container.Ulimit{
+				(*container.Ulimit)(&units.Ulimit{Name: "core"}),
+				(*container.Ulimit)(&units.Ulimit{Name: "nofile", Soft: int64(limits.OpenFiles), Hard: int64(limits.OpenFiles)}),
+			},
+		},
+	}
+	if limits.PIDs != 0 {
+		pids := int64(limits.PIDs)
+		host.PidsLimit = &pids
+	}
+	if off.Has(layers.Network) {
+		host.NetworkMode = "host"
+	}
+	if off.Has(layers.PID) {
+		host.PidMode = "host"
+	}
+	if off.Has(layers.Seccomp) {
+		host.SecurityOpt = append(host.SecurityOpt, "seccomp=unconfined")
+	}
+	if off.Has(layers.Mount) {
+		host.Mounts = append(host.Mounts, mount.Mount{Type: mount.TypeBind, Source: "/var/tmp", Target: "/var/tmp", ReadOnly: true})
+	}
+	return &container.Config{
+		Image: img.id, Hostname: "sandbox", User: fmt.Sprintf("%d:%d", id, id), Env: env, Labels: all, WorkingDir: runner.Workspace,
+		Entrypoint:  []string{ProgramPath},
+		Healthcheck: &container.HealthConfig{Test: []string{"NONE"}},
+	}, host
+}
+
+// Names of the labels. Whatever has labelID is a sandbox; whatever has
+// labelHelper brings tool runners to the engine and is shared.
+const (
+	labelID      = "stepward.id"
+	labelSchema  = "stepward.schema"
+	labelSession = "stepward.session"
+	labelRun     = "stepward.run"
+	labelStep    = "stepward.step"
+	labelAttempt = "stepward.attempt"
+	labelEpoch   = "stepward.epoch"
+	labelSocket  = "stepward.socket" // of the tool runner, on the host
+	labelHelper  = "stepward.runner"
+)
+
+func containerName(id string) string { return "stepward-" + id }
+
+func labels(id string, l sandbox.Labels) map[string]string {
+	return map[string]string{
+		labelID: id, labelSchema: l.Schema, labelStep: l.Step,
+		labelSession: strconv.FormatInt(l.Session, 10), labelRun: strconv.FormatInt(l.Run, 10),
+		labelAttempt: strconv.Itoa(l.Attempt), labelEpoch: strconv.Itoa(l.Epoch),
+	}
+}
+
+func parseLabels(m map[string]string) sandbox.Labels {
+	l := sandbox.Labels{Schema: m[labelSchema], Step: m[labelStep]}
+	l.Session, _ = strconv.ParseInt(m[labelSession], 10, 64)
+	l.Run, _ = strconv.ParseInt(m[labelRun], 10, 64)
+	l.Attempt, _ = strconv.Atoi(m[labelAttempt])
+	l.Epoch, _ = strconv.Atoi(m[labelEpoch])
+	return l
+}

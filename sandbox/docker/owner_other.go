@@ -1,0 +1,6 @@
+//go:build !unix
+
+package docker
+
+// private reports false: no directory is shared with containers here.
+func private(string) bool { return false }
