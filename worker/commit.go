@@ -42,7 +42,14 @@ func (x write) size() int {
 func (w *worker) commit(ctx context.Context, writes []write) ([]error, error) {
 	errs := make([]error, len(writes))
 	w.tel.batchSize.Record(ctx, int64(len(writes)))
-	w.commitRange(ctx, writes, errs)
+	for from := 0; from < len(writes); { // one session at a time: there are two only while a lease is being lost
+		to := from + 1
+		for to < len(writes) && writes[to].t.session == writes[from].t.session {
+			to++
+		}
+		w.commitRange(ctx, writes[from:to], errs[from:to])
+		from = to
+	}
 	return errs, nil
 }
 

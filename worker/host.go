@@ -29,13 +29,17 @@ func (h *host) Write(ctx context.Context, checkpoints []engine.Checkpoint, failu
 
 // Attempt implements engine.Host.
 func (h *host) Attempt(ctx context.Context, a engine.Attempt) ([]byte, error) {
-	select {
-	case h.w.steps <- struct{}{}:
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
+	mode := workflow.Mode(a.Step.Mode)
+	if mode != workflow.Bare { // first, so that what waits for a sandbox keeps no bare step waiting
+		if err := take(ctx, h.w.sandboxes); err != nil {
+			return nil, err
+		}
+		defer func() { <-h.w.sandboxes }()
+	}
+	if err := take(ctx, h.w.steps); err != nil {
+		return nil, err
 	}
 	free := func() { <-h.w.steps }
-	mode := workflow.Mode(a.Step.Mode)
 	ctx, span := h.w.tel.tracer.Start(ctx, "stepward.step", trace.WithAttributes(
 		attribute.String("stepward.step", a.Key), attribute.String("stepward.mode", mode.String()), attribute.Int("stepward.attempt", a.Number)))
 	defer span.End()
@@ -62,6 +66,16 @@ func (h *host) Attempt(ctx context.Context, a engine.Attempt) ([]byte, error) {
 		span.SetStatus(codes.Error, err.Error())
 	}
 	return out, err
+}
+
+// take waits for a place.
+func take(ctx context.Context, places chan<- struct{}) error {
+	select {
+	case places <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 var errTimedOut = errors.New("timeout")

@@ -32,12 +32,6 @@ func (h *host) sandboxed(ctx context.Context, a engine.Attempt, free func()) ([]
 	if w.backend == nil {
 		return nil, &engine.ParkError{Reason: "no_backend", Err: fmt.Errorf("step %s needs a sandbox: %w", a.Key, w.backendErr)}
 	}
-	select {
-	case w.sandboxes <- struct{}{}:
-		defer func() { <-w.sandboxes }()
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
-	}
 	id := fmt.Sprintf("%x-%d-%d-%08x", h.t.run, a.Seq, a.Number, rand.Uint32())
 	if err := h.dispatch(ctx, a, id); err != nil {
 		return nil, err

@@ -103,7 +103,10 @@ func (g *Group[I, O]) flush(ctx context.Context, calls []*call[I, O]) {
 	for i, c := range calls {
 		items[i] = c.item
 	}
-	out, err := g.Run(context.WithoutCancel(ctx), items)
+	if len(calls) > 1 {
+		ctx = context.WithoutCancel(ctx)
+	}
+	out, err := g.Run(ctx, items)
 	for i, c := range calls {
 		if err != nil {
 			c.err = err

@@ -75,14 +75,19 @@ SELECT r.state::text, coalesce(r.session = $3 AND r.epoch = $4, false),
 FROM stepward.run r WHERE r.id = $1;
 
 -- name: TurnLeave
--- Ends a turn without ending the run. $4 says where to: timer, parked or ready. A run that is
--- canceled goes to ready in any case, so that its body can end.
+-- Ends a turn without ending the run. $4 says where to: timer, parked or ready. A run that was
+-- canceled meanwhile does not wait: it goes to ready, so that its body can end, and one whose body
+-- cannot go on ends here.
 WITH held AS MATERIALIZED (
-    SELECT r.id, r.requirement_id, CASE WHEN r.cancel THEN 'ready' ELSE $4::text END AS dest FROM stepward.run r
+    SELECT r.id, r.requirement_id, CASE WHEN NOT r.cancel THEN $4::text WHEN $4 = 'parked' THEN 'canceled' ELSE 'ready' END AS dest FROM stepward.run r
     WHERE r.id = $2 AND r.epoch = $3 AND r.session = $1 AND r.state = 'live'
     FOR NO KEY UPDATE
 ), freed AS (
-    UPDATE stepward.run r SET session = NULL FROM held WHERE r.id = held.id
+    UPDATE stepward.run r SET session = NULL,
+        state = CASE WHEN dest = 'canceled' THEN 'canceled'::stepward.run_state ELSE r.state END,
+        finished_at = CASE WHEN dest = 'canceled' THEN clock_timestamp() END,
+        error = CASE WHEN dest = 'canceled' THEN $7::bytea END
+    FROM held WHERE r.id = held.id
 ), timed AS (
     INSERT INTO stepward.timer (run_id, wake_at)
     SELECT id, clock_timestamp() + make_interval(secs => $5::float8) FROM held WHERE dest = 'timer'
@@ -106,17 +111,17 @@ WHERE t.session = $1;
 -- name: TurnReap
 -- Frees the runs of workers that are gone, $1 at a time. The epoch rises here, so that a late write
 -- of the old turn is refused before anybody claims the run again. A run whose last turn recorded
--- nothing counts a crash; one that did starts counting anew.
+-- nothing counts a crash; one that did starts counting anew. A worker that left (gone) did not crash.
 WITH dead AS MATERIALIZED (
-    SELECT t.run_id, t.session, t.epoch FROM stepward.turn t LEFT JOIN stepward.worker w ON w.session = t.session
+    SELECT t.run_id, t.session, t.epoch, coalesce(w.state, 'dead') AS state FROM stepward.turn t LEFT JOIN stepward.worker w ON w.session = t.session
     WHERE w.session IS NULL OR w.state IN ('dead', 'gone')
     ORDER BY t.run_id LIMIT $1
 ), lost AS MATERIALIZED (
-    SELECT r.id, dead.session, dead.epoch FROM stepward.run r JOIN dead ON r.id = dead.run_id AND r.session = dead.session AND r.epoch = dead.epoch
+    SELECT r.id, dead.session, dead.epoch, dead.state FROM stepward.run r JOIN dead ON r.id = dead.run_id AND r.session = dead.session AND r.epoch = dead.epoch
     ORDER BY r.id FOR NO KEY UPDATE OF r
 ), raised AS (
     UPDATE stepward.run r SET epoch = r.epoch + 1, session = NULL,
-        crashes = CASE WHEN EXISTS (SELECT FROM stepward.step s WHERE s.run_id = r.id AND s.epoch = lost.epoch) THEN 1 ELSE r.crashes + 1 END
+        crashes = CASE WHEN lost.state = 'gone' THEN r.crashes WHEN EXISTS (SELECT FROM stepward.step s WHERE s.run_id = r.id AND s.epoch = lost.epoch) THEN 1 ELSE r.crashes + 1 END
     FROM lost WHERE r.id = lost.id
     RETURNING r.id, r.requirement_id, r.crashes, lost.session
 ), noted AS (
