@@ -13,6 +13,10 @@ import (
 // UID is the user and group id of everything inside. Outside it is another one.
 const UID = 10001
 
+// Reserve is how many processes and threads a sandbox may have beyond its limit:
+// those of the tool runner and of its shims.
+const Reserve = 128
+
 // A Setup is the first message to the process inside.
 type Setup struct {
 	TokenHash   []byte

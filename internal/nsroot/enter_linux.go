@@ -268,7 +268,7 @@ func limit(s Setup) error {
 	for _, l := range []struct {
 		resource int
 		value    int
-	}{{unix.RLIMIT_NPROC, s.PIDs}, {unix.RLIMIT_NOFILE, s.OpenFiles}} {
+	}{{unix.RLIMIT_NPROC, s.PIDs + Reserve}, {unix.RLIMIT_NOFILE, s.OpenFiles}} {
 		if l.value == 0 {
 			continue
 		}

@@ -195,7 +195,6 @@ func (x *execs) spawn(e *exec, req *rpc.ExecRequest, pumps *sync.WaitGroup) *rpc
 	child = nil
 	e.shim = shim
 	close(e.ready)
-	x.warm()
 	for {
 		ev, err := shim.receive()
 		if err != nil { // it died: its descendants are ours now, and cannot be told apart
@@ -206,6 +205,7 @@ func (x *execs) spawn(e *exec, req *rpc.ExecRequest, pumps *sync.WaitGroup) *rpc
 		case *rpc.ExecEvent_Started:
 			close(e.started)
 			e.wake.all()
+			x.warm() // not earlier: its start would compete with the command's
 		case *rpc.ExecEvent_End:
 			return ev.End
 		}

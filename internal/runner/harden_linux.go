@@ -5,9 +5,13 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"runtime"
+	"sync"
 
 	ll "github.com/landlock-lsm/go-landlock/landlock/syscall"
 	"golang.org/x/sys/unix"
+
+	"github.com/stepward/stepward/internal/nsroot"
 )
 
 // harden makes this process unreadable for others of its uid, and leaves no
@@ -31,6 +35,38 @@ func catchSignals() <-chan os.Signal {
 	ch := make(chan os.Signal, 64)
 	signal.Notify(ch)
 	return ch
+}
+
+// reserve is how many processes and threads the runner's own limit is above that
+// of what it runs, so that a fork bomb leaves it able to act.
+const reserve = nsroot.Reserve
+
+// keepThreads makes n threads that stay. A Go program ends when it needs a new
+// one and cannot have it, as happens beside a fork bomb.
+func keepThreads(n int) {
+	var all, started sync.WaitGroup
+	release := make(chan struct{})
+	for range n {
+		started.Add(1)
+		all.Go(func() {
+			runtime.LockOSThread()
+			defer runtime.UnlockOSThread()
+			started.Done()
+			<-release
+		})
+	}
+	started.Wait()
+	close(release)
+	all.Wait()
+}
+
+// limitChildren lowers the limit of processes for what this process starts.
+func limitChildren() {
+	var l unix.Rlimit
+	if unix.Getrlimit(unix.RLIMIT_NPROC, &l) == nil && l.Max != unix.RLIM_INFINITY && l.Max > reserve {
+		l.Cur, l.Max = l.Max-reserve, l.Max-reserve
+		unix.Setrlimit(unix.RLIMIT_NPROC, &l)
+	}
 }
 
 // confine gives up what neither the runner nor its children need.

@@ -63,6 +63,7 @@ func (s *server) landlockABI() int {
 // serve answers the connections of ln until gone is closed, ln fails, or the
 // sandbox is an orphan.
 func (s *server) serve(ln net.Listener, gone <-chan struct{}) error {
+	keepThreads(12)
 	go s.execs.reap(catchSignals())
 	s.execs.warm()
 	if s.cfg.orphanAfter > 0 {

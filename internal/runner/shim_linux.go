@@ -174,6 +174,8 @@ func shim() error {
 	} else if err != nil {
 		return err
 	}
+	keepThreads(6)
+	limitChildren()
 	pid, err := startChild(req, files)
 	for _, fd := range files {
 		unix.Close(fd)

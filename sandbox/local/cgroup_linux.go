@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/stepward/stepward/internal/nsroot"
 	"github.com/stepward/stepward/sandbox"
 )
 
@@ -108,7 +109,7 @@ type setting struct {
 }
 
 func (c *cgroups) settings(controller string, l sandbox.Limits) []setting {
-	memory, pids := strconv.FormatInt(l.Memory, 10), strconv.Itoa(l.PIDs)
+	memory, pids := strconv.FormatInt(l.Memory, 10), strconv.Itoa(l.PIDs+nsroot.Reserve)
 	const period = 100_000
 	quota := strconv.Itoa(int(l.CPU * period))
 	switch {

@@ -55,7 +55,7 @@ func TestDefaults(t *testing.T) {
 }
 
 func TestLimits(t *testing.T) {
-	b := local.New(local.Config{})
+	b := backend(t)
 	caps, err := b.Probe(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -132,14 +132,22 @@ func TestKilledWorker(t *testing.T) {
 		<-tick.C
 	}
 	t.Logf("all gone after %v", time.Since(begin))
-	if _, err := local.New(local.Config{}).List(t.Context(), ""); err != nil {
-		t.Error(err)
-	}
-	for _, pattern := range []string{"/sys/fs/cgroup/", "/sys/fs/cgroup/*/", "/sys/fs/cgroup/*/*/*/"} {
-		left, _ := filepath.Glob(pattern + fmt.Sprintf("stepward-%d.*", c.Process.Pid))
-		if len(left) > 0 {
-			t.Errorf("cgroups %v are left", left)
+	for { // the namespace ends a moment after its processes
+		if _, err := local.New(local.Config{}).List(t.Context(), ""); err != nil {
+			t.Error(err)
 		}
+		var left []string
+		for _, pattern := range []string{"/sys/fs/cgroup/", "/sys/fs/cgroup/*/", "/sys/fs/cgroup/*/*/*/"} {
+			l, _ := filepath.Glob(pattern + fmt.Sprintf("stepward-%d.*", c.Process.Pid))
+			left = append(left, l...)
+		}
+		if len(left) == 0 {
+			return
+		}
+		if time.Since(begin) > 10*time.Second {
+			t.Fatalf("cgroups %v are left", left)
+		}
+		<-tick.C
 	}
 }
 

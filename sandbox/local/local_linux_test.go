@@ -16,12 +16,18 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
+// backend uses the static program: with the race detector, this one takes 20
+// times as long to start, and it is started for each command.
+func backend(t *testing.T) *local.Backend {
+	return local.New(local.Config{Program: sandboxtest.BuildProbe(t)})
+}
+
 func TestBackend(t *testing.T) {
-	sandboxtest.TestBackend(t, local.New(local.Config{}), sandboxtest.Options{})
+	sandboxtest.TestBackend(t, backend(t), sandboxtest.Options{})
 }
 
 func TestLayers(t *testing.T) {
-	sandboxtest.TestLayers(t, local.New(local.Config{}), sandboxtest.Options{})
+	sandboxtest.TestLayers(t, backend(t), sandboxtest.Options{})
 }
 
 // The suite again, as a user who may do nothing special.

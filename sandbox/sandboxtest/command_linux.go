@@ -56,7 +56,9 @@ func command(verb string, args []string) int {
 		}
 		fmt.Println("started")
 		if len(args) > 1 {
-			select {}
+			for { // not select{}: a Go program that waits for nothing ends itself
+				time.Sleep(time.Hour)
+			}
 		}
 	case "daemon":
 		c := exec.Command("/proc/self/exe", verbPrefix+"hang", "daemon")

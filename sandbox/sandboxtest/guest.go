@@ -57,7 +57,9 @@ func guest(ctx context.Context, r runner.GuestRequest) ([]byte, error) {
 		return []byte("forked"), c.Start()
 	case "stubborn":
 		signal.Ignore(syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
-		select {}
+		for {
+			time.Sleep(time.Hour)
+		}
 	case "deadline":
 		d, ok := ctx.Deadline()
 		return []byte(fmt.Sprint(ok && time.Until(d) > 0)), nil
