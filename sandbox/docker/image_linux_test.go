@@ -1,0 +1,115 @@
+package docker
+
+import (
+	"crypto/sha256"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/moby/moby/client"
+
+	"github.com/stepward/stepward/internal/testenv"
+	"github.com/stepward/stepward/sandbox"
+)
+
+func TestMissingImage(t *testing.T) {
+	_, err := backend(t).Create(t.Context(), sandbox.Creation{ID: "no-image", Spec: sandbox.Spec{Image: "stepward/never-made:1"}})
+	var ie *sandbox.ImageError
+	if !errors.As(err, &ie) || ie.Image != "stepward/never-made:1" || !strings.Contains(ie.Reason, "not found") {
+		t.Errorf("got %v, want an ImageError", err)
+	}
+}
+
+func TestNoEngine(t *testing.T) {
+	_, err := New(Config{Host: "unix:///nonexistent/docker.sock"}).Probe(t.Context())
+	var ue *sandbox.UnavailableError
+	if !errors.As(err, &ue) || !strings.Contains(ue.Reason, "unix:///nonexistent/docker.sock") {
+		t.Errorf("got %v, want an UnavailableError that names the address", err)
+	}
+}
+
+// A dynamic program in an image without its loader is found before it starts.
+func TestImageWithoutLoader(t *testing.T) {
+	testenv.Require(t, testenv.PartGCC)
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "main.c"), []byte("int main(void) { return 0; }\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	exe := filepath.Join(dir, "dynamic")
+	if out, err := exec.Command("gcc", "-o", exe, filepath.Join(dir, "main.c")).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	b := New(Config{Host: testenv.Docker(t), Program: exe})
+	_, err := b.Probe(t.Context())
+	var ie *sandbox.ImageError
+	if !errors.As(err, &ie) || !strings.Contains(ie.Reason, "/ld-") || !strings.Contains(ie.Reason, exe) {
+		t.Errorf("got %v, want an ImageError that names the loader and the program", err)
+	}
+	b.removeVolume(t)
+}
+
+// A program that does not become a tool runner is named, with what it said.
+func TestProgramIsNoRunner(t *testing.T) {
+	dir := t.TempDir()
+	src := "package main\n\nfunc main() { println(\"own work\") }\n"
+	if err := os.WriteFile(filepath.Join(dir, "main.go"), []byte(src), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	exe := filepath.Join(dir, "other")
+	c := exec.Command("go", "build", "-o", exe, filepath.Join(dir, "main.go"))
+	c.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := c.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	b := New(Config{Host: testenv.Docker(t), Program: exe})
+	_, err := b.Probe(t.Context())
+	var ue *sandbox.UnavailableError
+	if !errors.As(err, &ue) || !strings.Contains(ue.Reason, "own work") || !strings.Contains(ue.Reason, exe) {
+		t.Errorf("got %v, want an UnavailableError with what the program said", err)
+	}
+	b.removeVolume(t)
+}
+
+// A volume that someone pruned is filled again.
+func TestPrunedVolume(t *testing.T) {
+	b := backend(t)
+	if _, err := b.Probe(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	b.removeVolume(t)
+	hash := sha256.Sum256([]byte("token"))
+	if _, err := b.Create(t.Context(), sandbox.Creation{ID: "pruned", TokenHash: hash}); err != nil {
+		t.Error(err)
+	}
+	if err := b.Destroy(t.Context(), "pruned"); err != nil {
+		t.Error(err)
+	}
+}
+
+func (b *Backend) removeVolume(t *testing.T) {
+	t.Helper()
+	if b.program == nil {
+		t.Fatal("no program was brought")
+	}
+	if _, err := b.api.VolumeRemove(t.Context(), b.program.volume(), client.VolumeRemoveOptions{}); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestLimitsThatCannotHold(t *testing.T) {
+	b := backend(t)
+	for field, spec := range map[string]sandbox.Spec{
+		"Network.Allow": {Network: sandbox.NetworkPolicy{Allow: []string{"example.com"}}},
+		"Limits.CPU":    {Limits: sandbox.Limits{CPU: 100000}},
+		"Limits.Memory": {Limits: sandbox.Limits{Memory: 1 << 20}},
+	} {
+		_, err := b.Create(t.Context(), sandbox.Creation{ID: "refused", Spec: spec})
+		var ue *sandbox.UnsupportedError
+		if !errors.As(err, &ue) || ue.Field != field {
+			t.Errorf("%s: got %v, want an UnsupportedError", field, err)
+		}
+	}
+}

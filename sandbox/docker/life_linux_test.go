@@ -1,0 +1,170 @@
+package docker
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/moby/moby/client"
+
+	"github.com/stepward/stepward/sandbox"
+)
+
+const testToken = "a token of the life tests"
+
+func creation(id string) sandbox.Creation {
+	return sandbox.Creation{
+		ID: id, TokenHash: sha256.Sum256([]byte(testToken)), OrphanAfter: 10 * time.Second,
+		Labels: sandbox.Labels{Schema: "life-" + id, Session: -5, Run: 3, Step: "a/b[1]", Attempt: 2, Epoch: 4},
+	}
+}
+
+// TestSandboxOutlivesWorker kills a process that made a sandbox and holds a
+// connection to it; this process dials the sandbox and goes on.
+func TestSandboxOutlivesWorker(t *testing.T) {
+	if id := os.Getenv("DOCKER_TEST_WORKER"); id != "" {
+		b := New(Config{Host: os.Getenv("DOCKER_TEST_HOST"), Program: os.Getenv("DOCKER_TEST_PROGRAM"), Image: emptyImage})
+		if _, err := b.Create(t.Context(), creation(id)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := b.ask(t.Context(), id, []byte(testToken)); err != nil {
+			t.Fatal(err)
+		}
+		proc, err := os.FindProcess(os.Getpid())
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = proc.Kill()
+		select {}
+	}
+	for _, exe := range []bool{false, true} {
+		t.Run(fmt.Sprintf("exec=%v", exe), func(t *testing.T) {
+			b := backend(t)
+			b.noBind = exe
+			id := fmt.Sprintf("outlive-%v-%d", exe, os.Getpid())
+			c := exec.CommandContext(t.Context(), "/proc/self/exe", "-test.run=^TestSandboxOutlivesWorker$")
+			c.Env = append(os.Environ(), "DOCKER_TEST_WORKER="+id, "DOCKER_TEST_HOST="+b.config.Host, "DOCKER_TEST_PROGRAM="+b.config.Program)
+			out, err := c.CombinedOutput()
+			if err == nil || !strings.Contains(err.Error(), "killed") {
+				t.Fatalf("the worker was not killed: %v\n%s", err, out)
+			}
+			f, err := b.ask(t.Context(), id, []byte(testToken))
+			if err != nil {
+				t.Fatalf("dial what another process made: %v", err)
+			}
+			if !f.seccomp || f.landlock == 0 {
+				t.Errorf("the runner found %+v", f)
+			}
+			listed, err := b.List(t.Context(), "life-"+id)
+			if err != nil || len(listed) != 1 || listed[0].ID != id || listed[0].Labels != creation(id).Labels {
+				t.Errorf("List: %+v, %v", listed, err)
+			}
+			if err := b.Destroy(t.Context(), id); err != nil {
+				t.Error(err)
+			}
+			b.nothingLeft(t, id)
+		})
+	}
+}
+
+// TestOrphanLeavesNothing has nobody connect: the container ends by itself.
+func TestOrphanLeavesNothing(t *testing.T) {
+	b := backend(t)
+	c := creation(fmt.Sprintf("orphan-%d", os.Getpid()))
+	c.OrphanAfter = 500 * time.Millisecond
+	if _, err := b.Create(t.Context(), c); err != nil {
+		t.Fatal(err)
+	}
+	gone := b.api.ContainerWait(t.Context(), containerName(c.ID), client.ContainerWaitOptions{Condition: "removed"})
+	select {
+	case <-gone.Result:
+	case <-gone.Error: // it went before we asked
+	case <-time.After(30 * time.Second):
+		t.Fatal("the container is still there")
+	}
+	// Only the directory is left, which goes at the next List once it is old.
+	dir := filepath.Join(socketRoot(), b.engine.key+"-"+c.ID)
+	old := time.Now().Add(-socketGrace - time.Second)
+	if err := os.Chtimes(dir, old, old); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.List(t.Context(), "any"); err != nil {
+		t.Fatal(err)
+	}
+	b.nothingLeft(t, c.ID)
+	if _, err := b.Dial(t.Context(), c.ID); !errors.Is(err, sandbox.ErrLost) {
+		t.Errorf("Dial: %v, want ErrLost", err)
+	}
+}
+
+// A sandbox cannot write to the directory that it shares with the host, and a
+// connection through docker exec leaves no process behind.
+func TestSharedDirectoryAndDialProcess(t *testing.T) {
+	b := backend(t)
+	c := creation(fmt.Sprintf("shared-%d", os.Getpid()))
+	if _, err := b.Create(t.Context(), c); err != nil {
+		t.Fatal(err)
+	}
+	defer b.Destroy(context.WithoutCancel(t.Context()), c.ID)
+	dir := socketDir(filepath.Join(socketRoot(), b.engine.key+"-"+c.ID))
+	for path, want := range map[string]fs.FileMode{socketRoot(): 0o700, string(dir): 0o700, dir.shared(): 0o755} {
+		fi, err := os.Stat(path)
+		if err != nil || fi.Mode().Perm() != want {
+			t.Errorf("%s: %v, %v, want %v", path, fi.Mode(), err, want)
+		}
+	}
+
+	conn, err := b.dialExec(t.Context(), b.api, containerName(c.ID), c.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dials := func() (n int) {
+		top, err := b.api.ContainerTop(t.Context(), containerName(c.ID), client.ContainerTopOptions{Arguments: []string{"-eo", "pid,ppid,args"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range top.Processes {
+			if strings.HasPrefix(p[len(p)-1], ProgramPath) {
+				n++
+			}
+		}
+		return n
+	}
+	if n := dials(); n != 2 {
+		t.Errorf("%d processes of the program, want the runner and the dial", n)
+	}
+	conn.Close()
+	deadline := time.After(20 * time.Second)
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for dials() != 1 {
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatal("the dial process outlives its connection")
+		}
+	}
+}
+
+// nothingLeft checks that neither container, volume nor directory is there.
+func (b *Backend) nothingLeft(t *testing.T, id string) {
+	t.Helper()
+	filter := client.Filters{}.Add("label", labelID+"="+id)
+	if l, err := b.api.ContainerList(t.Context(), client.ContainerListOptions{All: true, Filters: filter}); err != nil || len(l.Items) > 0 {
+		t.Errorf("containers left: %v, %v", l.Items, err)
+	}
+	if l, err := b.api.VolumeList(t.Context(), client.VolumeListOptions{Filters: filter}); err != nil || len(l.Items) > 0 {
+		t.Errorf("volumes left: %v, %v", l.Items, err)
+	}
+	if _, err := os.Stat(filepath.Join(socketRoot(), b.engine.key+"-"+id)); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("directory left: %v", err)
+	}
+}
