@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -65,6 +66,54 @@ func (f *fixture) start(cfg worker.Config) (stop func()) {
 	})
 	f.t.Cleanup(stop)
 	return stop
+}
+
+// sql puts the names of the fixture's schemas where a statement says stepward or
+// stepward_river.
+func (f *fixture) sql(text string) string {
+	return strings.ReplaceAll(strings.ReplaceAll(text, "stepward_river.", f.schema+"_river."), "stepward.", f.schema+".")
+}
+
+func (f *fixture) exec(sql string, args ...any) {
+	f.t.Helper()
+	if _, err := f.pool.Exec(f.t.Context(), f.sql(sql), args...); err != nil {
+		f.t.Fatal(err)
+	}
+}
+
+func (f *fixture) count(sql string, args ...any) (n int) {
+	f.t.Helper()
+	if err := f.pool.QueryRow(f.t.Context(), f.sql(sql), args...).Scan(&n); err != nil {
+		f.t.Fatal(err)
+	}
+	return n
+}
+
+// expire lets the leases of workers with a name run out, so that a test need not
+// wait for it.
+func (f *fixture) expire(name string) {
+	f.t.Helper()
+	f.exec("UPDATE stepward.worker SET lease_until = clock_timestamp() - interval '1 minute' WHERE name = $1", name)
+}
+
+// state returns where a run is.
+func (f *fixture) state(id workflow.RunID) workflow.RunStatus {
+	f.t.Helper()
+	s, err := f.client.Get(f.t.Context(), id)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return s
+}
+
+// reaches waits until a run is in a state.
+func (f *fixture) reaches(id workflow.RunID, want workflow.State) (s workflow.RunStatus) {
+	f.t.Helper()
+	eventually(f.t, fmt.Sprintf("%v is %s", id, want), func() bool {
+		s = f.state(id)
+		return s.State == want
+	})
+	return s
 }
 
 // eventually polls until f reports true.

@@ -8,9 +8,15 @@ import (
 	"reflect"
 )
 
-// encode writes a value as JSON and checks its size.
-func encode(what string, v any, limit int) ([]byte, error) {
-	b, err := json.Marshal(v)
+// encode writes a value as JSON and checks its size. A MarshalJSON that panics
+// is an error of the value: the turn is locked here.
+func encode(what string, v any, limit int) (b []byte, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			b, err = nil, &EncodeError{What: what, Err: fmt.Errorf("panic: %v", p)}
+		}
+	}()
+	b, err = json.Marshal(v)
 	if err != nil {
 		return nil, &EncodeError{What: what, Err: err}
 	}

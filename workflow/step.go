@@ -124,9 +124,9 @@ func (s *Step[In, Out]) Run(ctx Context, in In) (Out, error) {
 func (s *Step[In, Out]) Go(ctx Context, in In) *Future[Out] {
 	t := ctx.turn()
 	t.enter()
-	defer t.mu.Unlock()
 	f := t.reserve(s.core, t.occurrence(s.core.Name), in)
 	t.start(f)
+	t.mu.Unlock() // not deferred: when the turn leaves, it is unlocked already
 	return &Future[Out]{f}
 }
 

@@ -1,0 +1,113 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+)
+
+// report is what a call of bench found out.
+type report struct {
+	Machine  map[string]string
+	Postgres string
+	Settings map[string]string
+	Results  []result
+	Notes    []string
+
+	suite string
+}
+
+// result is one figure. A Bar of zero is none.
+type result struct {
+	Suite, Name string
+	Value       float64
+	Unit        string
+	Bar         float64 `json:",omitempty"` // the highest value that is good enough
+	Missed      bool    `json:",omitempty"`
+}
+
+func (r *report) add(name string, value float64, unit string) { r.bar(name, value, unit, 0) }
+
+func (r *report) bar(name string, value float64, unit string, bar float64) {
+	r.Results = append(r.Results, result{Suite: r.suite, Name: name, Value: value, Unit: unit, Bar: bar, Missed: bar != 0 && value > bar})
+}
+
+func (r *report) note(format string, args ...any) {
+	r.Notes = append(r.Notes, r.suite+": "+fmt.Sprintf(format, args...))
+}
+
+// durations adds quantiles of times, in milliseconds.
+func (r *report) durations(name string, all []time.Duration, quantiles ...float64) {
+	for _, q := range quantiles {
+		r.add(fmt.Sprintf("%s, p%g", name, 100*q), quantile(all, q), "ms")
+	}
+}
+
+// quantile is in milliseconds.
+func quantile(all []time.Duration, q float64) float64 {
+	if len(all) == 0 {
+		return 0
+	}
+	sorted := slices.Sorted(slices.Values(all))
+	return sorted[min(int(q*float64(len(sorted))), len(sorted)-1)].Seconds() * 1000
+}
+
+func (r *report) write(w io.Writer, asJSON bool) error {
+	if asJSON {
+		enc := json.NewEncoder(w)
+		enc.SetIndent("", "  ")
+		return enc.Encode(r)
+	}
+	var b strings.Builder
+	for _, k := range sortedKeys(r.Machine) {
+		fmt.Fprintf(&b, "- %s: %s\n", k, r.Machine[k])
+	}
+	fmt.Fprintf(&b, "- Postgres: %s\n", r.Postgres)
+	var settings []string
+	for _, k := range sortedKeys(r.Settings) {
+		settings = append(settings, k+"="+r.Settings[k])
+	}
+	fmt.Fprintf(&b, "- Settings: %s\n\n", strings.Join(settings, " "))
+	b.WriteString("| | figure | | bar |\n|---|---:|---|---|\n")
+	for _, x := range r.Results {
+		bar := ""
+		if x.Bar != 0 {
+			bar = "≤ " + number(x.Bar)
+			if x.Missed {
+				bar += " **missed**"
+			}
+		}
+		fmt.Fprintf(&b, "| %s: %s | %s | %s | %s |\n", x.Suite, x.Name, number(x.Value), x.Unit, bar)
+	}
+	if len(r.Notes) > 0 {
+		b.WriteString("\n")
+	}
+	for _, n := range r.Notes {
+		fmt.Fprintf(&b, "- %s\n", n)
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// number shows three digits that say something.
+func number(v float64) string {
+	switch {
+	case v >= 100:
+		return fmt.Sprintf("%.0f", v)
+	case v >= 10:
+		return fmt.Sprintf("%.1f", v)
+	}
+	return fmt.Sprintf("%.2f", v)
+}
+
+func sortedKeys(m map[string]string) []string {
+	var keys []string
+	for k := range m {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	return keys
+}

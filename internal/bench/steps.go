@@ -1,0 +1,208 @@
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/riverqueue/river"
+	"github.com/riverqueue/river/riverdriver/riverpgxv5"
+
+	"github.com/stepward/stepward/internal/enqueue"
+	"github.com/stepward/stepward/worker"
+)
+
+// The bars of a run that is alone, beside its ticket.
+var stepBars = map[int]struct{ commits, bytes float64 }{1: {3, 1600}, 10: {12, 4500}}
+
+// benchSteps counts what runs write. Autovacuum is off meanwhile: what it does
+// and when is no property of a run.
+func benchSteps(ctx context.Context, b *bench) error {
+	if err := b.cluster.set(ctx, "autovacuum = off"); err != nil {
+		return err
+	}
+	defer func() { _ = b.cluster.set(context.WithoutCancel(ctx), "autovacuum = on") }()
+	if b.cluster.settings["full_page_writes"] != "off" {
+		b.report.note("full_page_writes is on: WAL bytes cannot be compared")
+	}
+	for _, steps := range []int{1, 10} {
+		x, n, err := b.alone(ctx, steps, b.times(300))
+		if err != nil {
+			return err
+		}
+		bar := stepBars[steps]
+		b.report.bar(fmt.Sprintf("%s, alone: write transactions per run", plural(steps, "step")), round(x.xacts/n, 2), "", bar.commits)
+		b.report.bar(fmt.Sprintf("%s, alone: WAL per run", plural(steps, "step")), x.bytes/n, "B", bar.bytes)
+		if x, n, err = b.enqueued(ctx, steps, b.times(300), 1); err != nil {
+			return err
+		}
+		b.report.add(fmt.Sprintf("%s, alone, with its ticket: write transactions per run", plural(steps, "step")), x.xacts/n, "")
+		b.report.add(fmt.Sprintf("%s, alone, with its ticket: WAL per run", plural(steps, "step")), x.bytes/n, "B")
+	}
+	x, n, err := b.tickets(ctx, b.times(300))
+	if err != nil {
+		return err
+	}
+	b.report.add("a ticket (River job inserted, fetched, completed): write transactions", x.xacts/n, "")
+	b.report.add("a ticket: WAL", x.bytes/n, "B")
+	for _, steps := range []int{1, 10} {
+		if x, n, err = b.ready(ctx, steps, b.times(2000), 32); err != nil {
+			return err
+		}
+		name := fmt.Sprintf("%s, 32 concurrent, already enqueued", plural(steps, "step"))
+		b.report.add(name+": write transactions per step", x.xacts/n/float64(steps), "")
+		b.report.add(name+": WAL per run", x.bytes/n, "B")
+		if x, n, err = b.enqueued(ctx, steps, b.times(2000), 32); err != nil {
+			return err
+		}
+		name = fmt.Sprintf("%s, 32 concurrent, with enqueue and tickets", plural(steps, "step"))
+		bar := 0.0
+		if steps == 10 {
+			bar = 0.2
+		}
+		b.report.bar(name+": write transactions per step", x.xacts/n/float64(steps), "", bar)
+		b.report.add(name+": WAL per run", x.bytes/n, "B")
+	}
+	return nil
+}
+
+// alone measures n runs, one at a time and without a ticket each: every run is
+// enqueued, claimed and executed for itself.
+func (b *bench) alone(ctx context.Context, steps, n int) (cost, float64, error) {
+	a, err := b.newApp(ctx, worker.Config{MaxRuns: 1})
+	if err != nil {
+		return cost{}, 0, err
+	}
+	defer a.close()
+	if err := a.work(ctx); err != nil {
+		return cost{}, 0, err
+	}
+	once := func(n int) func() error {
+		return func() error {
+			if err := a.add(ctx, steps, n, false); err != nil {
+				return err
+			}
+			return a.settled(ctx)
+		}
+	}
+	if err := once(n / 3)(); err != nil { // warm up: pages, plans, prepared statements
+		return cost{}, 0, err
+	}
+	x, err := b.cluster.measure(ctx, once(n))
+	if err == nil && b.wal {
+		err = b.walTable(ctx, a.schema, fmt.Sprintf("%s, alone", plural(steps, "step")), x, n)
+	}
+	return x, float64(n), err
+}
+
+// ready measures runs that are there when the worker looks.
+func (b *bench) ready(ctx context.Context, steps, n, concurrent int) (cost, float64, error) {
+	a, err := b.newApp(ctx, worker.Config{MaxRuns: concurrent})
+	if err != nil {
+		return cost{}, 0, err
+	}
+	defer a.close()
+	if err := a.work(ctx); err != nil {
+		return cost{}, 0, err
+	}
+	once := func(n int) func() error {
+		return func() error {
+			if err := a.add(ctx, steps, n, true); err != nil {
+				return err
+			}
+			return a.settled(ctx)
+		}
+	}
+	if err := once(n / 5)(); err != nil {
+		return cost{}, 0, err
+	}
+	x, err := b.cluster.measure(ctx, once(n))
+	return x, float64(n), err
+}
+
+// enqueued measures runs from the client's call to the result, tickets and all.
+func (b *bench) enqueued(ctx context.Context, steps, n, concurrent int) (cost, float64, error) {
+	a, err := b.newApp(ctx, worker.Config{})
+	if err != nil {
+		return cost{}, 0, err
+	}
+	defer a.close()
+	if err := a.work(ctx); err != nil {
+		return cost{}, 0, err
+	}
+	once := func(n int) func() error {
+		return func() error {
+			if err := parallel(ctx, concurrent, n, func(ctx context.Context) error { return a.execute(ctx, steps) }); err != nil {
+				return err
+			}
+			return a.settled(ctx)
+		}
+	}
+	if err := once(n / 5)(); err != nil {
+		return cost{}, 0, err
+	}
+	x, err := b.cluster.measure(ctx, once(n))
+	if err == nil && b.wal && concurrent == 1 {
+		err = b.walTable(ctx, a.schema, fmt.Sprintf("%s, alone, with its ticket", plural(steps, "step")), x, n)
+	}
+	return x, float64(n), err
+}
+
+// ticketDone is a River worker that says that it worked.
+type ticketDone struct {
+	river.WorkerDefaults[enqueue.Ticket]
+	done chan struct{}
+}
+
+func (t *ticketDone) Work(context.Context, *river.Job[enqueue.Ticket]) error {
+	t.done <- struct{}{}
+	return nil
+}
+
+// tickets measures the River jobs alone, one at a time, with River configured as
+// a worker does.
+func (b *bench) tickets(ctx context.Context, n int) (cost, float64, error) {
+	a, err := b.newApp(ctx, worker.Config{})
+	if err != nil {
+		return cost{}, 0, err
+	}
+	defer a.close()
+	done := &ticketDone{done: make(chan struct{}, 1)}
+	workers := river.NewWorkers()
+	river.AddWorker(workers, done)
+	client, err := river.NewClient(riverpgxv5.New(a.pool), &river.Config{
+		Schema: a.q.River, Workers: workers, Logger: b.log,
+		Queues:        map[string]river.QueueConfig{enqueue.Queue: {MaxWorkers: 8}},
+		FetchCooldown: fetchCooldown, FetchPollInterval: fetchPoll,
+	})
+	if err != nil {
+		return cost{}, 0, err
+	}
+	if err := client.Start(ctx); err != nil {
+		return cost{}, 0, err
+	}
+	defer func() { _ = client.StopAndCancel(context.WithoutCancel(ctx)) }()
+	once := func(n int) func() error {
+		return func() error {
+			for i := range n {
+				if err := pgx.BeginFunc(ctx, a.pool, func(tx pgx.Tx) error {
+					_, err := client.InsertTx(ctx, tx, enqueue.Ticket{Run: int64(i) << 40, Count: 1}, nil)
+					return err
+				}); err != nil {
+					return err
+				}
+				select {
+				case <-done.done:
+				case <-ctx.Done():
+					return ctx.Err()
+				}
+			}
+			return a.settled(ctx)
+		}
+	}
+	if err := once(n / 5)(); err != nil {
+		return cost{}, 0, err
+	}
+	x, err := b.cluster.measure(ctx, once(n))
+	return x, float64(n), err
+}

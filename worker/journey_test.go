@@ -1,0 +1,211 @@
+package worker_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stepward/stepward/sandbox"
+	"github.com/stepward/stepward/sandbox/local"
+	"github.com/stepward/stepward/sandbox/sandboxtest"
+	"github.com/stepward/stepward/worker"
+	"github.com/stepward/stepward/workflow"
+)
+
+// A trip is the input of workflow journey: the steps to go through, and the file
+// in which each execution of a step leaves a line.
+type trip struct {
+	Path []string
+	Log  string
+}
+
+var journey = workflow.DurableWorkflow[trip, string]{Name: "journey"}
+
+// visit leaves a line behind. Appends of this size are atomic, whoever writes.
+func visit(ctx context.Context, log string) (workflow.StepInfo, error) {
+	info, _ := workflow.StepInfoFrom(ctx)
+	f, err := os.OpenFile(log, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		return info, err
+	}
+	_, err = fmt.Fprintf(f, "%v %s %d\n", info.Run, info.Step, info.Attempt)
+	return info, errors.Join(err, f.Close())
+}
+
+func place(name string, o workflow.StepOptions, more func(context.Context, string, workflow.StepInfo) error) *workflow.Step[string, string] {
+	return workflow.NewStep(name, func(ctx context.Context, log string) (string, error) {
+		info, err := visit(ctx, log)
+		if err == nil && more != nil {
+			err = more(ctx, log, info)
+		}
+		return name, err
+	}, o)
+}
+
+var (
+	placeA     = place("a", workflow.StepOptions{}, nil)
+	placeB     = place("b", workflow.StepOptions{}, nil)
+	placeC     = place("c", workflow.StepOptions{}, nil)
+	placeGate  = place("gate", workflow.StepOptions{}, nil) // the old definition does not declare it
+	placeFlaky = place("flaky", workflow.StepOptions{Retry: workflow.Retry{Backoff: time.Millisecond}}, failOnce)
+	placeSlow  = place("slow", workflow.StepOptions{Retry: workflow.Retry{Backoff: time.Hour, MaxBackoff: time.Hour}}, failOnce)
+	placeHold  = place("hold", workflow.StepOptions{Timeout: -1}, hold)
+	placeBox   = workflow.NewToolStep("box", func(ctx context.Context, sb *sandbox.Sandbox, log string) (string, error) {
+		if _, err := visit(ctx, log); err != nil {
+			return "", err
+		}
+		return "box", sb.Command("/bin/true").Run(ctx)
+	}, workflow.StepOptions{Mode: workflow.Sandboxed})
+
+	places = map[string]*workflow.Step[string, string]{"a": placeA, "b": placeB, "c": placeC, "gate": placeGate,
+		"flaky": placeFlaky, "slow": placeSlow, "hold": placeHold, "box": placeBox}
+
+	journeyOld = workflow.Define(journey, travel, workflow.Options{Version: "1",
+		Steps: []workflow.Declared{placeA, placeB, placeC, placeFlaky, placeSlow, placeHold, placeBox}})
+	journeyNew = workflow.Define(journey, travel, workflow.Options{Version: "1",
+		Steps: []workflow.Declared{placeA, placeB, placeC, placeFlaky, placeSlow, placeHold, placeBox, placeGate}})
+)
+
+func failOnce(_ context.Context, _ string, info workflow.StepInfo) error {
+	if info.Attempt == 1 {
+		return errors.New("the first attempt fails")
+	}
+	return nil
+}
+
+// hold keeps a victim in the middle of a step. Elsewhere it goes on at once.
+func hold(ctx context.Context, log string, _ workflow.StepInfo) error {
+	switch {
+	case victim == nil || victim.Hold == "":
+		return nil
+	case victim.Hold == "context":
+		<-ctx.Done()
+		return context.Cause(ctx)
+	}
+	for { // deaf to its context
+		if _, err := os.Stat(log + ".go"); err == nil {
+			return nil
+		}
+		<-time.After(5 * time.Millisecond)
+	}
+}
+
+func travel(ctx workflow.Context, in trip) (string, error) {
+	var been []string
+	for _, name := range in.Path {
+		at, err := places[name].Run(ctx, in.Log)
+		if err != nil {
+			return "", err
+		}
+		been = append(been, at)
+	}
+	return strings.Join(been, " "), nil
+}
+
+// traveller is a run of journey with what a test checks of it.
+type traveller struct {
+	*fixture
+	in  trip
+	run workflow.Run[string]
+}
+
+func (f *fixture) travel(path ...string) *traveller {
+	f.t.Helper()
+	in := trip{Path: path, Log: f.t.TempDir() + "/log"}
+	run, err := journey.Enqueue(f.t.Context(), f.client, in, workflow.EnqueueOptions{Tenant: "acme"})
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return &traveller{fixture: f, in: in, run: run}
+}
+
+// visits returns the keys of the steps in the order in which they were executed.
+func (r *traveller) visits() []string {
+	r.t.Helper()
+	data, err := os.ReadFile(r.in.Log)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		r.t.Fatal(err)
+	}
+	var keys []string
+	for line := range strings.Lines(string(data)) {
+		f := strings.Fields(line)
+		if len(f) != 3 || f[0] != r.run.ID.String() {
+			r.t.Fatalf("log line %q", line)
+		}
+		keys = append(keys, f[1])
+	}
+	return keys
+}
+
+// checkpoints returns the recorded steps, each as one line.
+func (r *traveller) checkpoints() map[string]string {
+	r.t.Helper()
+	steps, err := r.client.Steps(r.t.Context(), r.run.ID, 0)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	m := make(map[string]string)
+	for _, s := range steps {
+		if !s.Recorded {
+			continue
+		}
+		if m[s.Step] != "" {
+			r.t.Errorf("step %s has two checkpoints", s.Step)
+		}
+		m[s.Step] = fmt.Sprintf("%d %d %s %s %v", s.Seq, s.Attempt, s.Output, s.Started, s.Err)
+	}
+	return m
+}
+
+// arrives waits for the end of the run and checks what must hold however its
+// workers died: the steps that were on record before are as they were and were
+// not executed again, every step is on record once, and nothing is left over.
+func (r *traveller) arrives(ctx context.Context, before map[string]string, visited int) {
+	r.t.Helper()
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	out, err := r.run.Result(ctx)
+	if err != nil || out != strings.Join(r.in.Path, " ") {
+		status, serr := r.client.Get(r.t.Context(), r.run.ID)
+		r.t.Fatalf("result %q, %v; status %+v, %v", out, err, status, serr)
+	}
+	after := r.checkpoints()
+	for key, c := range before {
+		if after[key] != c {
+			r.t.Errorf("checkpoint of %s was %s, is %s", key, c, after[key])
+		}
+	}
+	for _, key := range r.visits()[visited:] {
+		if before[key] != "" {
+			r.t.Errorf("step %s was on record, and was executed again", key)
+		}
+	}
+	for _, key := range r.in.Path {
+		if after[key] == "" || !slices.Contains(r.visits(), key) {
+			r.t.Errorf("step %s is not on record, or was never executed", key)
+		}
+	}
+	if len(after) != len(r.in.Path) {
+		r.t.Errorf("checkpoints: %v", after)
+	}
+	for _, table := range []string{"ready", "turn", "timer", "parked"} {
+		if n := r.count("SELECT count(*) FROM stepward."+table+" WHERE run_id = $1", r.run.ID); n != 0 {
+			r.t.Errorf("%d rows are left in %s", n, table)
+		}
+	}
+}
+
+// backends are the sandboxes of tests: local ones, with a static runner.
+func backends(t *testing.T) []sandbox.Backend {
+	return []sandbox.Backend{local.New(local.Config{Program: sandboxtest.BuildProbe(t)})}
+}
+
+// takeOver starts a healthy worker of the new definition.
+func (f *fixture) takeOver() (stop func()) {
+	return f.start(worker.Config{Name: "healthy", Workflows: []*workflow.Definition{journeyNew}, Backends: backends(f.t)})
+}

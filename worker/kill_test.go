@@ -1,0 +1,157 @@
+package worker_test
+
+import (
+	"fmt"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stepward/stepward/internal/db"
+	"github.com/stepward/stepward/workflow"
+)
+
+// A killing is one way to lose a worker while it holds a run.
+type killing struct {
+	name string // unless it is that of the statement
+	path []string
+
+	// first dies after its crash point, before the victim starts.
+	first      victimConfig
+	firstCrash string
+	victim     victimConfig
+	drain      bool // SIGTERM as soon as the victim executes step hold
+	statement  string
+	n          int  // which execution of it
+	wake       bool // the run may wait in timer after each death
+}
+
+var (
+	plain = []string{"a", "b", "c"}
+	holds = victimConfig{Hold: "context", DrainTimeout: time.Millisecond}
+)
+
+// Each write that a worker makes, and each place that it has in the life of a
+// run. TestKill dies before and after every one of them.
+var killings = []killing{
+	{statement: "RequirementInsert", n: 1, path: plain},
+	{statement: "DefinitionInsert", n: 1, path: plain},
+	{statement: "WorkerInsert", n: 1, path: plain},
+	{statement: "WorkerForget", n: 1, path: plain},
+	{statement: "WorkerHeartbeat", n: 1, path: []string{"a", "hold", "c"}, victim: victimConfig{Hold: "context", LeaseTTL: time.Second}},
+	{statement: "Claim", n: 1, path: plain},
+	{name: "first", statement: "Commit", n: 1, path: plain},
+	{name: "middle", statement: "Commit", n: 2, path: plain},
+	{name: "last", statement: "Commit", n: 3, path: plain},
+	{name: "failure", statement: "Commit", n: 2, path: []string{"a", "flaky", "c"}},
+	{statement: "AttemptDispatch", n: 1, path: []string{"a", "box", "c"}},
+	{statement: "SandboxCreated", n: 1, path: []string{"a", "box", "c"}},
+	{statement: "SandboxDestroyed", n: 1, path: []string{"a", "box", "c"}},
+	{name: "sandboxed", statement: "Commit", n: 2, path: []string{"a", "box", "c"}},
+	{name: "timer", statement: "TurnLeave", n: 1, path: []string{"a", "slow", "c"}, wake: true},
+	{name: "parked", statement: "TurnLeave", n: 1, path: []string{"a", "gate", "c"}, victim: victimConfig{Old: true}},
+	{name: "ready", statement: "TurnLeave", n: 1, path: []string{"a", "hold", "c"}, victim: holds, drain: true},
+	{name: "draining", statement: "WorkerState", n: 1, path: []string{"a", "hold", "c"}, victim: holds, drain: true},
+	{name: "gone", statement: "WorkerState", n: 2, path: []string{"a", "hold", "c"}, victim: holds, drain: true},
+	// What any worker does for the others.
+	{statement: "WorkerReap", n: 1, path: plain, firstCrash: "Commit:after:1"},
+	{statement: "TurnReap", n: 1, path: plain, firstCrash: "Commit:after:1"},
+	{statement: "TimerWake", n: 1, path: []string{"a", "slow", "c"}, firstCrash: "TurnLeave:after:1", wake: true},
+	{statement: "Unpark", n: 1, path: []string{"a", "gate", "c"}, first: victimConfig{Old: true}, firstCrash: "TurnLeave:after:1"},
+	{statement: "ParkUnservable", n: 1, path: []string{"a", "box", "c"}, victim: victimConfig{NoBackend: true}},
+}
+
+// Statements that write, but not on a worker.
+var clientWrites = map[string]string{
+	"RunInsert":   "enqueue: TestEnqueueCut",
+	"RunCancel":   "cancel",
+	"RunResume":   "resume",
+	"EventInsert": "not executed yet",
+}
+
+var writes = regexp.MustCompile(`INSERT INTO|DELETE FROM|UPDATE "`)
+
+// A write without a case here would be a guarantee without a test.
+func TestKillCoversEveryWrite(t *testing.T) {
+	q, err := db.New("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := reflect.ValueOf(*q)
+	for i := range v.NumField() {
+		name := v.Type().Field(i).Name
+		if !writes.MatchString(v.Field(i).String()) {
+			continue
+		}
+		_, client := clientWrites[name]
+		killed := slices.ContainsFunc(killings, func(k killing) bool { return k.statement == name })
+		if client == killed {
+			t.Errorf("statement %s writes: killed at %v, a client's %v", name, killed, client)
+		}
+	}
+}
+
+func TestKill(t *testing.T) {
+	for _, k := range killings {
+		for _, when := range []string{"before", "after"} {
+			t.Run(strings.Trim(k.statement+"/"+k.name, "/")+"/"+when, func(t *testing.T) {
+				t.Parallel()
+				k.test(t, fmt.Sprintf("%s:%s:%d", k.statement, when, k.n))
+			})
+		}
+	}
+}
+
+func (k killing) test(t *testing.T, crashAt string) {
+	f := newFixture(t)
+	r := f.travel(k.path...)
+	if k.firstCrash != "" {
+		k.first.Name = "first"
+		f.startVictim(k.first, k.firstCrash).diedOf(syscall.SIGKILL)
+		f.expire("first")
+		k.wakeUp(r)
+	}
+	p := f.startVictim(k.victim, crashAt)
+	if k.drain {
+		eventually(t, "step hold begins", func() bool { return slices.Contains(r.visits(), "hold") })
+		p.signal(syscall.SIGTERM)
+	}
+	p.diedOf(syscall.SIGKILL)
+
+	before, visited := r.checkpoints(), len(r.visits())
+	f.expire("victim")
+	k.wakeUp(r)
+	f.takeOver()
+	if k.wake { // the crash may have come before the run went to sleep
+		eventually(t, "the run ends, or sleeps", func() bool {
+			k.wakeUp(r)
+			s := f.state(r.run.ID).State
+			return s != workflow.Ready && s != workflow.Running && s != workflow.Waiting
+		})
+	}
+	r.arrives(t.Context(), before, visited)
+	if slices.Contains(k.path, "box") {
+		f.noSandboxLeft()
+	}
+}
+
+func (k killing) wakeUp(r *traveller) {
+	r.t.Helper()
+	if k.wake {
+		r.exec("UPDATE stepward.timer SET wake_at = clock_timestamp() WHERE run_id = $1", r.run.ID)
+		r.exec("UPDATE stepward.attempt SET retry_at = clock_timestamp() WHERE run_id = $1", r.run.ID)
+	}
+}
+
+// noSandboxLeft starts a worker, which sweeps first of all, and waits until
+// every sandbox on record is gone.
+func (f *fixture) noSandboxLeft() {
+	f.t.Helper()
+	f.takeOver()
+	eventually(f.t, "sandboxes of dead workers are gone", func() bool {
+		return f.count("SELECT count(*) FROM stepward.sandbox WHERE destroyed_at IS NULL") == 0
+	})
+}

@@ -1,0 +1,206 @@
+package worker_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"os/signal"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/stepward/stepward/internal/testenv"
+	"github.com/stepward/stepward/sandbox"
+	"github.com/stepward/stepward/sandbox/local"
+	"github.com/stepward/stepward/sandbox/sandboxtest"
+	"github.com/stepward/stepward/worker"
+	"github.com/stepward/stepward/workflow"
+)
+
+const (
+	envVictim = "STEPWARD_TEST_VICTIM" // makes the test binary a worker
+	envCrash  = "STEPWARD_TEST_CRASH"  // statement:before|after:n, where that worker kills itself
+)
+
+// victim is set in a process that is a worker to be killed.
+var victim *victimConfig
+
+type victimConfig struct {
+	URL, Schema, Probe string
+	Name               string
+	Hold               string // see step hold
+	Old                bool   // the definition that lacks a step
+	NoBackend          bool
+	LeaseTTL           time.Duration
+	DrainTimeout       time.Duration
+}
+
+// beVictim is main of such a process. SIGTERM drains it.
+func beVictim(config string) int {
+	victim = new(victimConfig)
+	if err := json.Unmarshal([]byte(config), victim); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 2
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	pc, err := pgxpool.ParseConfig(victim.URL)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 2
+	}
+	if at := os.Getenv(envCrash); at != "" {
+		if pc.ConnConfig.Tracer, err = parseCrash(at); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 2
+		}
+	}
+	pool, err := pgxpool.NewWithConfig(ctx, pc)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 2
+	}
+	defer pool.Close()
+	cfg := worker.Config{
+		Pool: pool, Schema: victim.Schema, Name: victim.Name, Workflows: []*workflow.Definition{journeyNew},
+		LeaseTTL: victim.LeaseTTL, DrainTimeout: victim.DrainTimeout, Backends: []sandbox.Backend{},
+		Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})),
+	}
+	if victim.Old {
+		cfg.Workflows = []*workflow.Definition{journeyOld}
+	}
+	if !victim.NoBackend {
+		cfg.Backends = []sandbox.Backend{local.New(local.Config{Program: victim.Probe})}
+	}
+	if err := worker.Run(ctx, cfg); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
+}
+
+// crash kills its process before the nth execution of a statement is sent, or
+// after its answer has arrived.
+type crash struct {
+	statement string
+	after     bool
+	mu        sync.Mutex
+	left      int
+}
+
+func parseCrash(s string) (*crash, error) {
+	f := strings.Split(s, ":")
+	if len(f) != 3 || f[1] != "before" && f[1] != "after" {
+		return nil, fmt.Errorf("%s=%q: want statement:before|after:n", envCrash, s)
+	}
+	n, err := strconv.Atoi(f[2])
+	return &crash{statement: f[0], after: f[1] == "after", left: n}, err
+}
+
+var statementName = regexp.MustCompile(`^/\* stepward (\w+) \*/`)
+
+type crashKey struct{}
+
+func (c *crash) TraceQueryStart(ctx context.Context, _ *pgx.Conn, data pgx.TraceQueryStartData) context.Context {
+	m := statementName.FindStringSubmatch(data.SQL)
+	if m == nil || m[1] != c.statement {
+		return ctx
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.left--; c.left != 0 {
+		return ctx
+	}
+	if !c.after {
+		die()
+	}
+	return context.WithValue(ctx, crashKey{}, true)
+}
+
+func (c *crash) TraceQueryEnd(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQueryEndData) {
+	if ctx.Value(crashKey{}) != nil {
+		die()
+	}
+}
+
+func die() {
+	_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+	select {} // until it arrives
+}
+
+// process is a victim as its test sees it.
+type process struct {
+	*fixture
+	cmd    *exec.Cmd
+	output bytes.Buffer // read it once the process is gone
+	gone   chan struct{}
+}
+
+// startVictim starts a worker process that crashes at the point given, if any.
+func (f *fixture) startVictim(cfg victimConfig, crashAt string) *process {
+	f.t.Helper()
+	cfg.Schema, cfg.Probe = f.schema, sandboxtest.BuildProbe(f.t)
+	if cfg.URL == "" {
+		cfg.URL = testenv.PostgresURL(f.t)
+	}
+	if cfg.Name == "" {
+		cfg.Name = "victim"
+	}
+	config, err := json.Marshal(cfg)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	p := &process{fixture: f, cmd: exec.Command("/proc/self/exe"), gone: make(chan struct{})}
+	p.cmd.Env = append(os.Environ(), envVictim+"="+string(config), envCrash+"="+crashAt)
+	p.cmd.Stdout, p.cmd.Stderr = &p.output, &p.output
+	if err := p.cmd.Start(); err != nil {
+		f.t.Fatal(err)
+	}
+	go func() {
+		defer close(p.gone)
+		var exit *exec.ExitError
+		if err := p.cmd.Wait(); err != nil && !errors.As(err, &exit) {
+			fmt.Fprintln(os.Stderr, err)
+		}
+	}()
+	f.t.Cleanup(func() {
+		_ = p.cmd.Process.Kill() // it has died already, or shall now
+		<-p.gone
+		if f.t.Failed() {
+			f.t.Logf("output of %s (crash %q):\n%s", cfg.Name, crashAt, p.output.String())
+		}
+	})
+	return p
+}
+
+func (p *process) signal(s syscall.Signal) {
+	p.t.Helper()
+	if err := p.cmd.Process.Signal(s); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+// diedOf waits for the process to be ended by the signal; 0 is a normal exit.
+func (p *process) diedOf(want syscall.Signal) {
+	p.t.Helper()
+	select {
+	case <-p.gone:
+	case <-time.After(30 * time.Second):
+		p.t.Fatal("the victim lives on: its crash point was not reached")
+	}
+	status, _ := p.cmd.ProcessState.Sys().(syscall.WaitStatus)
+	if want == 0 && !p.cmd.ProcessState.Success() || want != 0 && status.Signal() != want {
+		p.t.Fatalf("the victim ended with %v", p.cmd.ProcessState)
+	}
+}
