@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/stepward/stepward/internal/db"
+	"github.com/stepward/stepward/sandbox/sandboxtest"
 	"github.com/stepward/stepward/workflow"
 )
 
@@ -95,6 +96,9 @@ func TestKillCoversEveryWrite(t *testing.T) {
 }
 
 func TestKill(t *testing.T) {
+	// Written once, before anything forks: a child that is being started holds
+	// the descriptor for a moment, and the kernel executes no file open for writing.
+	t.Setenv(sandboxtest.EnvProbe, sandboxtest.BuildProbe(t))
 	for _, k := range killings {
 		for _, when := range []string{"before", "after"} {
 			t.Run(strings.Trim(k.statement+"/"+k.name, "/")+"/"+when, func(t *testing.T) {
