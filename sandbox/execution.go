@@ -158,7 +158,7 @@ func (x *execution) attach(ctx context.Context, c rpcconnect.RunnerClient, start
 	if err != nil {
 		return nil, false, err
 	}
-	defer events.Close()
+	defer func() { _ = events.Close() }()
 	for events.Receive() {
 		progress = true
 		switch ev := events.Msg().Event.(type) {

@@ -80,7 +80,7 @@ func (s *Sandbox) readFile(ctx context.Context, name string, offset, limit int64
 	if err != nil {
 		return fileError(lost(ctx, err))
 	}
-	defer down.Close()
+	defer func() { _ = down.Close() }()
 	for down.Receive() {
 		if !chunk(down.Msg().Data) {
 			return nil
@@ -153,7 +153,9 @@ func (f sandboxFS) Stat(name string) (info fs.FileInfo, err error) {
 func (f sandboxFS) Open(name string) (fs.File, error) {
 	info, err := f.Stat(name)
 	if err != nil {
-		err.(*fs.PathError).Op = "open"
+		if pe := (*fs.PathError)(nil); errors.As(err, &pe) {
+			pe.Op = "open"
+		}
 		return nil, err
 	}
 	return &file{f: f, name: name, info: info}, nil
@@ -181,7 +183,7 @@ func (f sandboxFS) ReadDir(name string) (out []fs.DirEntry, err error) {
 		if err != nil {
 			return err
 		}
-		defer down.Close()
+		defer func() { _ = down.Close() }()
 		for down.Receive() {
 			for _, e := range down.Msg().Entries {
 				out = append(out, fs.FileInfoToDirEntry(fileInfo{e, e.Name}))

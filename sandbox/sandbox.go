@@ -83,7 +83,7 @@ func Start(ctx context.Context, b Backend, o Options) (*Sandbox, error) {
 	if _, err := s.data.get(ctx); err != nil {
 		err = fmt.Errorf("sandbox: connect to the tool runner of %s: %w", o.ID, err)
 		if cerr := s.Destroy(context.WithoutCancel(ctx)); cerr != nil {
-			err = fmt.Errorf("%w (and destroying it: %v)", err, cerr)
+			err = fmt.Errorf("%w (and destroying it: %w)", err, cerr)
 		}
 		return nil, err
 	}

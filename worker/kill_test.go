@@ -1,3 +1,5 @@
+//go:build unix
+
 package worker_test
 
 import (
@@ -67,7 +69,7 @@ var killings = []killing{
 
 // Statements that write, but not on a worker.
 var clientWrites = map[string]string{
-	"RunInsert":   "enqueue: TestEnqueueCut",
+	"RunInsert":   "enqueue: one transaction, which a key makes repeatable",
 	"RunCancel":   "cancel",
 	"RunResume":   "resume",
 	"EventInsert": "not executed yet",

@@ -23,7 +23,7 @@ const maxCrashes = 5
 func (w *worker) maintain(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	unknown := make(map[int64]int)
+	unknown := make(map[unknownTurn]time.Time)
 	for {
 		select {
 		case <-ctx.Done():
@@ -126,11 +126,17 @@ func (w *worker) reap(ctx context.Context) error {
 
 const pageOfTurns = 1000
 
+// unknownTurn is a turn on record that is not in memory.
+type unknownTurn struct {
+	run   int64
+	epoch int
+}
+
 // reconcile compares the turns on record with those in memory: it passes
 // cancelations on, and hands back a run whose claim was committed while its
-// answer got lost. Such a run is unknown twice in a row; one that was just
-// claimed, or has just ended, only once.
-func (w *worker) reconcile(ctx context.Context, unknown map[int64]int) (map[int64]int, error) {
+// answer got lost. Such a run stays unknown; one that was just claimed, or has
+// just ended, is so for a moment.
+func (w *worker) reconcile(ctx context.Context, unknown map[unknownTurn]time.Time) (map[unknownTurn]time.Time, error) {
 	ctx, cancel := context.WithTimeout(ctx, maintenanceTimeout)
 	defer cancel()
 	session := w.lease.session()
@@ -138,7 +144,7 @@ func (w *worker) reconcile(ctx context.Context, unknown map[int64]int) (map[int6
 	if err != nil {
 		return unknown, err
 	}
-	found := make(map[int64]int)
+	found := make(map[unknownTurn]time.Time)
 	var run int64
 	var epoch int
 	var canceled bool
@@ -150,19 +156,23 @@ func (w *worker) reconcile(ctx context.Context, unknown map[int64]int) (map[int6
 		}
 		w.mu.Unlock()
 		if t == nil {
-			found[run] = epoch
+			key := unknownTurn{run, epoch}
+			found[key] = time.Now()
+			if since, ok := unknown[key]; ok {
+				found[key] = since
+			}
 		}
 		return nil
 	})
 	if err != nil {
 		return unknown, err
 	}
-	for run, epoch := range found {
-		if unknown[run] != epoch {
+	for key, since := range found {
+		if time.Since(since) < w.LeaseTTL/4 {
 			continue
 		}
-		w.log.WarnContext(ctx, "handing back a run whose claim got lost", "run", workflow.RunID(run).String())
-		if err := w.leave(ctx, &heldTurn{run: run, epoch: epoch, session: session}, engine.End{Kind: engine.Released}); err != nil {
+		w.log.WarnContext(ctx, "handing back a run whose claim got lost", "run", workflow.RunID(key.run).String())
+		if err := w.leave(ctx, &heldTurn{run: key.run, epoch: key.epoch, session: session}, engine.End{Kind: engine.Released}); err != nil {
 			return found, err
 		}
 		w.wake()

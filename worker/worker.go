@@ -271,7 +271,17 @@ func (w *worker) define(ctx context.Context) error {
 				w.unservable = append(w.unservable, id, undefined)
 				continue
 			}
-			w.wants.add(id, id, e.Version)
+			rows, err := tx.Query(ctx, w.q.RequirementsOf, e.Workflow, e.Version)
+			if err != nil {
+				return err
+			}
+			earlier, err := pgx.CollectRows(rows, pgx.RowTo[int32]) // what this version needed before its steps were changed
+			if err != nil {
+				return err
+			}
+			for _, old := range earlier {
+				w.wants.add(old, id, e.Version)
+			}
 			w.wants.remove(undefined) // of several versions, the one listed last takes it
 			w.wants.add(undefined, id, e.Version)
 		}

@@ -106,16 +106,6 @@ func (f *fixture) state(id workflow.RunID) workflow.RunStatus {
 	return s
 }
 
-// reaches waits until a run is in a state.
-func (f *fixture) reaches(id workflow.RunID, want workflow.State) (s workflow.RunStatus) {
-	f.t.Helper()
-	eventually(f.t, fmt.Sprintf("%v is %s", id, want), func() bool {
-		s = f.state(id)
-		return s.State == want
-	})
-	return s
-}
-
 // eventually polls until f reports true.
 func eventually(t *testing.T, what string, f func() bool) {
 	t.Helper()

@@ -2,11 +2,13 @@ package workflow
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/riverqueue/river"
 	"github.com/riverqueue/river/riverdriver/riverpgxv5"
@@ -90,12 +92,14 @@ func (c *Client) Check(ctx context.Context) error { return db.Check(ctx, c.pool,
 const enqueueTimeout = 30 * time.Second
 
 // insertBatch commits runs that were enqueued together, with one ticket. One
-// bad row must not fail the others: a batch that fails is repeated one by one.
+// bad row must not fail the others: a batch that Postgres refused is repeated one
+// by one.
 func (c *Client) insertBatch(ctx context.Context, items []enqueue.Item) ([]enqueue.Result, error) {
 	ctx, cancel := context.WithTimeout(ctx, enqueueTimeout)
 	defer cancel()
 	results, err := c.insert(ctx, items)
-	if err == nil || len(items) == 1 {
+	var refused *pgconn.PgError // nothing of it was committed; any other error leaves that open
+	if err == nil || len(items) == 1 || !errors.As(err, &refused) {
 		return results, err
 	}
 	results = make([]enqueue.Result, len(items))

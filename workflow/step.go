@@ -134,7 +134,7 @@ func (s *Step[In, Out]) Go(ctx Context, in In) *Future[Out] {
 type StepInfo struct {
 	Run     RunID
 	Step    string // the step's key: name, and occurrence or index
-	Attempt int    // from 1; attempts that failed and attempts lost with a worker are counted
+	Attempt int    // from 1; attempts that failed are counted, and those above Bare that were lost with a worker
 
 	// IdempotencyKey is the same for all attempts of the step, on every
 	// worker. Hand it to outside systems, so that they can recognise a

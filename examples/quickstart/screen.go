@@ -98,7 +98,7 @@ func (s *screen) timeline(id workflow.RunID, l look) {
 		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t+%.2fs\t%s\t\n", st.Step, st.Mode, where(st), st.Attempt,
 			max(0, st.Started.Sub(id.Time()).Seconds()), outcome(l, st))
 	}
-	w.Flush()
+	_ = w.Flush() // into memory
 	s.printf("%s", strings.TrimSuffix(b.String(), "\n"))
 	s.printf("%s after %.2fs, in %d %s", l.run.State, l.run.Finished.Sub(id.Time()).Seconds(), l.run.Turns, plural(l.run.Turns, "turn"))
 }

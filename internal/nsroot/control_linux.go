@@ -68,7 +68,7 @@ func (c *Control) Receive() (s Setup, err error) {
 func (c *Control) Ready(f Facts) error { return c.write(f) }
 
 // Fail reports why it does not. The worker reads it or has gone.
-func (c *Control) Fail(err error) { c.write(Facts{Error: err.Error()}) }
+func (c *Control) Fail(err error) { _ = c.write(Facts{Error: err.Error()}) }
 
 // Wait waits for the report.
 func (c *Control) Wait() (f Facts, err error) {

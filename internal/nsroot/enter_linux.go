@@ -135,7 +135,7 @@ func tmpfs(dir string, size int64, mode string) error {
 func show(path string, writable bool) error {
 	st, err := os.Lstat(path)
 	if err != nil {
-		return nil // absent, or not for this user to see
+		return nil //nolint:nilerr // absent, or not for this user to see
 	}
 	to := base + path
 	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {

@@ -176,7 +176,7 @@ func (x *execs) spawn(e *exec, req *rpc.ExecRequest, pumps *sync.WaitGroup) *rpc
 			return failed(err)
 		}
 		child = append(child, r)
-		pumps.Go(func() { w.Write(raw); w.Close() }) // fails when the guest has gone
+		pumps.Go(func() { _, _ = w.Write(raw); w.Close() }) // fails when the guest has gone
 		if err := output(rpc.Output_ANSWER, false); err != nil {
 			return failed(err)
 		}
@@ -266,7 +266,7 @@ func (e *exec) input(offset int64, data []byte, eof bool) (closed bool, err erro
 	e.inOff += int64(n)
 	e.inMu.Unlock()
 	if werr != nil {
-		return true, nil
+		return true, nil //nolint:nilerr // the command closed its input, which is no error
 	}
 	if eof {
 		f.Close()

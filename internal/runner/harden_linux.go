@@ -65,7 +65,7 @@ func limitChildren() {
 	var l unix.Rlimit
 	if unix.Getrlimit(unix.RLIMIT_NPROC, &l) == nil && l.Max != unix.RLIM_INFINITY && l.Max > reserve {
 		l.Cur, l.Max = l.Max-reserve, l.Max-reserve
-		unix.Setrlimit(unix.RLIMIT_NPROC, &l)
+		_ = unix.Setrlimit(unix.RLIMIT_NPROC, &l)
 	}
 }
 

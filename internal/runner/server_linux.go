@@ -113,7 +113,7 @@ func (l *listener) Accept() (net.Conn, error) {
 		return nil, err
 	}
 	c := &conn{Conn: nc, s: l.s}
-	c.hello = time.AfterFunc(helloTimeout, func() { c.Close() })
+	c.hello = time.AfterFunc(helloTimeout, func() { _ = c.Close() })
 	l.s.mu.Lock()
 	l.s.conns[c] = true
 	l.s.mu.Unlock()
@@ -151,7 +151,7 @@ func (s *server) gate(next http.Handler) http.Handler {
 		ok := c.authed
 		s.mu.Unlock()
 		if !ok && r.URL.Path != rpcconnect.RunnerHelloProcedure {
-			c.Close()
+			_ = c.Close()
 			return
 		}
 		next.ServeHTTP(w, r)
@@ -165,13 +165,13 @@ func (s service) Hello(ctx context.Context, req *connect.Request[rpc.HelloReques
 	c := ctx.Value(connKey{}).(*conn)
 	hash := sha256.Sum256(req.Msg.Token)
 	if subtle.ConstantTimeCompare(hash[:], s.cfg.tokenHash[:]) != 1 {
-		c.Close()
+		_ = c.Close()
 		return nil, connect.NewError(connect.CodeUnauthenticated, errors.New("wrong token"))
 	}
 	s.mu.Lock()
 	if req.Msg.Epoch < s.epoch || !s.conns[c] {
 		s.mu.Unlock()
-		c.Close()
+		_ = c.Close()
 		return nil, connect.NewError(connect.CodeUnauthenticated, errors.New("a later epoch is connected"))
 	}
 	s.epoch = req.Msg.Epoch
@@ -192,7 +192,7 @@ func (s service) Hello(ctx context.Context, req *connect.Request[rpc.HelloReques
 	s.mu.Unlock()
 	c.hello.Stop()
 	for _, o := range stale {
-		o.Close()
+		_ = o.Close()
 	}
 	return connect.NewResponse(&rpc.HelloResponse{
 		Protocol: rpc.Protocol, Landlock: int32(s.landlockABI()), Seccomp: s.cfg.seccomp,

@@ -11,7 +11,6 @@ import (
 	"runtime"
 	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 
@@ -28,7 +27,6 @@ const self = "/proc/self/exe"
 type shimProcess struct {
 	pid  int
 	conn *net.UnixConn
-	once sync.Once
 }
 
 // startShim starts a shim, which then waits for its request.
@@ -49,7 +47,7 @@ func startShim() (*shimProcess, error) {
 		Sys:   &syscall.SysProcAttr{Setsid: true},
 	})
 	if err != nil {
-		ours.Close()
+		_ = ours.Close()
 		return nil, fmt.Errorf("start a shim: %w", err)
 	}
 	return &shimProcess{pid: pid, conn: ours}, nil
@@ -124,9 +122,9 @@ func (s *shimProcess) receive() (*rpc.ExecEvent, error) {
 	return ev, readMessage(s.conn, ev)
 }
 
-func (s *shimProcess) kill() { s.conn.Write([]byte{'k'}) }
+func (s *shimProcess) kill() { _, _ = s.conn.Write([]byte{'k'}) }
 
-func (s *shimProcess) close() { s.conn.Close() }
+func (s *shimProcess) close() { _ = s.conn.Close() }
 
 func readMessage(r io.Reader, m proto.Message) error {
 	var head [4]byte
@@ -194,7 +192,7 @@ func shim() error {
 	sweep := make(chan struct{}, 1)
 	empty := make(chan struct{})
 	go func() { // anything, or the end, of the connection means: kill
-		conn.Read(make([]byte, 1))
+		_, _ = conn.Read(make([]byte, 1))
 		select {
 		case sweep <- struct{}{}:
 		default:
@@ -299,7 +297,7 @@ func lookPath(name, dir string, env []string) (string, error) {
 			list = v
 		}
 	}
-	result := error(fmt.Errorf("%s: %w in PATH %s", name, unix.ENOENT, list))
+	result := fmt.Errorf("%s: %w in PATH %s", name, unix.ENOENT, list)
 	for _, p := range filepath.SplitList(list) {
 		if p == "" {
 			continue
@@ -413,7 +411,7 @@ func childrenOf(pid int) ([]int, error) {
 	tasks := fmt.Sprintf("/proc/%d/task", pid)
 	dir, err := os.ReadDir(tasks)
 	if err != nil {
-		return nil, nil // it has ended
+		return nil, nil //nolint:nilerr // it has ended
 	}
 	var out []int
 	for _, t := range dir {

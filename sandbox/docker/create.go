@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
-	"github.com/docker/go-units"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/mount"
 	"github.com/moby/moby/client"
@@ -100,7 +99,7 @@ func (b *Backend) start(ctx context.Context, api *client.Client, e *engine, img 
 	err = b.run(ctx, api, e, made.ID, prog, img, dir, c.ID)
 	if err != nil {
 		if derr := b.Destroy(context.WithoutCancel(ctx), c.ID); derr != nil {
-			err = fmt.Errorf("%w (and destroying it: %v)", err, derr)
+			err = fmt.Errorf("%w (and destroying it: %w)", err, derr)
 		}
 	}
 	return err
@@ -145,7 +144,7 @@ func (b *Backend) run(ctx context.Context, api *client.Client, e *engine, id str
 		return unavailable("the tool runner of "+name+" cannot be reached. "+said.text(), err)
 	case res := <-died.Result:
 		stop()
-		<-ready
+		_ = <-ready
 		return unavailable(fmt.Sprintf("the tool runner ended at once, with status %d. Is bootstrap.Init the first call in main of %s? It said: %s",
 			res.StatusCode, prog.Path, said.text()), nil)
 	}
@@ -205,8 +204,8 @@ func (b *Backend) describe(ctx context.Context, img image, prog *carried, limits
 		Resources: container.Resources{
 			Memory: limits.Memory, MemorySwap: limits.Memory, NanoCPUs: int64(limits.CPU * 1e9),
 			Ulimits: []*container.Ulimit{
-				(*container.Ulimit)(&units.Ulimit{Name: "core"}),
-				(*container.Ulimit)(&units.Ulimit{Name: "nofile", Soft: int64(limits.OpenFiles), Hard: int64(limits.OpenFiles)}),
+				{Name: "core"},
+				{Name: "nofile", Soft: int64(limits.OpenFiles), Hard: int64(limits.OpenFiles)},
 			},
 		},
 	}

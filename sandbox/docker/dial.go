@@ -154,7 +154,7 @@ func (c *execConn) errors() error {
 }
 
 func (c *execConn) explain(err error) error {
-	if err == io.EOF && len(c.stderr) > 0 {
+	if errors.Is(err, io.EOF) && len(c.stderr) > 0 {
 		return fmt.Errorf("the process in the container ended: %s: %w", strings.TrimSpace(string(c.stderr)), err)
 	}
 	return err

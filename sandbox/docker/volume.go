@@ -92,7 +92,9 @@ func fill(ctx context.Context, api *client.Client, c *carried, img image) error 
 	if err != nil {
 		return err
 	}
-	defer api.ContainerRemove(context.WithoutCancel(ctx), helper, client.ContainerRemoveOptions{Force: true, RemoveVolumes: true})
+	defer func() {
+		_, _ = api.ContainerRemove(context.WithoutCancel(ctx), helper, client.ContainerRemoveOptions{Force: true, RemoveVolumes: true})
+	}()
 
 	st, err := api.ContainerStatPath(ctx, helper, client.ContainerStatPathOptions{Path: ProgramPath})
 	if err == nil && st.Stat.Size == c.size {

@@ -84,7 +84,7 @@ func (b *Backend) Create(ctx context.Context, c sandbox.Creation) (sandbox.Enfor
 
 	facts, err := b.start(ctx, inst, c, limits)
 	if err != nil {
-		b.end(inst)
+		_ = b.end(inst)
 		return none, err
 	}
 	off := layers.Off(ctx)
@@ -128,7 +128,8 @@ func (b *Backend) start(ctx context.Context, inst *instance, c sandbox.Creation,
 	stop := context.AfterFunc(ctx, func() { inst.process.kill() })
 	defer stop()
 	err = control.Send(setup)
-	facts, rerr := nsroot.Facts{}, error(nil)
+	var facts nsroot.Facts
+	var rerr error
 	if err == nil {
 		facts, rerr = control.Wait()
 		err = rerr
@@ -195,7 +196,7 @@ func (b *Backend) end(inst *instance) error {
 		inst.process.wait()
 	}
 	if inst.control != nil {
-		inst.control.Close()
+		_ = inst.control.Close()
 	}
 	err := inst.group.remove()
 	b.mu.Lock()

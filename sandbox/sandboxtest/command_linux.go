@@ -2,6 +2,7 @@ package sandboxtest
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -80,8 +81,7 @@ func command(verb string, args []string) int {
 	case "count": // processes with an argument
 		fmt.Print(len(processesWith(args[0])))
 	case "signal": // the runner and all else that is not this process's own
-		err := syscall.Kill(1, syscall.SIGKILL)
-		err = syscall.Kill(1, syscall.SIGTERM)
+		err := errors.Join(syscall.Kill(1, syscall.SIGKILL), syscall.Kill(1, syscall.SIGTERM))
 		report(err)
 	default:
 		report(try(verb, args))

@@ -21,4 +21,4 @@ ON CONFLICT (hash) DO NOTHING;
 
 -- name: RequirementsOf
 -- Every need that was ever written down for a workflow and version.
-SELECT id, modes FROM stepward.requirement WHERE workflow = $1 AND version = $2;
+SELECT id FROM stepward.requirement WHERE workflow = $1 AND version = $2;
