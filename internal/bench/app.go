@@ -79,7 +79,7 @@ func (a *app) work(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan error, 1)
 	go func() { done <- worker.Run(ctx, a.workerConfig) }()
-	a.closers = append(a.closers, sync.OnceFunc(func() { cancel(); _ = <-done }))
+	a.closers = append(a.closers, sync.OnceFunc(func() { cancel(); <-done })) //nolint:errcheck // the figures are taken by then
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for {

@@ -144,7 +144,7 @@ func (b *Backend) run(ctx context.Context, api *client.Client, e *engine, id str
 		return unavailable("the tool runner of "+name+" cannot be reached. "+said.text(), err)
 	case res := <-died.Result:
 		stop()
-		_ = <-ready
+		<-ready //nolint:errcheck // the runner's own words say more
 		return unavailable(fmt.Sprintf("the tool runner ended at once, with status %d. Is bootstrap.Init the first call in main of %s? It said: %s",
 			res.StatusCode, prog.Path, said.text()), nil)
 	}
