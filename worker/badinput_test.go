@@ -1,0 +1,243 @@
+package worker_test
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stepward/stepward/worker"
+	"github.com/stepward/stepward/workflow"
+)
+
+// parksAs waits until a run is parked and returns its status.
+func (f *fixture) parksAs(id workflow.RunID, reason string) workflow.RunStatus {
+	f.t.Helper()
+	var s workflow.RunStatus
+	eventually(f.t, "the run parks", func() bool {
+		var err error
+		if s, err = f.client.Get(f.t.Context(), id); err != nil {
+			f.t.Fatal(err)
+		}
+		return s.State == workflow.Parked
+	})
+	if s.Reason != reason {
+		f.t.Fatalf("parked as %s (%v), want %s", s.Reason, s.Err, reason)
+	}
+	return s
+}
+
+// A step that the definition forgot parks the run; a deploy that lists it
+// brings it to its end.
+func TestUndeclaredStepParksUntilDeploy(t *testing.T) {
+	f := newFixture(t)
+	w := workflow.DurableWorkflow[int, int]{Name: "forgetful"}
+	body := func(ctx workflow.Context, n int) (int, error) { return double.Run(ctx, n) }
+	stop := f.start(worker.Config{Workflows: []*workflow.Definition{workflow.Define(w, body, workflow.Options{})}})
+	run, err := w.Enqueue(t.Context(), f.client, 21, workflow.EnqueueOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s := f.parksAs(run.ID, "undeclared_step"); !strings.Contains(s.Err.Message, `"double"`) {
+		t.Errorf("the step is not named: %v", s.Err)
+	}
+	stop()
+	f.start(worker.Config{Workflows: []*workflow.Definition{workflow.Define(w, body, workflow.Options{Steps: []workflow.Declared{double}})}})
+	if out, err := run.Result(t.Context()); err != nil || out != 42 {
+		t.Fatalf("got %d, %v", out, err)
+	}
+}
+
+// A body that panics parks, and Resume tries again.
+func TestPanicParksUntilResumed(t *testing.T) {
+	f := newFixture(t)
+	w := workflow.DurableWorkflow[int, int]{Name: "panics"}
+	calls := make(chan int, 1)
+	calls <- 0
+	def := workflow.Define(w, func(ctx workflow.Context, n int) (int, error) {
+		if c := <-calls; c == 0 {
+			calls <- 1
+			panic("boom")
+		}
+		return n, nil
+	}, workflow.Options{})
+	f.start(worker.Config{Workflows: []*workflow.Definition{def}})
+	run, err := w.Enqueue(t.Context(), f.client, 7, workflow.EnqueueOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s := f.parksAs(run.ID, "panic"); s.Err.Stack == "" || !strings.Contains(s.Err.Message, "boom") {
+		t.Errorf("no stack or no message: %+v", s.Err)
+	}
+	if err := f.client.Resume(t.Context(), run.ID); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := run.Result(t.Context()); err != nil || out != 7 {
+		t.Fatalf("got %d, %v", out, err)
+	}
+	if err := f.client.Resume(t.Context(), run.ID); !errors.Is(err, workflow.ErrFinished) {
+		t.Errorf("resuming what has ended: %v", err)
+	}
+}
+
+// A run of a workflow that nobody has defined waits, visibly, and starts when
+// somebody does.
+func TestUnknownWorkflowWaits(t *testing.T) {
+	f := newFixture(t)
+	run, err := chain.Enqueue(t.Context(), f.client, 3, workflow.EnqueueOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s, err := f.client.Get(t.Context(), run.ID); err != nil || s.State != workflow.Ready || s.Version != "" {
+		t.Fatalf("status: %+v, %v", s, err)
+	}
+	f.start(worker.Config{Workflows: []*workflow.Definition{chainV1}})
+	if out, err := run.Result(t.Context()); err != nil || out != 8 {
+		t.Fatalf("got %d, %v", out, err)
+	}
+}
+
+func TestIdempotencyKey(t *testing.T) {
+	f := newFixture(t)
+	first, err := chain.Enqueue(t.Context(), f.client, 3, workflow.EnqueueOptions{Tenant: "a", Key: "k"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := chain.Enqueue(t.Context(), f.client, 3, workflow.EnqueueOptions{Tenant: "a", Key: "k"})
+	if err != nil || again.ID != first.ID {
+		t.Errorf("same key: %v, %v", again.ID, err)
+	}
+	other, err := chain.Enqueue(t.Context(), f.client, 3, workflow.EnqueueOptions{Tenant: "b", Key: "k"})
+	if err != nil || other.ID == first.ID {
+		t.Errorf("another tenant's key: %v, %v", other.ID, err)
+	}
+	var conflict *workflow.KeyConflictError
+	if _, err := chain.Enqueue(t.Context(), f.client, 4, workflow.EnqueueOptions{Tenant: "a", Key: "k"}); !errors.As(err, &conflict) || conflict.Run != first.ID {
+		t.Errorf("another input: %v", err)
+	}
+}
+
+// All that is wrong with definitions is said at once.
+func TestDefinitionErrors(t *testing.T) {
+	f := newFixture(t)
+	twin := workflow.NewStep("double", func(context.Context, int) (int, error) { return 0, nil }, workflow.StepOptions{})
+	odd := workflow.NewStep("no good", func(context.Context, chan int) (int, error) { return 0, nil }, workflow.StepOptions{Mode: 9})
+	w := workflow.DurableWorkflow[int, int]{Name: "wrong"}
+	def := workflow.Define(w, nil, workflow.Options{Steps: []workflow.Declared{double, twin, odd}})
+	err := worker.Run(t.Context(), worker.Config{Pool: f.pool, Schema: f.schema, Workflows: []*workflow.Definition{def}})
+	for _, want := range []string{"no body", "two steps have this name", "bad name", "chan int", "no such mode"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q is not in: %v", want, err)
+		}
+	}
+}
+
+func TestModeThatNothingExecutes(t *testing.T) {
+	f := newFixture(t)
+	secret := workflow.NewStep("secret", func(context.Context, int) (int, error) { return 0, nil }, workflow.StepOptions{Mode: workflow.Identity})
+	w := workflow.DurableWorkflow[int, int]{Name: "secretive"}
+	def := workflow.Define(w, func(ctx workflow.Context, n int) (int, error) { return secret.Run(ctx, n) }, workflow.Options{Steps: []workflow.Declared{secret}})
+	var health worker.Health
+	f.start(worker.Config{Health: &health, Workflows: []*workflow.Definition{def}})
+	eventually(t, "the worker starts", func() bool { _, ok := health.Report(); return ok })
+	var refused *workflow.ModeError
+	if _, err := w.Enqueue(t.Context(), f.client, 1, workflow.EnqueueOptions{}); !errors.As(err, &refused) || refused.Mode != workflow.Identity {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestSizes(t *testing.T) {
+	f := newFixture(t)
+	grow := workflow.NewStep("grow", func(_ context.Context, n int) (string, error) { return strings.Repeat("x", n), nil }, workflow.StepOptions{})
+	w := workflow.DurableWorkflow[int, string]{Name: "grows"}
+	def := workflow.Define(w, func(ctx workflow.Context, n int) (string, error) { return grow.Run(ctx, n) }, workflow.Options{Steps: []workflow.Declared{grow}})
+	f.start(worker.Config{MaxBytes: 1000, Workflows: []*workflow.Definition{def}})
+	run, err := w.Enqueue(t.Context(), f.client, 2000, workflow.EnqueueOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = run.Result(t.Context())
+	var failed *workflow.RunError
+	if !errors.As(err, &failed) || failed.Err.Kind != "size" || !strings.Contains(failed.Err.Message, "output of step grow") {
+		t.Errorf("got %v", err)
+	}
+	huge := workflow.DurableWorkflow[string, string]{Name: "grows"}
+	var size *workflow.SizeError
+	if _, err := huge.Enqueue(t.Context(), f.client, strings.Repeat("x", 2<<20), workflow.EnqueueOptions{}); !errors.As(err, &size) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestSchemaVersion(t *testing.T) {
+	f := newFixture(t)
+	cfg := worker.Config{Pool: f.pool, Schema: f.schema + "x", Workflows: []*workflow.Definition{chainV1}}
+	var version *workflow.SchemaVersionError
+	if err := worker.Run(t.Context(), cfg); !errors.As(err, &version) || version.Have != 0 {
+		t.Errorf("without migrations: %v", err)
+	}
+	if _, err := f.pool.Exec(t.Context(), "INSERT INTO "+f.schema+".migration (version) VALUES (2)"); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.client.Check(t.Context()); err != nil {
+		t.Errorf("one version newer: %v", err)
+	}
+	if _, err := f.pool.Exec(t.Context(), "INSERT INTO "+f.schema+".migration (version) VALUES (3)"); err != nil {
+		t.Fatal(err)
+	}
+	cfg.Schema = f.schema
+	if err := worker.Run(t.Context(), cfg); !errors.As(err, &version) || version.Have != 3 {
+		t.Errorf("two versions newer: %v", err)
+	}
+}
+
+func TestPostgresAbsentAtStart(t *testing.T) {
+	f := newFixture(t)
+	f.pool.Close() // the same to a worker as a server that does not answer
+	err := worker.Run(t.Context(), worker.Config{Pool: f.pool, Schema: f.schema, StartTimeout: 200 * time.Millisecond, Workflows: []*workflow.Definition{chainV1}})
+	var absent *worker.StartError
+	if !errors.As(err, &absent) {
+		t.Errorf("got %v", err)
+	}
+}
+
+// A run is canceled wherever it is.
+func TestCancel(t *testing.T) {
+	f := newFixture(t)
+	began := make(chan struct{}, 1)
+	wait := workflow.NewStep("wait", func(ctx context.Context, _ int) (int, error) {
+		began <- struct{}{}
+		<-ctx.Done()
+		return 0, context.Cause(ctx)
+	}, workflow.StepOptions{})
+	w := workflow.DurableWorkflow[int, int]{Name: "waits"}
+	def := workflow.Define(w, func(ctx workflow.Context, n int) (int, error) { return wait.Run(ctx, n) }, workflow.Options{Steps: []workflow.Declared{wait}})
+	ready, err := w.Enqueue(t.Context(), f.client, 1, workflow.EnqueueOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := ready.Cancel(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ready.Result(t.Context()); !errors.Is(err, workflow.ErrCanceled) {
+		t.Errorf("canceled while ready: %v", err)
+	}
+	if err := ready.Cancel(t.Context()); !errors.Is(err, workflow.ErrFinished) {
+		t.Errorf("canceled after its end: %v", err)
+	}
+	f.start(worker.Config{Workflows: []*workflow.Definition{def}})
+	running, err := w.Enqueue(t.Context(), f.client, 2, workflow.EnqueueOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-began
+	if err := running.Cancel(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := running.Result(t.Context()); !errors.Is(err, workflow.ErrCanceled) {
+		t.Errorf("canceled while running: %v", err)
+	}
+	if err := f.client.Cancel(t.Context(), 1); !errors.Is(err, workflow.ErrNotFound) {
+		t.Errorf("no such run: %v", err)
+	}
+}
