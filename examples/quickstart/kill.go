@@ -22,8 +22,8 @@ type killer struct {
 
 	victim   string // name of the worker, once it is dead
 	killed   time.Time
-	finished map[attempt]workflow.StepStatus // recorded by the victim
-	told     bool                            // that another worker took over
+	finished map[int]workflow.StepStatus // what was recorded then, by Seq
+	told     bool                        // that another worker took over
 }
 
 func (k *killer) look(_ context.Context, l look) error {
@@ -60,11 +60,11 @@ func (k *killer) kill(name string) error {
 
 // remember notes what is recorded now that the victim is dead.
 func (k *killer) remember(l look) {
-	k.finished = make(map[attempt]workflow.StepStatus)
+	k.finished = make(map[int]workflow.StepStatus)
 	var names []string
 	for _, st := range l.steps {
 		if st.Recorded {
-			k.finished[key(st)] = st
+			k.finished[st.Seq] = st
 			names = append(names, st.Step)
 		}
 	}
@@ -78,10 +78,7 @@ func (k *killer) verify(l look) error {
 		if st.Recorded {
 			recorded[st.Seq]++
 		}
-		before, ok := k.finished[attempt{st.Seq, 1}]
-		for n := 2; !ok && n <= st.Attempt; n++ {
-			before, ok = k.finished[attempt{st.Seq, n}]
-		}
+		before, ok := k.finished[st.Seq]
 		if ok && (st.Attempt > before.Attempt || st.Recorded && (st.Worker != before.Worker || !st.Started.Equal(before.Started))) {
 			return fmt.Errorf("step %s was finished before the kill, and ran again", st.Step)
 		}
