@@ -91,12 +91,8 @@ func (t *turn) run(ctx context.Context, body bodyFunc) engine.End {
 			t.poke()
 		case <-done:
 			done = nil
-			end := engine.End{Kind: engine.Lost, Err: context.Cause(ctx)}
-			if errors.Is(context.Cause(ctx), engine.ErrHandBack) {
-				end = engine.End{Kind: engine.Released}
-			}
 			t.mu.Lock()
-			t.leave(end)
+			t.leave(interrupted(context.Cause(ctx)))
 			t.mu.Unlock()
 		}
 	}
@@ -404,13 +400,26 @@ func (t *turn) deliver(f *future, c engine.Checkpoint, err error) {
 }
 
 // interrupt ends a step that has no result. In a canceled run its waiter gets
-// an error.
+// an error. In one that has to leave, the body must not see it: it would take
+// the interruption for a failure of the step.
 func (t *turn) interrupt(f *future) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.running--
-	f.resolve(0, nil, &StepError{Step: f.key, Err: context.Cause(t.ctx)})
+	cause := context.Cause(t.ctx)
+	if cause != nil && !errors.Is(cause, ErrCanceled) && !errors.Is(cause, errRunEnds) {
+		t.leave(interrupted(cause))
+	}
+	f.resolve(0, nil, &StepError{Step: f.key, Err: cause})
 	t.poke()
+}
+
+// interrupted is the end of a turn whose context was ended from outside.
+func interrupted(cause error) engine.End {
+	if errors.Is(cause, engine.ErrHandBack) {
+		return engine.End{Kind: engine.Released}
+	}
+	return engine.End{Kind: engine.Lost, Err: cause}
 }
 
 // pause waits before the next attempt, in memory when it is short. It reports
