@@ -37,8 +37,9 @@ func (x write) size() int {
 // write: nil, engine.ErrLeaseLost, or what is wrong with its data.
 //
 // A batch that Postgres refuses for its data is halved until the culprit stands
-// alone. When the answer to a commit is lost, what it left behind is read back
-// before the batch is sent again.
+// alone. When the answer to a commit is lost, the batch is sent again: a row that
+// is there already is not written twice, and whether it is this turn's own is
+// read back.
 func (w *worker) commit(ctx context.Context, writes []write) ([]error, error) {
 	errs := make([]error, len(writes))
 	w.tel.batchSize.Record(ctx, int64(len(writes)))
@@ -56,14 +57,8 @@ func (w *worker) commit(ctx context.Context, writes []write) ([]error, error) {
 func (w *worker) commitRange(ctx context.Context, writes []write, errs []error) {
 	unsure := false // an earlier try may have gone through
 	err := w.retry(ctx, writes[0].t, func(ctx context.Context) error {
-		if unsure {
-			done, err := w.outcome(ctx, writes)
-			if err != nil || done {
-				return err
-			}
-		}
-		err := w.send(ctx, writes, errs)
-		unsure = unsure || err != nil
+		err := w.send(ctx, writes, errs, unsure)
+		unsure = true
 		return err
 	})
 	if err == nil {
@@ -81,7 +76,7 @@ func (w *worker) commitRange(ctx context.Context, writes []write, errs []error) 
 }
 
 // send executes the statement once and sorts out what came back.
-func (w *worker) send(ctx context.Context, writes []write, errs []error) error {
+func (w *worker) send(ctx context.Context, writes []write, errs []error, unsure bool) error {
 	rows, err := w.Pool.Query(ctx, w.q.Commit, arguments(writes)...)
 	if err != nil {
 		return err
@@ -107,20 +102,20 @@ func (w *worker) send(ctx context.Context, writes []write, errs []error) error {
 	}
 	for i, x := range writes {
 		n, ok := held[x.t.run]
-		switch {
-		case !ok:
-			errs[i] = engine.ErrLeaseLost
-		case n == wanted[x.t.run]:
-			errs[i] = nil
-		default: // a row was there already: this turn's own, from a try whose answer was lost?
-			same, err := w.outcome(ctx, writes[i:i+1])
-			if err != nil {
+		errs[i] = nil
+		if ok && (n == wanted[x.t.run] || len(x.checkpoints) == 0) {
+			continue
+		}
+		// Not held any more, or a row was there already: after a lost answer
+		// that may be this turn's own doing.
+		mine := false
+		if ok || unsure {
+			if mine, err = w.outcome(ctx, x); err != nil {
 				return err
 			}
-			errs[i] = nil
-			if !same {
-				errs[i] = engine.ErrLeaseLost
-			}
+		}
+		if !mine {
+			errs[i] = engine.ErrLeaseLost
 		}
 	}
 	for _, run := range canceled {
@@ -133,28 +128,23 @@ func (w *worker) send(ctx context.Context, writes []write, errs []error) error {
 	return nil
 }
 
-// outcome reports whether every write is in Postgres already.
-func (w *worker) outcome(ctx context.Context, writes []write) (bool, error) {
-	for _, x := range writes {
-		var seqs, attempts []int
-		for _, c := range x.checkpoints {
-			seqs, attempts = append(seqs, c.Seq), append(attempts, c.Attempt)
-		}
-		if x.end == nil && len(seqs) == 0 {
-			return false, nil // failures alone: writing them again changes nothing
-		}
-		var state string
-		var mine bool
-		var n int
-		err := w.Pool.QueryRow(ctx, w.q.CommitOutcome, x.t.run, seqs, x.t.session, x.t.epoch, attempts).Scan(&state, &mine, &n)
-		if err != nil {
-			return false, err
-		}
-		if n != len(seqs) || x.end != nil && (state == "live" || !mine) {
-			return false, nil
-		}
+// outcome reports whether a write is in Postgres already.
+func (w *worker) outcome(ctx context.Context, x write) (bool, error) {
+	var seqs, attempts []int
+	for _, c := range x.checkpoints {
+		seqs, attempts = append(seqs, c.Seq), append(attempts, c.Attempt)
 	}
-	return true, nil
+	if x.end == nil && len(seqs) == 0 {
+		return false, nil // failures alone say nothing of the lease
+	}
+	var state string
+	var mine bool
+	var n int
+	err := w.Pool.QueryRow(ctx, w.q.CommitOutcome, x.t.run, seqs, x.t.session, x.t.epoch, attempts).Scan(&state, &mine, &n)
+	if err != nil {
+		return false, err
+	}
+	return n == len(seqs) && (x.end == nil || mine && state == endNames[x.end.Kind]), nil
 }
 
 // arguments turns writes into the columns of the statement.

@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -32,7 +33,7 @@ import (
 
 const (
 	envVictim = "STEPWARD_TEST_VICTIM" // makes the test binary a worker
-	envCrash  = "STEPWARD_TEST_CRASH"  // statement:before|after:n, where that worker kills itself
+	envCrash  = "STEPWARD_TEST_CRASH"  // statement:before|after|cut:n, where that worker kills itself, or loses an answer
 )
 
 // victim is set in a process that is a worker to be killed.
@@ -46,6 +47,7 @@ type victimConfig struct {
 	NoBackend          bool
 	LeaseTTL           time.Duration
 	DrainTimeout       time.Duration
+	CutMark            string // see cutConn
 }
 
 // beVictim is main of such a process. SIGTERM drains it.
@@ -63,9 +65,15 @@ func beVictim(config string) int {
 		return 2
 	}
 	if at := os.Getenv(envCrash); at != "" {
-		if pc.ConnConfig.Tracer, err = parseCrash(at); err != nil {
+		c, err := parseCrash(at)
+		if err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			return 2
+		}
+		pc.ConnConfig.Tracer = c
+		if c.when == "cut" {
+			cut := &cut{crash: c, mark: victim.CutMark}
+			pc.ConnConfig.Tracer, pc.ConnConfig.DialFunc = cut, cut.dial
 		}
 	}
 	pool, err := pgxpool.NewWithConfig(ctx, pc)
@@ -95,19 +103,18 @@ func beVictim(config string) int {
 // crash kills its process before the nth execution of a statement is sent, or
 // after its answer has arrived.
 type crash struct {
-	statement string
-	after     bool
-	mu        sync.Mutex
-	left      int
+	statement, when string
+	mu              sync.Mutex
+	left            int
 }
 
 func parseCrash(s string) (*crash, error) {
 	f := strings.Split(s, ":")
-	if len(f) != 3 || f[1] != "before" && f[1] != "after" {
-		return nil, fmt.Errorf("%s=%q: want statement:before|after:n", envCrash, s)
+	if len(f) != 3 || !slices.Contains([]string{"before", "after", "cut"}, f[1]) {
+		return nil, fmt.Errorf("%s=%q: want statement:before|after|cut:n", envCrash, s)
 	}
 	n, err := strconv.Atoi(f[2])
-	return &crash{statement: f[0], after: f[1] == "after", left: n}, err
+	return &crash{statement: f[0], when: f[1], left: n}, err
 }
 
 var statementName = regexp.MustCompile(`^/\* stepward (\w+) \*/`)
@@ -124,7 +131,7 @@ func (c *crash) TraceQueryStart(ctx context.Context, _ *pgx.Conn, data pgx.Trace
 	if c.left--; c.left != 0 {
 		return ctx
 	}
-	if !c.after {
+	if c.when == "before" {
 		die()
 	}
 	return context.WithValue(ctx, crashKey{}, true)

@@ -14,18 +14,20 @@ func (f *Future[Out]) Get(ctx Context) (Out, error) {
 	t := ctx.turn()
 	t.enter()
 	t.await(func() bool { return f.f.done })
+	out, err := result[Out](t, f.f)
 	t.mu.Unlock()
-	return result[Out](f.f)
+	return out, err
 }
 
-func result[Out any](f *future) (Out, error) {
+// result decodes what a future resolved to. A recorded output that no longer
+// decodes parks the run: a deploy can cure it. The turn is locked.
+func result[Out any](t *turn, f *future) (Out, error) {
 	var out Out
 	if f.err != nil {
 		return out, f.err
 	}
 	if err := decode("output of step "+f.key, f.output, &out); err != nil {
-		var zero Out
-		return zero, &StepError{Step: f.key, Attempt: f.attempt, Err: err}
+		t.park("undecodable", err)
 	}
 	return out, nil
 }
@@ -69,19 +71,19 @@ func Map[In, Out any](ctx Context, items []In, s *Step[In, Out], o MapOptions) (
 	for _, f := range fs[next:] { // never started, here or in an earlier turn
 		delete(t.recorded, f.seq)
 	}
-	t.mu.Unlock()
 	outs := make([]Out, len(items))
 	var failed error
 	for i, f := range fs {
 		if !f.done {
 			continue
 		}
-		out, err := result[Out](f)
+		out, err := result[Out](t, f)
 		if err != nil && failed == nil {
 			failed = err
 		}
 		outs[i] = out
 	}
+	t.mu.Unlock()
 	return outs, failed
 }
 

@@ -9,11 +9,15 @@ WITH held AS MATERIALIZED (
     ON CONFLICT DO NOTHING
 ), made AS (
     INSERT INTO stepward.sandbox (id, run_id, session, backend) SELECT $8, id, $1, $9 FROM held
+    ON CONFLICT DO NOTHING
 )
 SELECT id FROM held;
 
 -- name: SandboxCreated
-INSERT INTO stepward.event (run_id, kind, actor, step, detail) VALUES ($1, 'sandbox.created', $2, $3, $4);
+-- The detail names the sandbox, so that a statement whose answer was lost can be repeated.
+INSERT INTO stepward.event (run_id, kind, actor, step, detail)
+SELECT $1::bigint, 'sandbox.created', $2::text, $3::text, $4::bytea
+WHERE NOT EXISTS (SELECT FROM stepward.event e WHERE e.run_id = $1 AND e.kind = 'sandbox.created' AND e.detail = $4);
 
 -- name: SandboxDestroyed
 WITH gone AS (

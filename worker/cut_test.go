@@ -1,0 +1,181 @@
+//go:build unix
+
+package worker_test
+
+import (
+	"bufio"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/stepward/stepward/sandbox/sandboxtest"
+	"github.com/stepward/stepward/workflow"
+)
+
+// cutConn is a connection to Postgres that can be cut between a commit and its
+// answer: the server has done what it was asked to, and the client never hears.
+type cutConn struct {
+	net.Conn
+	mark  string // a file that says that it happened
+	armed bool   // set by the goroutine that uses the connection, while it is idle
+	r     *bufio.Reader
+	rest  []byte // of the message that is being passed on
+}
+
+// Read passes the server's messages on, one at a time, until those that answer
+// an execution (BindComplete, or CommandComplete of a simple query) arrive armed.
+// It drops them to ReadyForQuery: what was executed is committed then.
+func (c *cutConn) Read(b []byte) (int, error) {
+	if len(c.rest) == 0 {
+		for dropping := false; ; {
+			head, err := c.r.Peek(5)
+			if err != nil {
+				return 0, err
+			}
+			message := make([]byte, 1+binary.BigEndian.Uint32(head[1:]))
+			if _, err := io.ReadFull(c.r, message); err != nil {
+				return 0, err
+			}
+			dropping = dropping || c.armed && (head[0] == '2' || head[0] == 'C')
+			if !dropping {
+				c.rest = message
+				break
+			}
+			if message[0] == 'Z' {
+				if err := os.WriteFile(c.mark, nil, 0o600); err != nil {
+					return 0, err
+				}
+				return 0, errors.Join(io.ErrUnexpectedEOF, c.Close())
+			}
+		}
+	}
+	n := copy(b, c.rest)
+	c.rest = c.rest[n:]
+	return n, nil
+}
+
+// cut makes the connections of a pool lose the answer to the nth execution of a
+// statement. In a transaction it is the answer to COMMIT that is lost.
+type cut struct {
+	*crash
+	mark string
+}
+
+func (c *cut) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	conn, err := new(net.Dialer).DialContext(ctx, network, addr)
+	if err != nil {
+		return nil, err
+	}
+	return &cutConn{Conn: conn, r: bufio.NewReader(conn), mark: c.mark}, nil
+}
+
+func (c *cut) TraceQueryStart(ctx context.Context, conn *pgx.Conn, data pgx.TraceQueryStartData) context.Context {
+	m := statementName.FindStringSubmatch(data.SQL)
+	if m == nil || m[1] != c.statement {
+		return ctx
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.left--; c.left == 0 {
+		conn.PgConn().Conn().(*cutConn).armed = true
+	}
+	return ctx
+}
+
+func (c *cut) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
+
+// TestCut loses the answer to every write of a turn and of the upkeep. The
+// worker lives, and keeps its lease: so no step at all is executed twice, but
+// for the attempts that fail.
+func TestCut(t *testing.T) {
+	t.Setenv(sandboxtest.EnvProbe, sandboxtest.BuildProbe(t))
+	for _, k := range killings {
+		t.Run(strings.Trim(k.statement+"/"+k.name, "/"), func(t *testing.T) {
+			t.Parallel()
+			k.testCut(t)
+		})
+	}
+}
+
+func (k killing) testCut(t *testing.T) {
+	f := newFixture(t)
+	r := f.travel(k.path...)
+	if k.firstCrash != "" {
+		k.first.Name = "first"
+		f.startVictim(k.first, k.firstCrash).diedOf(syscall.SIGKILL)
+		f.expire("first")
+		k.wakeUp(r)
+	}
+	k.victim.CutMark = t.TempDir() + "/cut"
+	if k.statement == "WorkerHeartbeat" {
+		k.victim.Hold, k.victim.LeaseTTL = "deaf", 5*time.Second // time for another beat
+	}
+	before, visited := r.checkpoints(), len(r.visits())
+	p := f.startVictim(k.victim, fmt.Sprintf("%s:cut:%d", k.statement, k.n))
+	if k.drain {
+		eventually(t, "step hold begins", func() bool { return slices.Contains(r.visits(), "hold") })
+		p.signal(syscall.SIGTERM)
+		p.diedOf(0)
+	}
+	eventually(t, "the connection is cut", func() bool {
+		k.wakeUp(r)
+		_, err := os.Stat(k.victim.CutMark)
+		return err == nil
+	})
+	if k.drain || k.victim.Old || k.victim.NoBackend {
+		if !k.drain {
+			eventually(t, "the run parks", func() bool { return f.state(r.run.ID).State == workflow.Parked })
+		}
+		f.takeOver()
+	}
+	if k.wake {
+		eventually(t, "the run ends", func() bool {
+			k.wakeUp(r)
+			s := f.state(r.run.ID).State
+			return s != workflow.Ready && s != workflow.Running && s != workflow.Waiting
+		})
+	}
+	if k.statement == "WorkerHeartbeat" { // the beat was lost, the lease was not: the next one holds it
+		if n := f.count("SELECT count(*) FROM stepward.worker"); n != 1 {
+			t.Errorf("the worker began %d sessions", n)
+		}
+		if err := os.WriteFile(r.in.Log+".go", nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.arrives(t.Context(), before, visited)
+	for key, n := range counts(r.visits()) {
+		want := 1
+		if key == "flaky" || key == "slow" || key == "hold" && k.drain {
+			want = 2
+		}
+		if n > want {
+			t.Errorf("step %s was executed %d times", key, n)
+		}
+	}
+	if slices.Contains(k.path, "box") {
+		f.noSandboxLeft()
+		if n := f.count("SELECT count(*) FROM stepward.event WHERE kind = 'sandbox.created'"); n != 1 {
+			t.Errorf("%d events tell of one sandbox", n)
+		}
+	}
+}
+
+func counts(keys []string) map[string]int {
+	m := make(map[string]int)
+	for _, k := range keys {
+		m[k]++
+	}
+	return m
+}

@@ -1,0 +1,248 @@
+//go:build unix
+
+package worker_test
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"net"
+	"os"
+	"slices"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/stepward/stepward/internal/testenv"
+	"github.com/stepward/stepward/worker"
+	"github.com/stepward/stepward/workflow"
+)
+
+// line is the way from a pool to Postgres. It can be taken down.
+type line struct {
+	mu     sync.Mutex
+	down   bool
+	silent bool // down means: no answers, instead of refused and reset connections
+	up     chan struct{}
+	conns  map[*lineConn]bool
+}
+
+type lineConn struct {
+	net.Conn
+	l *line
+}
+
+var errDown = errors.New("the line is down")
+
+// newLine returns a line and a pool that uses it.
+func newLine(t *testing.T, silent bool) (*line, *pgxpool.Pool) {
+	t.Helper()
+	l := &line{silent: silent, up: make(chan struct{}), conns: make(map[*lineConn]bool)}
+	cfg, err := pgxpool.ParseConfig(testenv.PostgresURL(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.ConnConfig.DialFunc = l.dial
+	pool, err := pgxpool.NewWithConfig(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(pool.Close)
+	return l, pool
+}
+
+func (l *line) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	l.mu.Lock()
+	down, up := l.down, l.up
+	l.mu.Unlock()
+	if down && l.silent {
+		select {
+		case <-up:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	} else if down {
+		return nil, errDown
+	}
+	conn, err := new(net.Dialer).DialContext(ctx, network, addr)
+	if err != nil {
+		return nil, err
+	}
+	c := &lineConn{conn, l}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.conns[c] = true
+	return c, nil
+}
+
+// Write loses what is sent while a silent line is down, as a broken network does.
+func (c *lineConn) Write(b []byte) (int, error) {
+	c.l.mu.Lock()
+	lost := c.l.down
+	c.l.mu.Unlock()
+	if lost {
+		return len(b), nil
+	}
+	return c.Conn.Write(b)
+}
+
+func (c *lineConn) Close() error {
+	c.l.mu.Lock()
+	delete(c.l.conns, c)
+	c.l.mu.Unlock()
+	return c.Conn.Close()
+}
+
+// cut takes the line down.
+func (l *line) cut() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.down = true
+	if l.silent {
+		return
+	}
+	for c := range l.conns {
+		_ = c.Conn.Close() // its user sees a reset
+	}
+}
+
+// mend brings it up again. Connections that were silent are dead.
+func (l *line) mend() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.down = false
+	close(l.up)
+	for c := range l.conns {
+		_ = c.Conn.Close()
+	}
+}
+
+// An outage of Postgres that is shorter than the lease costs nothing: the step
+// goes on meanwhile, its result waits, and the turn writes it. One that is longer
+// costs the turn, and no more: the worker goes on with a new session.
+func TestOutage(t *testing.T) {
+	for _, test := range []struct {
+		name           string
+		silent, longer bool
+	}{{"reset/short", false, false}, {"reset/long", false, true}, {"silent/short", true, false}, {"silent/long", true, true}} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			f := newFixture(t)
+			l, pool := newLine(t, test.silent)
+			began, release := make(chan int, 4), make(chan struct{})
+			step := workflow.NewStep("hold", func(ctx context.Context, n int) (int, error) {
+				info, _ := workflow.StepInfoFrom(ctx)
+				began <- info.Attempt
+				select {
+				case <-release:
+					return n, nil
+				case <-ctx.Done():
+					return 0, context.Cause(ctx)
+				}
+			}, workflow.StepOptions{})
+			w := workflow.DurableWorkflow[int, int]{Name: "holds"}
+			def := workflow.Define(w, func(ctx workflow.Context, n int) (int, error) {
+				n, err := double.Run(ctx, n)
+				if err != nil {
+					return 0, err
+				}
+				return step.Run(ctx, n)
+			}, workflow.Options{Steps: []workflow.Declared{double, step}})
+			var health worker.Health
+			cfg := worker.Config{Pool: pool, Health: &health, LeaseTTL: 30 * time.Second, Workflows: []*workflow.Definition{def}}
+			if test.longer {
+				cfg.LeaseTTL = time.Second
+			}
+			f.start(cfg)
+			run, err := w.Enqueue(t.Context(), f.client, 21, workflow.EnqueueOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			<-began
+			l.cut()
+			if test.longer {
+				eventually(t, "the worker gives its runs up", func() bool {
+					r, ok := health.Report()
+					return ok && r.Runs == 0 && r.LeaseSlack < 0
+				})
+				if err := health.Check(t.Context()); err == nil {
+					t.Error("the worker says that it is well")
+				}
+				l.mend()
+				<-began // again, after a claim
+			}
+			close(release)
+			if !test.longer {
+				l.mend()
+			}
+			if out, err := run.Result(t.Context()); err != nil || out != 42 {
+				t.Fatalf("got %d, %v", out, err)
+			}
+			steps, err := f.client.Steps(t.Context(), run.ID, 0)
+			if err != nil || len(steps) != 2 || !steps[0].Recorded || !steps[1].Recorded {
+				t.Fatalf("steps: %+v, %v", steps, err)
+			}
+			status := f.state(run.ID)
+			if !test.longer && status.Turns != 1 {
+				t.Errorf("the run took %d turns", status.Turns)
+			}
+			if steps[0].Attempt != 1 || len(began) != 0 {
+				t.Errorf("a step was executed too often: %+v", steps)
+			}
+			eventually(t, "the worker is well", func() bool { return health.Check(t.Context()) == nil })
+		})
+	}
+}
+
+// A worker that is stopped in the middle of a step, and wakes up after another
+// one has taken its run over and finished it, writes nothing more. It is of use
+// again after that.
+func TestZombieProcess(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	r := f.travel("a", "hold", "c")
+	zombie := f.startVictim(victimConfig{Name: "zombie", Hold: "deaf", LeaseTTL: time.Second}, "")
+	eventually(t, "step hold begins", func() bool { return slices.Contains(r.visits(), "hold") })
+	zombie.signal(syscall.SIGSTOP)
+	before, visited := r.checkpoints(), len(r.visits())
+	stop := f.takeOver()
+	r.arrives(t.Context(), before, visited)
+	after, rows := r.checkpoints(), f.everything()
+
+	if err := os.WriteFile(r.in.Log+".go", nil, 0o600); err != nil { // its step returns now
+		t.Fatal(err)
+	}
+	zombie.signal(syscall.SIGCONT)
+	// It notices, and begins a session that claims; nobody else does.
+	stop()
+	next := f.travel("b", "c")
+	next.arrives(t.Context(), nil, 0)
+	if s := f.state(next.run.ID); s.Worker != "zombie" && s.Worker != "" {
+		t.Errorf("the next run was on %q", s.Worker)
+	}
+	f.exec("DELETE FROM stepward.step WHERE run_id = $1", next.run.ID)
+	f.exec("DELETE FROM stepward.run WHERE id = $1", next.run.ID)
+	if got := f.everything(); got != rows {
+		t.Errorf("the zombie changed what was there:\n%s\nwas\n%s", got, rows)
+	}
+	if got := r.checkpoints(); !maps.Equal(got, after) {
+		t.Errorf("checkpoints were %v, are %v", after, got)
+	}
+	zombie.signal(syscall.SIGTERM)
+	zombie.diedOf(0)
+}
+
+// everything returns all runs and steps as text.
+func (f *fixture) everything() (text string) {
+	f.t.Helper()
+	err := f.pool.QueryRow(f.t.Context(), f.sql(`SELECT
+		(SELECT string_agg(r::text, E'\n' ORDER BY id) FROM stepward.run r) || E'\n' ||
+		(SELECT string_agg(s::text, E'\n' ORDER BY run_id, seq) FROM stepward.step s)`)).Scan(&text)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return text
+}
