@@ -255,71 +255,90 @@ func (w *worker) exec(ctx context.Context, sql string, args ...any) {
 
 // define writes the definitions down and learns what to claim.
 func (w *worker) define(ctx context.Context) error {
-	err := pgx.BeginFunc(ctx, w.Pool, func(tx pgx.Tx) error {
-		w.wants, w.unservable = wants{}, nil
-		for _, d := range w.Workflows {
-			e := d.Engine()
-			id, err := w.defineOne(ctx, tx, e)
-			if err != nil {
-				return err
-			}
-			undefined, err := enqueue.Requirement(ctx, tx, w.q, e.Workflow, "", nil)
-			if err != nil {
-				return err
-			}
-			if needsSandbox(e) && w.backend == nil {
-				w.unservable = append(w.unservable, id, undefined)
-				continue
-			}
-			rows, err := tx.Query(ctx, w.q.RequirementsOf, e.Workflow, e.Version)
-			if err != nil {
-				return err
-			}
-			earlier, err := pgx.CollectRows(rows, pgx.RowTo[int32]) // what this version needed before its steps were changed
-			if err != nil {
-				return err
-			}
-			for _, old := range earlier {
-				w.wants.add(old, id, e.Version)
-			}
-			w.wants.remove(undefined) // of several versions, the one listed last takes it
-			w.wants.add(undefined, id, e.Version)
-		}
-		return nil
-	})
+	err := pgx.BeginFunc(ctx, w.Pool, func(tx pgx.Tx) error { return w.defineTx(ctx, tx) })
 	if err != nil {
 		return fmt.Errorf("worker: write the definitions: %w", err)
 	}
 	return nil
 }
 
-func (w *worker) defineOne(ctx context.Context, tx pgx.Tx, e *engine.Definition) (int32, error) {
+// defineTx writes in one order, whatever order the Config has: workers that
+// start together with the same workflows would wait for each other otherwise.
+func (w *worker) defineTx(ctx context.Context, tx pgx.Tx) error {
+	var needs []enqueue.Need // of definition i at 2i; its workflow's while undefined at 2i+1
+	for _, d := range w.Workflows {
+		e := d.Engine()
+		needs = append(needs, need(e), enqueue.Need{Workflow: e.Workflow})
+	}
+	ids, err := enqueue.Requirements(ctx, tx, w.q, needs)
+	if err != nil {
+		return err
+	}
+	order := make([]int, len(w.Workflows))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortFunc(order, func(i, j int) int { return needs[2*i].Compare(needs[2*j]) })
+	for _, i := range order {
+		if err := w.defineOne(ctx, tx, w.Workflows[i].Engine(), ids[2*i], i); err != nil {
+			return err
+		}
+	}
+	w.wants, w.unservable = wants{}, nil
+	for i, d := range w.Workflows {
+		e, id, undefined := d.Engine(), ids[2*i], ids[2*i+1]
+		if needsSandbox(e) && w.backend == nil {
+			w.unservable = append(w.unservable, id, undefined)
+			continue
+		}
+		rows, err := tx.Query(ctx, w.q.RequirementsOf, e.Workflow, e.Version)
+		if err != nil {
+			return err
+		}
+		earlier, err := pgx.CollectRows(rows, pgx.RowTo[int32]) // what this version needed before its steps were changed
+		if err != nil {
+			return err
+		}
+		for _, old := range earlier {
+			w.wants.add(old, id, e.Version)
+		}
+		w.wants.remove(undefined) // of several versions, the one listed last takes it
+		w.wants.add(undefined, id, e.Version)
+	}
+	return nil
+}
+
+// need is what a worker must offer to execute a definition.
+func need(e *engine.Definition) enqueue.Need {
+	n := enqueue.Need{Workflow: e.Workflow, Version: e.Version, Modes: []string{}}
+	for _, s := range e.Steps {
+		if mode := workflow.Mode(s.Mode).String(); !slices.Contains(n.Modes, mode) {
+			n.Modes = append(n.Modes, mode)
+		}
+	}
+	slices.Sort(n.Modes)
+	return n
+}
+
+// defineOne writes a definition down; place is that in the Config, where the
+// newest of several versions comes last.
+func (w *worker) defineOne(ctx context.Context, tx pgx.Tx, e *engine.Definition, requirement int32, place int) error {
 	type step struct {
 		Name string       `json:"name"`
 		Mode string       `json:"mode"`
 		Tool bool         `json:"tool,omitempty"`
 		Spec sandbox.Spec `json:"sandbox"`
 	}
-	modes := []string{}
 	steps := []step{}
 	for _, s := range e.Steps {
-		mode := workflow.Mode(s.Mode).String()
-		steps = append(steps, step{Name: s.Name, Mode: mode, Tool: s.Tool, Spec: s.Spec})
-		if !slices.Contains(modes, mode) {
-			modes = append(modes, mode)
-		}
-	}
-	slices.Sort(modes)
-	id, err := enqueue.Requirement(ctx, tx, w.q, e.Workflow, e.Version, modes)
-	if err != nil {
-		return 0, err
+		steps = append(steps, step{Name: s.Name, Mode: workflow.Mode(s.Mode).String(), Tool: s.Tool, Spec: s.Spec})
 	}
 	data, err := json.Marshal(steps)
 	if err != nil {
-		return 0, err
+		return err
 	}
-	_, err = tx.Exec(ctx, w.q.DefinitionInsert, e.Workflow, e.Version, id, data)
-	return id, err
+	_, err = tx.Exec(ctx, w.q.DefinitionInsert, e.Workflow, e.Version, requirement, data, place)
+	return err
 }
 
 func (v *wants) add(id, pin int32, version string) {

@@ -7,7 +7,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
 
@@ -183,40 +182,20 @@ func newest(ctx context.Context, tx pgx.Tx, q *db.Queries, items []Item) (map[st
 	if err != nil {
 		return nil, err
 	}
+	var unknown []Need
 	for _, name := range names {
-		if _, ok := defs[name]; ok {
-			continue
+		if _, ok := defs[name]; !ok {
+			unknown = append(unknown, Need{Workflow: name})
 		}
-		id, err := Requirement(ctx, tx, q, name, "", nil)
-		if err != nil {
-			return nil, err
-		}
-		defs[name] = definition{requirement: id}
+	}
+	ids, err := Requirements(ctx, tx, q, unknown)
+	if err != nil {
+		return nil, err
+	}
+	for i, n := range unknown {
+		defs[n.Workflow] = definition{requirement: ids[i]}
 	}
 	return defs, nil
-}
-
-// Requirement returns the id of a requirement, writing it down when it is new.
-func Requirement(ctx context.Context, tx pgx.Tx, q *db.Queries, workflow, version string, modes []string) (int32, error) {
-	if modes == nil {
-		modes = []string{}
-	}
-	canonical, err := json.Marshal([]any{workflow, version, modes})
-	if err != nil {
-		return 0, err
-	}
-	hash := sha256.Sum256(canonical)
-	var id int32
-	for range 2 {
-		err = tx.QueryRow(ctx, q.RequirementGet, hash[:]).Scan(&id)
-		if !errors.Is(err, pgx.ErrNoRows) {
-			return id, err
-		}
-		if _, err = tx.Exec(ctx, q.RequirementInsert, hash[:], workflow, version, modes); err != nil {
-			return 0, err
-		}
-	}
-	return id, tx.QueryRow(ctx, q.RequirementGet, hash[:]).Scan(&id)
 }
 
 func optional(s string) *string {

@@ -8,7 +8,9 @@ CROSS JOIN LATERAL (
 JOIN stepward.requirement q ON q.id = d.requirement_id;
 
 -- name: DefinitionInsert
-INSERT INTO stepward.definition (workflow, version, requirement_id, steps) VALUES ($1, $2, $3, $4)
+-- $5 orders the definitions of one transaction by age, in whatever order they are written.
+INSERT INTO stepward.definition (workflow, version, requirement_id, steps, created_at)
+VALUES ($1, $2, $3, $4, now() + $5::int * interval '1 microsecond')
 ON CONFLICT (workflow, version) DO UPDATE SET requirement_id = excluded.requirement_id, steps = excluded.steps
 WHERE definition.requirement_id <> excluded.requirement_id OR definition.steps <> excluded.steps;
 
