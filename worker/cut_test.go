@@ -155,6 +155,9 @@ func (k killing) testCut(t *testing.T) {
 		}
 	}
 	r.arrives(t.Context(), before, visited)
+	if s := f.state(r.run.ID); k.path[1] != "slow" && s.Turns != k.turns() {
+		t.Errorf("the run was claimed or recovered %d times, not %d", s.Turns, k.turns())
+	}
 	for key, n := range counts(r.visits()) {
 		want := 1
 		if key == "flaky" || key == "slow" || key == "hold" && k.drain {
@@ -170,6 +173,17 @@ func (k killing) testCut(t *testing.T) {
 			t.Errorf("%d events tell of one sandbox", n)
 		}
 	}
+}
+
+// turns is how often the run of a case is claimed or recovered when only an answer is lost.
+func (k killing) turns() int {
+	switch {
+	case k.statement == "WorkerReap", k.statement == "TurnReap":
+		return 3 // claimed, recovered, claimed
+	case k.statement == "ParkUnservable", k.firstCrash == "" && !k.drain && !k.victim.Old && k.statement != "Claim":
+		return 1
+	}
+	return 2 // another worker, or a claim that its worker never heard of
 }
 
 func counts(keys []string) map[string]int {

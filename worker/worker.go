@@ -67,13 +67,23 @@ func Run(ctx context.Context, cfg Config) error {
 	}
 	defer w.tel.close()
 	w.commits = &batch.Group[write, error]{Run: w.commit, MaxItems: 512, MaxBytes: 4 << 20, Size: write.size}
-	if err := w.waitForPostgres(ctx); err != nil {
-		if ctx.Err() != nil {
-			return nil
+	err = w.start(ctx, func(ctx context.Context) error { return db.Check(ctx, w.Pool, w.q) })
+	if err == nil {
+		w.chooseBackend(ctx)
+		err = w.start(ctx, w.define)
+	}
+	if err == nil {
+		err = w.start(ctx, w.register)
+	}
+	switch {
+	case ctx.Err() != nil:
+		if w.lease.session() != 0 {
+			w.deregister(context.WithoutCancel(ctx))
 		}
+		return nil
+	case err != nil:
 		return err
 	}
-	w.chooseBackend(ctx)
 	return w.run(ctx)
 }
 
@@ -111,12 +121,13 @@ type wants struct {
 	versions  []string
 }
 
-// waitForPostgres returns once the schema can be used.
-func (w *worker) waitForPostgres(ctx context.Context) error {
+// start does what a start needs of Postgres. It is repeated while Postgres is
+// not there, or does not answer, for StartTimeout at most.
+func (w *worker) start(ctx context.Context, what func(context.Context) error) error {
 	start := time.Now()
 	for pause := 50 * time.Millisecond; ; pause = min(2*pause, time.Second) {
 		try, cancel := context.WithTimeout(ctx, 5*time.Second)
-		err := db.Check(try, w.Pool, w.q)
+		err := what(try)
 		cancel()
 		var version *db.VersionError
 		switch {
@@ -124,7 +135,7 @@ func (w *worker) waitForPostgres(ctx context.Context) error {
 			return nil
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
-		case errors.As(err, &version):
+		case errors.As(err, &version) || !transient(err):
 			return err
 		case time.Since(start)+pause > w.StartTimeout:
 			return &StartError{After: w.StartTimeout, Err: err}
@@ -160,20 +171,17 @@ func (w *worker) chooseBackend(ctx context.Context) {
 		}
 		errs = append(errs, err)
 	}
+	if ctx.Err() != nil {
+		return
+	}
 	w.backendErr = errors.Join(errs...)
 	w.log.ErrorContext(ctx, "no sandbox backend works here: workflows with sandboxed steps are left to other workers", "error", w.backendErr)
 }
 
-// run registers, serves until ctx is done, and drains.
+// run serves until ctx is done, and drains.
 func (w *worker) run(ctx context.Context) error {
 	base, stop := context.WithCancel(context.WithoutCancel(ctx)) // outlives ctx, for the drain
 	defer stop()
-	if err := w.define(base); err != nil {
-		return err
-	}
-	if err := w.register(base); err != nil {
-		return err
-	}
 	river, err := w.startRiver(base)
 	if err != nil {
 		w.deregister(base)
