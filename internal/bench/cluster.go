@@ -30,7 +30,12 @@ type cluster struct {
 // openCluster starts a server, or takes that of DATABASE_URL as it is.
 func openCluster(ctx context.Context, fsync bool) (_ *cluster, err error) {
 	dir := filepath.Join("/tmp", fmt.Sprintf("stepward-bench-%d", os.Getpid())) // short: it holds a socket
-	db, err := devdb.Open(ctx, devdb.Config{Dir: dir})
+	sync := "fsync=off"
+	if fsync {
+		sync = "fsync=on"
+	}
+	// On the server's command line: what is there outranks ALTER SYSTEM.
+	db, err := devdb.Open(ctx, devdb.Config{Dir: dir, Settings: []string{"checkpoint_timeout=1h", "max_wal_size=8GB", sync}})
 	if err != nil {
 		return nil, err
 	}
@@ -54,15 +59,6 @@ func openCluster(ctx context.Context, fsync bool) (_ *cluster, err error) {
 	cfg.MaxConns = 4
 	if c.pool, err = pgxpool.NewWithConfig(ctx, cfg); err != nil {
 		return nil, err
-	}
-	if c.own {
-		set := []string{"full_page_writes = off", "checkpoint_timeout = '1h'", "max_wal_size = '8GB'", "fsync = off"}
-		if fsync {
-			set[3] = "fsync = on"
-		}
-		if err := c.set(ctx, set...); err != nil {
-			return nil, err
-		}
 	}
 	return c, c.readSettings(ctx)
 }
@@ -95,17 +91,22 @@ func (c *cluster) set(ctx context.Context, settings ...string) error {
 	// The reload is a signal to the server's main process: wait until a new
 	// backend, which inherits from it, shows the last of the settings.
 	name, want, _ := strings.Cut(settings[len(settings)-1], " = ")
-	for ctx.Err() == nil {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	for {
 		got, err := c.fresh(ctx, name)
 		if err != nil {
-			return err
+			return fmt.Errorf("wait for the reload: %w", err)
 		}
 		if got == strings.Trim(want, "'") {
 			return nil
 		}
-		time.Sleep(10 * time.Millisecond)
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("setting %s stays %s: %w", name, got, ctx.Err())
+		case <-time.After(10 * time.Millisecond):
+		}
 	}
-	return ctx.Err()
 }
 
 func (c *cluster) fresh(ctx context.Context, setting string) (value string, err error) {

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -32,7 +33,14 @@ type result struct {
 func (r *report) add(name string, value float64, unit string) { r.bar(name, value, unit, 0) }
 
 func (r *report) bar(name string, value float64, unit string, bar float64) {
-	r.Results = append(r.Results, result{Suite: r.suite, Name: name, Value: value, Unit: unit, Bar: bar, Missed: bar != 0 && value > bar})
+	x := result{Suite: r.suite, Name: name, Value: value, Unit: unit, Bar: bar, Missed: bar != 0 && value > bar}
+	r.Results = append(r.Results, x)
+	progress("%s: %s: %s %s", x.Suite, x.Name, number(x.Value), x.Unit)
+}
+
+// progress says on standard error how far the program is.
+func progress(format string, args ...any) {
+	fmt.Fprintf(os.Stderr, "%s bench: %s\n", time.Now().Format("15:04:05"), fmt.Sprintf(format, args...))
 }
 
 func (r *report) note(format string, args ...any) {

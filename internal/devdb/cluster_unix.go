@@ -40,10 +40,11 @@ const (
 // errGone reports that a cluster has ended, or is about to.
 var errGone = errors.New("the cluster has ended")
 
-// joinCluster joins the cluster in dir that runs, or starts one with the
+// joinCluster joins the cluster in cfg.Dir that runs, or starts one with the
 // programs in the folder that bin returns. bin may put them into the cluster's
 // own folder, which it is given.
-func joinCluster(ctx context.Context, dir string, bin func(clusterDir string) (string, error)) (*DB, error) {
+func joinCluster(ctx context.Context, cfg Config, bin func(clusterDir string) (string, error)) (*DB, error) {
+	dir := cfg.Dir
 	if err := ensureDir(dir); err != nil {
 		return nil, err
 	}
@@ -70,7 +71,7 @@ func joinCluster(ctx context.Context, dir string, bin func(clusterDir string) (s
 			return nil, ctx.Err()
 		}
 	}
-	return startCluster(ctx, filepath.Join(dir, "c-"+strings.ToLower(rand.Text()[:8])), bin)
+	return startCluster(ctx, filepath.Join(dir, "c-"+strings.ToLower(rand.Text()[:8])), cfg.Settings, bin)
 }
 
 // attach adds a hold to a running cluster.
@@ -135,7 +136,7 @@ func (c cluster) describe() (*DB, error) {
 	return &DB{URL: string(url), Source: string(source)}, nil
 }
 
-func startCluster(ctx context.Context, dir string, findBin func(string) (string, error)) (_ *DB, err error) {
+func startCluster(ctx context.Context, dir string, settings []string, findBin func(string) (string, error)) (_ *DB, err error) {
 	acct, err := serverAccount()
 	if err != nil {
 		return nil, err
@@ -159,7 +160,7 @@ func startCluster(ctx context.Context, dir string, findBin func(string) (string,
 	if err := c.initdb(ctx, acct, bin, password); err != nil {
 		return nil, err
 	}
-	release, err := c.launch(acct, bin)
+	release, err := c.launch(acct, bin, settings)
 	if err != nil {
 		return nil, err
 	}
@@ -242,7 +243,7 @@ var serverOptions = []string{
 }
 
 // launch starts the runner and the guardian, and takes the first hold.
-func (c cluster) launch(acct account, bin string) (release func(), err error) {
+func (c cluster) launch(acct account, bin string, settings []string) (release func(), err error) {
 	var pipes closers
 	defer pipes.close()
 	lifeR, lifeW, err := pipes.pipe()
@@ -266,7 +267,11 @@ func (c cluster) launch(acct account, bin string) (release func(), err error) {
 	}
 
 	pg := filepath.Join(c.dir, "pg")
-	runner := exec.Command("/bin/sh", append([]string{"-c", runnerScript, "stepward-devdb", pg, bin}, serverOptions...)...)
+	args := append([]string{"-c", runnerScript, "stepward-devdb", pg, bin}, serverOptions...)
+	for _, s := range settings {
+		args = append(args, "-c", s) // the last of a name counts
+	}
+	runner := exec.Command("/bin/sh", args...)
 	runner.Dir, runner.Env, runner.SysProcAttr = pg, serverEnv(), acct.attr()
 	runner.ExtraFiles = []*os.File{lifeR, goneW}
 	if err := runner.Run(); err != nil {

@@ -69,6 +69,11 @@ type Config struct {
 
 	// CacheDir keeps downloaded archives. Defaults to the user's cache.
 	CacheDir string
+
+	// Settings override those of the server ("fsync=on"). They matter to the
+	// process that starts a cluster: give it a Dir of its own. A container
+	// has no use for them.
+	Settings []string
 }
 
 // DefaultImage is the image that [WayDocker] takes.

@@ -27,7 +27,7 @@ func openEmbedded(ctx context.Context, cfg Config) (*DB, error) {
 		}
 		cache = filepath.Join(dir, "stepward", "postgres")
 	}
-	return joinCluster(ctx, cfg.Dir, func(clusterDir string) (string, error) {
+	return joinCluster(ctx, cfg, func(clusterDir string) (string, error) {
 		// Unpacked anew for each cluster: the cache may be closed to the server's user.
 		return unpack(cfg, cache, filepath.Join(clusterDir, "programs"))
 	})

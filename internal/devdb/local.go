@@ -22,7 +22,7 @@ func openLocal(ctx context.Context, cfg Config) (*DB, error) {
 	}
 	var errs []error
 	for _, dir := range dirs {
-		db, err := joinCluster(ctx, cfg.Dir, func(string) (string, error) { return dir, nil })
+		db, err := joinCluster(ctx, cfg, func(string) (string, error) { return dir, nil })
 		if err == nil {
 			return db, nil
 		}
