@@ -56,7 +56,7 @@ var (
 type SchemaNameError struct{ Name string }
 
 func (e *SchemaNameError) Error() string {
-	return fmt.Sprintf("workflow: schema name %q: want 1 to 40 of a-z, 0-9 and _, not starting with a digit", e.Name)
+	return fmt.Sprintf("workflow: schema name %q: want 1 to 40 of a-z, 0-9 and _, not starting with a digit or pg_", e.Name)
 }
 
 // New returns the statements for a schema; "" is [SchemaDefault].
@@ -64,7 +64,7 @@ func New(schema string) (*Queries, error) {
 	if schema == "" {
 		schema = SchemaDefault
 	}
-	if !schemaName.MatchString(schema) {
+	if !schemaName.MatchString(schema) || strings.HasPrefix(schema, "pg_") {
 		return nil, &SchemaNameError{Name: schema}
 	}
 	q := &Queries{Schema: schema, River: schema + "_river"}

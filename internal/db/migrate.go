@@ -6,29 +6,27 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
-	"github.com/riverqueue/river/riverdriver/riverpgxv5"
-	"github.com/riverqueue/river/rivermigrate"
 )
 
 //go:embed migration/*.sql
-var migrationFiles embed.FS
+var embedded embed.FS
 
-// migrations are in order; version n is migrations[n-1].
-var migrations = []string{"001_runs"}
+// The tests put a migration of the future here.
+var (
+	migrationFiles fs.ReadFileFS = embedded
+	migrations                   = []string{"001_runs"} // in order; version n is migrations[n-1]
+)
 
 // Version is the version of the schema that this program was written for. It
 // also runs on the next one, so that a migration can go before the program.
 var Version = len(migrations)
-
-// unusedIndexes are River's indexes that no query of ours needs. They cost more
-// to maintain than the rest of a ticket.
-var unusedIndexes = []string{"river_job_args_index", "river_job_metadata_index", "river_job_kind"}
 
 // A VersionError reports a schema that this program cannot run on.
 type VersionError struct {
@@ -73,7 +71,7 @@ func Migrate(ctx context.Context, pool *pgxpool.Pool, q *Queries, o MigrateOptio
 		return err
 	}
 	if o.Print != nil {
-		return printUp(pool, q, steps, grants, o.Print)
+		return printUp(ctx, pool, q, steps, grants, o.Print)
 	}
 	for _, sql := range steps {
 		if err := apply(ctx, pool, q, sql); err != nil {
@@ -163,37 +161,6 @@ func apply(ctx context.Context, pool *pgxpool.Pool, q *Queries, sql string) erro
 	}
 }
 
-func riverUp(ctx context.Context, pool *pgxpool.Pool, q *Queries) error {
-	m, err := rivermigrate.New(riverpgxv5.New(pool), &rivermigrate.Config{Schema: q.River})
-	if err != nil {
-		return err
-	}
-	// River needs a transaction per migration, so the lock that keeps others
-	// out is held by one beside them.
-	err = pgx.BeginFunc(ctx, pool, func(lock pgx.Tx) error {
-		if _, err := lock.Exec(ctx, "SELECT pg_advisory_xact_lock(hashtext("+quote(q.River)+"))"); err != nil {
-			return err
-		}
-		if _, err := m.Migrate(ctx, rivermigrate.DirectionUp, nil); err != nil {
-			return err
-		}
-		_, err := pool.Exec(ctx, dropIndexes(q))
-		return err
-	})
-	if err != nil {
-		return fmt.Errorf("workflow: migrate schema %s: %w", q.River, err)
-	}
-	return nil
-}
-
-func dropIndexes(q *Queries) string {
-	var b strings.Builder
-	for _, name := range unusedIndexes {
-		b.WriteString(q.in("DROP INDEX IF EXISTS stepward_river."+name) + ";\n")
-	}
-	return b.String()
-}
-
 func grantSQL(q *Queries, o MigrateOptions) (string, error) {
 	text, err := migrationFiles.ReadFile("migration/grants.sql")
 	if err != nil {
@@ -212,25 +179,16 @@ func grantSQL(q *Queries, o MigrateOptions) (string, error) {
 }
 
 // printUp writes what Migrate would run, River's migrations included.
-func printUp(pool *pgxpool.Pool, q *Queries, steps []string, grants string, w io.Writer) error {
+func printUp(ctx context.Context, pool *pgxpool.Pool, q *Queries, steps []string, grants string, w io.Writer) error {
 	var b strings.Builder
 	for _, sql := range steps {
 		fmt.Fprintf(&b, "BEGIN;\n%sCOMMIT;\n\n", sql)
 	}
-	m, err := rivermigrate.New(riverpgxv5.New(pool), &rivermigrate.Config{Schema: q.River})
+	river, err := riverSQL(ctx, pool, q)
 	if err != nil {
 		return err
 	}
-	if len(steps) > 0 {
-		schema := pgx.Identifier{q.River}.Sanitize()
-		for _, v := range m.AllVersions() {
-			fmt.Fprintf(&b, "-- River %d\n%s\n", v.Version, strings.ReplaceAll(v.SQLUp, "/* TEMPLATE: schema */", schema+"."))
-		}
-		for _, v := range m.AllVersions() {
-			fmt.Fprintf(&b, "INSERT INTO %s.river_migration (line, version) VALUES ('main', %d) ON CONFLICT DO NOTHING;\n", schema, v.Version)
-		}
-		b.WriteString(dropIndexes(q))
-	}
+	b.WriteString(river)
 	b.WriteString(grants)
 	_, err = io.WriteString(w, b.String())
 	return err
