@@ -36,7 +36,7 @@ func openDatabase(ctx context.Context, screen *screen) (_ *database, err error) 
 	if d.server.Way == devdb.WayURL {
 		d.schema = "stepward_quickstart"
 	}
-	screen.printf("postgres    %s; schema %s", d.server.Source, d.schema)
+	screen.printf("postgres    %s, schema %s", strings.Replace(d.server.Source, ", ", ",\n            ", 1), d.schema)
 	if d.pool, err = pgxpool.New(ctx, d.server.URL); err != nil {
 		return nil, err
 	}

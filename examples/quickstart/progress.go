@@ -26,7 +26,7 @@ func newProgress(s *screen) *progress { return &progress{screen: s, shown: make(
 func (p *progress) look(_ context.Context, l look) error {
 	var live []string
 	for _, st := range byStart(l.steps) {
-		line := fmt.Sprintf("%-11s %-10s %-28s", st.Step, st.Mode, where(st))
+		line := fmt.Sprintf("%-11s %-10s %-17s", st.Step, st.Mode, where(st))
 		switch {
 		case p.shown[key(st)]:
 		case ended(l, st):

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	_ "embed"
 	"errors"
@@ -9,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/stepward/stepward/examples/quickstart/site"
 	"github.com/stepward/stepward/examples/quickstart/sitework"
@@ -46,6 +48,7 @@ func quickstart(ctx context.Context, args []string) error {
 	ctx, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
 	setup := workerSetup{db: db, sandboxes: sandboxes, verbose: o.verbose, logs: screen, fail: fail}
+	progress := newProgress(screen).look
 	var watchers []func(context.Context, look) error
 	if o.kill {
 		workers, err := startProcesses(setup, "worker-1", "worker-2")
@@ -54,10 +57,13 @@ func quickstart(ctx context.Context, args []string) error {
 		}
 		defer workers.stop()
 		brief.Pause = pause
-		screen.printf("workers     two processes, worker-1 and worker-2; each page takes %v longer, to leave time for the kill", pause)
-		watchers = append(watchers, (&killer{screen: screen, workers: workers}).look)
+		screen.printf("workers     worker-1 and worker-2, each a process of its own\n"+
+			"            (pages take %v longer, to leave time for the kill)", pause)
+		k := &killer{screen: screen, workers: workers}
+		watchers = append(watchers, k.look, progress, k.verify)
 	} else {
 		defer startInProcess(ctx, setup, "worker-1")()
+		watchers = append(watchers, progress)
 		screen.printf("worker      in this process")
 	}
 
@@ -66,7 +72,6 @@ func quickstart(ctx context.Context, args []string) error {
 		return err
 	}
 	screen.printf("run         %v\n", run.ID)
-	watchers = append(watchers, newProgress(screen).look)
 	last, err := watch(ctx, db.client, run.ID, watchers...)
 	if err != nil {
 		if ctx.Err() == nil {
@@ -84,8 +89,8 @@ func quickstart(ctx context.Context, args []string) error {
 		}
 		return err
 	}
-	screen.printf("\n%q: %d files, %d bytes, %d links checked (%d lead elsewhere and were not followed)\n%s",
-		made.Title, len(made.Files), made.Bytes, made.Links, made.External, filepath.Join(made.Dir, made.Files[0]))
+	screen.printf("\n%q: %s, %s\n%s checked, %d to other sites not followed\n%s", made.Title, count(len(made.Files), "file"),
+		count(made.Bytes, "byte"), count(made.Links, "link"), made.External, filepath.Join(made.Dir, made.Files[0]))
 	return nil
 }
 
@@ -108,8 +113,11 @@ func readBrief(o options) (site.Brief, error) {
 		}
 		brief.Markdown = string(text)
 		brief.Name = strings.TrimSuffix(filepath.Base(o.brief), filepath.Ext(o.brief))
-		if strings.TrimSpace(brief.Markdown) == "" {
+		switch {
+		case strings.TrimSpace(brief.Markdown) == "":
 			return brief, fmt.Errorf("%s is empty", o.brief)
+		case !utf8.Valid(text) || bytes.IndexByte(text, 0) >= 0:
+			return brief, fmt.Errorf("%s is no Markdown: it is not text in UTF-8", o.brief)
 		}
 	}
 	var err error

@@ -19,7 +19,7 @@ type sandboxOptions struct {
 }
 
 func (o *sandboxOptions) register(flags *flag.FlagSet) {
-	flags.StringVar(&o.backend, "backend", "", "what makes the sandboxes: `local or docker`; local where it works, else docker")
+	flags.StringVar(&o.backend, "backend", "", "what makes the sandboxes: `local|docker`; local where it works, else docker")
 	flags.StringVar(&o.image, "image", "", "with docker, the `image` of the sandboxes; defaults to an empty one")
 }
 

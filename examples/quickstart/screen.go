@@ -93,14 +93,14 @@ func (s *screen) timeline(id workflow.RunID, l look) {
 	s.setLive(nil)
 	var b strings.Builder
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "\nSTEP\tMODE\tRAN ON\tATTEMPT\tBEGAN\tTOOK\t")
+	fmt.Fprintln(w, "\nSTEP\tMODE\tRAN ON\tATTEMPT\tBEGAN\tTOOK")
 	for _, st := range byStart(l.steps) {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t+%.2fs\t%s\t\n", st.Step, st.Mode, where(st), st.Attempt,
+		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t+%.2fs\t%s\n", st.Step, st.Mode, where(st), st.Attempt,
 			max(0, st.Started.Sub(id.Time()).Seconds()), outcome(l, st))
 	}
 	_ = w.Flush() // into memory
 	s.printf("%s", strings.TrimSuffix(b.String(), "\n"))
-	s.printf("%s after %.2fs, in %d %s", l.run.State, l.run.Finished.Sub(id.Time()).Seconds(), l.run.Turns, plural(l.run.Turns, "turn"))
+	s.printf("%s after %.2fs, in %s", l.run.State, l.run.Finished.Sub(id.Time()).Seconds(), count(l.run.Turns, "turn"))
 }
 
 // where says on which worker, and in what, an attempt ran.
@@ -112,7 +112,7 @@ func where(st workflow.StepStatus) string {
 	if st.Backend == "" {
 		return on
 	}
-	return on + ", " + st.Backend + " sandbox"
+	return on + ", " + st.Backend // a sandbox, as the mode beside it says
 }
 
 func outcome(l look, st workflow.StepStatus) string {
@@ -136,9 +136,10 @@ func round(d time.Duration) time.Duration {
 
 func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
 
-func plural(n int, word string) string {
-	if n == 1 {
-		return word
+// count says "1 page" and "2 pages".
+func count(n int, word string) string {
+	if n != 1 {
+		word += "s"
 	}
-	return word + "s"
+	return fmt.Sprintf("%d %s", n, word)
 }
