@@ -24,7 +24,8 @@ const (
 type execs struct {
 	cfg      config
 	landlock bool
-	spare    chan *shimProcess
+	idle     chan *shimProcess
+	starts   chan func() // for serve to do
 
 	mu   sync.Mutex
 	byID map[string]*exec
@@ -36,8 +37,7 @@ type execs struct {
 type exec struct {
 	id      string
 	guest   bool
-	ready   chan struct{} // closed when shim is set, or will not be
-	shim    *shimProcess
+	ready   chan struct{} // closed when shim has been set, or will not be
 	wake    broadcast
 	out     [3]outlog // by rpc.Output_Stream
 	started chan struct{}
@@ -45,13 +45,17 @@ type exec struct {
 	end     *rpc.End      // set before empty is closed
 
 	inMu   sync.Mutex
+	shim   *shimProcess // while it runs
 	stdin  *os.File
 	inOff  int64
 	killed bool
 }
 
 func newExecs(cfg config, abi int) *execs {
-	return &execs{cfg: cfg, landlock: abi > 0, byID: map[string]*exec{}, spare: make(chan *shimProcess, 1)}
+	return &execs{
+		cfg: cfg, landlock: abi > 0, byID: map[string]*exec{},
+		idle: make(chan *shimProcess, 2), starts: make(chan func()),
+	}
 }
 
 // get returns the exec of req.Id, which it starts if there is none.
@@ -181,23 +185,21 @@ func (x *execs) spawn(e *exec, req *rpc.ExecRequest, pumps *sync.WaitGroup) *rpc
 			return failed(err)
 		}
 	}
-	shim, err := x.takeShim()
+	shim, err := x.dispatch(request, child)
 	if err != nil {
-		return failed(err)
-	}
-	defer shim.close()
-	if err := shim.send(request, child); err != nil {
 		return failed(err)
 	}
 	for _, f := range child {
 		f.Close()
 	}
 	child = nil
-	e.shim = shim
+	e.setShim(shim)
 	close(e.ready)
 	for {
 		ev, err := shim.receive()
 		if err != nil { // it died: its descendants are ours now, and cannot be told apart
+			e.setShim(nil)
+			shim.close()
 			x.killAll()
 			return &rpc.End{Code: -1, Lost: true}
 		}
@@ -205,11 +207,22 @@ func (x *execs) spawn(e *exec, req *rpc.ExecRequest, pumps *sync.WaitGroup) *rpc
 		case *rpc.ExecEvent_Started:
 			close(e.started)
 			e.wake.all()
-			x.warm() // not earlier: its start would compete with the command's
+			if shim.left == 0 {
+				x.warm() // not earlier: its start would compete with the command's
+			}
 		case *rpc.ExecEvent_End:
+			e.setShim(nil) // before the next exec has it: a kill must not meet that
+			x.release(shim)
 			return ev.End
 		}
 	}
+}
+
+// setShim sets under which shim the exec runs, nil if under none any more.
+func (e *exec) setShim(s *shimProcess) {
+	e.inMu.Lock()
+	e.shim = s
+	e.inMu.Unlock()
 }
 
 // kill ends all processes of the exec and returns when none is left.
@@ -222,9 +235,11 @@ func (e *exec) kill(ctx context.Context) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+	e.inMu.Lock()
 	if e.shim != nil {
 		e.shim.kill()
 	}
+	e.inMu.Unlock()
 	select {
 	case <-e.empty:
 		return nil

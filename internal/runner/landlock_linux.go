@@ -47,19 +47,15 @@ func domain(abi int) (attr ll.RulesetAttr, file uint64) {
 	return attr, file
 }
 
-// enterDomain puts the calling thread, and what it starts, into a new domain:
-// it reads anything that it could read before, writes to /workspace, /tmp and
-// some devices, and neither traces nor signals a process outside of the domain.
-//
-// go-landlock itself restricts all threads of a process. Here the others must
-// stay outside, hence its system calls.
-func enterDomain() error {
+// ruleset describes the domain of an exec: it reads anything that it could read
+// before, writes to /workspace, /tmp and some devices, and neither traces nor
+// signals a process outside of the domain. It is the same for all execs, each of
+// which gets a domain of its own by it.
+var ruleset = sync.OnceValues(func() (fd int, err error) {
 	attr, file := domain(landlockABI())
-	ruleset, err := ll.LandlockCreateRuleset(&attr, 0)
-	if err != nil {
-		return fmt.Errorf("landlock: %w", err)
+	if fd, err = ll.LandlockCreateRuleset(&attr, 0); err != nil {
+		return -1, fmt.Errorf("landlock: %w", err)
 	}
-	defer unix.Close(ruleset)
 	for _, r := range []struct {
 		path   string
 		access uint64
@@ -71,22 +67,34 @@ func enterDomain() error {
 		{"/dev/null", file}, {"/dev/zero", file}, {"/dev/full", file},
 		{"/dev/random", file}, {"/dev/urandom", file}, {"/dev/tty", file},
 	} {
-		fd, err := unix.Open(r.path, unix.O_PATH|unix.O_CLOEXEC, 0)
+		at, err := unix.Open(r.path, unix.O_PATH|unix.O_CLOEXEC, 0)
 		if errors.Is(err, unix.ENOENT) {
 			continue
 		} else if err != nil {
-			return fmt.Errorf("landlock: %s: %w", r.path, err)
+			return -1, fmt.Errorf("landlock: %s: %w", r.path, err)
 		}
-		err = ll.LandlockAddPathBeneathRule(ruleset, &ll.PathBeneathAttr{AllowedAccess: r.access, ParentFd: fd}, 0)
-		unix.Close(fd)
+		err = ll.LandlockAddPathBeneathRule(fd, &ll.PathBeneathAttr{AllowedAccess: r.access, ParentFd: at}, 0)
+		unix.Close(at)
 		if err != nil {
-			return fmt.Errorf("landlock: rule for %s: %w", r.path, err)
+			return -1, fmt.Errorf("landlock: rule for %s: %w", r.path, err)
 		}
+	}
+	return fd, nil
+})
+
+// enterDomain puts the calling thread, and what it starts, into a new domain.
+//
+// go-landlock itself restricts all threads of a process. Here the others must
+// stay outside, hence its system calls.
+func enterDomain() error {
+	fd, err := ruleset()
+	if err != nil {
+		return err
 	}
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("landlock: %w", err)
 	}
-	if err := ll.LandlockRestrictSelf(ruleset, 0); err != nil {
+	if err := ll.LandlockRestrictSelf(fd, 0); err != nil {
 		return fmt.Errorf("landlock: %w", err)
 	}
 	return nil

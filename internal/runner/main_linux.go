@@ -94,6 +94,7 @@ func serveLocal() error {
 	if err != nil {
 		return err
 	}
+	runtime.LockOSThread() // for serve to start processes from
 	if err := nsroot.Enter(setup); err != nil {
 		ctl.Fail(err)
 		return err

@@ -61,11 +61,11 @@ func (s *server) landlockABI() int {
 }
 
 // serve answers the connections of ln until gone is closed, ln fails, or the
-// sandbox is an orphan.
+// sandbox is an orphan. All processes are started from the goroutine that called
+// it, whose thread may hold less than the others.
 func (s *server) serve(ln net.Listener, gone <-chan struct{}) error {
 	keepThreads(12)
 	go s.execs.reap(catchSignals())
-	s.execs.warm()
 	if s.cfg.orphanAfter > 0 {
 		s.mu.Lock()
 		s.timer = time.AfterFunc(s.cfg.orphanAfter, func() { close(s.orphan) })
@@ -90,21 +90,26 @@ func (s *server) serve(ln net.Listener, gone <-chan struct{}) error {
 		ErrorLog:       log.New(io.Discard, "", 0),
 	}
 	served := make(chan error, 1)
-	go func() { served <- srv.Serve(&listener{ln, s}) }()
-	select {
-	case err := <-served:
-		return err
-	case <-gone:
-		return nil
-	case <-s.orphan:
-		return errOrphan
+	go func() { served <- srv.Serve(&listener{Listener: ln, s: s}) }()
+	for {
+		select {
+		case start := <-s.execs.starts:
+			start()
+		case err := <-served:
+			return err
+		case <-gone:
+			return nil
+		case <-s.orphan:
+			return errOrphan
+		}
 	}
 }
 
 // A listener makes a conn of every connection.
 type listener struct {
 	net.Listener
-	s *server
+	s    *server
+	warm sync.Once
 }
 
 func (l *listener) Accept() (net.Conn, error) {
@@ -112,6 +117,7 @@ func (l *listener) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
+	l.warm.Do(l.s.execs.warm) // not earlier: only now does the worker have all limits in place
 	c := &conn{Conn: nc, s: l.s}
 	c.hello = time.AfterFunc(helloTimeout, func() { _ = c.Close() })
 	l.s.mu.Lock()

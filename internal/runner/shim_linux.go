@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -23,14 +24,22 @@ import (
 // self is the program that runs, also where its path is not visible.
 const self = "/proc/self/exe"
 
+// A shim serves one exec after the other. Each costs it a thread, which stays in
+// the exec's domain and so has to end with it. All threads that it will need are
+// made at its start: beside a fork bomb there would be none to be had.
+const (
+	shimExecs   = 8
+	shimThreads = 6 // besides
+)
+
 // A shimProcess is the runner's side of a shim.
 type shimProcess struct {
-	pid  int
 	conn *net.UnixConn
+	left int // execs that it can still serve
 }
 
 // startShim starts a shim, which then waits for its request.
-func startShim() (*shimProcess, error) {
+func (x *execs) startShim() (*shimProcess, error) {
 	ours, theirs, err := socketpair()
 	if err != nil {
 		return nil, err
@@ -41,16 +50,21 @@ func startShim() (*shimProcess, error) {
 		return nil, err
 	}
 	defer null.Close()
-	pid, err := syscall.ForkExec(self, []string{"stepward-shim"}, &syscall.ProcAttr{
-		Env:   []string{EnvMode + "=shim"},
-		Files: []uintptr{null.Fd(), null.Fd(), null.Fd(), theirs.Fd()},
-		Sys:   &syscall.SysProcAttr{Setsid: true},
-	})
+	done := make(chan struct{})
+	x.starts <- func() {
+		defer close(done)
+		_, err = syscall.ForkExec(self, []string{"stepward-shim"}, &syscall.ProcAttr{
+			Env:   []string{EnvMode + "=shim"},
+			Files: []uintptr{null.Fd(), null.Fd(), null.Fd(), theirs.Fd()},
+			Sys:   &syscall.SysProcAttr{Setsid: true},
+		})
+	}
+	<-done
 	if err != nil {
 		_ = ours.Close()
 		return nil, fmt.Errorf("start a shim: %w", err)
 	}
-	return &shimProcess{pid: pid, conn: ours}, nil
+	return &shimProcess{conn: ours, left: shimExecs}, nil
 }
 
 func socketpair() (*net.UnixConn, *os.File, error) {
@@ -68,33 +82,50 @@ func socketpair() (*net.UnixConn, *os.File, error) {
 	return c.(*net.UnixConn), theirs, nil
 }
 
-// takeShim returns a shim that has no exec yet.
-func (x *execs) takeShim() (*shimProcess, error) {
+// dispatch sends a request to a shim that waits for one, or to a new one.
+func (x *execs) dispatch(req *rpc.ShimRequest, files []*os.File) (*shimProcess, error) {
 	select {
-	case s := <-x.spare:
-		return s, nil
+	case s := <-x.idle:
+		if err := s.send(req, files); err == nil {
+			return s, nil
+		}
+		s.close() // it died while nothing ran under it
 	default:
-		return startShim()
 	}
+	s, err := x.startShim()
+	if err != nil {
+		return nil, err
+	}
+	if err := s.send(req, files); err != nil {
+		s.close()
+		return nil, err
+	}
+	return s, nil
 }
 
 // warm sees to it that a shim waits for the next exec. A shim's own start would
 // be most of what an exec costs.
 func (x *execs) warm() {
-	if len(x.spare) > 0 {
+	if len(x.idle) > 0 {
 		return
 	}
 	go func() {
-		s, err := startShim()
-		if err != nil {
-			return // the next exec tries again, and reports it
-		}
-		select {
-		case x.spare <- s:
-		default:
-			s.close()
+		if s, err := x.startShim(); err == nil { // else the next exec tries again, and reports it
+			x.release(s)
 		}
 	}()
+}
+
+// release takes back a shim under which nothing is left.
+func (x *execs) release(s *shimProcess) {
+	if s.left > 0 {
+		select {
+		case x.idle <- s:
+			return
+		default: // enough are waiting
+		}
+	}
+	s.close()
 }
 
 func (s *shimProcess) send(req *rpc.ShimRequest, files []*os.File) error {
@@ -106,6 +137,7 @@ func (s *shimProcess) send(req *rpc.ShimRequest, files []*os.File) error {
 	for _, f := range files {
 		fds = append(fds, int(f.Fd()))
 	}
+	s.left--
 	head := binary.BigEndian.AppendUint32(nil, uint32(len(raw)))
 	if _, _, err := s.conn.WriteMsgUnix(head, unix.UnixRights(fds...), nil); err != nil {
 		return fmt.Errorf("talk to the shim: %w", err)
@@ -122,7 +154,8 @@ func (s *shimProcess) receive() (*rpc.ExecEvent, error) {
 	return ev, readMessage(s.conn, ev)
 }
 
-func (s *shimProcess) kill() { _, _ = s.conn.Write([]byte{'k'}) }
+// kill ends the exec of the last request. A request of no bytes says so.
+func (s *shimProcess) kill() { _, _ = s.conn.Write(make([]byte, 4)) }
 
 func (s *shimProcess) close() { _ = s.conn.Close() }
 
@@ -147,8 +180,24 @@ func writeMessage(w io.Writer, m proto.Message) error {
 	return err
 }
 
-// shim is the parent of one exec: it starts the process in a domain of its own,
-// adopts what that leaves behind, and ends when nothing is left.
+// A job is one exec of a shim.
+type job struct {
+	req   *rpc.ShimRequest
+	files []int // its descriptors, from 0 on
+	kill  chan struct{}
+}
+
+// sweep has all processes of the job killed.
+func (j *job) sweep() {
+	select {
+	case j.kill <- struct{}{}:
+	default:
+	}
+}
+
+// shim is the parent of execs, of one at a time: it starts the process in a
+// domain of its own, adopts what that leaves behind, and reports the end when
+// nothing is left.
 func shim() error {
 	catchAll := catchSignals()
 	go func() {
@@ -165,51 +214,73 @@ func shim() error {
 		return err
 	}
 	f.Close()
-	conn := nc.(*net.UnixConn)
-	req, files, err := receiveRequest(conn)
-	if errors.Is(err, io.EOF) {
-		return nil // never needed
-	} else if err != nil {
-		return err
-	}
-	keepThreads(6)
+	keepThreads(shimThreads + shimExecs)
 	limitChildren()
-	pid, err := startChild(req, files)
-	for _, fd := range files {
+	if landlockABI() > 0 {
+		_, _ = ruleset() // ready before it is needed, which is when an error is reported
+	}
+	conn := nc.(*net.UnixConn)
+	jobs := make(chan *job)
+	go receiveJobs(conn, jobs)
+	for j := range jobs {
+		if err := writeMessage(conn, j.run(conn)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// run returns when no process of the job is left.
+func (j *job) run(conn *net.UnixConn) *rpc.ExecEvent {
+	pid, err := startChild(j.req, j.files)
+	for _, fd := range j.files {
 		unix.Close(fd)
 	}
 	if err != nil {
 		var errno unix.Errno
 		errors.As(err, &errno)
-		return writeMessage(conn, &rpc.ExecEvent{Event: &rpc.ExecEvent_End{End: &rpc.End{
+		return &rpc.ExecEvent{Event: &rpc.ExecEvent_End{End: &rpc.End{
 			Code: -1, StartErrno: int32(errno), StartError: text(err.Error()),
-		}}})
+		}}}
 	}
-	if err := writeMessage(conn, &rpc.ExecEvent{Event: &rpc.ExecEvent_Started{Started: &rpc.Started{}}}); err != nil {
-		// The runner has gone; the reader below sees that too.
-		_ = err
-	}
-	sweep := make(chan struct{}, 1)
+	// If this fails the runner has gone, and receiveJobs sees it too.
+	_ = writeMessage(conn, &rpc.ExecEvent{Event: &rpc.ExecEvent_Started{Started: &rpc.Started{}}})
 	empty := make(chan struct{})
-	go func() { // anything, or the end, of the connection means: kill
-		_, _ = conn.Read(make([]byte, 1))
+	var killer sync.WaitGroup
+	killer.Go(func() {
 		select {
-		case sweep <- struct{}{}:
-		default:
-		}
-	}()
-	go func() {
-		select {
-		case <-sweep:
+		case <-j.kill:
 			killTree(empty)
 		case <-empty:
 		}
-	}()
-	end := reapAll(pid, sweep)
+	})
+	end := reapAll(pid, j.sweep)
 	close(empty)
-	return writeMessage(conn, &rpc.ExecEvent{Event: &rpc.ExecEvent_End{End: end}})
+	killer.Wait() // or it would kill the next job's
+	return &rpc.ExecEvent{Event: &rpc.ExecEvent_End{End: end}}
 }
 
+// receiveJobs takes the runner's requests. A request to kill is for the job
+// before it, or comes too late. The end of the connection means: kill, and end.
+func receiveJobs(conn *net.UnixConn, jobs chan<- *job) {
+	defer close(jobs)
+	last := &job{}
+	defer func() { last.sweep() }()
+	for {
+		req, files, err := receiveRequest(conn)
+		switch {
+		case err != nil:
+			return
+		case req == nil:
+			last.sweep()
+		default:
+			last = &job{req: req, files: files, kill: make(chan struct{}, 1)}
+			jobs <- last
+		}
+	}
+}
+
+// receiveRequest returns no request when the runner wants the last one killed.
 func receiveRequest(conn *net.UnixConn) (*rpc.ShimRequest, []int, error) {
 	var head [4]byte
 	oob := make([]byte, unix.CmsgSpace(8*4))
@@ -219,6 +290,10 @@ func receiveRequest(conn *net.UnixConn) (*rpc.ShimRequest, []int, error) {
 	}
 	if _, err := io.ReadFull(conn, head[n:]); err != nil {
 		return nil, nil, err
+	}
+	size := binary.BigEndian.Uint32(head[:])
+	if size == 0 {
+		return nil, nil, nil
 	}
 	msgs, err := unix.ParseSocketControlMessage(oob[:oobn])
 	if err != nil || len(msgs) != 1 {
@@ -231,7 +306,7 @@ func receiveRequest(conn *net.UnixConn) (*rpc.ShimRequest, []int, error) {
 	for _, fd := range files {
 		syscall.CloseOnExec(fd)
 	}
-	raw := make([]byte, min(binary.BigEndian.Uint32(head[:]), rpc.MaxMessage))
+	raw := make([]byte, min(size, rpc.MaxMessage))
 	if _, err := io.ReadFull(conn, raw); err != nil {
 		return nil, nil, err
 	}
@@ -337,16 +412,21 @@ func lastWins(env []string) []string {
 // reapAll waits for the process and, when it has ended, for what it left behind,
 // which sweep is told to kill. No child left is the proof that the tree is gone:
 // whoever loses its parent becomes a child of this process.
-func reapAll(pid int, sweep chan<- struct{}) *rpc.End {
+func reapAll(pid int, sweep func()) *rpc.End {
 	end := &rpc.End{Code: -1, Lost: true}
+	options := 0
 	for {
 		var ws unix.WaitStatus
-		got, err := unix.Wait4(-1, &ws, 0, nil)
+		got, err := unix.Wait4(-1, &ws, options, nil)
 		switch {
 		case err == unix.EINTR:
 			continue
 		case err != nil:
 			return end
+		case got == 0: // something is left
+			sweep()
+			options = 0
+			continue
 		case got != pid:
 			continue
 		case ws.Exited():
@@ -354,10 +434,7 @@ func reapAll(pid int, sweep chan<- struct{}) *rpc.End {
 		case ws.Signaled():
 			end = &rpc.End{Code: -1, Signal: unix.SignalName(ws.Signal())}
 		}
-		select {
-		case sweep <- struct{}{}:
-		default:
-		}
+		options = unix.WNOHANG
 	}
 }
 
@@ -489,6 +566,13 @@ func (x *execs) reap(signals <-chan os.Signal) {
 
 // killAll is the last resort: everything in the sandbox but the runner.
 func (x *execs) killAll() {
+	for len(x.idle) > 0 {
+		select {
+		case s := <-x.idle:
+			s.close()
+		default:
+		}
+	}
 	if os.Getpid() == 1 {
 		unix.Kill(-1, unix.SIGKILL)
 		return

@@ -65,8 +65,9 @@ func startProcess(program string, control *os.File, off layers.Set) (*process, e
 			GidMappings:                []syscall.SysProcIDMap{{ContainerID: nsroot.UID, HostID: gid, Size: 1}},
 			GidMappingsEnableSetgroups: groups,
 			Credential:                 &syscall.Credential{Uid: nsroot.UID, Gid: nsroot.UID, NoSetGroups: !groups},
-			AmbientCaps:                []uintptr{unix.CAP_SYS_ADMIN, unix.CAP_NET_ADMIN},
-			Setsid:                     true,
+			// To mount, to bring up the loopback interface, and to give up the rest.
+			AmbientCaps: []uintptr{unix.CAP_SYS_ADMIN, unix.CAP_NET_ADMIN, unix.CAP_SETPCAP},
+			Setsid:      true,
 		},
 	}
 	cmd.Stderr = cmd.Stdout

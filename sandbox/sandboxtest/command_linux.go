@@ -148,6 +148,21 @@ func try(verb string, args []string) error {
 		_, err := unix.ProcessVMReadv(os.Getpid(), []unix.Iovec{{Base: &local[0], Len: 1}},
 			[]unix.RemoteIovec{{Base: addr(src), Len: 1}}, 0)
 		return err
+	case "capabilities": // held, or to be had by executing a file
+		raw, err := os.ReadFile("/proc/self/status")
+		if err != nil {
+			return nil //nolint:nilerr // then nothing is shown
+		}
+		sets := 0
+		for _, line := range strings.Split(string(raw), "\n") {
+			if set, ok := strings.CutPrefix(line, "Cap"); ok {
+				sets++
+				if strings.Trim(set[len("Bnd:"):], "\t 0") != "" {
+					return nil
+				}
+			}
+		}
+		return fmt.Errorf("all %d sets are empty", sets)
 	case "mount":
 		return unix.Mount("tmpfs", "/tmp", "tmpfs", 0, "")
 	case "setuid":

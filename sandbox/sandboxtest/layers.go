@@ -134,7 +134,7 @@ func testEscape(t *testing.T, b sandbox.Backend, o Options, h host) {
 		{"write", "/var/tmp/x"}, {"write", "/run/x"}, {"write", home + "/x"}, {"write", "/sys/x"},
 		{"connect", h.listening}, {"connect", "192.0.2.1:80"},
 		{"process", h.canary},
-		{"keyring"}, {"userns"}, {"mount"}, {"setuid"},
+		{"keyring"}, {"userns"}, {"mount"}, {"setuid"}, {"capabilities"},
 	} {
 		if p[0] == "stat" && home == "/" {
 			continue
