@@ -103,18 +103,11 @@ func (b *Backend) start(ctx context.Context, inst *instance, c sandbox.Creation,
 	}
 	defer theirs.Close()
 	inst.control = control
-	if inst.group, err = b.cgroups.make(c.ID, limits); err != nil {
-		return none, unavailable("cgroups looked usable, but are not", err)
-	}
 	off := layers.Off(ctx)
 	if inst.process, err = startProcess(b.program, theirs, off); err != nil {
 		return none, explain(err)
 	}
 	theirs.Close()
-	// It waits for its setup, so nothing of it runs outside of the cgroup.
-	if err := inst.group.add(inst.process.pid()); err != nil {
-		return none, unavailable("cgroups looked usable, but are not", err)
-	}
 	orphan := c.OrphanAfter
 	if orphan == 0 {
 		orphan = sandbox.DefaultOrphanAfter
@@ -129,10 +122,13 @@ func (b *Backend) start(ctx context.Context, inst *instance, c sandbox.Creation,
 	defer stop()
 	err = control.Send(setup)
 	var facts nsroot.Facts
-	var rerr error
 	if err == nil {
-		facts, rerr = control.Wait()
-		err = rerr
+		// The process sets itself up meanwhile. It starts no other before the
+		// first connection, so nothing of the sandbox runs outside of the cgroup.
+		if gerr := b.join(inst, c.ID, limits); gerr != nil {
+			return none, unavailable("cgroups looked usable, but are not", gerr)
+		}
+		facts, err = control.Wait()
 	}
 	switch {
 	case err == nil && facts.Error != "":
@@ -146,6 +142,14 @@ func (b *Backend) start(ctx context.Context, inst *instance, c sandbox.Creation,
 	said := strings.TrimSpace(inst.process.output())
 	return none, unavailable("the tool runner did not come up. Is bootstrap.Init the first call in main of "+
 		inst.process.path+"? It said: "+said, err)
+}
+
+// join makes the cgroup of the sandbox and moves its process there.
+func (b *Backend) join(inst *instance, id string, limits sandbox.Limits) (err error) {
+	if inst.group, err = b.cgroups.make(id, limits); err != nil {
+		return err
+	}
+	return inst.group.add(inst.process.pid())
 }
 
 // Dial opens a connection to a sandbox of this backend.

@@ -83,8 +83,8 @@ func (c *cgroups) make(id string, l sandbox.Limits) (*group, error) {
 	name := fmt.Sprintf("%s%d.%s", groupPrefix, os.Getpid(), id)
 	seen := map[string]bool{}
 	for _, controller := range []string{"memory", "pids", "cpu"} {
-		parent := c.dirs[controller]
-		if parent == "" {
+		parent, set := c.dirs[controller], c.settings(controller, l)
+		if parent == "" || len(set) == 0 {
 			continue
 		}
 		dir := filepath.Join(parent, name)
@@ -95,7 +95,7 @@ func (c *cgroups) make(id string, l sandbox.Limits) (*group, error) {
 			g.dirs = append(g.dirs, dir)
 			seen[dir] = true
 		}
-		if err := write(dir, c.settings(controller, l)); err != nil {
+		if err := write(dir, set); err != nil {
 			return g, err
 		}
 	}
@@ -137,13 +137,13 @@ func write(dir string, settings []setting) error {
 	return nil
 }
 
-// add moves the process in.
+// add moves the process in. One that has ended has nothing left to limit.
 func (g *group) add(pid int) error {
 	if g == nil {
 		return nil
 	}
 	for _, d := range g.dirs {
-		if err := os.WriteFile(d+"/cgroup.procs", []byte(strconv.Itoa(pid)), 0o644); err != nil {
+		if err := os.WriteFile(d+"/cgroup.procs", []byte(strconv.Itoa(pid)), 0o644); err != nil && !errors.Is(err, unix.ESRCH) {
 			return err
 		}
 	}
