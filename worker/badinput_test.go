@@ -11,20 +11,18 @@ import (
 	"github.com/stepward/stepward/workflow"
 )
 
-// parksAs waits until a run is parked and returns its status.
-func (f *fixture) parksAs(id workflow.RunID, reason string) workflow.RunStatus {
+// parksAs waits until a run is parked for a reason and returns its status.
+func (f *fixture) parksAs(id workflow.RunID, reason string) (s workflow.RunStatus) {
 	f.t.Helper()
-	var s workflow.RunStatus
-	eventually(f.t, "the run parks", func() bool {
-		var err error
-		if s, err = f.client.Get(f.t.Context(), id); err != nil {
-			f.t.Fatal(err)
+	defer func() {
+		if f.t.Failed() {
+			f.t.Logf("the run is %s %s (%v)", s.State, s.Reason, s.Err)
 		}
-		return s.State == workflow.Parked
+	}()
+	eventually(f.t, "the run parks as "+reason, func() bool {
+		s = f.state(id)
+		return s.State == workflow.Parked && s.Reason == reason
 	})
-	if s.Reason != reason {
-		f.t.Fatalf("parked as %s (%v), want %s", s.Reason, s.Err, reason)
-	}
 	return s
 }
 

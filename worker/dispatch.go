@@ -19,7 +19,13 @@ import (
 
 // poll is how often the dispatcher looks without being asked to: tickets may be
 // lost.
-const poll = time.Second
+const (
+	poll        = time.Second
+	pollLongest = poll * 5 / 4
+)
+
+// jittered keeps workers that started together from looking together for ever.
+func jittered() time.Duration { return poll + time.Duration(rand.Int64N(int64(pollLongest-poll))) }
 
 // heldTurn is a run while this worker holds it.
 type heldTurn struct {
@@ -64,7 +70,7 @@ func (w *worker) dispatch(ctx, base context.Context) {
 		if err := w.claim(ctx, base); err != nil && ctx.Err() == nil {
 			w.log.WarnContext(ctx, "claim failed", "error", err)
 		}
-		timer.Reset(poll + time.Duration(rand.Int64N(int64(poll/4))))
+		timer.Reset(jittered())
 	}
 }
 

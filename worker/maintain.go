@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"math/rand/v2"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -16,6 +15,9 @@ import (
 
 // maxCrashes is how often in a row a run may take its worker down.
 const maxCrashes = 5
+
+// reapAfter is how long after its lease a worker is declared dead.
+const reapAfter = 500 * time.Millisecond
 
 // maintain does, about once a second, what any worker does for all: it frees the
 // runs of dead workers and wakes those whose time has come. One failure never
@@ -30,7 +32,7 @@ func (w *worker) maintain(ctx context.Context) {
 			return
 		case <-timer.C:
 		}
-		pause := poll + time.Duration(rand.Int64N(int64(poll/4)))
+		pause := jittered()
 		if due, err := w.wakeTimers(ctx); err != nil {
 			w.warn(ctx, "timers", err)
 		} else if due > 0 && due < pause {
@@ -87,7 +89,7 @@ func (w *worker) wakeTimers(ctx context.Context) (time.Duration, error) {
 func (w *worker) reap(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, maintenanceTimeout)
 	defer cancel()
-	rows, err := w.Pool.Query(ctx, w.q.WorkerReap)
+	rows, err := w.Pool.Query(ctx, w.q.WorkerReap, reapAfter.Seconds())
 	if err != nil {
 		return err
 	}

@@ -161,7 +161,10 @@ func (w *worker) chooseBackend(ctx context.Context) {
 	if backends == nil {
 		backends = defaultBackends()
 	}
-	var errs []error
+	errs := []error{errors.New("worker: Config.Backends is empty")}
+	if len(backends) > 0 {
+		errs = nil
+	}
 	for _, b := range backends {
 		caps, err := b.Probe(ctx)
 		if err == nil {

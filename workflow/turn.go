@@ -143,18 +143,19 @@ func (t *turn) runBody(ctx context.Context, body bodyFunc, gone chan<- struct{})
 // finish writes the end of the run together with its last checkpoints. The
 // turn is locked.
 func (t *turn) finish(ctx context.Context, output []byte, err error) {
+	var undecodable *DecodeError
+	if errors.As(err, &undecodable) && t.seq == 0 { // the input: the body was not called
+		t.leave(parked("undecodable", err))
+		return
+	}
 	if len(t.recorded) > 0 && !t.canceled { // a canceled run need not come back to all
 		c := t.recorded[slices.Min(slices.Collect(maps.Keys(t.recorded)))]
 		t.leave(parked("nondeterminism", &NonDeterminismError{Seq: c.Seq, Recorded: c.Key}))
 		return
 	}
 	end := engine.End{Kind: engine.Completed, Output: output}
-	var decodeErr *DecodeError
 	switch {
 	case err == nil:
-	case errors.As(err, &decodeErr) && t.seq == 0:
-		t.leave(parked("undecodable", err))
-		return
 	case t.canceled:
 		end = engine.End{Kind: engine.Canceled, Error: record(err).encode(), Err: err}
 	default:

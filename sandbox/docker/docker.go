@@ -86,6 +86,19 @@ var _ sandbox.Backend = (*Backend)(nil)
 // New returns a backend. It talks to nothing yet: [Backend.Probe] does.
 func New(c Config) *Backend { return &Backend{config: c} }
 
+// Close gives up the connections to the engine that wait for another use. It is
+// called once no sandbox of the backend is in use any more; none is ended by it.
+func (b *Backend) Close() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.api == nil {
+		return nil
+	}
+	api := b.api
+	b.api, b.engine = nil, nil
+	return api.Close()
+}
+
 // Name returns "docker".
 func (*Backend) Name() string { return Name }
 

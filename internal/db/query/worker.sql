@@ -12,7 +12,7 @@ UPDATE stepward.worker SET state = $2 WHERE session = $1 AND state IN ('live', '
 -- name: WorkerReap
 UPDATE stepward.worker SET state = 'dead' WHERE session IN (
     SELECT session FROM stepward.worker
-    WHERE state IN ('live', 'draining') AND lease_until < clock_timestamp() - interval '500 ms'
+    WHERE state IN ('live', 'draining') AND lease_until < clock_timestamp() - make_interval(secs => $1::float8)
     ORDER BY session LIMIT 10 FOR UPDATE SKIP LOCKED
 ) RETURNING session, name;
 

@@ -1,0 +1,66 @@
+//go:build unix
+
+package worker_test
+
+import (
+	"slices"
+	"syscall"
+	"testing"
+
+	"github.com/stepward/stepward/workflow"
+)
+
+// A run that takes its worker down five times in a row, and records nothing
+// between, is parked. A deploy does not try it again; an operator does.
+func TestCrashesPark(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	r := f.travel("a", "b", "c")
+	// The first crash comes after a checkpoint, and begins the count anew.
+	for n := range 6 {
+		at := "Commit:before:1"
+		if n == 1 {
+			at = "Commit:after:1"
+		}
+		if s := f.state(r.run.ID).State; s == workflow.Parked {
+			t.Fatalf("parked after %d crashes", n)
+		}
+		f.startVictim(victimConfig{}, at).diedOf(syscall.SIGKILL)
+		f.expire("victim")
+	}
+	f.takeOver() // it reaps the last one, and has just unparked what a deploy may cure
+	f.parksAs(r.run.ID, "crashed")
+	before, visited := r.checkpoints(), len(r.visits())
+	if len(before) != 1 {
+		t.Errorf("on record: %v", before)
+	}
+	if err := f.client.Resume(t.Context(), r.run.ID); err != nil {
+		t.Fatal(err)
+	}
+	r.arrives(t.Context(), before, visited)
+}
+
+// The negative control of TestKill and TestCut: with a checkpoint gone, as if it
+// had not been durable, their log of executions shows the step twice.
+func TestKillWouldNotice(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	r := f.travel("a", "b", "c")
+	f.startVictim(victimConfig{}, "Commit:after:1").diedOf(syscall.SIGKILL)
+	before, visited := r.checkpoints(), len(r.visits())
+	if before["a"] == "" {
+		t.Fatalf("on record: %v", before)
+	}
+	f.exec("DELETE FROM stepward.step WHERE run_id = $1", r.run.ID)
+	f.expire("victim")
+	f.takeOver()
+	if out, err := r.run.Result(t.Context()); err != nil || out != "a b c" {
+		t.Fatalf("got %q, %v", out, err)
+	}
+	if !slices.Contains(r.visits()[visited:], "a") {
+		t.Error("a step was executed again, and the log does not show it")
+	}
+	if r.checkpoints()["a"] == before["a"] {
+		t.Error("a checkpoint was written again, and looks the same")
+	}
+}

@@ -1,0 +1,196 @@
+package worker_test
+
+import (
+	"context"
+	"errors"
+	"runtime"
+	"strings"
+	"testing"
+
+	"github.com/stepward/stepward/worker"
+	"github.com/stepward/stepward/workflow"
+)
+
+type (
+	bodyOf  = func(workflow.Context, int) (int, error)
+	intStep = *workflow.Step[int, int]
+)
+
+var (
+	keep = workflow.NewStep("keep", keepIt, workflow.StepOptions{})
+	gate = workflow.NewStep("gate", keepIt, workflow.StepOptions{})
+
+	changing = workflow.DurableWorkflow[int, int]{Name: "changing"}
+)
+
+func keepIt(_ context.Context, n int) (int, error) { return n, nil }
+
+// passes returns a body that passes a number through steps.
+func passes(steps ...intStep) bodyOf {
+	return func(ctx workflow.Context, n int) (_ int, err error) {
+		for _, s := range steps {
+			if n, err = s.Run(ctx, n); err != nil {
+				return 0, err
+			}
+		}
+		return n, nil
+	}
+}
+
+func defines(body bodyOf, steps ...workflow.Declared) *workflow.Definition {
+	return workflow.Define(changing, body, workflow.Options{Steps: steps})
+}
+
+// replayed starts a run whose body records double and keep and parks at gate,
+// which its definition forgot, and returns it with no worker running.
+func (f *fixture) replayed() workflow.Run[int] {
+	f.t.Helper()
+	run, err := changing.Enqueue(f.t.Context(), f.client, 21, workflow.EnqueueOptions{})
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	stop := f.start(worker.Config{Workflows: []*workflow.Definition{defines(passes(double, keep, gate), double, keep)}})
+	f.parksAs(run.ID, "undeclared_step")
+	stop()
+	return run
+}
+
+// A body that does other than what is recorded parks the run, and changes
+// nothing; with the old code back, the run goes on from where it was.
+func TestNonDeterminismParks(t *testing.T) {
+	for name, test := range map[string]struct {
+		body bodyOf
+		want string
+	}{
+		"order":   {passes(keep, double, gate), "step 1 was recorded as double, and the body calls keep"},
+		"inserts": {passes(double, double, keep, gate), "step 2 was recorded as keep, and the body calls double#2"},
+		"input": {func(ctx workflow.Context, n int) (int, error) { return passes(double, keep, gate)(ctx, n+1) },
+			"step 1, double, was recorded with another input"},
+		"missing": {passes(double), "returned without calling step 2, keep"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := newFixture(t)
+			run := f.replayed()
+			before := f.everyStep()
+			stop := f.start(worker.Config{Workflows: []*workflow.Definition{defines(test.body, double, keep, gate)}})
+			if s := f.parksAs(run.ID, "nondeterminism"); !strings.Contains(s.Err.Message, test.want) {
+				t.Errorf("got %q", s.Err.Message)
+			}
+			stop()
+			if after := f.everyStep(); after != before {
+				t.Errorf("steps were\n%s\nare\n%s", before, after)
+			}
+			f.start(worker.Config{Workflows: []*workflow.Definition{defines(passes(double, keep, gate), double, keep, gate)}})
+			if out, err := run.Result(t.Context()); err != nil || out != 42 {
+				t.Errorf("with the old code back: %d, %v", out, err)
+			}
+		})
+	}
+}
+
+func (f *fixture) everyStep() (text string) {
+	f.t.Helper()
+	if err := f.pool.QueryRow(f.t.Context(), f.sql("SELECT string_agg(s::text, E'\n' ORDER BY seq) FROM stepward.step s")).Scan(&text); err != nil {
+		f.t.Fatal(err)
+	}
+	return text
+}
+
+// Bytes that do not fit the Go types park the run until a deploy makes them fit.
+func TestUndecodableParks(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	for name, damage := range map[string]string{
+		"input":  `UPDATE stepward.run SET input = '"no number"' WHERE id = $1`,
+		"output": `UPDATE stepward.step SET output = '{' WHERE run_id = $1 AND seq = 2`,
+	} {
+		run := f.replayed()
+		f.exec(damage, run.ID)
+		good := defines(passes(double, keep, gate), double, keep, gate)
+		stop := f.start(worker.Config{Workflows: []*workflow.Definition{good}})
+		if s := f.parksAs(run.ID, "undecodable"); !strings.Contains(s.Err.Message, name+" of ") {
+			t.Errorf("got %q", s.Err.Message)
+		}
+		stop()
+		f.exec("UPDATE stepward.run SET input = '21' WHERE id = $1", run.ID)
+		f.exec("UPDATE stepward.step SET output = '42' WHERE run_id = $1 AND seq = 2", run.ID)
+		stop = f.start(worker.Config{Workflows: []*workflow.Definition{good}})
+		if out, err := run.Result(t.Context()); err != nil || out != 42 {
+			t.Errorf("mended: %d, %v", out, err)
+		}
+		stop()
+	}
+}
+
+// What a body must not do parks the run, with the reason.
+func TestBodyMisuseParks(t *testing.T) {
+	for name, test := range map[string]struct {
+		body         bodyOf
+		reason, want string
+	}{
+		"goroutine": {func(ctx workflow.Context, n int) (int, error) {
+			done := make(chan struct{})
+			go func() { defer close(done); _, _ = double.Run(ctx, n) }()
+			<-done
+			return double.Run(ctx, n)
+		}, "goroutine", "another goroutine"},
+		"goexit": {func(workflow.Context, int) (int, error) { runtime.Goexit(); return 0, nil }, "goexit", "runtime.Goexit"},
+		"panic":  {func(workflow.Context, int) (int, error) { panic(errors.New("boom")) }, "panic", "boom"},
+		// A recover in the body does not stop what must leave.
+		"recovers": {func(ctx workflow.Context, n int) (out int, err error) {
+			defer func() {
+				if p := recover(); p != nil {
+					out, err = n, nil
+				}
+			}()
+			return gate.Run(ctx, n)
+		}, "undeclared_step", "gate"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := newFixture(t)
+			run, err := changing.Enqueue(t.Context(), f.client, 1, workflow.EnqueueOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			f.start(worker.Config{Workflows: []*workflow.Definition{defines(test.body, double)}})
+			if s := f.parksAs(run.ID, test.reason); !strings.Contains(s.Err.Message, test.want) {
+				t.Errorf("got %q", s.Err.Message)
+			}
+			if n := f.count("SELECT count(*) FROM stepward.step"); n != 0 {
+				t.Errorf("%d steps are on record", n)
+			}
+		})
+	}
+}
+
+// A step that panics or ends its goroutine has failed, and the stack is kept.
+func TestStepMisuseFails(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	once := workflow.StepOptions{Retry: workflow.Retry{MaxAttempts: 1}}
+	panics := workflow.NewStep("panics", func(context.Context, int) (int, error) { panic("boom") }, once)
+	exits := workflow.NewStep("exits", func(context.Context, int) (int, error) { runtime.Goexit(); return 0, nil }, once)
+	f.start(worker.Config{Workflows: []*workflow.Definition{defines(func(ctx workflow.Context, n int) (int, error) {
+		if n == 0 {
+			return panics.Run(ctx, n)
+		}
+		return exits.Run(ctx, n)
+	}, panics, exits)}})
+	for n, want := range []struct{ kind, message string }{{"panic", "boom"}, {"goexit", "runtime.Goexit"}} {
+		run, err := changing.Enqueue(t.Context(), f.client, n, workflow.EnqueueOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = run.Result(t.Context())
+		var failed *workflow.RunError
+		if !errors.As(err, &failed) || failed.Err.Kind != want.kind || !strings.Contains(failed.Err.Message, want.message) {
+			t.Errorf("got %v", err)
+			continue
+		}
+		if want.kind == "panic" && !strings.Contains(failed.Err.Stack, "TestStepMisuseFails") {
+			t.Errorf("no stack: %q", failed.Err.Stack)
+		}
+	}
+}
