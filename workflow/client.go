@@ -71,7 +71,12 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 	if cfg.TracerProvider == nil {
 		cfg.TracerProvider = otel.GetTracerProvider()
 	}
-	rc, err := river.NewClient(riverpgxv5.New(cfg.Pool), &river.Config{Schema: q.River, Logger: cfg.Logger})
+	rc, err := river.NewClient(riverpgxv5.New(cfg.Pool), &river.Config{
+		Schema: q.River, Logger: cfg.Logger,
+		// Of a client that only inserts, this is how long after a notification
+		// another one is left out. A ticket without one waits for a poll.
+		FetchCooldown: river.FetchCooldownMin,
+	})
 	if err != nil {
 		return nil, fmt.Errorf("workflow: %w", err)
 	}
