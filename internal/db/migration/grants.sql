@@ -6,7 +6,6 @@ GRANT USAGE ON SEQUENCE stepward.id_counter TO :client;
 GRANT INSERT ON stepward.run, stepward.idempotency, stepward.ready, stepward.requirement, stepward.event TO :client;
 GRANT UPDATE (cancel, state, finished_at, epoch) ON stepward.run TO :client;
 GRANT DELETE ON stepward.ready, stepward.timer, stepward.parked TO :client;
-GRANT UPDATE ON stepward.ready, stepward.timer, stepward.parked TO :client; -- SELECT FOR UPDATE asks for it
 GRANT INSERT ON stepward_river.river_job TO :client;
 GRANT UPDATE (kind) ON stepward_river.river_job TO :client; -- ON CONFLICT of a unique job
 GRANT USAGE ON ALL SEQUENCES IN SCHEMA stepward_river TO :client;

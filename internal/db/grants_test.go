@@ -1,0 +1,306 @@
+package db_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/stepward/stepward/audit"
+	"github.com/stepward/stepward/internal/db"
+	"github.com/stepward/stepward/worker"
+	"github.com/stepward/stepward/workflow"
+)
+
+var shaky = workflow.NewStep("shaky", func(ctx context.Context, n int) (int, error) {
+	if info, _ := workflow.StepInfoFrom(ctx); info.Attempt == 1 {
+		return 0, errors.New("not yet")
+	}
+	return n + 1, nil
+}, workflow.StepOptions{Retry: workflow.Retry{Backoff: time.Millisecond}})
+
+var count = workflow.DurableWorkflow[int, int]{Name: "count"}
+
+var countV1 = workflow.Define(count, func(ctx workflow.Context, n int) (int, error) {
+	for range 3 {
+		var err error
+		if n, err = shaky.Run(ctx, n); err != nil {
+			return 0, err
+		}
+	}
+	return n, nil
+}, workflow.Options{Steps: []workflow.Declared{shaky}})
+
+// role makes a role without any rights, and a pool whose every connection is
+// made as that role, those that are opened from its configuration included.
+func role(t *testing.T, owner *pgxpool.Pool, name string) *pgxpool.Pool {
+	t.Helper()
+	id := pgx.Identifier{name}.Sanitize()
+	if _, err := owner.Exec(t.Context(), "CREATE ROLE "+id); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if _, err := owner.Exec(context.Background(), "DROP OWNED BY "+id+"; DROP ROLE "+id); err != nil {
+			t.Error(err)
+		}
+	})
+	cfg := owner.Config()
+	cfg.ConnConfig.RuntimeParams["role"] = name
+	pool, err := pgxpool.NewWithConfig(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(pool.Close)
+	return pool
+}
+
+// problems keeps what is logged as a warning or worse.
+type problems struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (p *problems) Write(b []byte) (int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.b.Write(b)
+}
+
+func (p *problems) String() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.b.String()
+}
+
+func (p *problems) logger() *slog.Logger {
+	return slog.New(slog.NewTextHandler(p, &slog.HandlerOptions{Level: slog.LevelWarn}))
+}
+
+// work runs a worker until the function that it returns is called.
+func work(t *testing.T, cfg worker.Config) (stop func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- worker.Run(ctx, cfg) }()
+	stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("worker.Run: %v", err)
+		}
+	})
+	t.Cleanup(stop)
+	return stop
+}
+
+// Each role has the rights for its work and not those for the other's.
+func TestGrants(t *testing.T) {
+	owner, q := db.Migrated(t)
+	ctx := t.Context()
+	clients, workers := role(t, owner, q.Schema+` "client"`), role(t, owner, q.Schema+" Worker")
+
+	client, err := workflow.NewClient(workflow.ClientConfig{Pool: clients, Schema: q.Schema})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := count.Enqueue(ctx, client, 1, workflow.EnqueueOptions{}); !refused(err) {
+		t.Fatalf("a role without grants enqueues: %v", err)
+	}
+	o := workflow.MigrateOptions{Schema: q.Schema, ClientRole: q.Schema + ` "client"`, WorkerRole: q.Schema + " Worker"}
+	for range 2 { // granting twice is no error
+		if err := workflow.Migrate(ctx, owner, o); err != nil {
+			t.Fatal(err)
+		}
+	}
+
+	t.Run("work", func(t *testing.T) {
+		if err := client.Check(ctx); err != nil {
+			t.Error(err)
+		}
+		early, err := count.Enqueue(ctx, client, 1, workflow.EnqueueOptions{Tenant: "acme", Key: "early"}) // not defined yet
+		if err != nil {
+			t.Fatal(err)
+		}
+		canceled, err := count.Enqueue(ctx, client, 1, workflow.EnqueueOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := canceled.Cancel(ctx); err != nil {
+			t.Fatal(err)
+		}
+		parked, err := count.Enqueue(ctx, client, 5, workflow.EnqueueOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := owner.Exec(ctx, q.In("WITH r AS (DELETE FROM stepward.ready WHERE run_id = $1 RETURNING *) INSERT INTO stepward.parked SELECT run_id, requirement_id, 'crashed', '{}' FROM r"), int64(parked.ID)); err != nil {
+			t.Fatal(err)
+		}
+		if err := client.Resume(ctx, parked.ID); err != nil {
+			t.Fatal(err)
+		}
+		var log problems
+		stop := work(t, worker.Config{Pool: workers, Schema: q.Schema, Workflows: []*workflow.Definition{countV1}, Logger: log.logger()})
+		if out, err := early.Result(ctx); err != nil || out != 4 {
+			t.Errorf("got %d, %v", out, err)
+		}
+		if out, err := parked.Result(ctx); err != nil || out != 8 {
+			t.Errorf("got %d, %v", out, err)
+		}
+		late, err := count.Enqueue(ctx, client, 2, workflow.EnqueueOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if out, err := late.Result(ctx); err != nil || out != 5 {
+			t.Errorf("got %d, %v", out, err)
+		}
+		if again, err := count.Enqueue(ctx, client, 1, workflow.EnqueueOptions{Tenant: "acme", Key: "early"}); err != nil || again.ID != early.ID {
+			t.Errorf("got %v, %v", again.ID, err)
+		}
+		if page, err := client.Runs(ctx, workflow.RunFilter{}); err != nil || len(page.Runs) != 4 {
+			t.Errorf("got %+v, %v", page, err)
+		}
+		if steps, err := client.Steps(ctx, early.ID, 0); err != nil || len(steps) != 6 {
+			t.Errorf("got %+v, %v", steps, err)
+		}
+		if events, err := audit.Events(ctx, clients, audit.Filter{Schema: q.Schema, Run: early.ID}); err != nil || len(events) < 9 {
+			t.Errorf("got %+v, %v", events, err)
+		}
+		stop()
+		if s := log.String(); s != "" { // maintenance, sweeps and River included
+			t.Errorf("the worker complained:\n%s", s)
+		}
+	})
+
+	// What only one of them may do; the other is the control.
+	onlyWorker := []string{
+		"INSERT INTO stepward.step (run_id, started_at, input_hash, seq, epoch, elapsed, attempt, mode, key) VALUES (1, now(), 0, 1, 1, 0, 1, 0, 'x')",
+		"INSERT INTO stepward.attempt (run_id, started_at, seq, epoch, attempt, mode, key) VALUES (1, now(), 1, 1, 1, 0, 'x')",
+		"INSERT INTO stepward.turn VALUES (1, 1, 1)",
+		"DELETE FROM stepward.turn",
+		"INSERT INTO stepward.claim (run_id, epoch, session) VALUES (1, 1, 1)",
+		"INSERT INTO stepward.timer VALUES (1, now())",
+		"INSERT INTO stepward.parked VALUES (1, 1, 'x', '')",
+		"UPDATE stepward.ready SET since = now()",
+		"UPDATE stepward.timer SET wake_at = now()",
+		"UPDATE stepward.parked SET reason = 'x'",
+		"INSERT INTO stepward.worker (session, name, lease_until, requirements, backends) VALUES (1, 'x', now(), '{}', '{}')",
+		"UPDATE stepward.worker SET lease_until = now()",
+		"INSERT INTO stepward.definition (workflow, version, requirement_id, steps) VALUES ('x', '1', 1, '')",
+		"INSERT INTO stepward.sandbox (id, run_id, session, backend) VALUES ('x', 1, 1, 'x')",
+		"UPDATE stepward.run SET output = ''",
+		"UPDATE stepward.run SET session = 1",
+		"UPDATE stepward.run SET input = ''",
+		"DELETE FROM stepward.run",
+		"DELETE FROM stepward.idempotency",
+		"UPDATE stepward_river.river_job SET priority = 2",
+		"DELETE FROM stepward_river.river_job",
+	}
+	for _, sql := range onlyWorker {
+		if err := attempt(t, clients, q, sql); !refused(err) {
+			t.Errorf("client: %s: got %v", sql, err)
+		}
+		if err := attempt(t, workers, q, sql); err != nil {
+			t.Errorf("worker: %s: %v", sql, err)
+		}
+	}
+	// What neither may do: a record is written once, and the schema is its owner's.
+	onlyOwner := []string{
+		"UPDATE stepward.step SET output = ''",
+		"DELETE FROM stepward.step",
+		"UPDATE stepward.event SET actor = 'x'",
+		"DELETE FROM stepward.event",
+		"UPDATE stepward.claim SET session = 1",
+		"DELETE FROM stepward.claim",
+		"INSERT INTO stepward.migration (version) VALUES (99)",
+		"DELETE FROM stepward.migration",
+		"TRUNCATE stepward.run",
+		"DROP TABLE stepward.event CASCADE",
+		"CREATE TABLE stepward.extra ()",
+		"CREATE TABLE stepward_river.extra ()",
+	}
+	for _, sql := range onlyOwner {
+		for who, pool := range map[string]*pgxpool.Pool{"client": clients, "worker": workers} {
+			if err := attempt(t, pool, q, sql); !refused(err) {
+				t.Errorf("%s: %s: got %v", who, sql, err)
+			}
+		}
+		if err := attempt(t, owner, q, sql); err != nil {
+			t.Errorf("owner: %s: %v", sql, err)
+		}
+	}
+}
+
+// attempt runs a statement and takes it back.
+func attempt(t *testing.T, pool *pgxpool.Pool, q *db.Queries, sql string) error {
+	t.Helper()
+	tx, err := pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback(context.Background()) //nolint:errcheck // the point of it
+	_, err = tx.Exec(t.Context(), q.In(sql))
+	return err
+}
+
+// refused reports whether Postgres found that a right is missing.
+func refused(err error) bool {
+	var pgErr *pgconn.PgError
+	return errors.As(err, &pgErr) && pgErr.Code == "42501"
+}
+
+func TestGrantToNobody(t *testing.T) {
+	owner, q := db.Migrated(t)
+	err := workflow.Migrate(t.Context(), owner, workflow.MigrateOptions{Schema: q.Schema, WorkerRole: q.Schema + "_nobody"})
+	var pgErr *pgconn.PgError
+	if !errors.As(err, &pgErr) || pgErr.Code != "42704" {
+		t.Errorf("got %v", err)
+	}
+}
+
+// The next version's migration changes tables in use. Workers of this version
+// go on: no run is lost or fails, and none runs a step twice.
+func TestMigrateUnderWorkers(t *testing.T) {
+	pool, q := db.Migrated(t)
+	ctx := t.Context()
+	client, err := workflow.NewClient(workflow.ClientConfig{Pool: pool, Schema: q.Schema})
+	if err != nil {
+		t.Fatal(err)
+	}
+	work(t, worker.Config{Pool: pool, Schema: q.Schema, Workflows: []*workflow.Definition{countV1}, MaxRuns: 8})
+	var runs []workflow.Run[int]
+	enqueue := func() {
+		for range 20 {
+			run, err := count.Enqueue(ctx, client, len(runs), workflow.EnqueueOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			runs = append(runs, run)
+		}
+	}
+	for i, table := range []string{"run", "step", "ready", "turn", "attempt", "worker", "definition", "idempotency"} {
+		enqueue()
+		sql := fmt.Sprintf("ALTER TABLE stepward.%s ADD COLUMN later int NOT NULL DEFAULT 1; CREATE INDEX ON stepward.%[1]s (later);", table)
+		if i == 0 {
+			sql = fmt.Sprintf("INSERT INTO stepward.migration (version) VALUES (%d); %s", db.Version+1, sql)
+		}
+		if err := db.Apply(ctx, pool, q, q.In(sql)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	enqueue()
+	for i, run := range runs {
+		if out, err := run.Result(ctx); err != nil || out != i+3 {
+			t.Errorf("run %d: got %d, %v", i, out, err)
+		}
+	}
+	if err := client.Check(ctx); err != nil {
+		t.Error(err)
+	}
+}
