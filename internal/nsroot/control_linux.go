@@ -1,9 +1,11 @@
 package nsroot
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"syscall"
@@ -62,6 +64,18 @@ func (c *Control) Receive() (s Setup, err error) {
 		err = errors.New("setup without a token hash")
 	}
 	return s, err
+}
+
+// Admit says that the process inside may start others: what they do counts
+// towards the limits. If it fails, Wait says why.
+func (c *Control) Admit() { _, _ = c.conn.Write([]byte{'a'}) }
+
+// Admitted waits for Admit.
+func (c *Control) Admitted() error {
+	if n, err := c.conn.Read(make([]byte, 1)); err != nil || n == 0 {
+		return fmt.Errorf("the worker has gone: %w", cmp.Or(err, io.EOF))
+	}
+	return nil
 }
 
 // Ready reports that the sandbox serves.

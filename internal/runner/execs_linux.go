@@ -25,7 +25,8 @@ type execs struct {
 	cfg      config
 	landlock bool
 	idle     chan *shimProcess
-	starts   chan func() // for serve to do
+	starts   chan func()   // for serve to do
+	prepared chan struct{} // closed when this process is safe from what it runs
 
 	mu   sync.Mutex
 	byID map[string]*exec
@@ -54,8 +55,16 @@ type exec struct {
 func newExecs(cfg config, abi int) *execs {
 	return &execs{
 		cfg: cfg, landlock: abi > 0, byID: map[string]*exec{},
-		idle: make(chan *shimProcess, 2), starts: make(chan func()),
+		idle: make(chan *shimProcess, 2), starts: make(chan func()), prepared: make(chan struct{}),
 	}
+}
+
+// prepare makes this process safe from what it is going to run.
+func (x *execs) prepare() {
+	keepThreads(12)
+	signals := catchSignals()
+	close(x.prepared)
+	x.reap(signals)
 }
 
 // get returns the exec of req.Id, which it starts if there is none.
@@ -185,6 +194,7 @@ func (x *execs) spawn(e *exec, req *rpc.ExecRequest, pumps *sync.WaitGroup) *rpc
 			return failed(err)
 		}
 	}
+	<-x.prepared
 	shim, err := x.dispatch(request, child)
 	if err != nil {
 		return failed(err)

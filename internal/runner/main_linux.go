@@ -108,6 +108,9 @@ func serveLocal() error {
 		ctl.Fail(err)
 		return err
 	}
+	if err := ctl.Admitted(); err != nil {
+		return err
+	}
 	gone, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	s := newServer(cfg)

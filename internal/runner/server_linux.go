@@ -64,8 +64,8 @@ func (s *server) landlockABI() int {
 // sandbox is an orphan. All processes are started from the goroutine that called
 // it, whose thread may hold less than the others.
 func (s *server) serve(ln net.Listener, gone <-chan struct{}) error {
-	keepThreads(12)
-	go s.execs.reap(catchSignals())
+	s.execs.warm()
+	go s.execs.prepare()
 	if s.cfg.orphanAfter > 0 {
 		s.mu.Lock()
 		s.timer = time.AfterFunc(s.cfg.orphanAfter, func() { close(s.orphan) })
@@ -90,7 +90,7 @@ func (s *server) serve(ln net.Listener, gone <-chan struct{}) error {
 		ErrorLog:       log.New(io.Discard, "", 0),
 	}
 	served := make(chan error, 1)
-	go func() { served <- srv.Serve(&listener{Listener: ln, s: s}) }()
+	go func() { served <- srv.Serve(&listener{ln, s}) }()
 	for {
 		select {
 		case start := <-s.execs.starts:
@@ -108,8 +108,7 @@ func (s *server) serve(ln net.Listener, gone <-chan struct{}) error {
 // A listener makes a conn of every connection.
 type listener struct {
 	net.Listener
-	s    *server
-	warm sync.Once
+	s *server
 }
 
 func (l *listener) Accept() (net.Conn, error) {
@@ -117,7 +116,6 @@ func (l *listener) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	l.warm.Do(l.s.execs.warm) // not earlier: only now does the worker have all limits in place
 	c := &conn{Conn: nc, s: l.s}
 	c.hello = time.AfterFunc(helloTimeout, func() { _ = c.Close() })
 	l.s.mu.Lock()

@@ -123,11 +123,12 @@ func (b *Backend) start(ctx context.Context, inst *instance, c sandbox.Creation,
 	err = control.Send(setup)
 	var facts nsroot.Facts
 	if err == nil {
-		// The process sets itself up meanwhile. It starts no other before the
-		// first connection, so nothing of the sandbox runs outside of the cgroup.
+		// The process sets itself up meanwhile. It starts no other before it is
+		// admitted, so nothing of the sandbox runs outside of the cgroup.
 		if gerr := b.join(inst, c.ID, limits); gerr != nil {
 			return none, unavailable("cgroups looked usable, but are not", gerr)
 		}
+		control.Admit()
 		facts, err = control.Wait()
 	}
 	switch {
