@@ -21,7 +21,7 @@ func (f *fixture) parksAs(id workflow.RunID, reason string) (s workflow.RunStatu
 	}()
 	eventually(f.t, "the run parks as "+reason, func() bool {
 		s = f.state(id)
-		return s.State == workflow.Parked && s.Reason == reason
+		return s.State == workflow.StateParked && s.Reason == reason
 	})
 	return s
 }
@@ -87,7 +87,7 @@ func TestUnknownWorkflowWaits(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s, err := f.client.Get(t.Context(), run.ID); err != nil || s.State != workflow.Ready || s.Version != "" {
+	if s, err := f.client.Get(t.Context(), run.ID); err != nil || s.State != workflow.StateReady || s.Version != "" {
 		t.Fatalf("status: %+v, %v", s, err)
 	}
 	f.start(worker.Config{Workflows: []*workflow.Definition{chainV1}})

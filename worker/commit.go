@@ -13,23 +13,22 @@ import (
 
 // write is what one turn wants to be durable.
 type write struct {
-	t           *heldTurn
-	checkpoints []engine.Checkpoint
-	failures    []engine.Failure
-	end         *engine.End
+	t *heldTurn
+	engine.Batch
 }
 
 func (x write) size() int {
 	n := 0
-	for _, c := range x.checkpoints {
+	for _, c := range x.Checkpoints {
 		n += len(c.Output) + len(c.Error) + 100
 	}
-	for _, f := range x.failures {
+	for _, f := range x.Failures {
 		n += len(f.Error) + 100
 	}
-	if x.end != nil {
-		n += len(x.end.Output) + len(x.end.Error)
+	if x.End != nil {
+		n += len(x.End.Output) + len(x.End.Error)
 	}
+	n += 100*len(x.Waits) + 16*(len(x.Dropped)+len(x.Received)+len(x.Cancel))
 	return n
 }
 
@@ -83,10 +82,10 @@ func (w *worker) send(ctx context.Context, writes []write, errs []error, unsure 
 	}
 	held := make(map[int64]int) // checkpoints inserted, per run
 	var run int64
-	var cancel bool
+	var cancel, notices bool
 	var n int
 	var canceled []int64
-	_, err = pgx.ForEachRow(rows, []any{&run, &cancel, &n}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&run, &cancel, &notices, &n}, func() error {
 		held[run] = n
 		if cancel {
 			canceled = append(canceled, run)
@@ -96,14 +95,17 @@ func (w *worker) send(ctx context.Context, writes []write, errs []error, unsure 
 	if err != nil {
 		return err
 	}
+	if notices {
+		w.notify()
+	}
 	wanted := make(map[int64]int)
 	for _, x := range writes {
-		wanted[x.t.run] += len(x.checkpoints)
+		wanted[x.t.run] += len(x.Checkpoints)
 	}
 	for i, x := range writes {
 		n, ok := held[x.t.run]
 		errs[i] = nil
-		if ok && (n == wanted[x.t.run] || len(x.checkpoints) == 0) {
+		if ok && (n == wanted[x.t.run] || len(x.Checkpoints) == 0) {
 			continue
 		}
 		// Not held any more, or a row was there already: after a lost answer
@@ -131,10 +133,10 @@ func (w *worker) send(ctx context.Context, writes []write, errs []error, unsure 
 // outcome reports whether a write is in Postgres already.
 func (w *worker) outcome(ctx context.Context, x write) (bool, error) {
 	var seqs, attempts []int
-	for _, c := range x.checkpoints {
+	for _, c := range x.Checkpoints {
 		seqs, attempts = append(seqs, c.Seq), append(attempts, c.Attempt)
 	}
-	if x.end == nil && len(seqs) == 0 {
+	if x.End == nil && len(seqs) == 0 {
 		return false, nil // failures alone say nothing of the lease
 	}
 	var state string
@@ -144,7 +146,7 @@ func (w *worker) outcome(ctx context.Context, x write) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	return n == len(seqs) && (x.end == nil || mine && state == endNames[x.end.Kind]), nil
+	return n == len(seqs) && (x.End == nil || mine && state == endNames[x.End.Kind]), nil
 }
 
 // arguments turns writes into the columns of the statement.
@@ -162,31 +164,62 @@ func arguments(writes []write) []any {
 		aSandbox                      []*string
 		eRun                          []int64
 		eOutput, eError               [][]byte
+		cDone                         []int
+		wRun, dRun, sRun, sID         []int64
+		wSeq, dSeq                    []int
+		wKey                          []string
+		wLeft                         []*float64
+		wSignal                       []*string
+		nRun, nChild                  []int64
 	)
 	now := time.Now()
 	for _, x := range writes {
 		runs, epochs = append(runs, x.t.run), append(epochs, x.t.epoch)
-		for _, c := range x.checkpoints {
+		for _, c := range x.Checkpoints {
 			cRun, cSeq, cKey, cAttempt = append(cRun, x.t.run), append(cSeq, c.Seq), append(cKey, c.Key), append(cAttempt, c.Attempt)
 			cEpoch, cMode, cAgo = append(cEpoch, x.t.epoch), append(cMode, c.Mode), append(cAgo, now.Sub(c.Started).Seconds())
 			cElapsed, cHash = append(cElapsed, float32(c.Elapsed.Seconds())), append(cHash, int64(c.InputHash))
-			cOutput, cError = append(cOutput, c.Output), append(cError, c.Error)
+			cOutput, cError, cDone = append(cOutput, c.Output), append(cError, c.Error), append(cDone, c.Done)
 		}
-		for _, f := range x.failures {
+		for _, f := range x.Failures {
 			aRun, aSeq, aKey, aAttempt = append(aRun, x.t.run), append(aSeq, f.Seq), append(aKey, f.Key), append(aAttempt, f.Attempt)
 			aEpoch, aMode, aAgo = append(aEpoch, x.t.epoch), append(aMode, f.Mode), append(aAgo, now.Sub(f.Started).Seconds())
 			aElapsed, aSandbox = append(aElapsed, float32(f.Elapsed.Seconds())), append(aSandbox, nil)
 			aError, aDelay = append(aError, f.Error), append(aDelay, f.Delay.Seconds())
 		}
-		if x.end != nil {
-			eRun, eState = append(eRun, x.t.run), append(eState, endNames[x.end.Kind])
-			eOutput, eError = append(eOutput, x.end.Output), append(eError, x.end.Error)
+		for _, a := range x.Waits {
+			wRun, wSeq, wKey, wSignal = append(wRun, x.t.run), append(wSeq, a.Seq), append(wKey, a.Key), append(wSignal, optional(a.Signal))
+			wLeft = append(wLeft, nil)
+			if a.Left >= 0 {
+				wLeft[len(wLeft)-1] = new(a.Left.Seconds())
+			}
+		}
+		for _, seq := range x.Dropped {
+			dRun, dSeq = append(dRun, x.t.run), append(dSeq, seq)
+		}
+		for _, id := range x.Received {
+			sRun, sID = append(sRun, x.t.run), append(sID, id)
+		}
+		for _, id := range x.Cancel {
+			nRun, nChild = append(nRun, x.t.run), append(nChild, id)
+		}
+		if x.End != nil {
+			eRun, eState = append(eRun, x.t.run), append(eState, endNames[x.End.Kind])
+			eOutput, eError = append(eOutput, x.End.Output), append(eError, x.End.Error)
 		}
 	}
 	return []any{writes[0].t.session, runs, epochs,
 		cRun, cSeq, cKey, cAttempt, cEpoch, cMode, cAgo, cElapsed, cHash, cOutput, cError,
 		aRun, aSeq, aKey, aAttempt, aEpoch, aMode, aAgo, aElapsed, aSandbox, aError, aDelay,
-		eRun, eState, eOutput, eError}
+		eRun, eState, eOutput, eError,
+		cDone, wRun, wSeq, wKey, wLeft, wSignal, dRun, dSeq, sRun, sID, nRun, nChild}
+}
+
+func optional(s string) *string {
+	if s == "" {
+		return nil
+	}
+	return &s
 }
 
 // refusesData reports whether Postgres will never take these rows: data errors,

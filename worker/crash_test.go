@@ -22,7 +22,7 @@ func TestCrashesPark(t *testing.T) {
 		if n == 1 {
 			at = "Commit:after:1"
 		}
-		if s := f.state(r.run.ID).State; s == workflow.Parked {
+		if s := f.state(r.run.ID).State; s == workflow.StateParked {
 			t.Fatalf("parked after %d crashes", n)
 		}
 		f.startVictim(victimConfig{}, at).diedOf(syscall.SIGKILL)

@@ -135,7 +135,7 @@ func (k killing) testCut(t *testing.T) {
 	})
 	if k.drain || k.victim.Old || k.victim.NoBackend {
 		if !k.drain {
-			eventually(t, "the run parks", func() bool { return f.state(r.run.ID).State == workflow.Parked })
+			eventually(t, "the run parks", func() bool { return f.state(r.run.ID).State == workflow.StateParked })
 		}
 		f.takeOver()
 	}
@@ -143,7 +143,7 @@ func (k killing) testCut(t *testing.T) {
 		eventually(t, "the run ends", func() bool {
 			k.wakeUp(r)
 			s := f.state(r.run.ID).State
-			return s != workflow.Ready && s != workflow.Running && s != workflow.Waiting
+			return s != workflow.StateReady && s != workflow.StateRunning && s != workflow.StateWaiting
 		})
 	}
 	if k.statement == "WorkerHeartbeat" { // the beat was lost, the lease was not: the next one holds it

@@ -36,6 +36,7 @@ type heldTurn struct {
 	claimed
 	stop     context.CancelCauseFunc
 	canceled chan struct{} // closed once, under worker.mu
+	news     chan struct{} // something may have arrived for the run
 	isCancel bool
 }
 
@@ -108,7 +109,7 @@ func (w *worker) claimSome(ctx context.Context, n int) ([]*heldTurn, error) {
 		return nil, err
 	}
 	turns, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (*heldTurn, error) {
-		t := &heldTurn{session: session, canceled: make(chan struct{})}
+		t := &heldTurn{session: session, canceled: make(chan struct{}), news: make(chan struct{}, 1)}
 		err := row.Scan(&t.run, &t.epoch, &t.tenant, &t.workflow, &t.version, &t.traceparent, &t.input, &t.cancel, &t.waited)
 		return t, err
 	})
@@ -148,6 +149,14 @@ func (t *heldTurn) setCanceled() {
 	if !t.isCancel {
 		t.isCancel = true
 		close(t.canceled)
+	}
+}
+
+// hasNews tells the turn that holds a run to look.
+func (t *heldTurn) hasNews() {
+	select {
+	case t.news <- struct{}{}:
+	default:
 	}
 }
 
@@ -192,7 +201,7 @@ func (w *worker) turn(ctx context.Context, t *heldTurn) {
 }
 
 var endNames = map[engine.EndKind]string{
-	engine.Completed: "completed", engine.Failed: "failed", engine.Canceled: "canceled", engine.Timer: "waiting",
+	engine.Completed: "completed", engine.Failed: "failed", engine.Canceled: "canceled", engine.Timer: "waiting", engine.Renewed: "renewed",
 	engine.Parked: "parked", engine.Released: "released", engine.Lost: "lost",
 }
 
@@ -202,40 +211,43 @@ func (w *worker) work(ctx context.Context, t *heldTurn) engine.End {
 	if t.def == nil { // the claim asks for own versions only
 		return engine.End{Kind: engine.Parked, Reason: "undefined", Err: fmt.Errorf("worker: no definition of %s@%s", t.workflow, t.version)}
 	}
-	var steps []engine.Checkpoint
-	attempts := make(map[int]engine.Attempts)
+	in := engine.Turn{
+		Run: t.run, Epoch: t.epoch, Tenant: t.tenant, Input: t.input, Attempts: make(map[int]engine.Attempts),
+		Canceled: t.canceled, Draining: w.draining, News: t.news, Crowded: w.hungry.Load, Now: time.Now,
+		MaxBytes: w.MaxBytes, Patience: patience, Sticky: sticky,
+		Host: &host{w, t}, Logger: w.log.With("run", workflow.RunID(t.run).String()),
+	}
 	if t.epoch > 1 {
-		err := w.retry(ctx, t, func(ctx context.Context) (err error) {
-			steps, attempts, err = w.history(ctx, t.run)
-			return err
-		})
-		if err != nil {
+		if err := w.retry(ctx, t, func(ctx context.Context) error { return w.history(ctx, &in) }); err != nil {
 			return engine.End{Kind: engine.Lost, Err: err}
 		}
 	}
-	return t.def.Run(ctx, engine.Turn{
-		Run: t.run, Epoch: t.epoch, Tenant: t.tenant, Input: t.input, Steps: steps, Attempts: attempts,
-		Canceled: t.canceled, Draining: w.draining, MaxBytes: w.MaxBytes, Patience: patience,
-		Host: &host{w, t}, Logger: w.log.With("run", workflow.RunID(t.run).String()),
-	})
+	return t.def.Run(ctx, in)
 }
 
-// patience is the longest backoff that is spent in memory.
-const patience = 5 * time.Second
+const (
+	// patience is the longest wait for a time that is spent in memory.
+	patience = 5 * time.Second
 
-// history reads the checkpoints of a run, a page at a time.
-func (w *worker) history(ctx context.Context, run int64) ([]engine.Checkpoint, map[int]engine.Attempts, error) {
+	// sticky is how long a run stays in memory that waits for a signal or a
+	// child, unless another run wants its place.
+	sticky = 3 * time.Second
+)
+
+// history reads what earlier turns left behind: checkpoints, a page at a time,
+// attempts and waits.
+func (w *worker) history(ctx context.Context, in *engine.Turn) error {
 	const page = 1000
 	var steps []engine.Checkpoint
-	for after, n := 0, page; n == page; {
-		rows, err := w.Pool.Query(ctx, w.q.StepHistory, run, after, page)
+	for after, n := -1, page; n == page; {
+		rows, err := w.Pool.Query(ctx, w.q.StepHistory, in.Run, after, page)
 		if err != nil {
-			return nil, nil, err
+			return err
 		}
 		var c engine.Checkpoint
 		var hash int64
 		n = 0
-		_, err = pgx.ForEachRow(rows, []any{&c.Seq, &c.Key, &c.Attempt, &hash, &c.Output, &c.Error}, func() error {
+		_, err = pgx.ForEachRow(rows, []any{&c.Seq, &c.Done, &c.Key, &c.Attempt, &hash, &c.Output, &c.Error}, func() error {
 			c.InputHash = uint64(hash)
 			steps = append(steps, c)
 			c.Output, c.Error = nil, nil
@@ -244,39 +256,97 @@ func (w *worker) history(ctx context.Context, run int64) ([]engine.Checkpoint, m
 			return nil
 		})
 		if err != nil {
-			return nil, nil, err
+			return err
 		}
 	}
 	attempts := make(map[int]engine.Attempts)
-	rows, err := w.Pool.Query(ctx, w.q.AttemptHistory, run)
+	rows, err := w.Pool.Query(ctx, w.q.AttemptHistory, in.Run)
 	if err != nil {
-		return nil, nil, err
+		return err
 	}
 	var seq int
 	var a engine.Attempts
-	var wait float64
-	_, err = pgx.ForEachRow(rows, []any{&seq, &a.Last, &a.Failed, &wait}, func() error {
-		a.Wait = max(time.Duration(wait*float64(time.Second)), 0)
+	var left float64
+	_, err = pgx.ForEachRow(rows, []any{&seq, &a.Last, &a.Failed, &left}, func() error {
+		a.Wait = max(seconds(left), 0)
 		attempts[seq] = a
 		return nil
 	})
-	return steps, attempts, err
+	if err != nil {
+		return err
+	}
+	waits := make(map[int]engine.Wait)
+	if rows, err = w.Pool.Query(ctx, w.q.WaitList, in.Run); err != nil {
+		return err
+	}
+	var x engine.Wait
+	_, err = pgx.ForEachRow(rows, []any{&x.Seq, &x.Key, &left, &x.Signal, &x.Child}, func() error {
+		x.Left = seconds(left)
+		waits[x.Seq] = x
+		return nil
+	})
+	in.Steps, in.Attempts, in.Waits = steps, attempts, waits
+	return err
 }
+
+func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
 
 // leave records why a run leaves this worker without having ended.
 func (w *worker) leave(ctx context.Context, t *heldTurn, end engine.End) error {
-	dest := map[engine.EndKind]string{engine.Timer: "timer", engine.Parked: "parked", engine.Released: "ready"}[end.Kind]
-	detail := end.Error
-	if detail == nil {
-		detail = []byte("{}")
-	}
-	var got string
 	err := w.retry(context.WithoutCancel(ctx), t, func(ctx context.Context) error {
-		err := w.Pool.QueryRow(ctx, w.q.TurnLeave, t.session, t.run, t.epoch, dest, end.Delay.Seconds(), end.Reason, detail, w.actor()).Scan(&got)
+		var dest string
+		var err error
+		switch end.Kind {
+		case engine.Renewed:
+			err = w.Pool.QueryRow(ctx, w.q.TurnRenew, t.session, t.run, t.epoch, end.Output, w.actor()).Scan(&dest)
+		case engine.Timer:
+			dest, err = w.leaveToWait(ctx, t, end.Delay)
+		default:
+			dest, err = w.leaveTo(ctx, w.Pool, t, end, nil, true)
+		}
 		if errors.Is(err, pgx.ErrNoRows) {
 			return engine.ErrLeaseLost // or an earlier try went through; both end the turn
+		}
+		if err == nil && dest == "ready" {
+			w.wake()
 		}
 		return err
 	})
 	return err
+}
+
+// querier is a pool or a transaction.
+type querier interface {
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+}
+
+func (w *worker) leaveTo(ctx context.Context, q querier, t *heldTurn, end engine.End, delay *float64, waits bool) (dest string, err error) {
+	to := map[engine.EndKind]string{engine.Timer: "timer", engine.Parked: "parked", engine.Released: "ready"}[end.Kind]
+	detail := end.Error
+	if detail == nil {
+		detail = []byte("{}")
+	}
+	err = q.QueryRow(ctx, w.q.TurnLeave, t.session, t.run, t.epoch, to, delay, end.Reason, detail, w.actor(), waits).Scan(&dest)
+	return dest, err
+}
+
+// leaveToWait lets a run wait in Postgres, unless what it waits for has arrived:
+// who sends locks the run as well, so one of the two sees the other.
+func (w *worker) leaveToWait(ctx context.Context, t *heldTurn, delay time.Duration) (dest string, err error) {
+	err = pgx.BeginFunc(ctx, w.Pool, func(tx pgx.Tx) error {
+		var waits bool
+		if _, err := tx.Exec(ctx, w.q.TurnLock, t.run); err != nil {
+			return err
+		}
+		if err := tx.QueryRow(ctx, w.q.TurnWaits, t.run).Scan(&waits); err != nil {
+			return err
+		}
+		var due *float64
+		if delay >= 0 {
+			due = new(delay.Seconds())
+		}
+		dest, err = w.leaveTo(ctx, tx, t, engine.End{Kind: engine.Timer}, due, waits)
+		return err
+	})
+	return dest, err
 }

@@ -22,8 +22,8 @@ type host struct {
 }
 
 // Write implements engine.Host.
-func (h *host) Write(ctx context.Context, checkpoints []engine.Checkpoint, failures []engine.Failure, end *engine.End) error {
-	refused, err := h.w.commits.Do(ctx, write{h.t, checkpoints, failures, end})
+func (h *host) Write(ctx context.Context, b engine.Batch) error {
+	refused, err := h.w.commits.Do(ctx, write{h.t, b})
 	return errors.Join(refused, err)
 }
 

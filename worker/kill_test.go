@@ -135,7 +135,7 @@ func (k killing) test(t *testing.T, crashAt string) {
 		eventually(t, "the run ends, or sleeps", func() bool {
 			k.wakeUp(r)
 			s := f.state(r.run.ID).State
-			return s != workflow.Ready && s != workflow.Running && s != workflow.Waiting
+			return s != workflow.StateReady && s != workflow.StateRunning && s != workflow.StateWaiting
 		})
 	}
 	r.arrives(t.Context(), before, visited)

@@ -93,11 +93,20 @@ func (w *worker) unpark(ctx context.Context) {
 
 func (w *worker) actor() string { return "worker:" + w.Name }
 
-func (w *worker) dialHeartbeat(ctx context.Context) (*pgx.Conn, error) {
+func (w *worker) dialHeartbeat(ctx context.Context) (conn *pgx.Conn, err error) {
 	if w.HeartbeatURL != "" {
-		return pgx.Connect(ctx, w.HeartbeatURL)
+		conn, err = pgx.Connect(ctx, w.HeartbeatURL)
+	} else {
+		conn, err = pgx.ConnectConfig(ctx, w.Pool.Config().ConnConfig)
 	}
-	return pgx.ConnectConfig(ctx, w.Pool.Config().ConnConfig)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := conn.Exec(ctx, "LISTEN "+pgx.Identifier{w.q.Channel()}.Sanitize()); err != nil {
+		closeConn(conn)
+		return nil, err
+	}
+	return conn, nil
 }
 
 func closeConn(conn *pgx.Conn) {
@@ -119,13 +128,10 @@ func (w *worker) deregister(ctx context.Context) {
 // keepLease renews the lease until ctx is done. When it is lost, it stops the
 // turns and starts a new session.
 func (w *worker) keepLease(ctx context.Context) {
-	ticker := time.NewTicker(w.heartbeat())
-	defer ticker.Stop()
 	for {
-		select {
-		case <-ctx.Done():
+		w.listen(ctx, w.heartbeat())
+		if ctx.Err() != nil {
 			return
-		case <-ticker.C:
 		}
 		err := w.renew(ctx)
 		if err == nil || ctx.Err() != nil {
@@ -145,6 +151,24 @@ func (w *worker) keepLease(ctx context.Context) {
 		}
 		w.lease.grace.Store(int64(boottime.Now() + w.LeaseTTL))
 	}
+}
+
+// listen waits until the next heartbeat is due, and passes on what the channel
+// says meanwhile. What gets lost here is found by reconcile.
+func (w *worker) listen(ctx context.Context, d time.Duration) {
+	ctx, cancel := context.WithTimeout(ctx, d)
+	defer cancel()
+	w.lease.mu.Lock()
+	conn := w.lease.conn
+	w.lease.mu.Unlock()
+	for conn != nil && !conn.IsClosed() {
+		n, err := conn.WaitForNotification(ctx)
+		if err != nil {
+			break
+		}
+		w.told(n.Payload)
+	}
+	<-ctx.Done()
 }
 
 // renew extends the lease once. The local deadline counts from before sending.

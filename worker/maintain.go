@@ -30,9 +30,13 @@ func (w *worker) maintain(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
+		case <-w.noticed:
+			w.warn(ctx, "notices", w.notices(ctx))
+			continue
 		case <-timer.C:
 		}
 		pause := jittered()
+		w.warn(ctx, "notices", w.notices(ctx))
 		if due, err := w.wakeTimers(ctx); err != nil {
 			w.warn(ctx, "timers", err)
 		} else if due > 0 && due < pause {
@@ -149,12 +153,15 @@ func (w *worker) reconcile(ctx context.Context, unknown map[unknownTurn]time.Tim
 	found := make(map[unknownTurn]time.Time)
 	var run int64
 	var epoch int
-	var canceled bool
-	_, err = pgx.ForEachRow(rows, []any{&run, &epoch, &canceled}, func() error {
+	var canceled, news bool
+	_, err = pgx.ForEachRow(rows, []any{&run, &epoch, &canceled, &news}, func() error {
 		w.mu.Lock()
 		t := w.turns[run]
 		if t != nil && t.epoch == epoch && canceled {
 			t.setCanceled()
+		}
+		if t != nil && news {
+			t.hasNews()
 		}
 		w.mu.Unlock()
 		if t == nil {

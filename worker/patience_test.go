@@ -32,7 +32,7 @@ func TestLongBackoffWaitsInTimer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the run waits", func() bool { return f.state(run.ID).State == workflow.Waiting })
+	eventually(t, "the run waits", func() bool { return f.state(run.ID).State == workflow.StateWaiting })
 	if s := f.state(run.ID); time.Until(s.Since) < 10*time.Minute {
 		t.Errorf("waits until %v", s.Since)
 	}
@@ -112,7 +112,7 @@ func TestDrain(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Fatal(err)
 	}
-	if s := f.state(run.ID); s.State != workflow.Ready {
+	if s := f.state(run.ID); s.State != workflow.StateReady {
 		t.Errorf("the run is %s", s.State)
 	}
 	f.start(worker.Config{Name: "second", Workflows: []*workflow.Definition{def}})

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/riverqueue/river"
 
 	"github.com/stepward/stepward/internal/batch"
 	"github.com/stepward/stepward/internal/db"
@@ -54,6 +55,7 @@ func Run(ctx context.Context, cfg Config) error {
 		defs:      make(map[string]*engine.Definition),
 		turns:     make(map[int64]*heldTurn),
 		ring:      make(chan struct{}, 1),
+		noticed:   make(chan struct{}, 1),
 		draining:  make(chan struct{}),
 		steps:     make(chan struct{}, cfg.MaxSteps),
 		sandboxes: make(chan struct{}, cfg.MaxSandboxes),
@@ -106,7 +108,9 @@ type worker struct {
 	sandboxes    chan struct{} // places for sandboxes
 
 	ring     chan struct{} // asks the dispatcher to look
-	hungry   atomic.Bool   // the last claim left something behind
+	noticed  chan struct{} // asks the maintenance to look for notices
+	river    *river.Client[pgx.Tx]
+	hungry   atomic.Bool // the last claim left something behind
 	draining chan struct{}
 	stuck    atomic.Int64 // attempts that ended while their function goes on
 
@@ -185,8 +189,8 @@ func (w *worker) chooseBackend(ctx context.Context) {
 func (w *worker) run(ctx context.Context) error {
 	base, stop := context.WithCancel(context.WithoutCancel(ctx)) // outlives ctx, for the drain
 	defer stop()
-	river, err := w.startRiver(base)
-	if err != nil {
+	var err error
+	if w.river, err = w.startRiver(base); err != nil {
 		w.deregister(base)
 		return err
 	}
@@ -209,7 +213,7 @@ func (w *worker) run(ctx context.Context) error {
 	w.drain()
 	stopRiver, cancel := context.WithTimeout(base, 5*time.Second)
 	defer cancel()
-	if err := river.StopAndCancel(stopRiver); err != nil {
+	if err := w.river.StopAndCancel(stopRiver); err != nil {
 		w.log.WarnContext(base, "river did not stop", "error", err)
 	}
 	w.deregister(base)

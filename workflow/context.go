@@ -1,11 +1,14 @@
 package workflow
 
-import "log/slog"
+import (
+	"context"
+	"log/slog"
+)
 
 // Context is what a body passes to steps and to the functions of this package.
 // It is no context.Context, on purpose: a body can do no I/O with it. It
-// belongs to the goroutine that the body was called on; a call from another one
-// parks the run.
+// belongs to the body, or to the branch that it was made for; a call on another
+// goroutine parks the run.
 type Context interface {
 	// Info describes the run.
 	Info() Info
@@ -14,7 +17,7 @@ type Context interface {
 	// recorded steps are replayed.
 	Logger() *slog.Logger
 
-	turn() *turn // seals the interface
+	at() (*branch, *scope) // seals the interface
 }
 
 // Info describes a run to its body.
@@ -24,14 +27,41 @@ type Info struct {
 	Tenant            string
 }
 
-type bodyContext struct{ t *turn }
-
-func (c bodyContext) turn() *turn { return c.t }
-
-func (c bodyContext) Info() Info {
-	return Info{Run: RunID(c.t.in.Run), Workflow: c.t.def.Workflow, Version: c.t.def.Version, Tenant: c.t.in.Tenant}
+type bodyContext struct {
+	b *branch
+	s *scope
 }
 
+func (c bodyContext) at() (*branch, *scope) { return c.b, c.s }
+
+// Info implements Context.
+func (c bodyContext) Info() Info {
+	t := c.b.t
+	return Info{Run: RunID(t.in.Run), Workflow: t.def.Workflow, Version: t.def.Version, Tenant: t.in.Tenant}
+}
+
+// Logger implements Context.
 func (c bodyContext) Logger() *slog.Logger {
-	return slog.New(replayFilter{c.t.in.Logger.Handler(), c.t})
+	return slog.New(replayFilter{c.b.t.in.Logger.Handler(), c.b.t})
+}
+
+// replayFilter drops log records while the body only repeats what is recorded.
+type replayFilter struct {
+	slog.Handler
+	t *turn
+}
+
+// Enabled implements slog.Handler. It is called by who has the baton.
+func (h replayFilter) Enabled(ctx context.Context, l slog.Level) bool {
+	return len(h.t.replay) == 0 && h.Handler.Enabled(ctx, l)
+}
+
+// WithAttrs implements slog.Handler.
+func (h replayFilter) WithAttrs(a []slog.Attr) slog.Handler {
+	return replayFilter{h.Handler.WithAttrs(a), h.t}
+}
+
+// WithGroup implements slog.Handler.
+func (h replayFilter) WithGroup(name string) slog.Handler {
+	return replayFilter{h.Handler.WithGroup(name), h.t}
 }

@@ -1,117 +1,218 @@
 package workflow
 
 import (
-	"fmt"
+	"context"
+	"time"
 
 	"github.com/stepward/stepward/internal/engine"
 )
 
-// A Future is the result of a step that was started.
+// A Future is the result of something that was started: a step, a branch, a
+// child run.
 type Future[Out any] struct{ f *future }
 
-// Get waits for the step. Its errors are those of [Step.Run].
+// Get waits for the result. Its errors are those of what was started; when the
+// Context is canceled first, [ErrCanceled] or [ErrTimeout].
 func (f *Future[Out]) Get(ctx Context) (Out, error) {
-	t := ctx.turn()
-	t.enter()
-	t.await(func() bool { return f.f.done })
-	out, err := result[Out](t, f.f)
-	t.mu.Unlock()
-	return out, err
+	b, s := ctx.at()
+	b.enter()
+	if !f.f.done {
+		f.f.watch(b)
+		s.watchers = append(s.watchers, b)
+		b.await(func() bool { return f.f.done || s.err != nil })
+		s.watchers = remove(s.watchers, b)
+	}
+	if !f.f.done {
+		var zero Out
+		return zero, &StepError{Step: f.f.key, Err: s.err}
+	}
+	return result[Out](b, f.f)
 }
 
-// result decodes what a future resolved to. A recorded output that no longer
-// decodes parks the run: a deploy can cure it. The turn is locked.
-func result[Out any](t *turn, f *future) (Out, error) {
+func remove(bs []*branch, b *branch) []*branch {
+	for i := range bs {
+		if bs[i] == b {
+			return append(bs[:i], bs[i+1:]...)
+		}
+	}
+	return bs
+}
+
+// result decodes what a future resolved to. A recorded output that does not
+// decode parks the run: a deploy can cure it.
+func result[Out any](b *branch, f *future) (Out, error) {
 	var out Out
-	if f.err != nil {
+	switch {
+	case f.local && f.value != nil:
+		return f.value.(Out), f.err
+	case f.err != nil || f.local:
 		return out, f.err
 	}
 	if err := decode("output of step "+f.key, f.output, &out); err != nil {
-		t.park("undecodable", err)
+		b.park("undecodable", err)
 	}
 	return out, nil
 }
 
-// MapOptions configures [Map].
-type MapOptions struct {
-	// Limit is how many items run at once. Defaults to 8.
-	Limit int
-}
-
-// Map executes a step for every item and returns the outputs in the order of
-// the items. Once one has failed no further item starts; those that run are
-// waited for; then Map returns the error of the failed item with the lowest
-// index, a *[StepError] whose Step names it, and the outputs that there are.
-func Map[In, Out any](ctx Context, items []In, s *Step[In, Out], o MapOptions) ([]Out, error) {
-	if o.Limit <= 0 {
-		o.Limit = 8
-	}
-	t := ctx.turn()
-	t.enter()
-	name := t.occurrence(s.core.Name)
-	g := &group{}
-	fs := make([]*future, len(items))
-	for i, item := range items {
-		fs[i] = t.reserve(s.core, fmt.Sprintf("%s[%d]", name, i), item)
-		fs[i].group = g
-		if fs[i].done { // its input was refused
-			g.failed++
-		}
-	}
-	next := 0
-	for ; next < len(fs); next++ {
-		t.await(func() bool { return g.active < o.Limit || g.failed > 0 })
-		if g.failed > 0 {
-			break
-		}
-		g.active++
-		t.start(fs[next])
-	}
-	t.await(func() bool { return g.active == 0 })
-	for _, f := range fs[next:] { // never started, here or in an earlier turn
-		delete(t.recorded, f.seq)
-	}
-	outs := make([]Out, len(items))
-	var failed error
-	for i, f := range fs {
-		if !f.done {
-			continue
-		}
-		out, err := result[Out](t, f)
-		if err != nil && failed == nil {
-			failed = err
-		}
-		outs[i] = out
-	}
-	t.mu.Unlock()
-	return outs, failed
-}
-
-// group counts the futures of one Map.
-type group struct{ active, failed int }
-
-// A future is a step at one place of a run.
+// A future is one call at one place of a run.
 type future struct {
-	step  *engine.Step
-	seq   int
-	key   string
-	input []byte
-	hash  uint64
-	group *group
+	t    *turn
+	step *engine.Step // of a step
+	wait *engine.Wait // of what waits for time, a signal or a child
+	seq  int
+	key  string
+	hash uint64
+
+	input    []byte
+	start    func() // does what was asked for, once all before it is durable
+	launched bool
+	written  bool // the wait is on record
+	began    time.Time
+	due      time.Time // when what it waits for is over by itself; zero: never
+	armedAt  time.Time
+	cancel   context.CancelCauseFunc // of its attempt
+	attempts engine.Attempts
+	scope    *scope
+	watchers []watcher
 
 	done    bool
 	attempt int
 	output  []byte
 	err     error
+	local   bool // the result is value, and was never encoded
+	value   any
 }
 
-// resolve ends the future. The turn is locked.
-func (f *future) resolve(attempt int, output []byte, err error) {
-	f.done, f.attempt, f.output, f.err, f.input = true, attempt, output, err, nil
-	if f.group != nil {
-		f.group.active--
-		if err != nil {
-			f.group.failed++
+// A watcher is told when a future is resolved.
+type watcher interface{ resolved(*future) }
+
+func (f *future) watch(w watcher) {
+	if g, ok := w.(*group); ok && g == nil {
+		return
+	}
+	f.watchers = append(f.watchers, w)
+}
+
+// reserve gives a call its place in the run, in a scope.
+func (b *branch) reserve(s *scope, key string) *future {
+	t := b.t
+	t.seq++
+	f := &future{t: t, seq: t.seq, key: key, scope: s, began: time.Now()}
+	t.unresolved[f.seq] = f
+	if c, ok := t.recorded[f.seq]; ok && c.Key != key {
+		b.park("nondeterminism", &NonDeterminismError{Seq: f.seq, Recorded: c.Key, Attempted: key})
+	}
+	s.futures[f] = struct{}{}
+	return f
+}
+
+// passes encodes the input of a call, and compares it with the recorded one.
+func (b *branch) passes(f *future, what string, in any) {
+	var err error
+	if f.input, err = encode(what, in, b.t.in.MaxBytes); err != nil {
+		b.t.resolve(f, nil, &StepError{Step: f.key, Err: err})
+		return
+	}
+	f.hash = hashInput(f.input)
+	if c, ok := b.t.recorded[f.seq]; ok && c.InputHash != f.hash {
+		b.park("nondeterminism", &NonDeterminismError{Seq: f.seq, Recorded: c.Key, Attempted: f.key, SameKey: true})
+	}
+}
+
+// launch asks for a reserved call. One that is on record is not made again.
+func (t *turn) launch(f *future, start func()) {
+	if f.done {
+		return
+	}
+	f.launched = true
+	if _, ok := t.recorded[f.seq]; ok {
+		f.input = nil
+		return
+	}
+	if f.scope.err != nil {
+		t.abandon(f, f.scope.err)
+		return
+	}
+	f.start = start
+	t.queue = append(t.queue, f)
+	if f.wait != nil {
+		if saved, ok := t.in.Waits[f.seq]; ok && saved.Key == f.key {
+			f.wait.Left, f.wait.Child, f.written = saved.Left, saved.Child, true
+		}
+		t.fresh = append(t.fresh, f)
+	}
+}
+
+// forget takes back a call that was reserved and never made.
+func (t *turn) forget(f *future) {
+	delete(t.unresolved, f.seq)
+	delete(f.scope.futures, f)
+}
+
+// resolve ends a future and tells who waits for it.
+func (t *turn) resolve(f *future, output []byte, err error) {
+	if f.done {
+		return
+	}
+	f.done, f.output, f.err, f.input, f.start = true, output, err, nil, nil
+	delete(t.unresolved, f.seq)
+	if f.scope != nil {
+		delete(f.scope.futures, f)
+	}
+	for i, a := range t.armed {
+		if a == f {
+			t.armed = append(t.armed[:i], t.armed[i+1:]...)
+			break
 		}
 	}
+	for _, w := range f.watchers {
+		w.resolved(f)
+	}
+	f.watchers = nil
+	t.ended()
+}
+
+// checkpoint makes the record of a future's result.
+func (f *future) checkpoint(output []byte, err *RecordedError) *engine.Checkpoint {
+	c := &engine.Checkpoint{Seq: f.seq, Key: f.key, InputHash: f.hash, Started: f.began, Output: output}
+	if err != nil {
+		c.Error = err.encode()
+	}
+	return c
+}
+
+// failure returns the error that a checkpoint holds, as the body sees it.
+func (f *future) failure(c *engine.Checkpoint) error {
+	if c.Error == nil {
+		return nil
+	}
+	return &StepError{Step: f.key, Attempt: c.Attempt, Err: decodeError(c.Error)}
+}
+
+// settle records the result of a future and hands it over.
+func (t *turn) settle(f *future, c *engine.Checkpoint) {
+	t.record(c)
+	if f.wait != nil && f.written {
+		t.pending.Dropped = append(t.pending.Dropped, f.seq)
+	}
+	f.attempt = c.Attempt
+	t.resolve(f, c.Output, f.failure(c))
+}
+
+// instant makes a call whose result is there at once.
+func (b *branch) instant(s *scope, key string, live func() []byte) []byte {
+	t := b.t
+	f := b.reserve(s, key)
+	f.launched = true
+	if len(t.replay) == 0 {
+		t.settle(f, f.checkpoint(live(), nil))
+		return f.output
+	}
+	c := t.replay[0]
+	if c.Seq != f.seq {
+		b.park("nondeterminism", &NonDeterminismError{Seq: f.seq, Recorded: c.Key, Attempted: key})
+	}
+	t.consume(c)
+	t.resolve(f, c.Output, nil)
+	return f.output
 }

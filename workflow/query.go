@@ -11,16 +11,15 @@ import (
 // A State says where a run is.
 type State string
 
-// The states. Ready, Running, Waiting and Parked are of runs that have not
-// ended.
+// The states. The first four are of runs that have not ended.
 const (
-	Ready     State = "ready"   // to be claimed by a worker
-	Running   State = "running" // held by a worker
-	Waiting   State = "waiting" // for the time of a step's next attempt
-	Parked    State = "parked"  // for a deploy or an operator; RunStatus.Reason says why
-	Completed State = "completed"
-	Failed    State = "failed"
-	Canceled  State = "canceled"
+	StateReady     State = "ready"   // to be claimed by a worker
+	StateRunning   State = "running" // held by a worker
+	StateWaiting   State = "waiting" // for a time, a signal or a child
+	StateParked    State = "parked"  // for a deploy or an operator; RunStatus.Reason says why
+	StateCompleted State = "completed"
+	StateFailed    State = "failed"
+	StateCanceled  State = "canceled"
 )
 
 // A RunStatus is a run as a query sees it.
@@ -32,7 +31,7 @@ type RunStatus struct {
 	Worker            string         // name of the worker that holds it
 	Turns             int            // how often it was claimed or recovered
 	CancelRequested   bool           // and not ended yet
-	Since             time.Time      // when it came into Ready, Waiting's end, or Parked; zero otherwise
+	Since             time.Time      // when it became ready or was parked, or until when it waits; zero otherwise
 	Finished          time.Time      // zero until it has ended
 	Reason            string         // of Parked: "nondeterminism", "undeclared_step", "no_backend", "image", "crashed", …
 	Err               *RecordedError // of Failed, Canceled and Parked
@@ -97,12 +96,12 @@ func (c *Client) list(ctx context.Context, args ...any) ([]RunStatus, error) {
 			s                                        RunStatus
 			state                                    string
 			finished, readySince, wakeAt, parkedFrom *time.Time
-			session                                  *int64
+			session, timer                           *int64
 			worker, reason                           *string
 			recorded, detail                         []byte
 		)
 		err := row.Scan(&s.ID, &s.Tenant, &s.Workflow, &s.Version, &state, &s.Turns, &s.CancelRequested, &finished, &recorded,
-			&session, &worker, &readySince, &wakeAt, &reason, &detail, &parkedFrom)
+			&session, &worker, &readySince, &timer, &wakeAt, &reason, &detail, &parkedFrom)
 		if err != nil {
 			return s, err
 		}
@@ -116,16 +115,19 @@ func (c *Client) list(ctx context.Context, args ...any) ([]RunStatus, error) {
 				s.Finished = *finished
 			}
 		case parkedFrom != nil:
-			s.State, s.Since, s.Reason, s.Err = Parked, *parkedFrom, *reason, decodeError(detail)
-		case wakeAt != nil:
-			s.State, s.Since = Waiting, *wakeAt
+			s.State, s.Since, s.Reason, s.Err = StateParked, *parkedFrom, *reason, decodeError(detail)
+		case timer != nil:
+			s.State = StateWaiting
+			if wakeAt != nil {
+				s.Since = *wakeAt
+			}
 		case session != nil:
-			s.State = Running
+			s.State = StateRunning
 			if worker != nil {
 				s.Worker = *worker
 			}
 		default:
-			s.State = Ready
+			s.State = StateReady
 			if readySince != nil {
 				s.Since = *readySince
 			}

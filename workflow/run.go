@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/stepward/stepward/internal/enqueue"
 )
 
 // A Run is a handle of a run, with the type of its output.
@@ -71,16 +73,30 @@ func (c *Client) wait(ctx context.Context, id RunID) (state string, output, reco
 	}
 }
 
-// Cancel asks a run to stop. One that no worker holds ends at once. In one that
-// runs, the contexts of its steps are canceled and every durable call of its
-// body returns [ErrCanceled], within about a second; the run ends as canceled
-// when its body returns an error, and as completed when it returns none.
-// Canceling twice is no error. Canceling a run that has ended is [ErrFinished].
+// Cancel asks a run to stop, and its children with it. One that has not begun,
+// or that is parked, ends at once. In the others the contexts of its steps are
+// canceled and every durable call of its body returns [ErrCanceled], within about
+// a second; what it gave to [Finally] is called; the run ends as canceled when its
+// body returns an error, and as completed when it returns none. Canceling twice
+// is no error. Canceling a run that has ended is [ErrFinished].
 func (c *Client) Cancel(ctx context.Context, id RunID) error {
 	return c.locked(ctx, id, "cancel", func(tx pgx.Tx) error {
 		var state string
-		return tx.QueryRow(ctx, c.q.RunCancel, int64(id), "client").Scan(&state)
+		var woken bool
+		if err := tx.QueryRow(ctx, c.q.RunCancel, int64(id), "client").Scan(&state, &woken); err != nil {
+			return err
+		}
+		return c.announce(ctx, tx, id, woken)
 	})
+}
+
+// announce adds a ticket for a run that became ready.
+func (c *Client) announce(ctx context.Context, tx pgx.Tx, id RunID, ready bool) error {
+	if !ready {
+		return nil
+	}
+	_, err := c.river.InsertTx(ctx, tx, enqueue.Ticket{Run: int64(id), Count: 1}, nil)
+	return err
 }
 
 // Resume makes a parked run ready again, after the reason was seen to.
@@ -92,27 +108,39 @@ func (c *Client) Resume(ctx context.Context, id RunID) error {
 		if errors.Is(err, pgx.ErrNoRows) {
 			return fmt.Errorf("%w: %v", ErrNotParked, id)
 		}
-		return err
+		if err != nil {
+			return err
+		}
+		return c.announce(ctx, tx, id, true)
 	})
 }
 
 // locked runs f in a transaction that holds the live run's row.
 func (c *Client) locked(ctx context.Context, id RunID, verb string, f func(pgx.Tx) error) error {
+	var inner error
 	err := pgx.BeginFunc(ctx, c.pool, func(tx pgx.Tx) error {
-		var state string
-		err := tx.QueryRow(ctx, c.q.RunLock, int64(id)).Scan(&state)
-		if errors.Is(err, pgx.ErrNoRows) {
-			return fmt.Errorf("%w: %v", ErrNotFound, id)
-		}
-		if err != nil {
-			return err
-		}
-		if state != "live" {
-			return fmt.Errorf("%w: %v is %s", ErrFinished, id, state)
-		}
-		return f(tx)
+		inner = c.lockedTx(ctx, tx, id, verb, f)
+		return inner
 	})
-	if err != nil && !errors.Is(err, ErrNotFound) && !errors.Is(err, ErrFinished) && !errors.Is(err, ErrNotParked) {
+	if err != nil && inner == nil {
+		return fmt.Errorf("workflow: %s %v: %w", verb, id, err)
+	}
+	return err
+}
+
+// lockedTx does the same in a transaction of the application.
+func (c *Client) lockedTx(ctx context.Context, tx pgx.Tx, id RunID, verb string, f func(pgx.Tx) error) error {
+	var state string
+	err := tx.QueryRow(ctx, c.q.RunLock, int64(id)).Scan(&state)
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+		return fmt.Errorf("%w: %v", ErrNotFound, id)
+	case err == nil && state != "live":
+		return fmt.Errorf("%w: %v is %s", ErrFinished, id, state)
+	case err == nil:
+		err = f(tx)
+	}
+	if err != nil && !errors.Is(err, ErrNotParked) {
 		return fmt.Errorf("workflow: %s %v: %w", verb, id, err)
 	}
 	return err

@@ -122,11 +122,10 @@ func (s *Step[In, Out]) Run(ctx Context, in In) (Out, error) {
 // Go starts the step and returns without waiting for it. A run waits for all
 // steps that it started before it completes.
 func (s *Step[In, Out]) Go(ctx Context, in In) *Future[Out] {
-	t := ctx.turn()
-	t.enter()
-	f := t.reserve(s.core, t.occurrence(s.core.Name), in)
-	t.start(f)
-	t.mu.Unlock() // not deferred: when the turn leaves, it is unlocked already
+	b, sc := ctx.at()
+	b.enter()
+	f := b.call(sc, s.core, b.occurrence(s.core.Name), in)
+	b.t.launch(f, f.begin)
 	return &Future[Out]{f}
 }
 

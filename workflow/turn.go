@@ -1,51 +1,98 @@
 package workflow
 
 import (
-	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
-	"maps"
-	"runtime"
-	"runtime/debug"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/stepward/stepward/internal/engine"
 )
 
-// A turn is one stay of a run on a worker. The body runs on a goroutine of its
-// own and is the only one that issues steps; each step's attempts run on
-// another. A result is handed to the body before it is written: a body has no
-// effects, and its next step waits for the commit. So the last checkpoint and
-// the end of the run share one.
+// A turn is one stay of a run on a worker.
+//
+// The body and its branches run on goroutines of their own, one at a time: who
+// runs holds the baton and gives it back when it has to wait. The turn hands
+// results over one by one, each when every branch waits, and numbers them
+// (Checkpoint.Done). A replay hands the same results over in the same order, so
+// that everything between is the same again: the order of calls, which branch
+// is first, what [Ready] yields.
+//
+// A result is handed over before it is written: a body has no effects, and what
+// it starts next waits for the commit. So the results that are there together,
+// and the end of the run, share one.
+//
+// All fields but those of the inbox belong to whoever holds the baton.
 type turn struct {
-	def   *engine.Definition
-	steps map[string]*engine.Step
-	in    engine.Turn
-	ctx   context.Context // of the attempts; ends with the lease, the cancelation or the end of the run
-	stop  context.CancelCauseFunc
-	owner string // the body's goroutine
+	def     *engine.Definition
+	steps   map[string]*engine.Step
+	in      engine.Turn
+	ctx     context.Context // of the attempts; ends with the turn
+	stop    context.CancelCauseFunc
+	misused atomic.Bool // a Context was used on a foreign goroutine
 
-	mu       sync.Mutex
-	wake     chan struct{} // tells the body that something changed
-	left     chan struct{} // closed when end is set
-	attempts sync.WaitGroup
-	seq      int
-	names    map[string]int // occurrences so far
-	recorded map[int]engine.Checkpoint
-	pending  []engine.Checkpoint // finished, not yet written
-	running  int                 // attempts that execute, or wait in memory
-	waiting  map[*future]time.Time
-	canceled bool
-	end      *engine.End // set once: why the turn leaves
+	yield    chan struct{} // gives the baton back
+	body     *branch
+	branches []*branch // that have not ended
+	runnable []*branch
+	cleanups []func(Context) error
+
+	seq, done  int
+	recorded   map[int]*engine.Checkpoint // not handed over, by seq
+	replay     []*engine.Checkpoint       // the same, in the order of Done
+	unresolved map[int]*future
+	fresh      []*future // waits that are not on record
+	queue      []*future // to be started, once what is pending is written
+	armed      []*future // wait for their time, or for news
+	news       news
+	patches    map[string]bool
+	pending    engine.Batch
+	attempts   int // that execute, or that ask Postgres
+	canceled   bool
+	left       *engine.End // set once: why the turn ends
+	output     []byte      // of the body
+	err        error
+	returned   bool
+
+	group sync.WaitGroup // of the goroutines that post
+	inbox inbox
+}
+
+// inbox takes what other goroutines have for the turn.
+type inbox struct {
+	mu    sync.Mutex
+	items []func()
+	bell  chan struct{}
+}
+
+func (i *inbox) post(f func()) {
+	i.mu.Lock()
+	i.items = append(i.items, f)
+	i.mu.Unlock()
+	select {
+	case i.bell <- struct{}{}:
+	default:
+	}
+}
+
+func (i *inbox) take() func() {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if len(i.items) == 0 {
+		return nil
+	}
+	f := i.items[0]
+	i.items = i.items[1:]
+	return f
 }
 
 var (
-	errRunEnds    = errors.New("workflow: the run ends")
-	errForeign    = errors.New("workflow: the body's Context was used on another goroutine; a body does not start goroutines: use Step.Go or Map")
+	errRunEnds    = errors.New("workflow: the turn ends")
+	errForeign    = errors.New("workflow: a Context was used on another goroutine than the one that it was made for; a body starts no goroutines: use Go, Step.Go or Map")
 	errBodyGoexit = errors.New("workflow: the body ended its goroutine (runtime.Goexit, or FailNow of a test)")
 )
 
@@ -55,126 +102,296 @@ type bodyFunc func(ctx Context, input []byte, limit int) ([]byte, error)
 func newTurn(def *engine.Definition, steps map[string]*engine.Step, body bodyFunc) func(context.Context, engine.Turn) engine.End {
 	return func(ctx context.Context, in engine.Turn) engine.End {
 		t := &turn{
-			def: def, steps: steps, in: in,
-			wake: make(chan struct{}, 1), left: make(chan struct{}),
-			names: make(map[string]int), recorded: make(map[int]engine.Checkpoint, len(in.Steps)), waiting: make(map[*future]time.Time),
+			def: def, steps: steps, in: in, yield: make(chan struct{}),
+			recorded: make(map[int]*engine.Checkpoint, len(in.Steps)), unresolved: make(map[int]*future),
+			inbox: inbox{bell: make(chan struct{}, 1)},
 		}
-		for _, c := range in.Steps {
+		for i := range in.Steps {
+			c := &in.Steps[i]
 			t.recorded[c.Seq] = c
+			t.replay = append(t.replay, c)
 		}
+		slices.SortFunc(t.replay, func(a, b *engine.Checkpoint) int { return cmp.Compare(a.Done, b.Done) })
 		t.in.Steps = nil
 		t.ctx, t.stop = context.WithCancelCause(ctx)
-		defer t.stop(errRunEnds)
 		return t.run(ctx, body)
 	}
 }
 
-// run owns the turn: it starts the body, watches what comes from outside and
-// waits for every goroutine that listens.
+// run is the turn's own goroutine: it has the baton when no branch has it.
 func (t *turn) run(ctx context.Context, body bodyFunc) engine.End {
-	gone := make(chan struct{})
-	go t.runBody(ctx, body, gone)
-	canceled, draining, done := t.in.Canceled, t.in.Draining, ctx.Done()
-	for {
-		select {
-		case <-gone:
-			return *t.end
-		case <-canceled:
-			canceled = nil
-			t.mu.Lock()
-			t.canceled = true
-			t.mu.Unlock()
-			t.stop(ErrCanceled)
-			t.poke()
-		case <-draining:
-			draining = nil
-			t.poke()
-		case <-done:
-			done = nil
-			t.mu.Lock()
-			t.leave(interrupted(context.Cause(ctx)))
-			t.mu.Unlock()
+	t.body = t.newBranch("", nil)
+	t.body.start(func(c Context) {
+		t.output, t.err = body(c, t.in.Input, t.in.MaxBytes)
+		t.returned = true
+		var undecodable *DecodeError
+		if errors.As(t.err, &undecodable) && t.seq == 0 { // the input: the body was not called
+			t.body.park("undecodable", t.err)
 		}
+		if t.err != nil { // what still runs is of no use to a run that fails
+			t.body.scope.cancel(ErrCanceled)
+		}
+		t.body.await(func() bool { return len(t.branches) == 1 && len(t.unresolved) == 0 })
+	}, func(c Context) {
+		for i := len(t.cleanups) - 1; i >= 0; i-- {
+			if err := t.cleanups[i](c); err != nil && t.err == nil {
+				t.err = err
+			}
+		}
+	})
+	for t.left == nil {
+		t.advance(ctx)
+	}
+	return t.leaves(ctx)
+}
+
+// advance does the next thing that there is to do.
+func (t *turn) advance(ctx context.Context) {
+	if err := context.Cause(ctx); err != nil {
+		t.leave(interrupted(err))
+		return
+	}
+	if len(t.runnable) > 0 {
+		b := t.runnable[0]
+		t.runnable = t.runnable[1:]
+		b.queued = false
+		b.run()
+		if t.misused.Load() {
+			t.park("goroutine", errForeign)
+		}
+		return
+	}
+	if len(t.replay) > 0 {
+		t.handOver(t.replay[0])
+		return
+	}
+	if !t.canceled && !t.returned && closed(t.in.Canceled) {
+		c := &engine.Checkpoint{Seq: 0, Key: keyCancel, Started: time.Now()}
+		t.record(c)
+		t.cancel()
+		return
+	}
+	if post := t.inbox.take(); post != nil {
+		post()
+		return
+	}
+	if t.match() {
+		return
+	}
+	if len(t.branches) == 0 {
+		t.finish(ctx)
+		return
+	}
+	t.prepare()
+	if !t.pending.Empty() {
+		t.flush(ctx)
+		return
+	}
+	if len(t.queue) > 0 {
+		t.startNext()
+		return
+	}
+	t.wait(ctx)
+}
+
+// wait blocks until something happens, or leaves when nothing is near.
+func (t *turn) wait(ctx context.Context) {
+	now := time.Now()
+	next := time.Duration(-1) // until the first of what waits is due
+	stay := now               // until when a run that waits for others stays
+	for _, f := range t.armed {
+		if f.step == nil && waitsForOthers(f.wait) && f.armedAt.Add(t.in.Sticky).After(stay) {
+			stay = f.armedAt.Add(t.in.Sticky)
+		}
+		if f.due.IsZero() {
+			continue
+		}
+		left := f.due.Sub(now)
+		if left <= 0 {
+			t.fire(f)
+			return
+		}
+		if next < 0 || left < next {
+			next = left
+		}
+	}
+	pause := next
+	if t.attempts == 0 && len(t.armed) > 0 && (next < 0 || next > t.in.Patience) {
+		if !stay.After(now) || closed(t.in.Draining) || t.in.Crowded != nil && t.in.Crowded() {
+			t.leave(engine.End{Kind: engine.Timer, Delay: next})
+			return
+		}
+		pause = min(stay.Sub(now), time.Second)
+	}
+	var due <-chan time.Time
+	if pause >= 0 {
+		timer := time.NewTimer(pause)
+		defer timer.Stop()
+		due = timer.C
+	}
+	canceled, draining := t.in.Canceled, t.in.Draining
+	if t.canceled || t.returned {
+		canceled = nil
+	}
+	if closed(draining) {
+		draining = nil
+	}
+	select {
+	case <-t.inbox.bell:
+	case <-due:
+	case <-canceled:
+	case <-draining:
+	case <-ctx.Done():
+	case <-t.in.News:
+		t.look()
 	}
 }
 
-// runBody is the body's goroutine. It leaves t.end set, and no goroutine behind.
-func (t *turn) runBody(ctx context.Context, body bodyFunc, gone chan<- struct{}) {
-	var (
-		output   []byte
-		err      error
-		returned bool
-	)
-	defer close(gone)
-	defer func() {
-		p := recover()
-		t.mu.Lock()
-		switch {
-		case t.end != nil: // unwound, or overtaken by an end from outside
-		case p != nil:
-			t.leave(parked("panic", &engine.Fault{Kind: "panic", Message: fmt.Sprintf("workflow: the body panicked: %v", p), Stack: string(debug.Stack())}))
-		case !returned:
-			t.leave(parked("goexit", errBodyGoexit))
-		default:
-			t.finish(ctx, output, err)
-		}
-		if t.end.Kind == engine.Parked {
-			t.stop(errRunEnds)
-		}
-		t.mu.Unlock()
-		t.attempts.Wait()
-		t.mu.Lock()
-		defer t.mu.Unlock()
-		if !t.end.Final() && t.end.Kind != engine.Lost && len(t.pending) > 0 {
-			t.flush(context.WithoutCancel(ctx))
-		}
-	}()
-	t.owner = goroutineID()
-	output, err = body(bodyContext{t}, t.in.Input, t.in.MaxBytes)
-	t.mu.Lock()
-	if err != nil {
-		t.stop(errRunEnds) // what still runs is of no use to a run that fails
-	}
-	t.await(func() bool { return t.running == 0 && len(t.waiting) == 0 })
-	t.mu.Unlock()
-	returned = true
-}
-
-// finish writes the end of the run together with its last checkpoints. The
-// turn is locked.
-func (t *turn) finish(ctx context.Context, output []byte, err error) {
-	var undecodable *DecodeError
-	if errors.As(err, &undecodable) && t.seq == 0 { // the input: the body was not called
-		t.leave(parked("undecodable", err))
-		return
-	}
-	if len(t.recorded) > 0 && !t.canceled { // a canceled run need not come back to all
-		c := t.recorded[slices.Min(slices.Collect(maps.Keys(t.recorded)))]
-		t.leave(parked("nondeterminism", &NonDeterminismError{Seq: c.Seq, Recorded: c.Key}))
-		return
-	}
-	end := engine.End{Kind: engine.Completed, Output: output}
-	switch {
-	case err == nil:
-	case t.canceled:
-		end = engine.End{Kind: engine.Canceled, Error: record(err).encode(), Err: err}
+func closed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
 	default:
-		end = engine.End{Kind: engine.Failed, Error: record(err).encode(), Err: err}
+		return false
 	}
-	pending := t.pending
-	t.pending = nil
-	t.mu.Unlock()
-	werr := t.in.Host.Write(context.WithoutCancel(ctx), pending, nil, &end)
-	t.mu.Lock()
-	if werr != nil {
-		t.leave(t.refused(werr))
+}
+
+// cancel ends what the body waits for. What its cleanups do goes on.
+func (t *turn) cancel() {
+	t.canceled = true
+	t.body.scope.cancel(ErrCanceled)
+}
+
+// handOver gives the body a result that an earlier turn recorded.
+func (t *turn) handOver(c *engine.Checkpoint) {
+	if c.Seq == 0 {
+		t.consume(c)
+		t.cancel()
+		return
+	}
+	f := t.unresolved[c.Seq]
+	if f == nil || !f.launched {
+		t.park("nondeterminism", &NonDeterminismError{Seq: c.Seq, Recorded: c.Key})
+		return
+	}
+	t.consume(c)
+	f.attempt = c.Attempt
+	t.resolve(f, c.Output, f.failure(c))
+}
+
+// consume takes a checkpoint off those that are replayed.
+func (t *turn) consume(c *engine.Checkpoint) {
+	t.done = c.Done
+	t.replay = t.replay[1:]
+	delete(t.recorded, c.Seq)
+}
+
+// record numbers a new checkpoint and keeps it for the next commit.
+func (t *turn) record(c *engine.Checkpoint) {
+	t.done++
+	c.Done = t.done
+	if c.Elapsed == 0 {
+		c.Elapsed = max(time.Since(c.Started), 0)
+	}
+	t.pending.Checkpoints = append(t.pending.Checkpoints, *c)
+}
+
+// prepare writes down what is about to be waited for.
+func (t *turn) prepare() {
+	for _, f := range t.fresh {
+		if f.done || f.written || f.wait.Signal == "" && f.wait.Left <= t.in.Patience {
+			continue
+		}
+		f.written = true
+		t.pending.Waits = append(t.pending.Waits, *f.wait)
+	}
+	t.fresh = nil
+}
+
+// flush writes what is pending.
+func (t *turn) flush(ctx context.Context) {
+	b := t.pending
+	t.pending = engine.Batch{}
+	if err := t.in.Host.Write(context.WithoutCancel(ctx), b); err != nil {
+		t.leave(refused(err))
+	}
+}
+
+// startNext starts what the body asked for, unless the worker is leaving.
+func (t *turn) startNext() {
+	f := t.queue[0]
+	if closed(t.in.Draining) && f.step != nil {
+		t.leave(engine.End{Kind: engine.Released})
+		return
+	}
+	t.queue = t.queue[1:]
+	if !f.done {
+		f.start()
+	}
+}
+
+// finish writes the end of the run together with its last checkpoints.
+func (t *turn) finish(ctx context.Context) {
+	var renew *continueError
+	end := engine.End{Kind: engine.Completed, Output: t.output}
+	switch {
+	case t.err == nil:
+	case t.canceled:
+		end = engine.End{Kind: engine.Canceled, Error: record(t.err).encode(), Err: t.err}
+	case errors.As(t.err, &renew):
+		input, err := encode("input of workflow "+t.def.Workflow, renew.input, t.in.MaxBytes)
+		if err == nil {
+			t.leave(engine.End{Kind: engine.Renewed, Output: input})
+			return
+		}
+		end = engine.End{Kind: engine.Failed, Error: record(err).encode(), Err: err}
+	default:
+		end = engine.End{Kind: engine.Failed, Error: record(t.err).encode(), Err: t.err}
+	}
+	b := t.pending
+	b.End = &end
+	t.pending = engine.Batch{}
+	if err := t.in.Host.Write(context.WithoutCancel(ctx), b); err != nil {
+		t.leave(refused(err))
 		return
 	}
 	t.leave(end)
 }
 
+// leave sets why the turn ends, once.
+func (t *turn) leave(e engine.End) {
+	if t.left == nil {
+		t.left = &e
+	}
+}
+
+func (t *turn) park(reason string, err error) { t.leave(parked(reason, err)) }
+
+// leaves unwinds the branches, and waits for what still executes: its result is
+// written, unless the run has ended or is somebody else's.
+func (t *turn) leaves(ctx context.Context) engine.End {
+	if t.left.Kind != engine.Released { // of those, steps go on to their end
+		t.stop(errRunEnds)
+	}
+	for len(t.branches) > 0 {
+		t.branches[len(t.branches)-1].run()
+	}
+	t.group.Wait()
+	t.stop(errRunEnds)
+	for post := t.inbox.take(); post != nil; post = t.inbox.take() {
+		post()
+	}
+	if !t.left.Final() && t.left.Kind != engine.Lost && !t.pending.Empty() {
+		end := *t.left
+		t.left = nil
+		t.flush(ctx)
+		t.leave(end)
+	}
+	return *t.left
+}
+
 // refused turns the error of a write into the end of the turn.
-func (t *turn) refused(err error) engine.End {
+func refused(err error) engine.End {
 	if errors.Is(err, engine.ErrLeaseLost) {
 		return engine.End{Kind: engine.Lost, Err: err}
 	}
@@ -185,236 +402,6 @@ func parked(reason string, err error) engine.End {
 	return engine.End{Kind: engine.Parked, Reason: reason, Error: record(err).encode(), Err: err}
 }
 
-// enter begins a durable call: it locks the turn and checks who calls.
-func (t *turn) enter() {
-	if id := goroutineID(); id != t.owner {
-		t.mu.Lock()
-		t.leave(parked("goroutine", errForeign))
-		t.mu.Unlock()
-		runtime.Goexit()
-	}
-	t.mu.Lock()
-	t.exitIfLeft()
-}
-
-// exitIfLeft unwinds the body when the turn has to leave. Goexit, not a panic:
-// a recover in the body cannot stop it. The turn is locked.
-func (t *turn) exitIfLeft() {
-	if t.end != nil {
-		t.mu.Unlock()
-		runtime.Goexit()
-	}
-}
-
-// leave sets why the turn ends, once. The turn is locked.
-func (t *turn) leave(e engine.End) {
-	if t.end == nil {
-		t.end = &e
-		close(t.left)
-		t.poke()
-	}
-}
-
-func (t *turn) poke() {
-	select {
-	case t.wake <- struct{}{}:
-	default:
-	}
-}
-
-// await blocks the body until ok, writing what finishes meanwhile. With nothing
-// left but long waits, the run leaves. The turn is locked.
-func (t *turn) await(ok func() bool) {
-	for {
-		t.exitIfLeft()
-		if ok() {
-			return
-		}
-		switch {
-		case len(t.pending) > 0:
-			t.flush(context.WithoutCancel(t.ctx))
-		case t.running == 0 && len(t.waiting) > 0:
-			first := time.Time{}
-			for _, at := range t.waiting {
-				if first.IsZero() || at.Before(first) {
-					first = at
-				}
-			}
-			t.leave(engine.End{Kind: engine.Timer, Delay: max(time.Until(first), 0)})
-		default:
-			t.mu.Unlock()
-			<-t.wake
-			t.mu.Lock()
-		}
-	}
-}
-
-// flush writes the pending checkpoints. The turn is locked, but not meanwhile.
-func (t *turn) flush(ctx context.Context) {
-	pending := t.pending
-	t.pending = nil
-	t.mu.Unlock()
-	err := t.in.Host.Write(ctx, pending, nil, nil)
-	t.mu.Lock()
-	if err != nil {
-		t.leave(t.refused(err))
-	}
-}
-
-// occurrence returns the key of the next call of a step. The turn is locked.
-func (t *turn) occurrence(name string) string {
-	t.names[name]++
-	if n := t.names[name]; n > 1 {
-		return fmt.Sprintf("%s#%d", name, n)
-	}
-	return name
-}
-
-// reserve gives a call its place in the run. The turn is locked.
-func (t *turn) reserve(s *engine.Step, key string, in any) *future {
-	t.seq++
-	f := &future{step: s, seq: t.seq, key: key}
-	if t.steps[s.Name] != s {
-		t.park("undeclared_step", &UndeclaredStepError{Workflow: t.def.Workflow, Version: t.def.Version, Step: s.Name})
-	}
-	var err error
-	f.input, err = encode("input of step "+key, in, t.in.MaxBytes)
-	if err != nil {
-		f.resolve(0, nil, &StepError{Step: key, Err: err})
-		return f
-	}
-	f.hash = hashInput(f.input)
-	if c, ok := t.recorded[f.seq]; ok && (c.Key != key || c.InputHash != f.hash) {
-		t.park("nondeterminism", &NonDeterminismError{Seq: f.seq, Recorded: c.Key, Attempted: key, SameKey: c.Key == key})
-	}
-	return f
-}
-
-// park leaves with a reason and unwinds the body. The turn is locked.
-func (t *turn) park(reason string, err error) {
-	t.leave(parked(reason, err))
-	t.exitIfLeft()
-}
-
-// start executes a reserved call, unless it is recorded. The turn is locked.
-func (t *turn) start(f *future) {
-	if f.done {
-		return
-	}
-	if c, ok := t.recorded[f.seq]; ok {
-		delete(t.recorded, f.seq)
-		var err error
-		if c.Error != nil {
-			err = &StepError{Step: f.key, Attempt: c.Attempt, Err: decodeError(c.Error)}
-		}
-		f.resolve(c.Attempt, c.Output, err)
-		return
-	}
-	if mode := Mode(f.step.Mode); !mode.supported() {
-		t.park("mode", &ModeError{Workflow: t.def.Workflow, Step: f.step.Name, Mode: mode})
-	}
-	for len(t.pending) > 0 && t.end == nil {
-		t.flush(context.WithoutCancel(t.ctx))
-	}
-	t.exitIfLeft()
-	if t.canceled {
-		f.resolve(0, nil, &StepError{Step: f.key, Err: ErrCanceled})
-		return
-	}
-	select {
-	case <-t.in.Draining:
-		t.leave(engine.End{Kind: engine.Released})
-		t.exitIfLeft()
-	default:
-	}
-	t.running++
-	t.attempts.Add(1)
-	go t.execute(f, t.in.Attempts[f.seq])
-}
-
-// execute runs attempts until one succeeds or none is left.
-func (t *turn) execute(f *future, before engine.Attempts) {
-	defer t.attempts.Done()
-	number, failed, wait := before.Last, before.Failed, before.Wait
-	for {
-		if wait > 0 && !t.pause(f, wait) {
-			return
-		}
-		number++
-		started := time.Now()
-		output, err := t.in.Host.Attempt(t.ctx, engine.Attempt{Step: f.step, Run: t.in.Run, Seq: f.seq, Key: f.key, Number: number, Input: f.input})
-		c := engine.Checkpoint{Seq: f.seq, Key: f.key, Mode: f.step.Mode, Attempt: number, InputHash: f.hash, Started: started, Elapsed: time.Since(started)}
-		if err == nil && t.in.MaxBytes > 0 && len(output) > t.in.MaxBytes {
-			err = &SizeError{What: "output of step " + f.key, Bytes: len(output), Limit: t.in.MaxBytes}
-		}
-		var park *engine.ParkError
-		switch {
-		case err == nil:
-			c.Output = output
-			t.deliver(f, c, nil)
-			return
-		case t.ctx.Err() != nil: // interrupted: neither a success nor a failure
-			t.interrupt(f)
-			return
-		case errors.As(err, &park):
-			t.mu.Lock()
-			t.leave(parked(park.Reason, park.Err))
-			t.mu.Unlock()
-			t.interrupt(f)
-			return
-		case errors.Is(err, engine.ErrLeaseLost):
-			t.mu.Lock()
-			t.leave(engine.End{Kind: engine.Lost, Err: err})
-			t.mu.Unlock()
-			t.interrupt(f)
-			return
-		}
-		failed++
-		rec := record(err)
-		if rec.Permanent || failed >= f.step.MaxAttempts {
-			c.Error = rec.encode()
-			t.deliver(f, c, &StepError{Step: f.key, Attempt: number, Err: decodeError(c.Error)})
-			return
-		}
-		wait = f.step.Delay(failed)
-		werr := t.in.Host.Write(context.WithoutCancel(t.ctx), nil, []engine.Failure{{
-			Seq: f.seq, Key: f.key, Mode: f.step.Mode, Attempt: number, Started: started, Elapsed: c.Elapsed, Error: rec.encode(), Delay: wait,
-		}}, nil)
-		if werr != nil {
-			t.mu.Lock()
-			t.leave(t.refused(werr))
-			t.mu.Unlock()
-			t.interrupt(f)
-			return
-		}
-	}
-}
-
-// deliver hands a result to the body.
-func (t *turn) deliver(f *future, c engine.Checkpoint, err error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.running--
-	t.pending = append(t.pending, c)
-	f.resolve(c.Attempt, c.Output, err)
-	t.poke()
-}
-
-// interrupt ends a step that has no result. In a canceled run its waiter gets
-// an error. In one that has to leave, the body must not see it: it would take
-// the interruption for a failure of the step.
-func (t *turn) interrupt(f *future) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.running--
-	cause := context.Cause(t.ctx)
-	if cause != nil && !errors.Is(cause, ErrCanceled) && !errors.Is(cause, errRunEnds) {
-		t.leave(interrupted(cause))
-	}
-	f.resolve(0, nil, &StepError{Step: f.key, Err: cause})
-	t.poke()
-}
-
 // interrupted is the end of a turn whose context was ended from outside.
 func interrupted(cause error) engine.End {
 	if errors.Is(cause, engine.ErrHandBack) {
@@ -423,68 +410,11 @@ func interrupted(cause error) engine.End {
 	return engine.End{Kind: engine.Lost, Err: cause}
 }
 
-// pause waits before the next attempt, in memory when it is short. It reports
-// false when the turn left or the run was canceled meanwhile.
-func (t *turn) pause(f *future, wait time.Duration) bool {
-	long := wait > t.in.Patience
-	if long {
-		t.mu.Lock()
-		t.running--
-		t.waiting[f] = time.Now().Add(wait)
-		t.poke()
-		t.mu.Unlock()
+// occurrence returns the key of the next call by a name in a branch.
+func (b *branch) occurrence(name string) string {
+	b.names[name]++
+	if n := b.names[name]; n > 1 {
+		return fmt.Sprintf("%s%s#%d", b.path, name, n)
 	}
-	timer := time.NewTimer(wait)
-	defer timer.Stop()
-	stopped := false
-	select {
-	case <-timer.C:
-	case <-t.left:
-		stopped = true
-	case <-t.ctx.Done():
-		stopped = true
-	}
-	if long {
-		t.mu.Lock()
-		delete(t.waiting, f)
-		t.running++
-		t.mu.Unlock()
-	}
-	if stopped {
-		t.interrupt(f)
-	}
-	return !stopped
-}
-
-// goroutineID returns the name of the calling goroutine, as a stack trace shows
-// it. There is no other way to tell goroutines apart.
-func goroutineID() string {
-	var buf [64]byte
-	b := buf[:runtime.Stack(buf[:], false)]
-	b = bytes.TrimPrefix(b, []byte("goroutine "))
-	if i := bytes.IndexByte(b, ' '); i > 0 {
-		b = b[:i]
-	}
-	return string(b)
-}
-
-// replayFilter drops log records while the body only repeats what is recorded.
-type replayFilter struct {
-	slog.Handler
-	t *turn
-}
-
-func (h replayFilter) Enabled(ctx context.Context, l slog.Level) bool {
-	h.t.mu.Lock()
-	replaying := len(h.t.recorded) > 0
-	h.t.mu.Unlock()
-	return !replaying && h.Handler.Enabled(ctx, l)
-}
-
-func (h replayFilter) WithAttrs(a []slog.Attr) slog.Handler {
-	return replayFilter{h.Handler.WithAttrs(a), h.t}
-}
-
-func (h replayFilter) WithGroup(name string) slog.Handler {
-	return replayFilter{h.Handler.WithGroup(name), h.t}
+	return b.path + name
 }

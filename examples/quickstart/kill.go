@@ -31,14 +31,14 @@ func (k *killer) look(_ context.Context, l look) error {
 	switch {
 	case k.victim == "" && over:
 		return errors.New("the run ended before its worker could be killed")
-	case k.victim == "" && l.run.State == workflow.Running && inTheMiddle(l):
+	case k.victim == "" && l.run.State == workflow.StateRunning && inTheMiddle(l):
 		return k.kill(l.run.Worker)
 	case k.victim == "":
 		return nil
 	case k.finished == nil:
 		k.remember(l)
 	}
-	if !k.told && (over || l.run.State == workflow.Running && l.run.Worker != k.victim) {
+	if !k.told && (over || l.run.State == workflow.StateRunning && l.run.Worker != k.victim) {
 		k.told = true
 		k.screen.printf("  another worker took the run over %.1fs after the kill", time.Since(k.killed).Seconds())
 	}

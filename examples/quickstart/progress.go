@@ -50,9 +50,9 @@ func (p *progress) look(_ context.Context, l look) error {
 // waiting says what a run without a worker waits for.
 func (p *progress) waiting(l look) string {
 	switch l.run.State {
-	case workflow.Ready:
+	case workflow.StateReady:
 		return "· waits for a worker"
-	case workflow.Waiting:
+	case workflow.StateWaiting:
 		return fmt.Sprintf("· next attempt in %.0fs", time.Until(l.run.Since).Seconds())
 	}
 	return ""

@@ -30,9 +30,9 @@ func watch(ctx context.Context, c *workflow.Client, id workflow.RunID, watchers 
 			}
 		}
 		switch now.run.State {
-		case workflow.Completed, workflow.Failed, workflow.Canceled:
+		case workflow.StateCompleted, workflow.StateFailed, workflow.StateCanceled:
 			return now, nil
-		case workflow.Parked:
+		case workflow.StateParked:
 			return now, &parkedError{now.run}
 		}
 		select {

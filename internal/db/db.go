@@ -30,9 +30,11 @@ type Queries struct {
 
 	DefinitionNewest, DefinitionInsert, RequirementGet, RequirementInsert, RequirementsOf string
 
-	Claim, Commit, CommitOutcome, TurnLeave, TurnList, TurnReap string
+	Claim, Commit, CommitOutcome, TurnLeave, TurnLock, TurnWaits, TurnRenew, TurnList, TurnReap string
 
-	StepHistory, AttemptHistory, StepList string
+	SignalSend, SignalList, ChildEnds, ChildWait, ChildInsert, ChildParent, NoticeTake, NoticeWake string
+
+	StepHistory, AttemptHistory, WaitList, StepList string
 
 	AttemptDispatch, SandboxCreated, SandboxDestroyed, SandboxOrphans, SessionsAlive string
 
@@ -88,6 +90,9 @@ func New(schema string) (*Queries, error) {
 	}
 	return q, nil
 }
+
+// Channel is where runs that are held are told that something has arrived.
+func (q *Queries) Channel() string { return q.Schema + "_news" }
 
 // in puts the schemas' names where a statement says stepward or stepward_river.
 func (q *Queries) in(text string) string {

@@ -47,12 +47,17 @@ type Turn struct {
 	Epoch    int
 	Tenant   string
 	Input    []byte
-	Steps    []Checkpoint     // recorded by earlier turns, by seq
+	Steps    []Checkpoint     // recorded by earlier turns, in the order of Done
 	Attempts map[int]Attempts // of steps without a checkpoint, by seq
+	Waits    map[int]Wait     // that earlier turns began, by seq
 	Canceled <-chan struct{}  // closed when somebody cancels the run
 	Draining <-chan struct{}  // closed when no further step may start here
-	MaxBytes int              // of an encoded value
-	Patience time.Duration    // a backoff longer than this leaves the worker
+	News     <-chan struct{}  // receives when a signal or the end of a child may have arrived
+	Crowded  func() bool      // whether other runs want this one's place
+	Now      func() time.Time
+	MaxBytes int           // of an encoded value
+	Patience time.Duration // a wait longer than this leaves the worker
+	Sticky   time.Duration // how long a run stays in memory that waits for others
 	Host     Host
 	Logger   *slog.Logger
 }
@@ -64,10 +69,73 @@ type Host interface {
 	// ends first its error wraps the cause.
 	Attempt(ctx context.Context, a Attempt) ([]byte, error)
 
-	// Write makes checkpoints, failures and the end durable in one commit. It
-	// returns after that commit; an error means that the lease is lost, or
-	// that the data cannot be stored.
-	Write(ctx context.Context, checkpoints []Checkpoint, failures []Failure, end *End) error
+	// Write makes a batch durable in one commit. It returns after that
+	// commit; an error means that the lease is lost, or that the data cannot
+	// be stored.
+	Write(ctx context.Context, b Batch) error
+
+	// Child adds the run that a Wait of this run is for, unless an earlier
+	// turn did, and returns its id.
+	Child(ctx context.Context, c Child) (int64, error)
+
+	// Look returns the signals with an id above after that no turn has
+	// received, oldest first, and the children that have ended.
+	Look(ctx context.Context, after int64, children []int64) (News, error)
+}
+
+// A Batch is what one commit makes durable.
+type Batch struct {
+	Checkpoints []Checkpoint
+	Failures    []Failure
+	Waits       []Wait
+	Dropped     []int   // waits that ended without a checkpoint, by seq
+	Received    []int64 // signals that a checkpoint holds
+	Cancel      []int64 // children that nobody waits for any more
+	End         *End
+}
+
+// Empty reports whether there is nothing to write.
+func (b Batch) Empty() bool {
+	return len(b.Checkpoints) == 0 && len(b.Failures) == 0 && len(b.Waits) == 0 && len(b.Dropped) == 0 && len(b.Received) == 0 && len(b.Cancel) == 0 && b.End == nil
+}
+
+// A Wait is what a run waits for, other than its own steps.
+type Wait struct {
+	Seq    int
+	Key    string
+	Left   time.Duration // until it ends by itself; negative: never does
+	Signal string        // name of the signal that ends it
+	Child  int64         // run whose end ends it
+}
+
+// A Child is a run that a body starts.
+type Child struct {
+	Seq      int
+	Key      string
+	Workflow string
+	Input    []byte
+	Detach   bool // nobody waits for it
+}
+
+// News is what has arrived for a run.
+type News struct {
+	Signals  []Signal
+	Children []ChildEnd
+}
+
+// A Signal is a value that was sent to a run.
+type Signal struct {
+	ID      int64
+	Name    string
+	Payload []byte
+}
+
+// A ChildEnd is the end of a child.
+type ChildEnd struct {
+	Run    int64
+	Kind   EndKind // Completed, Failed or Canceled
+	Output []byte
+	Error  []byte
 }
 
 // An Attempt is one try of a step.
@@ -82,7 +150,8 @@ type Attempt struct {
 
 // A Checkpoint is the recorded result of a step.
 type Checkpoint struct {
-	Seq       int
+	Seq       int // place in program order, from 1; 0 is the cancelation of the run
+	Done      int // place in the order in which the body got to know results, from 1
 	Key       string
 	Mode      int
 	Attempt   int
@@ -120,9 +189,10 @@ const (
 	Completed EndKind = iota + 1
 	Failed
 	Canceled
-	Timer    // waits for Delay
+	Timer    // waits for Delay, or for what its Waits say
 	Parked   // waits for a deploy or an operator
 	Released // goes on elsewhere, at once
+	Renewed  // begins anew, with Output as its input and nothing on record
 	Lost     // the lease is gone: nothing may be written
 )
 
@@ -131,9 +201,9 @@ type End struct {
 	Kind   EndKind
 	Output []byte
 	Error  []byte
-	Delay  time.Duration
-	Reason string // of Parked
-	Err    error  // of Parked, Failed and Lost, for the log
+	Delay  time.Duration // of Timer; negative: no time ends the wait
+	Reason string        // of Parked
+	Err    error         // of Parked, Failed and Lost, for the log
 }
 
 // Final reports whether the run itself ended.

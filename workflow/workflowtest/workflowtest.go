@@ -20,12 +20,15 @@ import (
 // does not have.
 var ErrToolStep = errors.New("workflowtest: a tool step cannot run without a sandbox")
 
+// ErrStuck reports a run that waits for what nobody sends.
+var ErrStuck = errors.New("workflowtest: the run waits for a signal without a timeout")
+
 // run is the id of every run here.
 const run = workflow.RunID(1)
 
 // Run executes a run of the workflow to its end and returns its output. Every
-// step's function runs in this process, whatever its mode; waits between
-// attempts take no time; the Timeout of a step holds. The input, the outputs and
+// step's function runs in this process, whatever its mode; waits take no
+// time; the Timeout of a step holds. The input, the outputs and
 // the errors of steps pass through their encodings as they do in production.
 //
 // The error is a *[workflow.RunError] when the run failed, and another one when
@@ -43,11 +46,18 @@ func Run[In, Out any](w workflow.DurableWorkflow[In, Out], d *workflow.Definitio
 	if err != nil {
 		return out, &workflow.EncodeError{What: "input of workflow " + w.Name, Err: err}
 	}
-	h := &host{recorded: make(map[int]engine.Checkpoint), failed: make(map[int]engine.Attempts)}
+	h := &host{clock: time.Now(), recorded: make(map[int]engine.Checkpoint), failed: make(map[int]engine.Attempts), waits: make(map[int]waiting)}
 	for epoch := 1; ; epoch++ {
 		end := def.Run(context.Background(), h.turn(epoch, input))
 		switch end.Kind {
 		case engine.Timer: // a wait is over at once
+			if end.Delay < 0 {
+				return out, ErrStuck
+			}
+			h.clock = h.clock.Add(end.Delay)
+		case engine.Renewed:
+			input = end.Output
+			h.recorded, h.failed, h.waits = make(map[int]engine.Checkpoint), make(map[int]engine.Attempts), make(map[int]waiting)
 		case engine.Completed:
 			return out, json.Unmarshal(end.Output, &out)
 		case engine.Failed:
@@ -67,18 +77,37 @@ type host struct {
 	mu       sync.Mutex
 	recorded map[int]engine.Checkpoint
 	failed   map[int]engine.Attempts
+	waits    map[int]waiting
+	clock    time.Time // of the run: it leaps over waits
+}
+
+type waiting struct {
+	wait  engine.Wait
+	until time.Time // zero: no time ends it
+}
+
+func (h *host) now() time.Time {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.clock
 }
 
 func (h *host) turn(epoch int, input []byte) engine.Turn {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	t := engine.Turn{Run: int64(run), Epoch: epoch, Input: input, MaxBytes: workflow.MaxBytesDefault, Host: h, Logger: slog.Default(),
-		Attempts: make(map[int]engine.Attempts)}
+		Attempts: make(map[int]engine.Attempts), Waits: make(map[int]engine.Wait), Now: h.now}
 	for _, c := range h.recorded {
 		t.Steps = append(t.Steps, c)
 	}
 	for seq, a := range h.failed {
 		t.Attempts[seq] = a
+	}
+	for seq, w := range h.waits {
+		if w.wait.Left = -1; !w.until.IsZero() {
+			w.wait.Left = max(w.until.Sub(h.clock), 0)
+		}
+		t.Waits[seq] = w.wait
 	}
 	return t
 }
@@ -104,15 +133,35 @@ func (h *host) Attempt(ctx context.Context, a engine.Attempt) (out []byte, err e
 }
 
 // Write implements engine.Host.
-func (h *host) Write(_ context.Context, checkpoints []engine.Checkpoint, failures []engine.Failure, _ *engine.End) error {
+func (h *host) Write(_ context.Context, b engine.Batch) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for _, c := range checkpoints {
+	for _, c := range b.Checkpoints {
 		c.Started = time.Time{}
 		h.recorded[c.Seq] = c
 	}
-	for _, f := range failures {
+	for _, f := range b.Failures {
 		h.failed[f.Seq] = engine.Attempts{Last: f.Attempt, Failed: h.failed[f.Seq].Failed + 1}
 	}
+	for _, w := range b.Waits {
+		x := waiting{wait: w}
+		if w.Left >= 0 {
+			x.until = h.clock.Add(w.Left)
+		}
+		h.waits[w.Seq] = x
+	}
+	for _, seq := range b.Dropped {
+		delete(h.waits, seq)
+	}
 	return nil
+}
+
+// Child implements engine.Host.
+func (h *host) Child(_ context.Context, c engine.Child) (int64, error) {
+	return 0, &engine.ParkError{Reason: "child", Err: fmt.Errorf("workflowtest: child runs are not supported: %s", c.Key)}
+}
+
+// Look implements engine.Host.
+func (h *host) Look(context.Context, int64, []int64) (engine.News, error) {
+	return engine.News{}, nil
 }

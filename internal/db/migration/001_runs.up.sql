@@ -36,8 +36,9 @@ CREATE TABLE stepward.run (
     tenant         text NOT NULL,
     workflow       text NOT NULL,
     traceparent    text,
-    input          bytea NOT NULL,
+    parent_id      bigint,  -- run whose body waits for this one
     -- from here on, what a turn changes
+    input          bytea NOT NULL,
     version        text NOT NULL,
     requirement_id int NOT NULL,
     epoch          int NOT NULL DEFAULT 0,
@@ -73,12 +74,45 @@ CREATE TABLE stepward.turn (
     epoch   int NOT NULL
 ) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);
 
+-- A run that waits: for a time, or, without one, for what wait says.
 CREATE TABLE stepward.timer (
     run_id  bigint PRIMARY KEY,
-    wake_at timestamptz NOT NULL
+    wake_at timestamptz
 );
 
 CREATE INDEX timer_due ON stepward.timer (wake_at);
+
+-- What the body of a live run waits for, other than its steps.
+CREATE TABLE stepward.wait (
+    run_id   bigint NOT NULL,
+    seq      int NOT NULL,
+    child_id bigint,
+    wake_at  timestamptz,
+    since    timestamptz NOT NULL DEFAULT clock_timestamp(),
+    key      text NOT NULL,
+    signal   text,
+    PRIMARY KEY (run_id, seq)
+);
+
+-- What was sent to a run. A value that its body has received stays, with the
+-- place of the call that received it.
+CREATE TABLE stepward.signal (
+    run_id   bigint NOT NULL,
+    id       bigint GENERATED ALWAYS AS IDENTITY,
+    at       timestamptz NOT NULL DEFAULT clock_timestamp(),
+    received boolean NOT NULL DEFAULT false,
+    name     text NOT NULL,
+    payload  bytea NOT NULL,
+    PRIMARY KEY (run_id, id)
+) WITH (fillfactor = 90);
+
+-- What a commit leaves to be done to another run, as it must not lock it: to
+-- wake a parent, or to cancel a child.
+CREATE TABLE stepward.notice (
+    id     bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    run_id bigint NOT NULL,
+    cancel boolean NOT NULL
+);
 
 CREATE TABLE stepward.parked (
     run_id         bigint PRIMARY KEY,
@@ -104,8 +138,9 @@ CREATE TABLE stepward.step (
     run_id     bigint NOT NULL,
     started_at timestamptz NOT NULL,
     input_hash bigint NOT NULL,
-    seq        int NOT NULL, -- program order at issue, from 1
+    seq        int NOT NULL, -- program order at issue, from 1; 0 is the cancelation of the run
     epoch      int NOT NULL,
+    done       int NOT NULL, -- order in which the body got to know the results, from 1
     elapsed    real NOT NULL, -- seconds, of the attempt that is recorded
     attempt    smallint NOT NULL,
     mode       smallint NOT NULL,

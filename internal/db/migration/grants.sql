@@ -3,7 +3,7 @@
 GRANT USAGE ON SCHEMA stepward, stepward_river TO :client;
 GRANT SELECT ON ALL TABLES IN SCHEMA stepward, stepward_river TO :client;
 GRANT USAGE ON SEQUENCE stepward.id_counter TO :client;
-GRANT INSERT ON stepward.run, stepward.idempotency, stepward.ready, stepward.requirement, stepward.event TO :client;
+GRANT INSERT ON stepward.run, stepward.idempotency, stepward.ready, stepward.requirement, stepward.event, stepward.signal, stepward.notice TO :client;
 GRANT UPDATE (cancel, state, finished_at, epoch) ON stepward.run TO :client;
 GRANT DELETE ON stepward.ready, stepward.timer, stepward.parked TO :client;
 GRANT INSERT ON stepward_river.river_job TO :client;
@@ -14,4 +14,5 @@ GRANT USAGE ON SCHEMA stepward, stepward_river TO :worker;
 GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA stepward, stepward_river TO :worker;
 GRANT USAGE ON ALL SEQUENCES IN SCHEMA stepward, stepward_river TO :worker;
 REVOKE INSERT, UPDATE, DELETE ON stepward.migration FROM :worker;
-REVOKE UPDATE, DELETE ON stepward.event, stepward.claim, stepward.step FROM :worker; -- a record is written once
+REVOKE UPDATE, DELETE ON stepward.event, stepward.claim FROM :worker; -- a record is written once
+REVOKE UPDATE ON stepward.step FROM :worker; -- and so are steps, which go when a run begins anew

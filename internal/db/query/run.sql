@@ -27,7 +27,7 @@ SELECT state::text, output, error FROM stepward.run WHERE id = $1;
 -- name: RunList
 -- $2 is the page's lower end, exclusive; newest first.
 SELECT r.id, r.tenant, r.workflow, r.version, r.state::text, r.epoch, r.cancel, r.finished_at, r.error,
-       t.session, w.name, q.since, tm.wake_at, p.reason, p.detail, p.since
+       t.session, w.name, q.since, tm.run_id, tm.wake_at, p.reason, p.detail, p.since
 FROM stepward.run r
 LEFT JOIN stepward.turn t ON t.run_id = r.id
 LEFT JOIN stepward.worker w ON w.session = t.session
@@ -51,27 +51,34 @@ LIMIT $6;
 SELECT state::text FROM stepward.run WHERE id = $1 FOR NO KEY UPDATE;
 
 -- name: RunCancel
--- After RunLock, in its transaction: a run that no worker holds ends here and now.
-WITH q AS (
-    DELETE FROM stepward.ready USING stepward.run r
-    WHERE r.id = $1 AND ready.requirement_id = r.requirement_id AND ready.run_id = r.id RETURNING run_id
-), t AS (
+-- After RunLock, in its transaction. A run that never began, or that is parked, ends here and now; one
+-- that waits is woken, so that its body can clean up.
+WITH t AS (
     DELETE FROM stepward.timer WHERE run_id = $1 RETURNING run_id
+), woken AS (
+    INSERT INTO stepward.ready (requirement_id, run_id) SELECT r.requirement_id, r.id FROM stepward.run r JOIN t ON t.run_id = r.id
+), q AS (
+    DELETE FROM stepward.ready USING stepward.run r
+    WHERE r.id = $1 AND r.epoch = 0 AND ready.requirement_id = r.requirement_id AND ready.run_id = r.id RETURNING run_id
 ), p AS (
     DELETE FROM stepward.parked WHERE run_id = $1 RETURNING run_id
 ), free AS (
-    SELECT run_id FROM q UNION SELECT run_id FROM t UNION SELECT run_id FROM p
+    SELECT run_id FROM q UNION SELECT run_id FROM p
 ), ended AS (
     UPDATE stepward.run SET cancel = true,
         state = CASE WHEN EXISTS (SELECT FROM free) THEN 'canceled'::stepward.run_state ELSE state END,
         finished_at = CASE WHEN EXISTS (SELECT FROM free) THEN clock_timestamp() END,
         epoch = epoch + CASE WHEN EXISTS (SELECT FROM free) THEN 1 ELSE 0 END
     WHERE id = $1 AND state = 'live'
-    RETURNING id, state
+    RETURNING id, state, parent_id
 ), noted AS (
     INSERT INTO stepward.event (run_id, kind, actor) SELECT id, 'run.cancel', $2 FROM ended
+), notices AS (
+    INSERT INTO stepward.notice (run_id, cancel)
+    SELECT parent_id, false FROM ended WHERE state = 'canceled' AND parent_id IS NOT NULL
+    UNION ALL SELECT w.child_id, true FROM stepward.wait w JOIN ended ON ended.id = w.run_id WHERE ended.state = 'canceled' AND w.child_id IS NOT NULL
 )
-SELECT state::text FROM ended;
+SELECT state::text, EXISTS (SELECT FROM t) FROM ended;
 
 -- name: RunResume
 -- After RunLock, in its transaction: a parked run becomes ready.

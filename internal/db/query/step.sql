@@ -1,5 +1,5 @@
 -- name: StepHistory
-SELECT seq, key, attempt, input_hash, output, error FROM stepward.step
+SELECT seq, done, key, attempt, input_hash, output, error FROM stepward.step
 WHERE run_id = $1 AND seq > $2 ORDER BY seq LIMIT $3;
 
 -- name: AttemptHistory
@@ -8,6 +8,10 @@ SELECT a.seq, max(a.attempt)::int, count(a.error)::int, coalesce(extract(epoch F
 FROM stepward.attempt a
 WHERE a.run_id = $1 AND NOT EXISTS (SELECT FROM stepward.step s WHERE s.run_id = $1 AND s.seq = a.seq)
 GROUP BY a.seq;
+
+-- name: WaitList
+SELECT seq, key, coalesce(greatest(extract(epoch FROM wake_at - clock_timestamp()), 0), -1)::float8, coalesce(signal, ''), coalesce(child_id, 0)
+FROM stepward.wait WHERE run_id = $1;
 
 -- name: StepList
 SELECT s.seq, s.key, s.mode, s.attempt, s.epoch, s.started_at, s.elapsed, s.output, s.error, true, b.backend, b.id,

@@ -30,7 +30,9 @@ FROM held ORDER BY id;
 
 -- name: Commit
 -- The writes of many turns in one statement. $1 session; $2, $3 the turns (run, epoch); $4 to $14
--- checkpoints; $15 to $25 attempts; $26 to $29 finished runs. A run that does not come back is no
+-- checkpoints; $15 to $25 attempts; $26 to $29 finished runs; $30 the checkpoints' place in the order
+-- of results; $31 to $35 waits; $36, $37 waits that ended without a checkpoint; $38, $39 signals that
+-- a checkpoint holds; $40, $41 children to cancel. A run that does not come back is no
 -- longer this session's: nothing of it was written. The row lock waits for a claim or a reaper that
 -- is committing, and orders this statement before or after it.
 WITH held AS MATERIALIZED (
@@ -39,10 +41,10 @@ WITH held AS MATERIALIZED (
       AND r.session = $1 AND r.state = 'live'
     ORDER BY r.id FOR NO KEY UPDATE
 ), checkpoint AS (
-    INSERT INTO stepward.step (run_id, seq, key, attempt, epoch, mode, started_at, elapsed, input_hash, output, error)
-    SELECT x.run_id, x.seq, x.key, x.attempt, x.epoch, x.mode, clock_timestamp() - make_interval(secs => x.ago), x.elapsed, x.input_hash, x.output, x.error
-    FROM unnest($4::bigint[], $5::int[], $6::text[], $7::int[], $8::int[], $9::int[], $10::float8[], $11::float4[], $12::bigint[], $13::bytea[], $14::bytea[])
-        AS x(run_id, seq, key, attempt, epoch, mode, ago, elapsed, input_hash, output, error)
+    INSERT INTO stepward.step (run_id, seq, done, key, attempt, epoch, mode, started_at, elapsed, input_hash, output, error)
+    SELECT x.run_id, x.seq, x.done, x.key, x.attempt, x.epoch, x.mode, clock_timestamp() - make_interval(secs => x.ago), x.elapsed, x.input_hash, x.output, x.error
+    FROM unnest($4::bigint[], $5::int[], $6::text[], $7::int[], $8::int[], $9::int[], $10::float8[], $11::float4[], $12::bigint[], $13::bytea[], $14::bytea[], $30::int[])
+        AS x(run_id, seq, key, attempt, epoch, mode, ago, elapsed, input_hash, output, error, done)
     JOIN held ON held.id = x.run_id
     ON CONFLICT DO NOTHING RETURNING run_id
 ), attempted AS (
@@ -60,11 +62,28 @@ WITH held AS MATERIALIZED (
     FROM unnest($26::bigint[], $27::text[], $28::bytea[], $29::bytea[]) AS x(run_id, state, output, error)
     JOIN held ON held.id = x.run_id
     WHERE r.id = x.run_id
-    RETURNING r.id
+    RETURNING r.id, r.parent_id
 ), ended AS (
     DELETE FROM stepward.turn USING finished WHERE turn.run_id = finished.id
+), waits AS (
+    INSERT INTO stepward.wait (run_id, seq, key, wake_at, signal)
+    SELECT x.run_id, x.seq, x.key, clock_timestamp() + make_interval(secs => x.left_s), x.signal
+    FROM unnest($31::bigint[], $32::int[], $33::text[], $34::float8[], $35::text[]) AS x(run_id, seq, key, left_s, signal)
+    JOIN held ON held.id = x.run_id
+    ON CONFLICT DO NOTHING
+), over AS (
+    DELETE FROM stepward.wait USING unnest($36::bigint[], $37::int[]) AS x(run_id, seq), held
+    WHERE held.id = x.run_id AND wait.run_id = x.run_id AND wait.seq = x.seq
+), received AS (
+    UPDATE stepward.signal SET received = true FROM unnest($38::bigint[], $39::bigint[]) AS x(run_id, id), held
+    WHERE held.id = x.run_id AND signal.run_id = x.run_id AND signal.id = x.id
+), notices AS (
+    INSERT INTO stepward.notice (run_id, cancel)
+    SELECT parent_id, false FROM finished WHERE parent_id IS NOT NULL
+    UNION ALL SELECT x.child, true FROM unnest($40::bigint[], $41::bigint[]) AS x(run_id, child) JOIN held ON held.id = x.run_id
+    RETURNING 1
 )
-SELECT held.id, held.cancel, (SELECT count(*)::int FROM checkpoint WHERE checkpoint.run_id = held.id)
+SELECT held.id, held.cancel, EXISTS (SELECT FROM notices), (SELECT count(*)::int FROM checkpoint WHERE checkpoint.run_id = held.id)
 FROM held;
 
 -- name: CommitOutcome
@@ -77,9 +96,14 @@ FROM stepward.run r WHERE r.id = $1;
 -- name: TurnLeave
 -- Ends a turn without ending the run. $4 says where to: timer, parked or ready. A run that was
 -- canceled meanwhile does not wait: it goes to ready, so that its body can end, and one whose body
--- cannot go on ends here.
+-- cannot go on ends here. Nor does one wait for which something has arrived: who sent it has locked
+-- the run before, or will find it in timer.
 WITH held AS MATERIALIZED (
-    SELECT r.id, r.requirement_id, CASE WHEN NOT r.cancel THEN $4::text WHEN $4 = 'parked' THEN 'canceled' ELSE 'ready' END AS dest FROM stepward.run r
+    SELECT r.id, r.requirement_id, r.parent_id,
+           CASE WHEN $4 = 'parked' THEN CASE WHEN r.cancel THEN 'canceled' ELSE 'parked' END
+                WHEN $4 = 'timer' AND $9::bool AND NOT r.cancel THEN 'timer'
+                ELSE 'ready' END AS dest
+    FROM stepward.run r
     WHERE r.id = $2 AND r.epoch = $3 AND r.session = $1 AND r.state = 'live'
     FOR NO KEY UPDATE
 ), freed AS (
@@ -90,7 +114,7 @@ WITH held AS MATERIALIZED (
     FROM held WHERE r.id = held.id
 ), timed AS (
     INSERT INTO stepward.timer (run_id, wake_at)
-    SELECT id, clock_timestamp() + make_interval(secs => $5::float8) FROM held WHERE dest = 'timer'
+    SELECT id, clock_timestamp() + make_interval(secs => $5::float8) FROM held WHERE dest = 'timer' -- null: no time ends it
 ), parked AS (
     INSERT INTO stepward.parked (run_id, requirement_id, reason, detail)
     SELECT id, requirement_id, $6::text, $7::bytea FROM held WHERE dest = 'parked'
@@ -101,11 +125,51 @@ WITH held AS MATERIALIZED (
     DELETE FROM stepward.turn USING held WHERE turn.run_id = held.id
 ), back AS (
     INSERT INTO stepward.ready (requirement_id, run_id) SELECT requirement_id, id FROM held WHERE dest = 'ready'
+), notices AS (
+    INSERT INTO stepward.notice (run_id, cancel)
+    SELECT parent_id, false FROM held WHERE dest = 'canceled' AND parent_id IS NOT NULL
+    UNION ALL SELECT w.child_id, true FROM stepward.wait w JOIN held ON held.id = w.run_id WHERE held.dest = 'canceled' AND w.child_id IS NOT NULL
 )
 SELECT dest FROM held;
 
+-- name: TurnLock
+-- Before TurnLeave to timer, in its transaction: whether nothing has arrived for a run that wants to wait.
+SELECT 1 FROM stepward.run r WHERE r.id = $1 FOR NO KEY UPDATE;
+
+-- name: TurnWaits
+SELECT NOT EXISTS (SELECT FROM stepward.wait w JOIN stepward.signal s ON s.run_id = w.run_id AND s.name = w.signal AND NOT s.received WHERE w.run_id = $1)
+   AND NOT EXISTS (SELECT FROM stepward.wait w JOIN stepward.run c ON c.id = w.child_id WHERE w.run_id = $1 AND c.state <> 'live');
+
+-- name: TurnRenew
+-- A run begins anew, with $4 as its input and nothing on record.
+WITH held AS MATERIALIZED (
+    SELECT r.id, r.requirement_id FROM stepward.run r
+    WHERE r.id = $2 AND r.epoch = $3 AND r.session = $1 AND r.state = 'live'
+    FOR NO KEY UPDATE
+), renewed AS (
+    UPDATE stepward.run r SET session = NULL, input = $4 FROM held WHERE r.id = held.id
+), steps AS (
+    DELETE FROM stepward.step USING held WHERE step.run_id = held.id RETURNING step.seq
+), attempts AS (
+    DELETE FROM stepward.attempt USING held WHERE attempt.run_id = held.id
+), waits AS (
+    DELETE FROM stepward.wait USING held WHERE wait.run_id = held.id
+), noted AS (
+    INSERT INTO stepward.event (run_id, kind, actor, detail)
+    SELECT id, 'run.renewed', $5::text, convert_to(json_build_object('steps', (SELECT count(*) FROM steps))::text, 'UTF8') FROM held
+), ended AS (
+    DELETE FROM stepward.turn USING held WHERE turn.run_id = held.id
+), back AS (
+    INSERT INTO stepward.ready (requirement_id, run_id) SELECT requirement_id, id FROM held
+)
+SELECT 'ready' FROM held;
+
 -- name: TurnList
-SELECT t.run_id, t.epoch, r.cancel FROM stepward.turn t JOIN stepward.run r ON r.id = t.run_id
+SELECT t.run_id, t.epoch, r.cancel,
+       EXISTS (SELECT FROM stepward.wait w WHERE w.run_id = t.run_id
+               AND (EXISTS (SELECT FROM stepward.signal s WHERE s.run_id = w.run_id AND s.name = w.signal AND NOT s.received)
+                    OR EXISTS (SELECT FROM stepward.run c WHERE c.id = w.child_id AND c.state <> 'live')))
+FROM stepward.turn t JOIN stepward.run r ON r.id = t.run_id
 WHERE t.session = $1;
 
 -- name: TurnReap

@@ -1,0 +1,52 @@
+-- name: SignalSend
+-- After RunLock, in its transaction. A run that waits for the signal becomes ready; one that is held is
+-- told through the channel $4.
+WITH sent AS (
+    INSERT INTO stepward.signal (run_id, name, payload) VALUES ($1, $2, $3)
+), woken AS (
+    DELETE FROM stepward.timer t WHERE t.run_id = $1
+      AND EXISTS (SELECT FROM stepward.wait w WHERE w.run_id = $1 AND w.signal = $2)
+    RETURNING run_id
+), back AS (
+    INSERT INTO stepward.ready (requirement_id, run_id) SELECT r.requirement_id, r.id FROM stepward.run r JOIN woken ON woken.run_id = r.id
+), told AS (
+    SELECT pg_notify($4::text, t.run_id::text) FROM stepward.turn t WHERE t.run_id = $1
+)
+SELECT EXISTS (SELECT FROM woken), (SELECT count(*) FROM told);
+
+-- name: SignalList
+SELECT id, name, payload FROM stepward.signal WHERE run_id = $1 AND id > $2 AND NOT received ORDER BY id LIMIT 1000;
+
+-- name: ChildEnds
+SELECT id, state::text, output, error FROM stepward.run WHERE id = ANY($1::bigint[]) AND state <> 'live';
+
+-- name: ChildWait
+-- After the run's row was locked. No row: the lease is lost.
+SELECT coalesce((SELECT w.child_id FROM stepward.wait w WHERE w.run_id = r.id AND w.seq = $4), 0)
+FROM stepward.run r WHERE r.id = $2 AND r.epoch = $3 AND r.session = $1 AND r.state = 'live';
+
+-- name: ChildInsert
+INSERT INTO stepward.wait (run_id, seq, key, child_id) VALUES ($1, $2, $3, $4);
+
+-- name: ChildParent
+UPDATE stepward.run SET parent_id = $2 WHERE id = $1;
+
+-- name: NoticeTake
+-- Up to 500, and the lock on the runs that they are for, in order.
+WITH taken AS (
+    DELETE FROM stepward.notice WHERE id IN (SELECT id FROM stepward.notice ORDER BY id LIMIT 500 FOR UPDATE SKIP LOCKED) RETURNING run_id, cancel
+), each AS (
+    SELECT run_id, bool_or(cancel) AS cancel FROM taken GROUP BY run_id
+)
+SELECT r.id, each.cancel FROM stepward.run r JOIN each ON each.run_id = r.id WHERE r.state = 'live'
+ORDER BY r.id FOR NO KEY UPDATE OF r;
+
+-- name: NoticeWake
+-- After NoticeTake, in its transaction, but with a newer snapshot: runs that wait become ready, and
+-- those that are held are told through the channel $2.
+WITH woken AS (
+    DELETE FROM stepward.timer WHERE run_id = ANY($1::bigint[]) RETURNING run_id
+), back AS (
+    INSERT INTO stepward.ready (requirement_id, run_id) SELECT r.requirement_id, r.id FROM stepward.run r JOIN woken ON woken.run_id = r.id
+)
+SELECT count(*)::int, (SELECT count(pg_notify($2::text, t.run_id::text)) FROM stepward.turn t WHERE t.run_id = ANY($1::bigint[])) FROM woken;

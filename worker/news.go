@@ -1,0 +1,171 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/stepward/stepward/internal/engine"
+	"github.com/stepward/stepward/internal/enqueue"
+)
+
+// Look implements engine.Host.
+func (h *host) Look(ctx context.Context, after int64, children []int64) (engine.News, error) {
+	var news engine.News
+	err := h.w.retry(ctx, h.t, func(ctx context.Context) error {
+		news = engine.News{}
+		rows, err := h.w.Pool.Query(ctx, h.w.q.SignalList, h.t.run, after)
+		if err != nil {
+			return err
+		}
+		var s engine.Signal
+		_, err = pgx.ForEachRow(rows, []any{&s.ID, &s.Name, &s.Payload}, func() error {
+			news.Signals = append(news.Signals, s)
+			s.Payload = nil
+			return nil
+		})
+		if err != nil || len(children) == 0 {
+			return err
+		}
+		if rows, err = h.w.Pool.Query(ctx, h.w.q.ChildEnds, children); err != nil {
+			return err
+		}
+		var c engine.ChildEnd
+		var state string
+		_, err = pgx.ForEachRow(rows, []any{&c.Run, &state, &c.Output, &c.Error}, func() error {
+			c.Kind = map[string]engine.EndKind{"completed": engine.Completed, "failed": engine.Failed, "canceled": engine.Canceled}[state]
+			news.Children = append(news.Children, c)
+			c.Output, c.Error = nil, nil
+			return nil
+		})
+		return err
+	})
+	return news, err
+}
+
+// Child implements engine.Host.
+func (h *host) Child(ctx context.Context, c engine.Child) (id int64, err error) {
+	err = h.w.retry(ctx, h.t, func(ctx context.Context) error {
+		return pgx.BeginFunc(ctx, h.w.Pool, func(tx pgx.Tx) error {
+			id, err = h.w.childTx(ctx, tx, h.t, c)
+			return err
+		})
+	})
+	if err == nil {
+		h.w.wake()
+	}
+	return id, err
+}
+
+// childTx adds a child run with the wait for it, unless an earlier turn did.
+func (w *worker) childTx(ctx context.Context, tx pgx.Tx, t *heldTurn, c engine.Child) (id int64, err error) {
+	if _, err := tx.Exec(ctx, w.q.TurnLock, t.run); err != nil {
+		return 0, err
+	}
+	err = tx.QueryRow(ctx, w.q.ChildWait, t.session, t.run, t.epoch, c.Seq).Scan(&id)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return 0, engine.ErrLeaseLost
+	}
+	if err != nil || id != 0 {
+		return id, err
+	}
+	results, err := enqueue.Insert(ctx, tx, w.q, []enqueue.Item{{Tenant: t.tenant, Workflow: c.Workflow, Input: c.Input}})
+	if err != nil {
+		return 0, err
+	}
+	if err := results[0].Err; err != nil {
+		return 0, &engine.ParkError{Reason: "mode", Err: fmt.Errorf("workflow %s: %w", c.Workflow, err)}
+	}
+	id = results[0].Run
+	if _, err := tx.Exec(ctx, w.q.ChildInsert, t.run, c.Seq, c.Key, id); err != nil {
+		return 0, err
+	}
+	if !c.Detach {
+		if _, err := tx.Exec(ctx, w.q.ChildParent, id, t.run); err != nil {
+			return 0, err
+		}
+	}
+	if ticket, ok := enqueue.Announcement(results); ok {
+		_, err = w.river.InsertTx(ctx, tx, ticket, nil)
+	}
+	return id, err
+}
+
+// notify asks the maintenance to look for notices.
+func (w *worker) notify() {
+	select {
+	case w.noticed <- struct{}{}:
+	default:
+	}
+}
+
+// notices does to other runs what a commit left to be done: it wakes parents
+// and cancels children.
+func (w *worker) notices(ctx context.Context) error {
+	for n := pageOfNotices; n == pageOfNotices; {
+		try, cancel := context.WithTimeout(ctx, maintenanceTimeout)
+		err := pgx.BeginFunc(try, w.Pool, func(tx pgx.Tx) (err error) {
+			n, err = w.noticesTx(try, tx)
+			return err
+		})
+		cancel()
+		if err != nil {
+			return err
+		}
+		if n > 0 {
+			w.wake()
+		}
+	}
+	return nil
+}
+
+const pageOfNotices = 500
+
+func (w *worker) noticesTx(ctx context.Context, tx pgx.Tx) (int, error) {
+	rows, err := tx.Query(ctx, w.q.NoticeTake)
+	if err != nil {
+		return 0, err
+	}
+	var wake, end []int64
+	var run int64
+	var cancel bool
+	_, err = pgx.ForEachRow(rows, []any{&run, &cancel}, func() error {
+		if cancel {
+			end = append(end, run)
+		}
+		wake = append(wake, run)
+		return nil
+	})
+	if err != nil {
+		return 0, err
+	}
+	for _, run := range end {
+		var state string
+		var woken bool
+		if err := tx.QueryRow(ctx, w.q.RunCancel, run, w.actor()).Scan(&state, &woken); err != nil {
+			return 0, err
+		}
+	}
+	if len(wake) == 0 {
+		return 0, nil
+	}
+	var woken, told int
+	err = tx.QueryRow(ctx, w.q.NoticeWake, wake, w.q.Channel()).Scan(&woken, &told)
+	return len(wake), err
+}
+
+// told passes on what the channel says: a run has news.
+func (w *worker) told(payload string) {
+	run, err := strconv.ParseInt(payload, 10, 64)
+	if err != nil {
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if t := w.turns[run]; t != nil {
+		t.hasNews()
+	}
+}

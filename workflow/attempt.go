@@ -1,0 +1,124 @@
+package workflow
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/stepward/stepward/internal/engine"
+)
+
+// call reserves a call of a step.
+func (b *branch) call(s *scope, step *engine.Step, key string, in any) *future {
+	f := b.reserve(s, key)
+	f.step = step
+	if b.t.steps[step.Name] != step {
+		b.park("undeclared_step", &UndeclaredStepError{Workflow: b.t.def.Workflow, Version: b.t.def.Version, Step: step.Name})
+	}
+	f.attempts = b.t.in.Attempts[f.seq]
+	b.passes(f, "input of step "+key, in)
+	return f
+}
+
+// begin starts the first attempt of this turn, after what is left of the wait.
+func (f *future) begin() {
+	t := f.t
+	if mode := Mode(f.step.Mode); !mode.supported() {
+		t.park("mode", &ModeError{Workflow: t.def.Workflow, Step: f.step.Name, Mode: mode})
+		return
+	}
+	if f.attempts.Wait > 0 {
+		t.arm(f, f.attempts.Wait)
+		return
+	}
+	f.try()
+}
+
+// try executes one attempt on a goroutine of its own.
+func (f *future) try() {
+	t := f.t
+	f.attempts.Last++
+	f.attempts.Wait = 0
+	number, failed, input := f.attempts.Last, f.attempts.Failed, f.input
+	ctx, cancel := context.WithCancelCause(t.ctx)
+	f.cancel = cancel
+	t.attempts++
+	t.group.Go(func() {
+		defer cancel(nil)
+		post := f.execute(ctx, number, failed, input)
+		t.inbox.post(func() {
+			t.attempts--
+			if f.cancel = nil; post != nil && !f.done {
+				post()
+			}
+		})
+	})
+}
+
+// execute returns what the turn has to do about the outcome of an attempt. A
+// failure that is to be repeated is durable when it returns.
+func (f *future) execute(ctx context.Context, number, failed int, input []byte) func() {
+	t := f.t
+	started := time.Now()
+	output, err := t.in.Host.Attempt(ctx, engine.Attempt{Step: f.step, Run: t.in.Run, Seq: f.seq, Key: f.key, Number: number, Input: input})
+	if err == nil && t.in.MaxBytes > 0 && len(output) > t.in.MaxBytes {
+		err = &SizeError{What: "output of step " + f.key, Bytes: len(output), Limit: t.in.MaxBytes}
+	}
+	c := &engine.Checkpoint{Seq: f.seq, Key: f.key, Mode: f.step.Mode, Attempt: number, InputHash: f.hash, Started: started, Elapsed: time.Since(started)}
+	var park *engine.ParkError
+	switch {
+	case err == nil:
+		c.Output = output
+		return func() { t.settle(f, c) }
+	case ctx.Err() != nil: // interrupted: neither a success nor a failure
+		return nil
+	case errors.As(err, &park):
+		return func() { t.park(park.Reason, park.Err) }
+	case errors.Is(err, engine.ErrLeaseLost):
+		return func() { t.leave(engine.End{Kind: engine.Lost, Err: err}) }
+	}
+	failed++
+	rec := record(err)
+	if rec.Permanent || failed >= f.step.MaxAttempts {
+		c.Error = rec.encode()
+		return func() { t.settle(f, c) }
+	}
+	wait := f.step.Delay(failed)
+	err = t.in.Host.Write(context.WithoutCancel(ctx), engine.Batch{Failures: []engine.Failure{{
+		Seq: f.seq, Key: f.key, Mode: f.step.Mode, Attempt: number, Started: started, Elapsed: c.Elapsed, Error: rec.encode(), Delay: wait,
+	}}})
+	if err != nil {
+		return func() { t.leave(refused(err)) }
+	}
+	return func() {
+		f.attempts = engine.Attempts{Last: number, Failed: failed, Wait: wait}
+		t.arm(f, wait)
+	}
+}
+
+// arm keeps a future until its time has come; negative: until news end it.
+func (t *turn) arm(f *future, left time.Duration) {
+	f.armedAt, f.due = time.Now(), time.Time{}
+	if left >= 0 {
+		f.due = f.armedAt.Add(left)
+	}
+	t.armed = append(t.armed, f)
+}
+
+// fire is called when the time of an armed future has come.
+func (t *turn) fire(f *future) {
+	for i, a := range t.armed {
+		if a == f {
+			t.armed = append(t.armed[:i], t.armed[i+1:]...)
+			break
+		}
+	}
+	switch {
+	case f.step != nil:
+		f.try()
+	case waitsForOthers(f.wait):
+		t.settle(f, f.checkpoint(nil, &RecordedError{Message: "nothing arrived in time", Kind: "timeout"}))
+	default:
+		t.settle(f, f.checkpoint(nil, nil))
+	}
+}

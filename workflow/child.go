@@ -1,0 +1,122 @@
+package workflow
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/stepward/stepward/internal/engine"
+)
+
+// Run executes another workflow as a child of this run and waits for its output.
+// The error is a *[StepError] with what the child failed with, or wraps
+// [ErrCanceled].
+func (w DurableWorkflow[In, Out]) Run(ctx Context, in In) (Out, error) {
+	return w.Go(ctx, in).Get(ctx)
+}
+
+// Go starts a child run and returns without waiting for it. The child belongs to
+// the same tenant. A run waits for its children before it completes; when the
+// Context is canceled, so are they.
+func (w DurableWorkflow[In, Out]) Go(ctx Context, in In) *Future[Out] {
+	return &Future[Out]{startChild(ctx, w.Name, in, false)}
+}
+
+// Start starts a run that nobody waits for: it goes on whatever becomes of this
+// one. When it returns, the run is durable.
+func (w DurableWorkflow[In, Out]) Start(ctx Context, in In) (RunID, error) {
+	f := startChild(ctx, w.Name, in, true)
+	return (&Future[RunID]{f}).Get(ctx)
+}
+
+// ContinueAsNew makes an error for a body to return: the run begins anew with
+// another input and nothing on record. For what goes on for ever, so that its
+// history does not.
+func (w DurableWorkflow[In, Out]) ContinueAsNew(in In) error {
+	return &continueError{w.Name, in}
+}
+
+type continueError struct {
+	workflow string
+	input    any
+}
+
+func (e *continueError) Error() string {
+	return fmt.Sprintf("workflow: %s continues as new", e.workflow)
+}
+
+func startChild(ctx Context, name string, in any, detach bool) *future {
+	b, s := ctx.at()
+	b.enter()
+	f := b.reserve(s, b.occurrence(keyChild+name))
+	if !validName.MatchString(name) {
+		b.t.resolve(f, nil, &StepError{Step: f.key, Err: &DefinitionError{Workflow: name, Reason: "bad name: " + nameRule}})
+		return f
+	}
+	b.passes(f, "input of "+f.key, in)
+	f.wait = &engine.Wait{Seq: f.seq, Key: f.key, Left: -1, Child: -1}
+	f.written = true // Host.Child does that
+	b.t.launch(f, func() { f.child(name, detach) })
+	return f
+}
+
+// child adds the child run, unless an earlier turn did.
+func (f *future) child(name string, detach bool) {
+	t := f.t
+	if f.wait.Child > 0 {
+		f.listen()
+		return
+	}
+	c := engine.Child{Seq: f.seq, Key: f.key, Workflow: name, Input: f.input, Detach: detach}
+	t.attempts++
+	t.group.Go(func() {
+		id, err := t.in.Host.Child(t.ctx, c)
+		t.inbox.post(func() {
+			t.attempts--
+			switch {
+			case err != nil && t.ctx.Err() != nil:
+				return
+			case err != nil:
+				t.childRefused(f, err)
+				return
+			}
+			f.wait.Child = id
+			switch {
+			case f.done && !detach: // it was canceled meanwhile
+				t.pending.Cancel = append(t.pending.Cancel, id)
+			case f.done:
+			case detach:
+				out, err := json.Marshal(RunID(id))
+				if err != nil {
+					t.park("undecodable", err)
+					return
+				}
+				t.settle(f, f.checkpoint(out, nil))
+			default:
+				f.listen()
+			}
+		})
+	})
+}
+
+// childRefused sorts out why a child run could not be added.
+func (t *turn) childRefused(f *future, err error) {
+	var park *engine.ParkError
+	if errors.As(err, &park) {
+		t.park(park.Reason, park.Err)
+		return
+	}
+	t.leave(refused(err))
+}
+
+// ended makes the record of the end of a child.
+func (f *future) ended(c engine.ChildEnd) *engine.Checkpoint {
+	switch c.Kind {
+	case engine.Completed:
+		return f.checkpoint(c.Output, nil)
+	case engine.Canceled:
+		return f.checkpoint(nil, &RecordedError{Message: fmt.Sprintf("%v was canceled", RunID(c.Run)), Kind: "canceled"})
+	default:
+		return f.checkpoint(nil, decodeError(c.Error))
+	}
+}

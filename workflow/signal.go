@@ -1,0 +1,81 @@
+package workflow
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/stepward/stepward/internal/engine"
+)
+
+// A Signal is a named channel into a run, for values of one type. What is sent
+// is kept, in order, until the body receives it, and received once.
+type Signal[T any] struct{ name string }
+
+// NewSignal names a signal: 1 to 100 of letters, digits and "_-./".
+func NewSignal[T any](name string) Signal[T] { return Signal[T]{name} }
+
+// Receive waits for the next value. After timeout, if it is not 0, it returns
+// [ErrTimeout]. A run that waits is in Postgres and costs a worker nothing.
+func (s Signal[T]) Receive(ctx Context, timeout time.Duration) (T, error) {
+	return s.Go(ctx, timeout).Get(ctx)
+}
+
+// Go is Receive without the wait.
+func (s Signal[T]) Go(ctx Context, timeout time.Duration) *Future[T] {
+	b, sc := ctx.at()
+	b.enter()
+	f := b.reserve(sc, b.occurrence(keySignal+s.name))
+	if !validName.MatchString(s.name) {
+		b.t.resolve(f, nil, &StepError{Step: f.key, Err: errors.New("bad name of a signal: " + nameRule)})
+		return &Future[T]{f}
+	}
+	f.wait = &engine.Wait{Seq: f.seq, Key: f.key, Left: -1, Signal: s.name}
+	if timeout > 0 {
+		f.wait.Left = timeout
+	}
+	b.t.launch(f, f.listen)
+	return &Future[T]{f}
+}
+
+// Send sends a value to a run. When it returns, the value is durable. The run
+// need not wait for it yet. Errors: [ErrNotFound], [ErrFinished], a *[SizeError]
+// or an *[EncodeError].
+func (s Signal[T]) Send(ctx context.Context, c *Client, id RunID, v T) error {
+	payload, err := s.encode(c, v)
+	if err != nil {
+		return err
+	}
+	return c.locked(ctx, id, "send "+s.name+" to", s.sends(ctx, c, id, payload))
+}
+
+// SendTx sends a value in the application's own transaction: it is there when tx
+// commits. Until then tx holds the run's row, and the run makes no progress.
+func (s Signal[T]) SendTx(ctx context.Context, c *Client, tx pgx.Tx, id RunID, v T) error {
+	payload, err := s.encode(c, v)
+	if err != nil {
+		return err
+	}
+	return c.lockedTx(ctx, tx, id, "send "+s.name+" to", s.sends(ctx, c, id, payload))
+}
+
+func (s Signal[T]) encode(c *Client, v T) ([]byte, error) {
+	if !validName.MatchString(s.name) {
+		return nil, fmt.Errorf("workflow: bad name of a signal: %s", nameRule)
+	}
+	return encode("signal "+s.name, v, c.maxBytes)
+}
+
+func (s Signal[T]) sends(ctx context.Context, c *Client, id RunID, payload []byte) func(pgx.Tx) error {
+	return func(tx pgx.Tx) error {
+		var woken bool
+		var told int
+		if err := tx.QueryRow(ctx, c.q.SignalSend, int64(id), s.name, payload, c.q.Channel()).Scan(&woken, &told); err != nil {
+			return err
+		}
+		return c.announce(ctx, tx, id, woken)
+	}
+}

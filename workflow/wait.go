@@ -1,0 +1,194 @@
+package workflow
+
+import (
+	"encoding/json"
+	"time"
+
+	"github.com/stepward/stepward/internal/engine"
+)
+
+// What a body calls that is no step has a key with a colon, which the name of a
+// step cannot have.
+const (
+	keyCancel  = "cancel:"
+	keyTimeout = "timeout:"
+	keySleep   = "sleep:"
+	keyNow     = "now:"
+	keyPatched = "patched:"
+	keySignal  = "signal:"
+	keyChild   = "child:"
+)
+
+// Sleep waits. A wait of more than a few seconds costs a worker nothing: the run
+// is in Postgres meanwhile, and goes on when it is time, to about a second. The
+// error is [ErrCanceled] or [ErrTimeout], of ctx.
+func Sleep(ctx Context, d time.Duration) error {
+	b, s := ctx.at()
+	b.enter()
+	f := b.reserve(s, b.occurrence(keySleep))
+	f.wait = &engine.Wait{Seq: f.seq, Key: f.key, Left: max(d, 0)}
+	b.t.launch(f, f.listen)
+	_, err := (&Future[struct{}]{f}).Get(ctx)
+	return err
+}
+
+// Until waits for a time, as [Sleep] does.
+func Until(ctx Context, at time.Time) error {
+	b, _ := ctx.at()
+	b.enter()
+	return Sleep(ctx, at.Sub(b.t.in.Now()))
+}
+
+// Now returns the time. It is recorded: a replay gets the same.
+func Now(ctx Context) time.Time {
+	b, s := ctx.at()
+	b.enter()
+	out := b.instant(s, b.occurrence(keyNow), func() []byte {
+		text, err := b.t.in.Now().UTC().MarshalJSON()
+		if err != nil { // a year over 9999
+			return []byte("null")
+		}
+		return text
+	})
+	var at time.Time
+	if err := json.Unmarshal(out, &at); err != nil {
+		b.park("undecodable", &DecodeError{What: "time of the run", Err: err})
+	}
+	return at
+}
+
+// Patched reports whether the run executes code that came with a patch: true
+// for runs that get here for the first time, false for those that passed here
+// before the patch. Both ways stay in the body as long as there are such runs:
+//
+//	if workflow.Patched(ctx, "mail-first") {
+//		…
+//	}
+func Patched(ctx Context, name string) bool {
+	b, s := ctx.at()
+	b.enter()
+	t, key := b.t, b.path+keyPatched+name
+	if known, ok := t.patches[key]; ok {
+		return known
+	}
+	if t.patches == nil {
+		t.patches = make(map[string]bool)
+	}
+	next, recorded := t.recorded[t.seq+1]
+	t.patches[key] = len(t.replay) == 0 || recorded && next.Key == key
+	if t.patches[key] {
+		b.instant(s, key, func() []byte { return []byte("true") })
+	}
+	return t.patches[key]
+}
+
+// Finally has fn called when the body has returned, whether it failed, was
+// canceled or completed; the last one registered is called first. Its Context is
+// not canceled with the run. A deferred function cannot do that: it is called
+// each time that the run leaves its worker.
+func Finally(ctx Context, fn func(Context) error) {
+	b, _ := ctx.at()
+	b.enter()
+	b.t.cleanups = append(b.t.cleanups, fn)
+}
+
+// listen arms a wait.
+func (f *future) listen() {
+	f.t.arm(f, f.wait.Left)
+	if waitsForOthers(f.wait) {
+		f.t.look()
+	}
+}
+
+// news is what has arrived and was not handed over.
+type news struct {
+	signals  []engine.Signal
+	last     int64 // the newest signal that was read
+	children map[int64]engine.ChildEnd
+	looking  bool
+	again    bool // something may have arrived since
+}
+
+// look asks for news, if anything waits for them.
+func (t *turn) look() {
+	if t.news.looking {
+		t.news.again = true
+		return
+	}
+	var children []int64
+	wanted := false
+	for _, f := range t.armed {
+		if f.wait == nil || !waitsForOthers(f.wait) {
+			continue
+		}
+		wanted = true
+		if f.wait.Child > 0 {
+			children = append(children, f.wait.Child)
+		}
+	}
+	if !wanted {
+		return
+	}
+	t.news.looking, t.news.again = true, false
+	t.attempts++
+	last := t.news.last
+	t.group.Go(func() {
+		n, err := t.in.Host.Look(t.ctx, last, children)
+		t.inbox.post(func() {
+			t.attempts--
+			t.news.looking = false
+			switch {
+			case t.left != nil || t.ctx.Err() != nil:
+				return
+			case err != nil:
+				t.leave(refused(err))
+				return
+			}
+			t.news.signals = append(t.news.signals, n.Signals...)
+			if len(n.Signals) > 0 {
+				t.news.last = n.Signals[len(n.Signals)-1].ID
+			}
+			for _, c := range n.Children {
+				if t.news.children == nil {
+					t.news.children = make(map[int64]engine.ChildEnd)
+				}
+				t.news.children[c.Run] = c
+			}
+			if t.news.again {
+				t.look()
+			}
+		})
+	})
+}
+
+// match hands over one thing that has arrived, to the first that waits for it.
+func (t *turn) match() bool {
+	if len(t.news.signals) == 0 && len(t.news.children) == 0 {
+		return false
+	}
+	for _, f := range t.armed {
+		if f.wait == nil {
+			continue
+		}
+		if c, ok := t.news.children[f.wait.Child]; ok {
+			delete(t.news.children, f.wait.Child)
+			t.settle(f, f.ended(c))
+			return true
+		}
+		if f.wait.Signal == "" {
+			continue
+		}
+		for i, s := range t.news.signals {
+			if s.Name == f.wait.Signal {
+				t.news.signals = append(t.news.signals[:i:i], t.news.signals[i+1:]...)
+				t.pending.Received = append(t.pending.Received, s.ID)
+				t.settle(f, f.checkpoint(s.Payload, nil))
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// waitsForOthers reports whether something else than time ends a wait.
+func waitsForOthers(w *engine.Wait) bool { return w != nil && (w.Signal != "" || w.Child != 0) }
