@@ -38,8 +38,8 @@ func (f *fixture) run(ctx context.Context, cfg worker.Config) <-chan error {
 	return done
 }
 
-// waits reports whether a backend waits for a lock that tx holds.
-func (f *fixture) waits(tx pgx.Tx) bool {
+// blocks reports whether a backend waits for a lock that tx holds.
+func (f *fixture) blocks(tx pgx.Tx) bool {
 	return f.count("SELECT count(*) FROM pg_stat_activity WHERE $1 = ANY(pg_blocking_pids(pid))", int32(tx.Conn().PgConn().PID())) > 0
 }
 
@@ -64,7 +64,7 @@ func TestDefineAfterDeadlock(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.start(worker.Config{Workflows: []*workflow.Definition{sameAs("a", "1"), sameAs("b", "1")}})
-	eventually(t, "the worker wrote a", func() bool { return f.waits(gate) })
+	eventually(t, "the worker wrote a", func() bool { return f.blocks(gate) })
 	blocked := make(chan error, 1)
 	go func() { // waits for the worker's a
 		_, err := other.Exec(ctx, hold, "a")
@@ -99,7 +99,7 @@ func TestDefineWaits(t *testing.T) {
 	t.Run("until canceled", func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		done := f.run(ctx, worker.Config{Workflows: []*workflow.Definition{sameAs("a", "1")}, StartTimeout: time.Hour})
-		eventually(t, "the worker waits", func() bool { return f.waits(held) })
+		eventually(t, "the worker waits", func() bool { return f.blocks(held) })
 		cancel()
 		if err := <-done; err != nil {
 			t.Errorf("got %v", err)

@@ -14,19 +14,28 @@ type Future[Out any] struct{ f *future }
 // Get waits for the result. Its errors are those of what was started; when the
 // Context is canceled first, [ErrCanceled] or [ErrTimeout].
 func (f *Future[Out]) Get(ctx Context) (Out, error) {
-	b, s := ctx.at()
-	b.enter()
-	if !f.f.done {
-		f.f.watch(b)
-		s.watchers = append(s.watchers, b)
-		b.await(func() bool { return f.f.done || s.err != nil })
-		s.watchers = remove(s.watchers, b)
-	}
-	if !f.f.done {
-		var zero Out
-		return zero, &StepError{Step: f.f.key, Err: s.err}
+	b, err := f.f.get(ctx)
+	if err != nil {
+		out, _ := f.f.value.(Out) // what a branch returned beside its error
+		return out, err
 	}
 	return result[Out](b, f.f)
+}
+
+// get waits until the future is resolved, or the Context is canceled.
+func (f *future) get(ctx Context) (*branch, error) {
+	b, s := ctx.at()
+	b.enter()
+	if !f.done {
+		f.watch(b)
+		s.watchers = append(s.watchers, b)
+		b.await(func() bool { return f.done || s.err != nil })
+		s.watchers = remove(s.watchers, b)
+	}
+	if !f.done {
+		return b, &StepError{Step: f.key, Err: s.err}
+	}
+	return b, f.err
 }
 
 func remove(bs []*branch, b *branch) []*branch {
@@ -42,10 +51,8 @@ func remove(bs []*branch, b *branch) []*branch {
 // decode parks the run: a deploy can cure it.
 func result[Out any](b *branch, f *future) (Out, error) {
 	var out Out
-	switch {
-	case f.local && f.value != nil:
-		return f.value.(Out), f.err
-	case f.err != nil || f.local:
+	if f.local || f.err != nil {
+		out, _ = f.value.(Out)
 		return out, f.err
 	}
 	if err := decode("output of step "+f.key, f.output, &out); err != nil {

@@ -28,7 +28,7 @@ func Sleep(ctx Context, d time.Duration) error {
 	f := b.reserve(s, b.occurrence(keySleep))
 	f.wait = &engine.Wait{Seq: f.seq, Key: f.key, Left: max(d, 0)}
 	b.t.launch(f, f.listen)
-	_, err := (&Future[struct{}]{f}).Get(ctx)
+	_, err := f.get(ctx)
 	return err
 }
 

@@ -10,7 +10,7 @@ WHERE a.run_id = $1 AND NOT EXISTS (SELECT FROM stepward.step s WHERE s.run_id =
 GROUP BY a.seq;
 
 -- name: WaitList
-SELECT seq, key, coalesce(greatest(extract(epoch FROM wake_at - clock_timestamp()), 0), -1)::float8, coalesce(signal, ''), coalesce(child_id, 0)
+SELECT seq, key, CASE WHEN wake_at IS NULL THEN -1 ELSE greatest(extract(epoch FROM wake_at - clock_timestamp()), 0) END::float8, coalesce(signal, ''), coalesce(child_id, 0)
 FROM stepward.wait WHERE run_id = $1;
 
 -- name: StepList

@@ -1,0 +1,368 @@
+package worker_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/stepward/stepward/worker"
+	"github.com/stepward/stepward/workflow"
+)
+
+var note = workflow.NewSignal[string]("note")
+
+// enqueue adds a run of changing.
+func (f *fixture) enqueue(n int) workflow.Run[int] {
+	f.t.Helper()
+	run, err := changing.Enqueue(f.t.Context(), f.client, n, workflow.EnqueueOptions{Tenant: "acme"})
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return run
+}
+
+func (f *fixture) waits(id workflow.RunID) {
+	f.t.Helper()
+	eventually(f.t, "the run waits", func() bool { return f.state(id).State == workflow.StateWaiting })
+}
+
+// ends waits for the result and compares it.
+func ends[Out comparable](t *testing.T, run workflow.Run[Out], want Out) {
+	t.Helper()
+	if out, err := run.Result(t.Context()); err != nil || out != want {
+		t.Fatalf("got %v, %v; want %v", out, err, want)
+	}
+}
+
+// A signal is received in the order in which it was sent: before it is awaited,
+// while the run is held, and while it waits in Postgres.
+func TestSignals(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	w := workflow.DurableWorkflow[int, string]{Name: "notes"}
+	def := workflow.Define(w, func(ctx workflow.Context, n int) (string, error) {
+		all := ""
+		for range n {
+			s, err := note.Receive(ctx, 0)
+			if err != nil {
+				return "", err
+			}
+			all += s
+		}
+		return all, nil
+	}, workflow.Options{})
+	run, err := w.Enqueue(t.Context(), f.client, 5, workflow.EnqueueOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	send := func(s string) {
+		t.Helper()
+		if err := note.Send(t.Context(), f.client, run.ID, s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	send("a")
+	send("b")
+	stop := f.start(worker.Config{Workflows: []*workflow.Definition{def}})
+	eventually(t, "it has received two", func() bool { return f.count("SELECT count(*) FROM stepward.signal WHERE received") == 2 })
+	send("c") // it is held, for a few seconds
+	eventually(t, "it has received three", func() bool { return f.count("SELECT count(*) FROM stepward.signal WHERE received") == 3 })
+	f.waits(run.ID)
+	stop()
+	send("d")
+	send("e")
+	f.start(worker.Config{Workflows: []*workflow.Definition{def}})
+	ends(t, run, "abcde")
+	if err := note.Send(t.Context(), f.client, run.ID, "late"); !errors.Is(err, workflow.ErrFinished) {
+		t.Errorf("to a run that has ended: %v", err)
+	}
+	if err := note.Send(t.Context(), f.client, 1, "nobody"); !errors.Is(err, workflow.ErrNotFound) {
+		t.Errorf("to no run: %v", err)
+	}
+	if n := f.count("SELECT count(*) FROM stepward.wait"); n != 0 {
+		t.Errorf("%d waits are left", n)
+	}
+}
+
+func TestReceiveTimeout(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.start(worker.Config{Workflows: []*workflow.Definition{defines(func(ctx workflow.Context, n int) (int, error) {
+		if _, err := note.Receive(ctx, time.Millisecond); !errors.Is(err, workflow.ErrTimeout) {
+			return 0, fmt.Errorf("got %w", err)
+		}
+		_, err := note.Receive(ctx, time.Hour)
+		if !errors.Is(err, workflow.ErrTimeout) {
+			return 0, fmt.Errorf("got %w", err)
+		}
+		return n, nil
+	})}})
+	run := f.enqueue(7)
+	f.waits(run.ID)
+	if s := f.state(run.ID); time.Until(s.Since) < 10*time.Minute {
+		t.Errorf("waits until %v", s.Since)
+	}
+	f.exec("UPDATE stepward.wait SET wake_at = clock_timestamp()")
+	f.exec("UPDATE stepward.timer SET wake_at = clock_timestamp()")
+	ends(t, run, 7)
+}
+
+func TestSleep(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	stop := f.start(worker.Config{Workflows: []*workflow.Definition{defines(func(ctx workflow.Context, n int) (int, error) {
+		began := workflow.Now(ctx)
+		if err := workflow.Sleep(ctx, time.Millisecond); err != nil {
+			return 0, err
+		}
+		if err := workflow.Sleep(ctx, 100*time.Hour); err != nil {
+			return 0, err
+		}
+		if again := workflow.Now(ctx); !again.After(began) {
+			return 0, fmt.Errorf("it was %v, and is %v", began, again)
+		}
+		return n, workflow.Until(ctx, began)
+	})}})
+	run := f.enqueue(7)
+	f.waits(run.ID)
+	stop()
+	if s := f.state(run.ID); time.Until(s.Since) < 99*time.Hour {
+		t.Errorf("waits until %v", s.Since)
+	}
+	f.exec("UPDATE stepward.wait SET wake_at = clock_timestamp()")
+	f.exec("UPDATE stepward.timer SET wake_at = clock_timestamp()")
+	f.start(worker.Config{Workflows: []*workflow.Definition{defines(func(ctx workflow.Context, n int) (int, error) {
+		workflow.Now(ctx)
+		return n, errors.Join(workflow.Sleep(ctx, time.Millisecond), workflow.Sleep(ctx, 100*time.Hour))
+	})}})
+	ends(t, run, 7)
+}
+
+var fib = workflow.DurableWorkflow[int, int]{Name: "fib"}
+
+// fibV1 calls itself.
+var fibV1 = workflow.Define(fib, func(ctx workflow.Context, n int) (int, error) {
+	if n < 2 {
+		return n, nil
+	}
+	a, b := fib.Go(ctx, n-1), fib.Go(ctx, n-2)
+	x, err := a.Get(ctx)
+	if err != nil {
+		return 0, err
+	}
+	y, err := b.Get(ctx)
+	return x + y, err
+}, workflow.Options{})
+
+func TestChildren(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.start(worker.Config{Workflows: []*workflow.Definition{fibV1}})
+	run, err := fib.Enqueue(t.Context(), f.client, 6, workflow.EnqueueOptions{Tenant: "acme"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ends(t, run, 8)
+	if n := f.count("SELECT count(*) FROM stepward.run WHERE tenant = 'acme' AND state = 'completed'"); n != 25 {
+		t.Errorf("%d runs", n)
+	}
+	for _, table := range []string{"wait", "notice", "timer", "ready", "turn"} {
+		eventually(t, "nothing is left in "+table, func() bool { return f.count("SELECT count(*) FROM stepward."+table) == 0 })
+	}
+}
+
+// The error of a child is that of the call; canceling a run cancels its
+// children, and its cleanups still run.
+func TestChildEnds(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	child := workflow.DurableWorkflow[int, int]{Name: "child"}
+	began := make(chan int, 1)
+	wait := workflow.NewStep("wait", func(ctx context.Context, n int) (int, error) {
+		if n == 0 {
+			return 0, workflow.Permanent(errors.New("no good"))
+		}
+		began <- n
+		<-ctx.Done()
+		return 0, context.Cause(ctx)
+	}, workflow.StepOptions{})
+	childV1 := workflow.Define(child, func(ctx workflow.Context, n int) (int, error) { return wait.Run(ctx, n) }, workflow.Options{Steps: []workflow.Declared{wait}})
+	parent := defines(func(ctx workflow.Context, n int) (int, error) {
+		workflow.Finally(ctx, func(ctx workflow.Context) error { _, err := double.Run(ctx, 21); return err })
+		return child.Run(ctx, n)
+	}, double)
+	f.start(worker.Config{Workflows: []*workflow.Definition{parent, childV1}})
+
+	run := f.enqueue(0)
+	_, err := run.Result(t.Context())
+	var failed *workflow.RunError
+	if !errors.As(err, &failed) || failed.Err.Step != "child:child" {
+		t.Errorf("got %v", err)
+	}
+	run = f.enqueue(1)
+	<-began
+	if err := run.Cancel(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := run.Result(t.Context()); !errors.Is(err, workflow.ErrCanceled) {
+		t.Errorf("got %v", err)
+	}
+	steps, err := f.client.Steps(t.Context(), run.ID, 0)
+	if err != nil || len(steps) != 1 || steps[0].Step != "double" || string(steps[0].Output) != "42" {
+		t.Errorf("cleanup: %+v, %v", steps, err)
+	}
+	eventually(t, "the child is canceled", func() bool {
+		return f.count("SELECT count(*) FROM stepward.run WHERE workflow = 'child' AND state = 'canceled'") == 1
+	})
+}
+
+// Cancelation wakes a run that waits, and reaches what it waits for.
+func TestCancelWaiting(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.start(worker.Config{Workflows: []*workflow.Definition{defines(func(ctx workflow.Context, n int) (int, error) {
+		workflow.Finally(ctx, func(ctx workflow.Context) error { _, err := double.Run(ctx, 1); return err })
+		_, err := note.Receive(ctx, 0)
+		if _, err := double.Run(ctx, 5); !errors.Is(err, workflow.ErrCanceled) {
+			return 0, fmt.Errorf("a call after the cancelation: %w", err)
+		}
+		return n, err
+	}, double)}})
+	run := f.enqueue(0)
+	f.waits(run.ID)
+	if err := run.Cancel(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := run.Result(t.Context()); !errors.Is(err, workflow.ErrCanceled) {
+		t.Errorf("got %v", err)
+	}
+	if n := f.count("SELECT count(*) FROM stepward.step WHERE key = 'double#2'"); n != 1 {
+		t.Errorf("the cleanup was executed %d times", n)
+	}
+}
+
+// Branches take turns; what they do is the same on a replay.
+func TestBranches(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	item := workflow.NewStep("item", func(_ context.Context, n int) (int, error) { return n, nil }, workflow.StepOptions{})
+	seen := make(chan []int, 2)
+	body := func(ctx workflow.Context, n int) (int, error) {
+		var order []int
+		fs := make([]*workflow.Future[int], 20)
+		for i := range fs {
+			fs[i] = workflow.Go(ctx, "branch", func(ctx workflow.Context) (int, error) {
+				a, err := item.Run(ctx, i)
+				if err != nil {
+					return 0, err
+				}
+				order = append(order, a)
+				b, err := item.Run(ctx, 100+a)
+				order = append(order, b)
+				return b, err
+			})
+		}
+		for i, f := range workflow.Ready(ctx, fs...) {
+			v, err := f.Get(ctx)
+			if err != nil || v != 100+i {
+				return 0, fmt.Errorf("branch %d: %d, %w", i, v, err)
+			}
+			order = append(order, -i)
+		}
+		outs, err := workflow.MapFunc(ctx, "square", []int{1, 2, 3}, func(ctx workflow.Context, n int) (int, error) {
+			v, err := item.Run(ctx, n)
+			return v * v, err
+		}, workflow.MapOptions{})
+		if err != nil || !slices.Equal(outs, []int{1, 4, 9}) {
+			return 0, fmt.Errorf("%v, %w", outs, err)
+		}
+		order = append(order, workflow.Random(ctx).IntN(1000000))
+		seen <- order
+		return gate.Run(ctx, n)
+	}
+	stop := f.start(worker.Config{Workflows: []*workflow.Definition{defines(body, item)}})
+	run := f.enqueue(42)
+	f.parksAs(run.ID, "undeclared_step")
+	stop()
+	f.start(worker.Config{Workflows: []*workflow.Definition{defines(body, item, gate)}})
+	ends(t, run, 42)
+	if a, b := <-seen, <-seen; !slices.Equal(a, b) || len(a) != 61 {
+		t.Errorf("at first %v\nreplayed %v", a, b)
+	}
+}
+
+// A Context with a timeout ends what waits in it, and nothing else.
+func TestWithTimeout(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	hang := workflow.NewStep("hang", func(ctx context.Context, _ int) (int, error) { <-ctx.Done(); return 0, ctx.Err() }, workflow.StepOptions{})
+	body := func(ctx workflow.Context, n int) (int, error) {
+		short, cancel := workflow.WithTimeout(ctx, 10*time.Millisecond)
+		defer cancel()
+		if _, err := hang.Run(short, 1); !errors.Is(err, workflow.ErrTimeout) {
+			return 0, fmt.Errorf("got %w", err)
+		}
+		if _, err := double.Run(short, 1); !errors.Is(err, workflow.ErrTimeout) {
+			return 0, fmt.Errorf("after the timeout: %w", err)
+		}
+		inner, stop := workflow.WithCancel(ctx)
+		f := hang.Go(inner, 2)
+		stop()
+		if _, err := f.Get(ctx); !errors.Is(err, workflow.ErrCanceled) {
+			return 0, fmt.Errorf("got %w", err)
+		}
+		long, done := workflow.WithTimeout(ctx, time.Hour)
+		n, err := double.Run(long, n)
+		done()
+		if err != nil {
+			return 0, err
+		}
+		return gate.Run(ctx, n)
+	}
+	stop := f.start(worker.Config{Workflows: []*workflow.Definition{defines(body, hang, double)}})
+	run := f.enqueue(21)
+	f.parksAs(run.ID, "undeclared_step")
+	stop()
+	f.start(worker.Config{Workflows: []*workflow.Definition{defines(body, hang, double, gate)}})
+	ends(t, run, 42)
+	if n := f.count("SELECT count(*) FROM stepward.wait"); n != 0 {
+		t.Errorf("%d waits are left", n)
+	}
+}
+
+func TestContinueAsNew(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.start(worker.Config{Workflows: []*workflow.Definition{defines(func(ctx workflow.Context, n int) (int, error) {
+		m, err := keep.Run(ctx, n)
+		if err != nil || m == 10 {
+			return m, err
+		}
+		return 0, changing.ContinueAsNew(m + 1)
+	}, keep)}})
+	run := f.enqueue(0)
+	ends(t, run, 10)
+	if n := f.count("SELECT count(*) FROM stepward.step"); n != 1 {
+		t.Errorf("%d steps are on record", n)
+	}
+}
+
+// Runs that passed a place before a patch take the old way, the others the new
+// one.
+func TestPatched(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	old := f.replayed()
+	body := func(ctx workflow.Context, n int) (int, error) {
+		if workflow.Patched(ctx, "twice") {
+			return passes(double, double, gate)(ctx, n)
+		}
+		return passes(double, keep, gate)(ctx, n)
+	}
+	f.start(worker.Config{Workflows: []*workflow.Definition{defines(body, double, keep, gate)}})
+	ends(t, old, 42)
+	ends(t, f.enqueue(10), 40)
+}
