@@ -164,15 +164,15 @@ func (g *group) remove() error {
 	deadline := time.Now().Add(removeTimeout)
 	for _, d := range g.dirs {
 		err := unix.Rmdir(d)
-		for err == unix.EBUSY && time.Now().Before(deadline) {
+		for errors.Is(err, unix.EBUSY) && time.Now().Before(deadline) {
 			if err = empty(d, deadline); err == nil {
 				err = unix.Rmdir(d)
 			}
-			if err == unix.EBUSY { // all have ended, and the kernel is about to take note
+			if errors.Is(err, unix.EBUSY) { // all have ended, and the kernel is about to take note
 				_, _ = unix.Poll(nil, 1)
 			}
 		}
-		if err != nil && err != unix.ENOENT {
+		if err != nil && !errors.Is(err, unix.ENOENT) {
 			errs = append(errs, fmt.Errorf("remove cgroup %s: %w", d, err))
 		}
 	}
