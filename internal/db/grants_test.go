@@ -180,7 +180,7 @@ func TestGrants(t *testing.T) {
 
 	// What only one of them may do; the other is the control.
 	onlyWorker := []string{
-		"INSERT INTO stepward.step (run_id, started_at, input_hash, seq, epoch, elapsed, attempt, mode, key) VALUES (1, now(), 0, 1, 1, 0, 1, 0, 'x')",
+		"INSERT INTO stepward.step (run_id, started_at, input_hash, seq, epoch, elapsed, attempt, mode, key) VALUES (1, now(), 0, 1, 1, 0, 1, 0::\"char\", 'x')",
 		"INSERT INTO stepward.attempt (run_id, started_at, seq, epoch, attempt, mode, key) VALUES (1, now(), 1, 1, 1, 0, 'x')",
 		"INSERT INTO stepward.turn VALUES (1, 1, 1)",
 		"DELETE FROM stepward.turn",
