@@ -67,7 +67,7 @@ func (o sandboxOptions) choose(ctx context.Context, screen *screen) (sandboxOpti
 		}
 		reasons = append(reasons, err.Error())
 	}
-	return o, fmt.Errorf("no sandbox can be made here:\n  %s\nways out: see to what a line above names, or start a Docker engine (DOCKER_HOST says where it is)",
+	return o, fmt.Errorf("no sandbox can be made here:\n  %s\nways out: do what a line above says, or start a Docker engine (DOCKER_HOST says where it is)",
 		strings.Join(reasons, "\n  "))
 }
 
