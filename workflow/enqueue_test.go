@@ -252,3 +252,17 @@ func TestEnqueueKey(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// An enqueue that Postgres ends in favour of another transaction is repeated.
+func TestEnqueueConflict(t *testing.T) {
+	for _, code := range []string{"40P01", "40001"} {
+		f := newFixture(t)
+		f.exec(`CREATE SEQUENCE stepward.tries;
+			CREATE FUNCTION stepward.give_way() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+				IF nextval('stepward.tries') < 3 THEN RAISE 'give way' USING ERRCODE = '` + code + `'; END IF; RETURN NEW;
+			END $$;
+			CREATE TRIGGER give_way BEFORE INSERT ON stepward.run FOR EACH ROW EXECUTE FUNCTION stepward.give_way()`)
+		f.enqueue(1, workflow.EnqueueOptions{Key: "k"})
+		f.want("1 run, 1 ready, 1 ticket, 1 key, 1 event")
+	}
+}
