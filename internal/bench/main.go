@@ -20,6 +20,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/stepward/stepward/internal/program"
 	"github.com/stepward/stepward/worker/bootstrap"
 )
 
@@ -57,6 +58,9 @@ type bench struct {
 	options
 	cluster *cluster
 	report  *report
+
+	runner    program.Program // of the sandboxes
+	runnerErr error
 }
 
 type options struct {
@@ -120,6 +124,9 @@ func run() (err error) {
 	}
 	b := &bench{options: options{scale: *scale, wal: *wal, log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))}}
 	b.report = &report{Command: strings.Join(append([]string{"go run ./internal/bench"}, os.Args[1:]...), " "), Machine: machine()}
+	if slices.Contains(wanted, "sandbox") { // first: it may be built from sources, which may change meanwhile
+		b.runner, b.runnerErr = program.Find(ctx, program.Want{})
+	}
 	var errs []error
 	for _, s := range suites {
 		if !slices.Contains(wanted, s.name) {

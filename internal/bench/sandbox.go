@@ -14,7 +14,6 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/stepward/stepward/internal/program"
 	"github.com/stepward/stepward/sandbox"
 	"github.com/stepward/stepward/sandbox/local"
 )
@@ -39,7 +38,7 @@ const (
 // benchSandbox times local sandboxes. This program is the tool runner: what a
 // worker that links all that this one does brings into its sandboxes.
 func benchSandbox(ctx context.Context, b *bench) error {
-	p, err := program.Find(ctx, program.Want{})
+	p, err := b.runner, b.runnerErr
 	if err != nil {
 		return err
 	}
