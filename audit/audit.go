@@ -60,7 +60,7 @@ type Filter struct {
 	Tenant *string
 	Kinds  []string
 	Limit  int // defaults to 1,000, at most 10,000
-	Offset int
+	Offset int // leaves out so many, to continue a listing
 }
 
 // Events returns events, oldest first. Asking for one run uses indexes; asking
@@ -78,7 +78,7 @@ func Events(ctx context.Context, pool *pgxpool.Pool, f Filter) ([]Event, error) 
 		id := int64(f.Run)
 		run = &id
 	}
-	rows, err := pool.Query(ctx, q.EventList, run, f.Tenant, f.Kinds, min(f.Limit, 10000), f.Offset)
+	rows, err := pool.Query(ctx, q.EventList, run, f.Tenant, f.Kinds, min(f.Limit, 10000), max(f.Offset, 0))
 	if err != nil {
 		return nil, fmt.Errorf("audit: list events: %w", err)
 	}

@@ -22,8 +22,9 @@ import (
 // A trip is the input of workflow journey: the steps to go through, and the file
 // in which each execution of a step leaves a line.
 type trip struct {
-	Path []string
-	Log  string
+	Path  []string
+	Log   string
+	Again bool // the run has continued as new
 }
 
 var journey = workflow.DurableWorkflow[trip, string]{Name: "journey"}
@@ -73,6 +74,18 @@ var (
 		Steps: []workflow.Declared{placeA, placeB, placeC, placeFlaky, placeSlow, placeHold, placeBox, placeGate}})
 )
 
+// What a path holds beside steps, and the key that it is on record with.
+var waits = map[string]string{"nap": "sleep:", "mail": "signal:letter", "kin": "child:kin"}
+
+var (
+	letter = workflow.NewSignal[string]("letter")
+	kin    = workflow.DurableWorkflow[string, string]{Name: "kin"}
+	kinV1  = workflow.Define(kin, func(ctx workflow.Context, log string) (string, error) {
+		_, err := double.Run(ctx, 1)
+		return "kin", err
+	}, workflow.Options{Steps: []workflow.Declared{double}})
+)
+
 func failOnce(_ context.Context, _ string, info workflow.StepInfo) error {
 	if info.Attempt == 1 {
 		return errors.New("the first attempt fails")
@@ -100,7 +113,21 @@ func hold(ctx context.Context, log string, _ workflow.StepInfo) error {
 func travel(ctx workflow.Context, in trip) (string, error) {
 	var been []string
 	for _, name := range in.Path {
-		at, err := places[name].Run(ctx, in.Log)
+		at, err := name, error(nil)
+		switch name {
+		case "nap":
+			err = workflow.Sleep(ctx, time.Hour)
+		case "mail":
+			at, err = letter.Receive(ctx, 0)
+		case "kin":
+			at, err = kin.Run(ctx, in.Log)
+		case "renew":
+			if !in.Again {
+				return "", journey.ContinueAsNew(trip{in.Path, in.Log, true})
+			}
+		default:
+			at, err = places[name].Run(ctx, in.Log)
+		}
 		if err != nil {
 			return "", err
 		}
@@ -122,6 +149,11 @@ func (f *fixture) travel(path ...string) *traveller {
 	run, err := journey.Enqueue(f.t.Context(), f.client, in, workflow.EnqueueOptions{Tenant: "acme"})
 	if err != nil {
 		f.t.Fatal(err)
+	}
+	if slices.Contains(path, "mail") {
+		if err := letter.Send(f.t.Context(), f.client, run.ID, "mail"); err != nil {
+			f.t.Fatal(err)
+		}
 	}
 	return &traveller{fixture: f, in: in, run: run}
 }
@@ -187,15 +219,19 @@ func (r *traveller) arrives(ctx context.Context, before map[string]string, visit
 			r.t.Errorf("step %s was on record, and was executed again", key)
 		}
 	}
-	for _, key := range r.in.Path {
+	path := slices.DeleteFunc(slices.Clone(r.in.Path), func(s string) bool { return s == "renew" })
+	for _, key := range path {
+		if wait := waits[key]; wait != "" && after[wait] != "" {
+			continue
+		}
 		if after[key] == "" || !slices.Contains(r.visits(), key) {
 			r.t.Errorf("step %s is not on record, or was never executed", key)
 		}
 	}
-	if len(after) != len(r.in.Path) {
+	if len(after) != len(path) {
 		r.t.Errorf("checkpoints: %v", after)
 	}
-	for _, table := range []string{"ready", "turn", "timer", "parked"} {
+	for _, table := range []string{"ready", "turn", "timer", "parked", "wait"} {
 		if n := r.count("SELECT count(*) FROM stepward."+table+" WHERE run_id = $1", r.run.ID); n != 0 {
 			r.t.Errorf("%d rows are left in %s", n, table)
 		}
@@ -209,5 +245,5 @@ func backends(t *testing.T) []sandbox.Backend {
 
 // takeOver starts a healthy worker of the new definition.
 func (f *fixture) takeOver() (stop func()) {
-	return f.start(worker.Config{Name: "healthy", Workflows: []*workflow.Definition{journeyNew}, Backends: backends(f.t)})
+	return f.start(worker.Config{Name: "healthy", Workflows: []*workflow.Definition{journeyNew, kinV1}, Backends: backends(f.t)})
 }

@@ -59,6 +59,15 @@ var killings = []killing{
 	{name: "ready", statement: "TurnLeave", n: 1, path: []string{"a", "hold", "c"}, victim: holds, drain: true},
 	{name: "draining", statement: "WorkerState", n: 1, path: []string{"a", "hold", "c"}, victim: holds, drain: true},
 	{name: "gone", statement: "WorkerState", n: 2, path: []string{"a", "hold", "c"}, victim: holds, drain: true},
+	{name: "sleep", statement: "TurnLeave", n: 1, path: []string{"a", "nap", "c"}, wake: true},
+	{name: "wait", statement: "Commit", n: 1, path: []string{"a", "nap", "c"}, wake: true},
+	{name: "signal", statement: "Commit", n: 2, path: []string{"a", "mail", "c"}},
+	{statement: "ChildInsert", n: 1, path: []string{"a", "kin", "c"}},
+	{statement: "ChildParent", n: 1, path: []string{"a", "kin", "c"}},
+	{statement: "NoticeWake", n: 1, path: []string{"a", "kin", "c"}},
+	{statement: "NoticeTake", n: 1, path: []string{"a", "kin", "c"}, firstCrash: "NoticeWake:before:1"},
+	{name: "child", statement: "Commit", n: 3, path: []string{"a", "kin", "c"}},
+	{statement: "TurnRenew", n: 1, path: []string{"renew", "b", "c"}},
 	// What any worker does for the others.
 	{statement: "WorkerReap", n: 1, path: plain, firstCrash: "Commit:after:1"},
 	{statement: "TurnReap", n: 1, path: plain, firstCrash: "Commit:after:1"},
@@ -72,6 +81,7 @@ var clientWrites = map[string]string{
 	"RunInsert":   "enqueue: one transaction, which a key makes repeatable",
 	"RunCancel":   "cancel",
 	"RunResume":   "resume",
+	"SignalSend":  "send: one transaction; a repetition is another signal",
 	"EventInsert": "not executed yet",
 }
 
@@ -147,6 +157,7 @@ func (k killing) test(t *testing.T, crashAt string) {
 func (k killing) wakeUp(r *traveller) {
 	r.t.Helper()
 	if k.wake {
+		r.exec("UPDATE stepward.wait SET wake_at = clock_timestamp() WHERE run_id = $1", r.run.ID)
 		r.exec("UPDATE stepward.timer SET wake_at = clock_timestamp() WHERE run_id = $1", r.run.ID)
 		r.exec("UPDATE stepward.attempt SET retry_at = clock_timestamp() WHERE run_id = $1", r.run.ID)
 	}

@@ -83,7 +83,7 @@ func beVictim(config string) int {
 	}
 	defer pool.Close()
 	cfg := worker.Config{
-		Pool: pool, Schema: victim.Schema, Name: victim.Name, Workflows: []*workflow.Definition{journeyNew},
+		Pool: pool, Schema: victim.Schema, Name: victim.Name, Workflows: []*workflow.Definition{journeyNew, kinV1},
 		LeaseTTL: victim.LeaseTTL, DrainTimeout: victim.DrainTimeout, Backends: []sandbox.Backend{},
 		Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}

@@ -216,11 +216,11 @@ func (w *worker) run(ctx context.Context) error {
 	if err := w.river.StopAndCancel(stopRiver); err != nil {
 		w.log.WarnContext(base, "river did not stop", "error", err)
 	}
-	w.deregister(base)
 	stop()
-	loops.Wait()
+	loops.Wait() // one of them uses the heartbeat's connection
+	w.deregister(context.WithoutCancel(ctx))
 	w.Health.attach(nil)
-	w.log.InfoContext(base, "worker stopped")
+	w.log.InfoContext(ctx, "worker stopped")
 	return nil
 }
 

@@ -103,6 +103,9 @@ func (c *Client) insertBatch(ctx context.Context, items []enqueue.Item) ([]enque
 	ctx, cancel := context.WithTimeout(ctx, enqueueTimeout)
 	defer cancel()
 	results, err := c.insert(ctx, items)
+	for try := 1; try < 3 && conflicts(err); try++ {
+		results, err = c.insert(ctx, items)
+	}
 	var refused *pgconn.PgError // nothing of it was committed; any other error leaves that open
 	if err == nil || len(items) == 1 || !errors.As(err, &refused) {
 		return results, err
@@ -118,6 +121,18 @@ func (c *Client) insertBatch(ctx context.Context, items []enqueue.Item) ([]enque
 	}
 	return results, nil
 }
+
+// conflicts reports that Postgres chose this transaction to give way to
+// another: a deadlock, or a serialization failure.
+func conflicts(err error) bool {
+	var refused *pgconn.PgError
+	return errors.As(err, &refused) && (refused.Code == pgerrDeadlock || refused.Code == pgerrSerialization)
+}
+
+const (
+	pgerrDeadlock      = "40P01"
+	pgerrSerialization = "40001"
+)
 
 func (c *Client) insert(ctx context.Context, items []enqueue.Item) (results []enqueue.Result, err error) {
 	err = pgx.BeginFunc(ctx, c.pool, func(tx pgx.Tx) error {

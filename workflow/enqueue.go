@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5"
 	"go.opentelemetry.io/otel/attribute"
@@ -27,6 +28,11 @@ type EnqueueOptions struct {
 	Key string
 }
 
+// An OptionError reports a field of an options struct that cannot be used.
+type OptionError struct{ Option, Reason string }
+
+func (e *OptionError) Error() string { return "workflow: " + e.Option + ": " + e.Reason }
+
 // Enqueue adds a run. When it returns, the run is durable. A workflow that no
 // worker has defined yet is accepted, and waits for one that does.
 //
@@ -37,7 +43,11 @@ func (w DurableWorkflow[In, Out]) Enqueue(ctx context.Context, c *Client, in In,
 }
 
 // EnqueueTx adds a run in the application's own transaction: it exists when tx
-// commits.
+// commits. After a typed error of this package tx goes on as if EnqueueTx had
+// not been called; after one of Postgres it can only be rolled back.
+//
+// Until tx ends, others wait that use the same Key, or that are the first to
+// name the same workflow before any worker has defined it.
 func (w DurableWorkflow[In, Out]) EnqueueTx(ctx context.Context, c *Client, tx pgx.Tx, in In, o EnqueueOptions) (Run[Out], error) {
 	return enqueueWith(ctx, w, c, in, o, func(ctx context.Context, item enqueue.Item) (enqueue.Result, error) {
 		results, err := c.insertTx(ctx, tx, []enqueue.Item{item})
@@ -68,8 +78,11 @@ func enqueueWith[In, Out any](ctx context.Context, w DurableWorkflow[In, Out], c
 		return run, &DefinitionError{Workflow: w.Name, Reason: "bad name: " + nameRule}
 	}
 	for _, f := range []struct{ name, v string }{{"Tenant", o.Tenant}, {"Key", o.Key}} {
-		if len(f.v) > 200 || strings.ContainsRune(f.v, 0) {
-			return run, fmt.Errorf("workflow: EnqueueOptions.%s has %d bytes or a NUL: want up to 200 and none", f.name, len(f.v))
+		switch {
+		case len(f.v) > 200:
+			return run, &OptionError{Option: "EnqueueOptions." + f.name, Reason: fmt.Sprintf("%d bytes, the limit is 200", len(f.v))}
+		case strings.ContainsRune(f.v, 0) || !utf8.ValidString(f.v):
+			return run, &OptionError{Option: "EnqueueOptions." + f.name, Reason: "want UTF-8 without NUL, as Postgres does"}
 		}
 	}
 	input, err := encode("input of workflow "+w.Name, in, c.maxBytes)

@@ -76,7 +76,7 @@ func (c *Client) Runs(ctx context.Context, f RunFilter) (RunPage, error) {
 
 // Get returns the status of one run, or [ErrNotFound].
 func (c *Client) Get(ctx context.Context, id RunID) (RunStatus, error) {
-	runs, err := c.list(ctx, optionalID(id), nil, nil, nil, nil, 1)
+	runs, err := c.list(ctx, int64(id), nil, nil, nil, nil, 1)
 	if err != nil {
 		return RunStatus{}, fmt.Errorf("workflow: get %v: %w", id, err)
 	}

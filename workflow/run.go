@@ -19,7 +19,8 @@ type Run[Out any] struct {
 }
 
 // Result waits until the run has ended and returns its output. The error is a
-// *[RunError] when it failed or was canceled, [ErrNotFound], or ctx's.
+// *[RunError] when it failed or was canceled, [ErrNotFound], or
+// ctx's cause.
 // A run that is parked has not ended: see [Client.Get].
 func (r Run[Out]) Result(ctx context.Context) (Out, error) {
 	var out Out
@@ -64,6 +65,8 @@ func (c *Client) wait(ctx context.Context, id RunID) (state string, output, reco
 		switch {
 		case errors.Is(err, pgx.ErrNoRows):
 			return "", nil, nil, fmt.Errorf("%w: %v", ErrNotFound, id)
+		case err != nil && ctx.Err() != nil:
+			return "", nil, nil, context.Cause(ctx)
 		case err != nil:
 			return "", nil, nil, fmt.Errorf("workflow: wait for %v: %w", id, err)
 		case state != "live":

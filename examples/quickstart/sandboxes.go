@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/stepward/stepward/sandbox"
 	"github.com/stepward/stepward/sandbox/docker"
@@ -54,7 +55,7 @@ func (o sandboxOptions) choose(ctx context.Context, screen *screen) (sandboxOpti
 	var reasons []string
 	for _, name := range names {
 		o.backend = name
-		can, err := o.make().Probe(ctx)
+		can, err := o.probe(ctx, screen)
 		if ctx.Err() != nil {
 			return o, context.Cause(ctx)
 		}
@@ -67,8 +68,22 @@ func (o sandboxOptions) choose(ctx context.Context, screen *screen) (sandboxOpti
 		}
 		reasons = append(reasons, err.Error())
 	}
-	return o, fmt.Errorf("no sandbox can be made here:\n  %s\nways out: see to what a line above names, or start a Docker engine (DOCKER_HOST says where it is)",
+	return o, fmt.Errorf("no sandbox can be made here:\n  %s\nways out: do what a line above says, or start a Docker engine (DOCKER_HOST says where it is)",
 		strings.Join(reasons, "\n  "))
+}
+
+// patience is how long a probe may take without a word.
+const patience = 3 * time.Second
+
+// probe finds out whether the backend works. Where this program was linked
+// dynamically, as go run does with gcc, the first probe of docker builds it anew.
+func (o sandboxOptions) probe(ctx context.Context, screen *screen) (sandbox.Capabilities, error) {
+	if o.backend == docker.Name {
+		defer time.AfterFunc(patience, func() {
+			screen.printf("sandboxes   trying docker: the first time, a static copy of this program is built")
+		}).Stop()
+	}
+	return o.make().Probe(ctx)
 }
 
 func layers(can sandbox.Capabilities) string {

@@ -8,19 +8,26 @@ package batch
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"slices"
 	"sync"
 )
+
+// ErrRun reports that Run did not come to an end: it panicked, or ended its
+// goroutine. What became of the items is unknown.
+var ErrRun = errors.New("batch: the function that runs batches did not return")
 
 // A Group runs items of one kind in batches, one batch at a time. Its zero
 // value with Run set is ready.
 type Group[I, O any] struct {
 	// Run executes one batch and returns one output per item, in order, or an
-	// error for all. It is called by one goroutine at a time, with a context
-	// that no single caller can cancel.
+	// error for all. It is called by one goroutine at a time. The context is
+	// the caller's when its item is alone; one of several can cancel nothing.
 	Run func(ctx context.Context, items []I) ([]O, error)
 
-	// MaxItems and MaxBytes bound a batch; Size measures an item in bytes. An
-	// item that is larger than MaxBytes runs alone.
+	// MaxItems and MaxBytes bound a batch, unless they are zero; Size measures
+	// an item in bytes. An item that is larger than MaxBytes runs alone.
 	MaxItems, MaxBytes int
 	Size               func(I) int
 
@@ -37,8 +44,8 @@ type call[I, O any] struct {
 	err  error
 }
 
-// Do runs item as part of a batch. When ctx ends first, Do returns its error
-// while the item may still be executed.
+// Do runs item as part of a batch and returns when that has run. When ctx ends
+// before the item's batch begins, Do returns ctx's cause and the item never runs.
 func (g *Group[I, O]) Do(ctx context.Context, item I) (O, error) {
 	c := &call[I, O]{item: item, lead: make(chan struct{}), done: make(chan struct{})}
 	g.mu.Lock()
@@ -59,20 +66,20 @@ func (g *Group[I, O]) Do(ctx context.Context, item I) (O, error) {
 	case <-ctx.Done():
 	}
 	g.mu.Lock()
-	for i, w := range g.waiting {
-		if w == c { // not begun: take it back
-			g.waiting = append(g.waiting[:i], g.waiting[i+1:]...)
-			g.mu.Unlock()
-			select {
-			case <-c.lead: // but it was to lead: somebody else must
-				g.handOver()
-			default:
-			}
-			var zero O
-			return zero, context.Cause(ctx)
-		}
+	i := slices.Index(g.waiting, c)
+	if i >= 0 { // not begun: take it back
+		g.waiting = slices.Delete(g.waiting, i, i+1)
 	}
 	g.mu.Unlock()
+	if i >= 0 {
+		select {
+		case <-c.lead: // but it was to lead: somebody else must
+			g.handOver()
+		default:
+		}
+		var zero O
+		return zero, context.Cause(ctx)
+	}
 	<-c.done // it is being executed: the outcome is worth waiting for
 	return c.out, c.err
 }
@@ -82,8 +89,8 @@ func (g *Group[I, O]) take() []*call[I, O] {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	n, bytes := 0, 0
-	for n < len(g.waiting) && n < g.MaxItems {
-		if g.Size != nil {
+	for n < len(g.waiting) && (n < g.MaxItems || g.MaxItems <= 0) {
+		if g.Size != nil && g.MaxBytes > 0 {
 			bytes += g.Size(g.waiting[n].item)
 			if n > 0 && bytes > g.MaxBytes {
 				break
@@ -91,14 +98,25 @@ func (g *Group[I, O]) take() []*call[I, O] {
 		}
 		n++
 	}
-	calls := append([]*call[I, O](nil), g.waiting[:n]...)
-	g.waiting = append(g.waiting[:0], g.waiting[n:]...)
+	calls := slices.Clone(g.waiting[:n])
+	g.waiting = slices.Delete(g.waiting, 0, n)
 	return calls
 }
 
-// flush runs a batch, answers its callers and hands the lead over.
+// flush runs a batch, answers its callers and hands the lead over. When Run
+// panics, the panic is its own caller's; the others get ErrRun.
 func (g *Group[I, O]) flush(ctx context.Context, calls []*call[I, O]) {
-	defer g.handOver()
+	var out []O
+	err := ErrRun
+	defer func() {
+		for i, c := range calls {
+			if c.err = err; err == nil {
+				c.out = out[i]
+			}
+			close(c.done)
+		}
+		g.handOver()
+	}()
 	items := make([]I, len(calls))
 	for i, c := range calls {
 		items[i] = c.item
@@ -106,15 +124,11 @@ func (g *Group[I, O]) flush(ctx context.Context, calls []*call[I, O]) {
 	if len(calls) > 1 {
 		ctx = context.WithoutCancel(ctx)
 	}
-	out, err := g.Run(ctx, items)
-	for i, c := range calls {
-		if err != nil {
-			c.err = err
-		} else {
-			c.out = out[i]
-		}
-		close(c.done)
+	results, runErr := g.Run(ctx, items)
+	if runErr == nil && len(results) != len(items) {
+		runErr = fmt.Errorf("batch: %d results for %d items", len(results), len(items))
 	}
+	out, err = results, runErr
 }
 
 // handOver makes the first waiting caller run the next batch, or leaves the

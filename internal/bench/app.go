@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -15,19 +16,22 @@ import (
 	"github.com/stepward/stepward/workflow"
 )
 
-var noop = workflow.NewStep("noop", func(_ context.Context, n int) (int, error) { return n + 1, nil }, workflow.StepOptions{})
-
 // chain executes as many steps as its input says, one after the other.
 var chain = workflow.DurableWorkflow[int, int]{Name: "chain"}
 
-var chainV1 = workflow.Define(chain, func(ctx workflow.Context, steps int) (n int, err error) {
-	for range steps {
-		if n, err = noop.Run(ctx, n); err != nil {
-			return 0, err
+var chainV1 = chainOf(func(_ context.Context, n int) (int, error) { return n + 1, nil })
+
+func chainOf(f func(ctx context.Context, n int) (int, error)) *workflow.Definition {
+	noop := workflow.NewStep("noop", f, workflow.StepOptions{})
+	return workflow.Define(chain, func(ctx workflow.Context, steps int) (n int, err error) {
+		for range steps {
+			if n, err = noop.Run(ctx, n); err != nil {
+				return 0, err
+			}
 		}
-	}
-	return n, nil
-}, workflow.Options{Steps: []workflow.Declared{noop}})
+		return n, nil
+	}, workflow.Options{Steps: []workflow.Declared{noop}})
+}
 
 // app is an application in a schema of its own: a client, and a worker in the
 // same process, with a pool each.
@@ -106,25 +110,14 @@ func (a *app) close() {
 	}
 }
 
-// add inserts n runs without announcing them, together or one by one. The
-// worker finds them by polling.
-func (a *app) add(ctx context.Context, steps, n int, together bool) error {
-	items := []enqueue.Item{{Workflow: chain.Name, Input: fmt.Appendf(nil, "%d", steps)}}
-	if together {
-		for len(items) < n {
-			items = append(items, items[0])
-		}
-		n = 1
-	}
-	for range n {
-		if err := pgx.BeginFunc(ctx, a.pool, func(tx pgx.Tx) error {
-			_, err := enqueue.Insert(ctx, tx, a.q, items)
-			return err
-		}); err != nil {
-			return err
-		}
-	}
-	return nil
+// add inserts n runs together, without announcing them. The worker finds them by
+// polling, or when it has been full and a place gets free.
+func (a *app) add(ctx context.Context, steps, n int) error {
+	items := slices.Repeat([]enqueue.Item{{Workflow: chain.Name, Input: fmt.Appendf(nil, "%d", steps)}}, n)
+	return pgx.BeginFunc(ctx, a.pool, func(tx pgx.Tx) error {
+		_, err := enqueue.Insert(ctx, tx, a.q, items)
+		return err
+	})
 }
 
 // settled returns when all runs have ended and River has put all tickets away.

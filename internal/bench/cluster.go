@@ -27,15 +27,16 @@ type cluster struct {
 	schemas     atomic.Int64
 }
 
-// openCluster starts a server, or takes that of DATABASE_URL as it is.
-func openCluster(ctx context.Context, fsync bool) (_ *cluster, err error) {
+// openCluster starts a server, or takes that of DATABASE_URL as it is, unless
+// other ways are given.
+func openCluster(ctx context.Context, fsync bool, ways []devdb.Way) (_ *cluster, err error) {
 	dir := filepath.Join("/tmp", fmt.Sprintf("stepward-bench-%d", os.Getpid())) // short: it holds a socket
 	sync := "fsync=off"
 	if fsync {
 		sync = "fsync=on"
 	}
 	// On the server's command line: what is there outranks ALTER SYSTEM.
-	db, err := devdb.Open(ctx, devdb.Config{Dir: dir, Settings: []string{"checkpoint_timeout=1h", "max_wal_size=8GB", sync}})
+	db, err := devdb.Open(ctx, devdb.Config{Ways: ways, Dir: dir, Settings: []string{"checkpoint_timeout=1h", "max_wal_size=8GB", sync}})
 	if err != nil {
 		return nil, err
 	}
@@ -181,6 +182,10 @@ func (m mark) to(n mark) cost {
 	return cost{xacts: float64(n.xid - m.xid), bytes: float64(n.lsn - m.lsn), elapsed: n.at.Sub(m.at), from: m, to: n}
 }
 
+// idleTime is how long an idle worker is looked at, at least. What it does, it
+// does every few seconds.
+const idleTime = 6 * time.Second
+
 // measure returns what f wrote, less what the same time costs without it.
 func (c *cluster) measure(ctx context.Context, f func() error) (cost, error) {
 	if _, err := c.pool.Exec(ctx, "CHECKPOINT"); err != nil {
@@ -201,14 +206,15 @@ func (c *cluster) measure(ctx context.Context, f func() error) (cost, error) {
 	select {
 	case <-ctx.Done():
 		return cost{}, ctx.Err()
-	case <-time.After(x.elapsed):
+	case <-time.After(max(x.elapsed, idleTime)):
 	}
 	after, err := c.mark(ctx)
 	if err != nil {
 		return cost{}, err
 	}
 	idle := end.to(after)
-	x.xacts -= idle.xacts
-	x.bytes -= idle.bytes
+	share := x.elapsed.Seconds() / idle.elapsed.Seconds()
+	x.xacts -= idle.xacts * share
+	x.bytes -= idle.bytes * share
 	return x, nil
 }

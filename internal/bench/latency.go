@@ -107,7 +107,7 @@ func (b *bench) throughput(ctx context.Context, steps, n, concurrent int) error 
 	if err := a.settled(ctx); err != nil {
 		return err
 	}
-	if err := a.add(ctx, steps, n, true); err != nil {
+	if err := a.add(ctx, steps, n); err != nil {
 		return err
 	}
 	if err := a.until(ctx, "SELECT count(*) < "+fmt.Sprint(n)+" FROM "+a.schema+".ready"); err != nil {

@@ -20,21 +20,37 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/stepward/stepward/internal/program"
 	"github.com/stepward/stepward/worker/bootstrap"
 )
 
 // A suite is one of the sub-benchmarks.
 type suite struct {
-	name string
-	run  func(ctx context.Context, b *bench) error
+	name     string
+	run      func(ctx context.Context, b *bench) error
+	postgres bool // it needs one
+	help     string
 }
 
 var suites = []suite{
-	{"steps", benchSteps},
-	{"latency", benchLatency},
-	{"enqueue", benchEnqueue},
-	{"recovery", benchRecovery},
-	{"sandbox", benchSandbox},
+	{"steps", benchSteps, true, `
+counts what a run of 1 and of 10 bare steps writes: transactions and bytes of WAL.
+"Alone" is one run at a time, without the River job that announces it (its ticket),
+which is counted for itself; then 32 runs at once. Full page writes and autovacuum
+are off. What an idle worker writes (heartbeat, River's upkeep) is measured after each
+count, for at least as long, and subtracted.`},
+	{"latency", benchLatency, true, `
+times Enqueue, the start of the first step and Result for runs that come one at a
+time, then for 64 callers, and how fast a backlog is worked off.`},
+	{"enqueue", benchEnqueue, true, `
+times Enqueue and EnqueueTx without a worker.`},
+	{"recovery", benchRecovery, true, `
+kills worker processes with SIGKILL and times until the step that they executed starts
+in another process.`},
+	{"sandbox", benchSandbox, false, `
+times local sandboxes: from nothing to the first output of a command, in pairs with
+bwrap --unshare-all that starts the same program; a command in a sandbox that is there;
+and the memory of the tool runner. Linux only.`},
 }
 
 // bench is what the suites share.
@@ -42,6 +58,9 @@ type bench struct {
 	options
 	cluster *cluster
 	report  *report
+
+	runner    program.Program // of the sandboxes
+	runnerErr error
 }
 
 type options struct {
@@ -54,7 +73,7 @@ type options struct {
 func (o options) times(n int) int { return max(int(float64(n)*o.scale), 1) }
 
 func main() {
-	bootstrap.Init(guestV1)
+	bootstrap.Init()
 	hello()
 	if os.Getenv(envChild) != "" {
 		exit(child())
@@ -81,6 +100,14 @@ func run() (err error) {
 	scale := flag.Float64("scale", 1, "factor of all repetitions")
 	wal := flag.Bool("wal", false, "break the WAL of steps down by table and record (needs pg_walinspect)")
 	verbose := flag.Bool("v", false, "log what the workers log")
+	flag.Usage = func() {
+		fmt.Fprintf(os.Stderr, "Usage: go run ./internal/bench [flags]\n\nSub-benchmarks:\n")
+		for _, s := range suites {
+			fmt.Fprintf(os.Stderr, "  %s%s\n", s.name, strings.ReplaceAll(s.help, "\n", "\n    \t"))
+		}
+		fmt.Fprintf(os.Stderr, "\nA Postgres is started for it, unless DATABASE_URL names one: nobody else may use that meanwhile.\n\nFlags:\n")
+		flag.PrintDefaults()
+	}
 	flag.Parse()
 	wanted := strings.Split(*which, ",")
 	for _, name := range wanted {
@@ -90,22 +117,30 @@ func run() (err error) {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	context.AfterFunc(ctx, stop) // a second interrupt ends the program at once
 	level := slog.LevelError
 	if *verbose {
 		level = slog.LevelInfo
 	}
 	b := &bench{options: options{scale: *scale, wal: *wal, log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))}}
-	if b.cluster, err = openCluster(ctx, *fsync); err != nil {
-		return err
+	b.report = &report{Command: strings.Join(append([]string{"go run ./internal/bench"}, os.Args[1:]...), " "), Machine: machine()}
+	if slices.Contains(wanted, "sandbox") { // first: it may be built from sources, which may change meanwhile
+		b.runner, b.runnerErr = program.Find(ctx, program.Want{})
 	}
-	defer b.cluster.close()
-	b.report = &report{Machine: machine(), Postgres: b.cluster.source, Settings: b.cluster.settings}
 	var errs []error
 	for _, s := range suites {
 		if !slices.Contains(wanted, s.name) {
 			continue
 		}
-		fmt.Fprintf(os.Stderr, "bench: %s\n", s.name)
+		if s.postgres && b.cluster == nil {
+			progress("starting Postgres")
+			if b.cluster, err = openCluster(ctx, *fsync, nil); err != nil {
+				return err
+			}
+			defer b.cluster.close()
+			b.report.Postgres, b.report.Settings = b.cluster.source, b.cluster.settings
+		}
+		progress("%s", s.name)
 		b.report.suite = s.name
 		if err := s.run(ctx, b); err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", s.name, err))

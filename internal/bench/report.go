@@ -6,15 +6,17 @@ import (
 	"io"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
 
 // report is what a call of bench found out.
 type report struct {
+	Command  string
 	Machine  map[string]string
-	Postgres string
-	Settings map[string]string
+	Postgres string            `json:",omitempty"`
+	Settings map[string]string `json:",omitempty"` // of Postgres
 	Results  []result
 	Notes    []string
 
@@ -50,7 +52,11 @@ func (r *report) note(format string, args ...any) {
 // durations adds quantiles of times, in milliseconds.
 func (r *report) durations(name string, all []time.Duration, quantiles ...float64) {
 	for _, q := range quantiles {
-		r.add(fmt.Sprintf("%s, p%g", name, 100*q), quantile(all, q), "ms")
+		what := fmt.Sprintf("p%g", 100*q)
+		if q == 0 {
+			what = "least"
+		}
+		r.add(name+", "+what, quantile(all, q), "ms")
 	}
 }
 
@@ -70,22 +76,24 @@ func (r *report) write(w io.Writer, asJSON bool) error {
 		return enc.Encode(r)
 	}
 	var b strings.Builder
+	fmt.Fprintf(&b, "- Command: `%s`\n", r.Command)
 	for _, k := range sortedKeys(r.Machine) {
 		fmt.Fprintf(&b, "- %s: %s\n", k, r.Machine[k])
 	}
-	fmt.Fprintf(&b, "- Postgres: %s\n", r.Postgres)
-	var settings []string
-	for _, k := range sortedKeys(r.Settings) {
-		settings = append(settings, k+"="+r.Settings[k])
+	if r.Postgres != "" {
+		var settings []string
+		for _, k := range sortedKeys(r.Settings) {
+			settings = append(settings, k+"="+r.Settings[k])
+		}
+		fmt.Fprintf(&b, "- Postgres: %s\n- Settings: %s\n", r.Postgres, strings.Join(settings, " "))
 	}
-	fmt.Fprintf(&b, "- Settings: %s\n\n", strings.Join(settings, " "))
-	b.WriteString("| | figure | | bar |\n|---|---:|---|---|\n")
+	b.WriteString("\n| | figure | | bar |\n|---|---:|---|---|\n")
 	for _, x := range r.Results {
 		bar := ""
 		if x.Bar != 0 {
-			bar = "≤ " + number(x.Bar)
+			bar = "≤ " + strconv.FormatFloat(x.Bar, 'f', -1, 64) + " met"
 			if x.Missed {
-				bar += " **missed**"
+				bar = strings.TrimSuffix(bar, "met") + "**missed**"
 			}
 		}
 		fmt.Fprintf(&b, "| %s: %s | %s | %s | %s |\n", x.Suite, x.Name, number(x.Value), x.Unit, bar)

@@ -1,18 +1,219 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"time"
 
-	"github.com/stepward/stepward/workflow"
+	"github.com/stepward/stepward/sandbox"
+	"github.com/stepward/stepward/sandbox/local"
 )
 
-var guest = workflow.DurableWorkflow[int, int]{Name: "guest"}
+// argHello makes this program say one word and end. It is what the peer starts.
+const argHello = "hello-from-a-sandbox"
 
-var guestStep = workflow.NewStep("guest", func(_ context.Context, n int) (int, error) { return n + 1, nil }, workflow.StepOptions{Mode: workflow.Sandboxed})
+func hello() {
+	if len(os.Args) == 2 && os.Args[1] == argHello {
+		fmt.Println("hello")
+		os.Exit(0)
+	}
+}
 
-var guestV1 = workflow.Define(guest, func(ctx workflow.Context, n int) (int, error) { return guestStep.Run(ctx, n) },
-	workflow.Options{Steps: []workflow.Declared{guestStep}})
+// The bars of a local sandbox: times the peer, milliseconds, MiB.
+const (
+	barCold = 2
+	barExec = 5
+	barRSS  = 8
+)
 
-func benchSandbox(ctx context.Context, b *bench) error { return nil }
+// benchSandbox times local sandboxes. This program is the tool runner: what a
+// worker that links all that this one does brings into its sandboxes.
+func benchSandbox(ctx context.Context, b *bench) error {
+	p, err := b.runner, b.runnerErr
+	if err != nil {
+		return err
+	}
+	if p.Path, err = filepath.EvalSymlinks(p.Path); err != nil {
+		return err
+	}
+	backend := local.New(local.Config{Program: p.Path})
+	if _, err := backend.Probe(ctx); err != nil {
+		b.report.note("left out: %v", err)
+		return nil
+	}
+	info, err := os.Stat(p.Path)
+	if err != nil {
+		return err
+	}
+	b.report.add("the runner's program", float64(info.Size())/(1<<20), "MiB")
+	if err := b.cold(ctx, backend, p.Path, b.times(60)); err != nil {
+		return err
+	}
+	return b.live(ctx, backend, b.times(300))
+}
 
-func hello() {}
+// cold compares the starts, in pairs whose order alternates.
+func (b *bench) cold(ctx context.Context, backend sandbox.Backend, path string, n int) error {
+	bwrap, err := exec.LookPath("bwrap")
+	if err != nil {
+		b.report.note("bwrap is not installed: nothing to compare a start with")
+	}
+	ours := func() (time.Duration, error) { return coldLocal(ctx, backend) }
+	peer := func() (time.Duration, error) { return coldPeer(ctx, bwrap, path) }
+	var mine, theirs []time.Duration
+	var ratios []float64
+	for i := range n + 3 {
+		var a, p time.Duration
+		var err, perr error
+		switch {
+		case bwrap == "":
+			a, err = ours()
+		case i%2 == 0:
+			a, err = ours()
+			p, perr = peer()
+		default:
+			p, perr = peer()
+			a, err = ours()
+		}
+		if err := errors.Join(err, perr); err != nil {
+			return err
+		}
+		if i < 3 { // the program's pages are in memory from here on
+			continue
+		}
+		mine, theirs, ratios = append(mine, a), append(theirs, p), append(ratios, a.Seconds()/p.Seconds())
+	}
+	b.report.durations("start to the first output of a command (echo)", mine, 0, 0.5, 0.95)
+	if bwrap == "" {
+		return nil
+	}
+	b.report.durations("bwrap --unshare-all, the same program, to its first output", theirs, 0, 0.5, 0.95)
+	slices.Sort(ratios)
+	b.report.bar(fmt.Sprintf("start, times bwrap, p50 of %d pairs", n), ratios[len(ratios)/2], "x", barCold)
+	return nil
+}
+
+func coldLocal(ctx context.Context, backend sandbox.Backend) (time.Duration, error) {
+	first := &firstWrite{}
+	begin := time.Now()
+	s, err := sandbox.Start(ctx, backend, sandbox.Options{})
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = s.Destroy(context.WithoutCancel(ctx)) }()
+	cmd := s.Command("echo", "hello")
+	cmd.Stdout = first
+	if err := cmd.Run(ctx); err != nil {
+		return 0, err
+	}
+	return first.after(begin)
+}
+
+// coldPeer starts the runner's program in what bwrap makes: the same namespaces
+// and about the same files, without a filter of system calls and Landlock.
+func coldPeer(ctx context.Context, bwrap, path string) (time.Duration, error) {
+	args := []string{"--unshare-all", "--die-with-parent", "--ro-bind", "/usr", "/usr"}
+	for _, dir := range []string{"/bin", "/sbin", "/lib", "/lib64"} {
+		if to, err := os.Readlink(dir); err == nil {
+			args = append(args, "--symlink", to, dir)
+		} else if _, err := os.Stat(dir); err == nil {
+			args = append(args, "--ro-bind", dir, dir)
+		}
+	}
+	args = append(args, "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp", "--tmpfs", "/workspace", "--ro-bind", path, "/runner", "/runner", argHello)
+	first, stderr := &firstWrite{}, &bytes.Buffer{}
+	cmd := exec.CommandContext(ctx, bwrap, args...)
+	cmd.Stdout, cmd.Stderr = first, stderr
+	begin := time.Now()
+	if err := cmd.Run(); err != nil {
+		return 0, fmt.Errorf("bwrap: %w: %s", err, stderr)
+	}
+	return first.after(begin)
+}
+
+// firstWrite remembers when something was written to it.
+type firstWrite struct{ at time.Time }
+
+func (f *firstWrite) Write(p []byte) (int, error) {
+	if f.at.IsZero() {
+		f.at = time.Now()
+	}
+	return len(p), nil
+}
+
+func (f *firstWrite) after(begin time.Time) (time.Duration, error) {
+	if f.at.IsZero() {
+		return 0, io.ErrUnexpectedEOF
+	}
+	return f.at.Sub(begin), nil
+}
+
+// live measures execs in a sandbox that is there, and what its idle runner keeps
+// for itself afterwards.
+func (b *bench) live(ctx context.Context, backend sandbox.Backend, n int) error {
+	s, err := sandbox.Start(ctx, backend, sandbox.Options{})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = s.Destroy(context.WithoutCancel(ctx)) }()
+	var took []time.Duration
+	for i := range n + 20 {
+		begin := time.Now()
+		if err := s.Command("true").Run(ctx); err != nil {
+			return err
+		}
+		if i >= 20 {
+			took = append(took, time.Since(begin))
+		}
+	}
+	b.report.bar("exec of true in a live sandbox, p50", quantile(took, 0.5), "ms", barExec)
+	b.report.durations("exec of true in a live sandbox", took, 0.95, 0.99)
+	kB, err := anonymousOfChildren()
+	if err != nil {
+		return err
+	}
+	b.report.bar("anonymous memory of the idle tool runner", float64(kB)/1024, "MiB", barRSS)
+	return nil
+}
+
+var (
+	statusParent = regexp.MustCompile(`(?m)^PPid:\s+(\d+)$`)
+	statusAnon   = regexp.MustCompile(`(?m)^RssAnon:\s+(\d+) kB$`)
+)
+
+// anonymousOfChildren returns the memory of this process's largest child: the
+// runner is the only one.
+func anonymousOfChildren() (kB int, err error) {
+	files, err := filepath.Glob("/proc/[0-9]*/status")
+	if err != nil {
+		return 0, err
+	}
+	for _, f := range files {
+		raw, err := os.ReadFile(f)
+		if err != nil {
+			continue // it has ended
+		}
+		parent, anon := statusParent.FindSubmatch(raw), statusAnon.FindSubmatch(raw)
+		if parent == nil || anon == nil || string(parent[1]) != strconv.Itoa(os.Getpid()) {
+			continue
+		}
+		n, err := strconv.Atoi(string(anon[1]))
+		if err != nil {
+			return 0, err
+		}
+		kB = max(kB, n)
+	}
+	if kB == 0 {
+		return 0, errors.New("no tool runner was found among the children")
+	}
+	return kB, nil
+}

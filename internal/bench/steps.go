@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/riverqueue/river"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/stepward/stepward/internal/enqueue"
 	"github.com/stepward/stepward/worker"
+	"github.com/stepward/stepward/workflow"
 )
 
 // The bars of a run that is alone, beside its ticket.
@@ -31,7 +33,7 @@ func benchSteps(ctx context.Context, b *bench) error {
 			return err
 		}
 		bar := stepBars[steps]
-		b.report.bar(fmt.Sprintf("%s, alone: write transactions per run", plural(steps, "step")), round(x.xacts/n, 2), "", bar.commits)
+		b.report.bar(fmt.Sprintf("%s, alone: write transactions per run", plural(steps, "step")), round(x.xacts/n, 1), "", bar.commits) // upkeep is subtracted to about one in a hundred
 		b.report.bar(fmt.Sprintf("%s, alone: WAL per run", plural(steps, "step")), x.bytes/n, "B", bar.bytes)
 		if x, n, err = b.enqueued(ctx, steps, b.times(300), 1); err != nil {
 			return err
@@ -66,29 +68,55 @@ func benchSteps(ctx context.Context, b *bench) error {
 	return nil
 }
 
-// alone measures n runs, one at a time and without a ticket each: every run is
-// enqueued, claimed and executed for itself.
+// newLoner starts a worker for runs that come one at a time and without a
+// ticket each. The first step of a run adds the next one; the worker, which holds
+// one run and is full, looks for it when the run has ended.
+func (b *bench) newLoner(ctx context.Context, cfg worker.Config, steps int) (a *app, execute func(n int) error, err error) {
+	var left atomic.Int64
+	last := make(chan struct{}, 1)
+	cfg.MaxRuns = 1
+	cfg.Workflows = []*workflow.Definition{chainOf(func(ctx context.Context, n int) (int, error) {
+		if n > 0 {
+			return n + 1, nil
+		}
+		if left.Add(-1) > 0 {
+			return n + 1, a.add(ctx, steps, 1)
+		}
+		last <- struct{}{}
+		return n + 1, nil
+	})}
+	if a, err = b.newApp(ctx, cfg); err != nil {
+		return nil, nil, err
+	}
+	if err := a.work(ctx); err != nil {
+		a.close()
+		return nil, nil, err
+	}
+	return a, func(n int) error {
+		left.Store(int64(n))
+		if err := a.add(ctx, steps, 1); err != nil {
+			return err
+		}
+		select {
+		case <-last:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		return a.settled(ctx)
+	}, nil
+}
+
+// alone measures n runs, one at a time and without a ticket each.
 func (b *bench) alone(ctx context.Context, steps, n int) (cost, float64, error) {
-	a, err := b.newApp(ctx, worker.Config{MaxRuns: 1})
+	a, execute, err := b.newLoner(ctx, worker.Config{}, steps)
 	if err != nil {
 		return cost{}, 0, err
 	}
 	defer a.close()
-	if err := a.work(ctx); err != nil {
+	if err := execute(n/3 + 1); err != nil { // warm up: pages, plans, prepared statements
 		return cost{}, 0, err
 	}
-	once := func(n int) func() error {
-		return func() error {
-			if err := a.add(ctx, steps, n, false); err != nil {
-				return err
-			}
-			return a.settled(ctx)
-		}
-	}
-	if err := once(n / 3)(); err != nil { // warm up: pages, plans, prepared statements
-		return cost{}, 0, err
-	}
-	x, err := b.cluster.measure(ctx, once(n))
+	x, err := b.cluster.measure(ctx, func() error { return execute(n) })
 	if err == nil && b.wal {
 		err = b.walTable(ctx, a.schema, fmt.Sprintf("%s, alone", plural(steps, "step")), x, n)
 	}
@@ -107,7 +135,7 @@ func (b *bench) ready(ctx context.Context, steps, n, concurrent int) (cost, floa
 	}
 	once := func(n int) func() error {
 		return func() error {
-			if err := a.add(ctx, steps, n, true); err != nil {
+			if err := a.add(ctx, steps, n); err != nil {
 				return err
 			}
 			return a.settled(ctx)
@@ -173,7 +201,7 @@ func (b *bench) tickets(ctx context.Context, n int) (cost, float64, error) {
 	client, err := river.NewClient(riverpgxv5.New(a.pool), &river.Config{
 		Schema: a.q.River, Workers: workers, Logger: b.log,
 		Queues:        map[string]river.QueueConfig{enqueue.Queue: {MaxWorkers: 8}},
-		FetchCooldown: fetchCooldown, FetchPollInterval: fetchPoll,
+		FetchCooldown: river.FetchCooldownMin, FetchPollInterval: fetchPoll, // the client of an application notifies as often
 	})
 	if err != nil {
 		return cost{}, 0, err

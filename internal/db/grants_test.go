@@ -178,9 +178,18 @@ func TestGrants(t *testing.T) {
 		}
 	})
 
+	// Ids: a worker adds the runs that other River clients ask for.
+	for who, pool := range map[string]*pgxpool.Pool{"client": clients, "worker": workers} {
+		for _, sql := range []string{"SELECT stepward.next_id()", "SELECT nextval('stepward_river.river_job_id_seq')"} {
+			if err := attempt(t, pool, q, sql); err != nil {
+				t.Errorf("%s: %s: %v", who, sql, err)
+			}
+		}
+	}
+
 	// What only one of them may do; the other is the control.
 	onlyWorker := []string{
-		"INSERT INTO stepward.step (run_id, started_at, input_hash, seq, epoch, elapsed, attempt, mode, key) VALUES (1, now(), 0, 1, 1, 0, 1, 0, 'x')",
+		"INSERT INTO stepward.step (run_id, started_at, input_hash, seq, epoch, elapsed, attempt, mode, key) VALUES (1, now(), 0, 1, 1, 0, 1, 0::\"char\", 'x')",
 		"INSERT INTO stepward.attempt (run_id, started_at, seq, epoch, attempt, mode, key) VALUES (1, now(), 1, 1, 1, 0, 'x')",
 		"INSERT INTO stepward.turn VALUES (1, 1, 1)",
 		"DELETE FROM stepward.turn",

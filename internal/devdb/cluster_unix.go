@@ -12,7 +12,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -26,10 +25,11 @@ import (
 //	source   the line for a person
 //	pg/      belongs to the server's user: data/, log, socket
 //
-// Two shells belong to it. The guardian reads the pipe. It meets end of file
-// once no holder is left, lets the server stop, and removes the folder. The
-// runner, under the server's user, is the parent of the server, which it stops
-// when the guardian lets go of a pipe between them, or dies.
+// Two shells belong to it. The guardian comes first, and reads the pipe. It
+// meets end of file once no holder is left, lets the server stop, and removes
+// the folder, and the shared one if that is empty then. The runner, under the
+// server's user, is the parent of the server, which it stops when the guardian
+// lets go of a pipe between them, or dies.
 type cluster struct{ dir string }
 
 const (
@@ -40,23 +40,34 @@ const (
 // errGone reports that a cluster has ended, or is about to.
 var errGone = errors.New("the cluster has ended")
 
+// errFolderGone reports that the shared folder was removed by its last user.
+var errFolderGone = errors.New("the shared folder has been removed")
+
 // joinCluster joins the cluster in cfg.Dir that runs, or starts one with the
 // programs in the folder that bin returns. bin may put them into the cluster's
 // own folder, which it is given.
 func joinCluster(ctx context.Context, cfg Config, bin func(clusterDir string) (string, error)) (*DB, error) {
-	dir := cfg.Dir
-	if err := ensureDir(dir); err != nil {
-		return nil, err
+	for {
+		db, err := joinLocked(ctx, cfg, bin)
+		if !errors.Is(err, errFolderGone) {
+			return db, err
+		}
 	}
-	unlock, err := lockFile(ctx, filepath.Join(dir, "lock"))
-	if err != nil {
-		return nil, err
-	}
-	defer unlock()
+}
 
-	present, err := filepath.Glob(filepath.Join(dir, "c-*"))
+func joinLocked(ctx context.Context, cfg Config, bin func(string) (string, error)) (*DB, error) {
+	f, err := lockFolder(ctx, cfg.Dir)
 	if err != nil {
 		return nil, err
+	}
+	defer f.unlock()
+
+	present, err := filepath.Glob(filepath.Join(f.dir, "c-*"))
+	if err != nil {
+		return nil, err
+	}
+	if !f.is() {
+		return nil, errFolderGone // so what is there may be in the making
 	}
 	for _, path := range present {
 		db, err := cluster{path}.attach(ctx)
@@ -71,7 +82,15 @@ func joinCluster(ctx context.Context, cfg Config, bin func(clusterDir string) (s
 			return nil, ctx.Err()
 		}
 	}
-	return startCluster(ctx, filepath.Join(dir, "c-"+strings.ToLower(rand.Text()[:8])), cfg.Settings, bin)
+	c := cluster{filepath.Join(f.dir, "c-"+strings.ToLower(rand.Text()[:8]))}
+	if err := mkdir(c.dir, 0o711); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	if !f.is() { // and from here on it is, because it is not empty
+		_ = os.RemoveAll(c.dir)
+		return nil, errFolderGone
+	}
+	return c.start(ctx, cfg.Settings, bin)
 }
 
 // attach adds a hold to a running cluster.
@@ -136,39 +155,39 @@ func (c cluster) describe() (*DB, error) {
 	return &DB{URL: string(url), Source: string(source)}, nil
 }
 
-func startCluster(ctx context.Context, dir string, settings []string, findBin func(string) (string, error)) (_ *DB, err error) {
+// start fills the cluster's folder, and starts the server.
+func (c cluster) start(ctx context.Context, settings []string, findBin func(string) (string, error)) (_ *DB, err error) {
 	acct, err := serverAccount()
+	var release func()
+	var theirs ends
+	if err == nil {
+		release, theirs, err = c.guard()
+	}
 	if err != nil {
+		_ = os.RemoveAll(c.dir)
 		return nil, err
 	}
-	c := cluster{dir}
-	pg := filepath.Join(dir, "pg")
-	if err := errors.Join(mkdir(dir, 0o711), mkdir(filepath.Join(dir, "ack"), 0o700),
-		mkdir(pg, 0o711), acct.own(pg)); err != nil {
-		return nil, err
-	}
-	defer func() {
-		if err != nil {
-			_ = os.RemoveAll(dir)
-		}
-	}()
-	bin, err := findBin(dir)
-	if err != nil {
-		return nil, err
-	}
-	password := rand.Text()
-	if err := c.initdb(ctx, acct, bin, password); err != nil {
-		return nil, err
-	}
-	release, err := c.launch(acct, bin, settings)
-	if err != nil {
-		return nil, err
-	}
+	defer theirs.close()
 	defer func() {
 		if err != nil {
 			release() // the guardian stops what runs and removes the folder
 		}
 	}()
+	pg := filepath.Join(c.dir, "pg")
+	if err := errors.Join(mkdir(filepath.Join(c.dir, "ack"), 0o700), mkdir(pg, 0o711), acct.own(pg)); err != nil {
+		return nil, err
+	}
+	bin, err := findBin(c.dir)
+	if err != nil {
+		return nil, err
+	}
+	password := rand.Text()
+	if err := c.initdb(ctx, acct, bin, password, theirs.gone); err != nil {
+		return nil, err
+	}
+	if err := c.launch(acct, bin, settings, theirs); err != nil {
+		return nil, err
+	}
 	url := socketURL(pg, password)
 	version, err := c.awaitReady(ctx, url)
 	if err != nil {
@@ -176,14 +195,16 @@ func startCluster(ctx context.Context, dir string, settings []string, findBin fu
 	}
 	source := fmt.Sprintf("Postgres %s from %s, throw-away cluster of user %s", version, bin, acct.name)
 	if err := errors.Join(
-		os.WriteFile(filepath.Join(dir, "source"), []byte(source), 0o600),
-		os.WriteFile(filepath.Join(dir, "url"), []byte(url), 0o600)); err != nil {
+		os.WriteFile(filepath.Join(c.dir, "source"), []byte(source), 0o600),
+		os.WriteFile(filepath.Join(c.dir, "url"), []byte(url), 0o600)); err != nil {
 		return nil, err
 	}
 	return &DB{URL: url, Source: source, release: release}, nil
 }
 
-func (c cluster) initdb(ctx context.Context, acct account, bin, password string) error {
+// initdb makes the data. The guardian waits for the end of gone, so that it
+// removes nothing while somebody still writes, should this process die.
+func (c cluster) initdb(ctx context.Context, acct account, bin, password string, gone *os.File) error {
 	pg := filepath.Join(c.dir, "pg")
 	pwfile := filepath.Join(pg, "pw")
 	if err := errors.Join(os.WriteFile(pwfile, []byte(password+"\n"), 0o600), acct.own(pwfile)); err != nil {
@@ -195,6 +216,7 @@ func (c cluster) initdb(ctx context.Context, acct account, bin, password string)
 		"-E", "UTF8", "--locale", "C", "--no-sync")
 	cmd.Dir, cmd.Env = pg, serverEnv()
 	cmd.SysProcAttr = acct.attr()
+	cmd.ExtraFiles = []*os.File{gone}
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("initdb: %w: %s", err, lastLines(out, 3))
 	}
@@ -217,18 +239,6 @@ pg=$1; bin=$2; shift 2
 ) </dev/null &
 `
 
-// guardianScript is started with the cluster's folder. fd 3 is the end of the
-// named pipe that is read, fd 4 is what keeps the runner, fd 5 tells of its end.
-const guardianScript = `
-dir=$1
-(
-	while read -r name; do : >"$dir/ack/$name"; done <&3
-	exec 4>&-
-	cat <&5
-	rm -rf "$dir"
-) </dev/null &
-`
-
 // serverOptions trade safety against a crash of the machine for speed.
 var serverOptions = []string{
 	"-c", "listen_addresses=",
@@ -242,30 +252,8 @@ var serverOptions = []string{
 	"-c", "log_line_prefix=%m [%p] %a: ",
 }
 
-// launch starts the runner and the guardian, and takes the first hold.
-func (c cluster) launch(acct account, bin string, settings []string) (release func(), err error) {
-	var pipes closers
-	defer pipes.close()
-	lifeR, lifeW, err := pipes.pipe()
-	if err != nil {
-		return nil, err
-	}
-	goneR, goneW, err := pipes.pipe()
-	if err != nil {
-		return nil, err
-	}
-	hold := filepath.Join(c.dir, "hold")
-	if err := unix.Mkfifo(hold, 0o600); err != nil {
-		return nil, err
-	}
-	holdR, err := pipes.add(os.OpenFile(hold, os.O_RDONLY|unix.O_NONBLOCK, 0))
-	if err != nil {
-		return nil, err
-	}
-	if err := unix.SetNonblock(int(holdR.Fd()), false); err != nil { // it was for the open; a shell's read must wait
-		return nil, err
-	}
-
+// launch starts the runner.
+func (c cluster) launch(acct account, bin string, settings []string, theirs ends) error {
 	pg := filepath.Join(c.dir, "pg")
 	args := append([]string{"-c", runnerScript, "stepward-devdb", pg, bin}, serverOptions...)
 	for _, s := range settings {
@@ -273,26 +261,11 @@ func (c cluster) launch(acct account, bin string, settings []string) (release fu
 	}
 	runner := exec.Command("/bin/sh", args...)
 	runner.Dir, runner.Env, runner.SysProcAttr = pg, serverEnv(), acct.attr()
-	runner.ExtraFiles = []*os.File{lifeR, goneW}
+	runner.ExtraFiles = []*os.File{theirs.life, theirs.gone}
 	if err := runner.Run(); err != nil {
-		return nil, fmt.Errorf("start the runner: %w", err)
+		return fmt.Errorf("start the runner: %w", err)
 	}
-	guardian := exec.Command("/bin/sh", "-c", guardianScript, "stepward-devdb", c.dir)
-	guardian.Dir, guardian.Env = "/", serverEnv()
-	guardian.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	guardian.ExtraFiles = []*os.File{holdR, lifeW, goneR}
-
-	// The write end must be open before the guardian reads, or it would meet
-	// end of file at once.
-	fd, err := unix.Open(hold, unix.O_WRONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, err
-	}
-	if err := guardian.Run(); err != nil {
-		_ = unix.Close(fd)
-		return nil, fmt.Errorf("start the guardian: %w", err)
-	}
-	return func() { _ = unix.Close(fd) }, nil
+	return nil
 }
 
 // awaitReady returns the version once the server takes statements.
@@ -332,28 +305,4 @@ func lastLines(text []byte, n int) string {
 		lines = lines[len(lines)-n:]
 	}
 	return string(bytes.Join(lines, []byte("; ")))
-}
-
-// closers are files that this process needs only until its children have them.
-type closers []*os.File
-
-func (c *closers) add(f *os.File, err error) (*os.File, error) {
-	if err == nil {
-		*c = append(*c, f)
-	}
-	return f, err
-}
-
-func (c *closers) pipe() (r, w *os.File, err error) {
-	r, w, err = os.Pipe()
-	if err == nil {
-		*c = append(*c, r, w)
-	}
-	return r, w, err
-}
-
-func (c *closers) close() {
-	for _, f := range *c {
-		_ = f.Close()
-	}
 }

@@ -5,12 +5,15 @@ package devdb_test
 import (
 	"bufio"
 	"context"
+	"crypto/rand"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -37,38 +40,40 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// sharedDir is a folder for clusters of one test. Not t.TempDir, which the
-// unprivileged user of the server could not enter.
+// sharedDir names a folder for clusters of one test. Not below t.TempDir, which
+// the unprivileged user of the server could not enter.
 func sharedDir(t *testing.T) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("/tmp", "devdb-test-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		waitEmpty(t, dir)
-		os.RemoveAll(dir)
-	})
+	dir := "/tmp/devdb-test-" + strings.ToLower(rand.Text()[:8])
+	t.Cleanup(func() { waitGone(t, dir) })
 	return dir
 }
 
-// waitEmpty waits until no cluster is left in dir, and no process of one.
-func waitEmpty(t *testing.T, dir string) {
+// waitGone waits until the folder is gone, with all clusters and processes.
+func waitGone(t *testing.T, dir string) {
+	t.Helper()
+	await(t, func() bool {
+		_, err := os.Lstat(dir)
+		return os.IsNotExist(err) && len(processesOf(t, dir)) == 0
+	})
+	if t.Failed() {
+		t.Logf("left over in %s: %q", dir, processesOf(t, dir))
+	}
+}
+
+// await waits until a condition holds.
+func await(t *testing.T, holds func() bool) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
-	tick := time.NewTicker(20 * time.Millisecond)
+	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
-	for {
-		left, _ := filepath.Glob(filepath.Join(dir, "c-*"))
-		running := processesOf(t, dir)
-		if len(left)+len(running) == 0 {
-			return
-		}
+	for !holds() {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			t.Fatalf("left over: %q, %q", left, running)
+			t.Error("waited in vain")
+			return
 		}
 	}
 }
@@ -179,10 +184,15 @@ type holder struct {
 	url, source string
 }
 
-func hold(t *testing.T, way devdb.Way, dir string, env ...string) holder {
-	t.Helper()
+func holderCommand(way devdb.Way, dir string, env ...string) *exec.Cmd {
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(append(os.Environ(), "DEVDB_TEST_HOLD="+string(way), "DEVDB_TEST_DIR="+dir), env...)
+	return cmd
+}
+
+func hold(t *testing.T, way devdb.Way, dir string, env ...string) holder {
+	t.Helper()
+	cmd := holderCommand(way, dir, env...)
 	cmd.Stderr = os.Stderr
 	if _, err := cmd.StdinPipe(); err != nil {
 		t.Error(err)
@@ -219,7 +229,116 @@ func TestKilledHolderLeavesNothing(t *testing.T) {
 	}
 	second.cmd.Process.Kill()
 	second.cmd.Wait()
-	waitEmpty(t, dir)
+	waitGone(t, dir)
+}
+
+// TestStarterKilledHalfway kills a process that is making a cluster, which
+// nobody else comes to clean up after.
+func TestStarterKilledHalfway(t *testing.T) {
+	for _, half := range []string{"pg", "pg/data/PG_VERSION", "pg/data/postmaster.pid"} {
+		t.Run(filepath.Base(half), func(t *testing.T) {
+			dir := sharedDir(t)
+			cmd := holderCommand(devdb.WayLocal, dir)
+			if _, err := cmd.StdinPipe(); err != nil {
+				t.Fatal(err)
+			}
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			defer cmd.Process.Kill()
+			await(t, func() bool {
+				found, _ := filepath.Glob(filepath.Join(dir, "c-*", half))
+				return len(found) > 0
+			})
+			cmd.Process.Kill()
+			cmd.Wait()
+			waitGone(t, dir)
+		})
+	}
+}
+
+// TestKilledHolderOfTheLock shows that the lock of a process that died keeps
+// nobody out, and that one of a process that lives does.
+func TestKilledHolderOfTheLock(t *testing.T) {
+	dir := sharedDir(t)
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	locked := exec.Command("flock", dir, "sh", "-c", "echo locked; exec cat")
+	locked.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // flock waits for its command
+	stdin, err := locked.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stdin.Close()
+	out, err := locked.StdoutPipe()
+	if err == nil {
+		err = locked.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if line, err := bufio.NewReader(out).ReadString('\n'); err != nil {
+		t.Fatal(line, err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	if db, err := devdb.Open(ctx, devdb.Config{Ways: []devdb.Way{devdb.WayLocal}, Dir: dir}); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("got in past the lock: %+v, %v", db, err)
+	}
+	if err := syscall.Kill(-locked.Process.Pid, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	locked.Wait()
+	db := openLocal(t, dir)
+	if _, err := query(t, db.URL, "SELECT 'there'"); err != nil {
+		t.Error(err)
+	}
+	db.Close()
+}
+
+// TestFolderComesAndGoes has processes meet the moments in which the last user
+// removes the folder and the next one makes it.
+func TestFolderComesAndGoes(t *testing.T) {
+	dir := sharedDir(t)
+	var all sync.WaitGroup
+	for range 3 {
+		all.Go(func() {
+			for range 4 {
+				db, err := devdb.Open(t.Context(), devdb.Config{Ways: []devdb.Way{devdb.WayLocal}, Dir: dir})
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if _, err := query(t, db.URL, "SELECT 'there'"); err != nil {
+					t.Error(err)
+				}
+				db.Close()
+			}
+		})
+	}
+	all.Wait()
+}
+
+// TestForeignFolder: anybody may make a folder in /tmp.
+func TestForeignFolder(t *testing.T) {
+	for name, make := range map[string]func(dir string) error{
+		"others may write": func(dir string) error { return errors.Join(os.Mkdir(dir, 0o777), os.Chmod(dir, 0o777)) },
+		"symlink":          func(dir string) error { return os.Symlink("/tmp", dir) },
+		"file":             func(dir string) error { return os.WriteFile(dir, nil, 0o600) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := sharedDir(t)
+			if err := make(dir); err != nil {
+				t.Fatal(err)
+			}
+			defer os.Remove(dir)
+			db, err := devdb.Open(t.Context(), devdb.Config{Ways: []devdb.Way{devdb.WayLocal}, Dir: dir})
+			if err == nil || !strings.Contains(err.Error(), "not a folder that only this user may write") {
+				t.Errorf("got %+v, %v", db, err)
+			}
+		})
+	}
 }
 
 func TestStarterKilledAtAnyMoment(t *testing.T) {
@@ -239,7 +358,6 @@ func TestStarterKilledAtAnyMoment(t *testing.T) {
 		t.Fatal(err)
 	}
 	db.Close()
-	waitEmpty(t, dir)
 }
 
 func TestDeadServerIsReplaced(t *testing.T) {

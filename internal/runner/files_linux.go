@@ -190,5 +190,9 @@ func (s service) WriteFile(_ context.Context, stream *connect.ClientStream[rpc.W
 	if err := f.Close(); err != nil {
 		return nil, coded(err)
 	}
+	// A process that was being forked has the descriptor, too, until it executes a
+	// program; a command that is this file would find it busy.
+	syscall.ForkLock.RLock()
+	syscall.ForkLock.RUnlock() //nolint:staticcheck // nothing to do but to wait
 	return connect.NewResponse(&rpc.WriteFileResponse{Size: size}), nil
 }

@@ -2,11 +2,18 @@ package runner
 
 import "sync"
 
-// logSize is how much of a stream is kept for a reader that comes back.
-const logSize = 256 << 10
+const (
+	// logAhead is how far the process may be ahead of its reader.
+	logAhead = 256 << 10
+
+	// logBehind is how much of what a reader took is kept for one that comes
+	// back: what was on its way when a connection broke, in the buffers of sockets
+	// and of what stands between (a container engine copies it twice), is lost.
+	logBehind = 1 << 20
+)
 
 // An outlog keeps the end of one output stream. A writer waits while it holds
-// logSize bytes that no reader has taken, which holds up the process that writes.
+// logAhead bytes that no reader has taken, which holds up the process that writes.
 type outlog struct {
 	wake *broadcast
 
@@ -29,11 +36,11 @@ func (l *outlog) write(p []byte) bool {
 			l.mu.Unlock()
 			return false
 		}
-		room := int(logSize - (l.end() - l.taken))
+		room := int(logAhead - (l.end() - l.taken))
 		n := min(room, len(p))
 		if n > 0 {
 			l.buf = append(l.buf, p[:n]...)
-			if over := len(l.buf) - logSize; over > logSize { // move rarely
+			if over := int(l.taken - logBehind - l.start); over > logAhead { // move rarely
 				l.buf = append(l.buf[:0], l.buf[over:]...)
 				l.start += int64(over)
 			}

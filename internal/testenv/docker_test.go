@@ -47,18 +47,37 @@ func TestEngineEndsWithItsProcess(t *testing.T) {
 	if !strings.Contains(socket, "/stepward-docker-") {
 		return // it found a running one, which is none of its business
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	dir := filepath.Dir(socket)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		if _, err := os.Stat(filepath.Dir(socket)); os.IsNotExist(err) {
+		_, err := os.Stat(dir)
+		processes, mounts := naming(t, dir, "ps", "-eo", "pid,args"), naming(t, dir, "cat", "/proc/mounts")
+		if os.IsNotExist(err) && processes == "" && mounts == "" {
 			return
 		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			t.Fatalf("%s is still there", socket)
+			t.Fatalf("%s is still there: %v\n%s%s", dir, err, processes, mounts)
 		}
 	}
+}
+
+// naming returns the lines of a command's output that contain a text.
+func naming(t *testing.T, text, command string, args ...string) string {
+	t.Helper()
+	out, err := exec.Command(command, args...).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var found strings.Builder
+	for line := range strings.Lines(string(out)) {
+		if strings.Contains(line, text) {
+			found.WriteString(line)
+		}
+	}
+	return found.String()
 }

@@ -10,7 +10,8 @@ need() { # need PACKAGES TEST...
 	"$@" >/dev/null 2>&1 || missing="$missing $packages"
 }
 postgres() { [ -n "${DATABASE_URL:-}" ] || command -v initdb || ls /usr/lib/postgresql/*/bin/initdb; }
-docker() { [ -n "${DOCKER_HOST:-}" ] || [ -S /var/run/docker.sock ] || command -v dockerd; }
+# /usr/sbin is not in an ordinary user's PATH on Debian.
+docker() { [ -n "${DOCKER_HOST:-}" ] || [ -S /var/run/docker.sock ] || command -v dockerd || [ -x /usr/sbin/dockerd ]; }
 
 need postgresql postgres
 need docker.io docker

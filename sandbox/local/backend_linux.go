@@ -104,7 +104,7 @@ func (b *Backend) start(ctx context.Context, inst *instance, c sandbox.Creation,
 	defer theirs.Close()
 	inst.control = control
 	off := layers.Off(ctx)
-	if inst.process, err = startProcess(b.program, theirs, off); err != nil {
+	if inst.process, err = startProcess(ctx, b.program, theirs, off); err != nil {
 		return none, explain(err)
 	}
 	theirs.Close()

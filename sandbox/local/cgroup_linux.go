@@ -3,6 +3,7 @@ package local
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -150,6 +151,9 @@ func (g *group) add(pid int) error {
 	return nil
 }
 
+// removeTimeout bounds how long the processes of a cgroup may take to end.
+const removeTimeout = 10 * time.Second
+
 // remove removes the cgroup, and ends what is still in it: a process is counted
 // until it has been collected, for a moment after its namespace has ended.
 func (g *group) remove() error {
@@ -157,23 +161,89 @@ func (g *group) remove() error {
 		return nil
 	}
 	var errs []error
+	deadline := time.Now().Add(removeTimeout)
 	for _, d := range g.dirs {
 		err := unix.Rmdir(d)
-		for tries := 0; err == unix.EBUSY && tries < 1000; tries++ {
-			raw, _ := os.ReadFile(d + "/cgroup.procs")
-			for _, w := range strings.Fields(string(raw)) {
-				if pid, perr := strconv.Atoi(w); perr == nil && pid > 0 {
-					unix.Kill(pid, unix.SIGKILL)
-				}
+		for errors.Is(err, unix.EBUSY) && time.Now().Before(deadline) {
+			if err = empty(d, deadline); err == nil {
+				err = unix.Rmdir(d)
 			}
-			time.Sleep(2 * time.Millisecond)
-			err = unix.Rmdir(d)
+			if errors.Is(err, unix.EBUSY) { // all have ended, and the kernel is about to take note
+				_, _ = unix.Poll(nil, 1)
+			}
 		}
-		if err != nil && err != unix.ENOENT {
+		if err != nil && !errors.Is(err, unix.ENOENT) {
 			errs = append(errs, fmt.Errorf("remove cgroup %s: %w", d, err))
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// empty kills what is in a cgroup and waits until it has ended.
+func empty(dir string, deadline time.Time) error {
+	events, err := os.Open(dir + "/cgroup.events")
+	if err != nil {
+		return emptyV1(dir, deadline)
+	}
+	defer events.Close()
+	if err := os.WriteFile(dir+"/cgroup.kill", []byte("1"), 0); err != nil {
+		return err
+	}
+	for {
+		raw := make([]byte, 256)
+		n, err := events.ReadAt(raw, 0)
+		if err != nil && err != io.EOF {
+			return err
+		}
+		if strings.Contains(string(raw[:n]), "populated 0") {
+			return nil
+		}
+		if err := await(events.Fd(), unix.POLLPRI, deadline); err != nil {
+			return err
+		}
+	}
+}
+
+// emptyV1 does the same in a hierarchy of version 1, which tells of no events.
+func emptyV1(dir string, deadline time.Time) error {
+	raw, err := os.ReadFile(dir + "/cgroup.procs")
+	if err != nil {
+		return err
+	}
+	for _, w := range strings.Fields(string(raw)) {
+		pid, err := strconv.Atoi(w)
+		if err != nil || pid <= 0 {
+			continue
+		}
+		fd, err := unix.PidfdOpen(pid, 0)
+		if err != nil {
+			continue // it has ended
+		}
+		_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
+		err = await(uintptr(fd), unix.POLLIN, deadline)
+		unix.Close(fd)
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// await waits for an event of a descriptor.
+func await(fd uintptr, event int16, deadline time.Time) error {
+	for {
+		p := []unix.PollFd{{Fd: int32(fd), Events: event}}
+		n, err := unix.Poll(p, max(1, int(time.Until(deadline).Milliseconds())))
+		switch {
+		case err == unix.EINTR:
+		case err != nil:
+			return err
+		case n > 0:
+			return nil
+		case !time.Now().Before(deadline):
+			return unix.EBUSY
+		}
+	}
 }
 
 // sweep removes the empty cgroups of workers that have died.

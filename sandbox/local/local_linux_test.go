@@ -1,12 +1,15 @@
 package local_test
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"syscall"
 	"testing"
+	"time"
 
+	"github.com/stepward/stepward/sandbox"
 	"github.com/stepward/stepward/sandbox/local"
 	"github.com/stepward/stepward/sandbox/sandboxtest"
 )
@@ -50,5 +53,38 @@ func TestOrdinaryUser(t *testing.T) {
 	t.Logf("%s", out)
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+// A program that is still open for writing when it is to be started, as happens
+// for a moment when another goroutine forks while it is written.
+func TestBusyProgram(t *testing.T) {
+	data, err := os.ReadFile(sandboxtest.BuildProbe(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(filepath.Join(t.TempDir(), "probe"), os.O_CREATE|os.O_WRONLY, 0o755)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.Write(data); err != nil {
+		t.Fatal(err)
+	}
+	if err := exec.Command(f.Name(), "probe:pwd").Run(); !errors.Is(err, syscall.ETXTBSY) {
+		t.Fatalf("the program is not busy: %v", err)
+	}
+	time.AfterFunc(20*time.Millisecond, func() { f.Close() })
+	for dir := filepath.Dir(f.Name()); dir != os.TempDir() && dir != "/"; dir = filepath.Dir(dir) {
+		if err := os.Chmod(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s, err := sandbox.Start(t.Context(), local.New(local.Config{Program: f.Name()}), sandbox.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Destroy(t.Context()); err != nil {
+		t.Error(err)
 	}
 }

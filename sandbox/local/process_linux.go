@@ -3,6 +3,7 @@ package local
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"hash/maphash"
@@ -10,6 +11,7 @@ import (
 	"os/exec"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -26,8 +28,30 @@ type process struct {
 	done chan struct{}
 }
 
+// busyTimeout bounds how long a program may be open for writing.
+const busyTimeout = 5 * time.Second
+
 // startProcess starts the program in new namespaces, waiting for its setup.
-func startProcess(program string, control *os.File, off layers.Set) (*process, error) {
+//
+// Who has just written the program may find it busy: a process that another
+// goroutine forks meanwhile has the writer's descriptor, too, until it executes a
+// program of its own, and nothing tells of that. The go command does as this does.
+func startProcess(ctx context.Context, program string, control *os.File, off layers.Set) (*process, error) {
+	deadline := time.Now().Add(busyTimeout)
+	for pause := time.Millisecond; ; pause *= 2 {
+		p, err := forkProcess(program, control, off)
+		if !errors.Is(err, unix.ETXTBSY) || time.Now().After(deadline) {
+			return p, err
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return nil, err
+		}
+	}
+}
+
+func forkProcess(program string, control *os.File, off layers.Set) (*process, error) {
 	path := program
 	if path == "" {
 		path, _ = os.Executable()
@@ -173,6 +197,8 @@ func explain(err error) error {
 		reason = "the sysctl user.max_user_namespaces is 0: raise it, or use package sandbox/docker"
 	case errors.Is(err, unix.ENOSPC):
 		reason = "there are too many namespaces, or they are nested too deeply: see the sysctls user.max_*_namespaces"
+	case errors.Is(err, unix.ETXTBSY):
+		reason = "the tool runner's program is open for writing"
 	case errors.Is(err, unix.EACCES):
 		reason = "the tool runner's program cannot be executed by the sandbox's id: make it executable for all"
 	case errors.Is(err, unix.EPERM):

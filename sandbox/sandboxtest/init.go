@@ -1,6 +1,7 @@
 package sandboxtest
 
 import (
+	"bytes"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -54,8 +55,11 @@ func BuildProbe(t testing.TB) string {
 		}
 		probe.data = data
 	}
-	if err := os.WriteFile(path, probe.data, 0o755); err != nil {
-		t.Fatal(err)
+	// Not by this process: another goroutine may fork one that keeps the file busy.
+	cmd := exec.Command("install", "-m", "755", "/dev/stdin", path)
+	cmd.Stdin = bytes.NewReader(probe.data)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("copy the probe: %v\n%s", err, out)
 	}
 	return path
 }

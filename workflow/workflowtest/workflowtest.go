@@ -46,6 +46,9 @@ func Run[In, Out any](w workflow.DurableWorkflow[In, Out], d *workflow.Definitio
 	if err != nil {
 		return out, &workflow.EncodeError{What: "input of workflow " + w.Name, Err: err}
 	}
+	if len(input) > workflow.MaxBytesDefault {
+		return out, &workflow.SizeError{What: "input of workflow " + w.Name, Bytes: len(input), Limit: workflow.MaxBytesDefault}
+	}
 	h := &host{clock: time.Now(), recorded: make(map[int]engine.Checkpoint), failed: make(map[int]engine.Attempts), waits: make(map[int]waiting)}
 	for epoch := 1; ; epoch++ {
 		end := def.Run(context.Background(), h.turn(epoch, input))
@@ -122,14 +125,48 @@ func (h *host) Attempt(ctx context.Context, a engine.Attempt) (out []byte, err e
 		ctx, cancel = context.WithTimeout(ctx, a.Step.Timeout)
 		defer cancel()
 	}
-	defer func() {
-		if p := recover(); p != nil {
-			err = &engine.Fault{Kind: "panic", Message: fmt.Sprintf("panic: %v", p), Type: fmt.Sprintf("%T", p), Stack: string(debug.Stack())}
-		} else if err != nil && ctx.Err() != nil {
-			err = &engine.Fault{Kind: "timeout", Message: err.Error(), Err: workflow.ErrTimeout}
-		}
+	out, err = inline(engine.WithAttempt(ctx, a), a)
+	if err != nil && ctx.Err() != nil {
+		err = &engine.Fault{Kind: "timeout", Message: fmt.Sprintf("attempt took longer than %v: %v", a.Step.Timeout, err), Type: fmt.Sprintf("%T", err), Err: workflow.ErrTimeout}
+	}
+	return out, err
+}
+
+// leniency is how long a function may go on after its context is done.
+const leniency = time.Second
+
+// inline calls the function on a goroutine of its own, as a worker does: it may
+// panic, end its goroutine (FailNow of a test does) or ignore its context.
+func inline(ctx context.Context, a engine.Attempt) ([]byte, error) {
+	type result struct {
+		out []byte
+		err error
+	}
+	done := make(chan result, 1)
+	go func() {
+		r := result{err: &engine.Fault{Kind: "goexit", Message: "the step's function ended its goroutine (runtime.Goexit)"}}
+		defer func() {
+			if p := recover(); p != nil {
+				r = result{err: &engine.Fault{Kind: "panic", Message: fmt.Sprintf("panic: %v", p), Type: fmt.Sprintf("%T", p), Stack: string(debug.Stack())}}
+			}
+			done <- r
+		}()
+		out, err := a.Step.Call(ctx, a.Input)
+		r = result{out, err}
 	}()
-	return a.Step.Call(engine.WithAttempt(ctx, a), a.Input)
+	select {
+	case r := <-done:
+		return r.out, r.err
+	case <-ctx.Done():
+	}
+	late := time.NewTimer(leniency)
+	defer late.Stop()
+	select {
+	case r := <-done:
+		return r.out, r.err
+	case <-late.C:
+		return nil, fmt.Errorf("the function did not return: %w", context.Cause(ctx))
+	}
 }
 
 // Write implements engine.Host.

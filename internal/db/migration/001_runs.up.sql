@@ -133,7 +133,9 @@ CREATE TABLE stepward.claim (
     PRIMARY KEY (run_id, epoch)
 );
 
--- A checkpoint: the recorded result of a step, written once.
+-- A checkpoint: the recorded result of a step, written once. Its size counts most
+-- of all: what is missing is empty, not null, as a bitmap of nulls takes eight
+-- bytes, and mode is a number of one byte.
 CREATE TABLE stepward.step (
     run_id     bigint NOT NULL,
     started_at timestamptz NOT NULL,
@@ -143,10 +145,10 @@ CREATE TABLE stepward.step (
     done       int NOT NULL, -- order in which the body got to know the results, from 1
     elapsed    real NOT NULL, -- seconds, of the attempt that is recorded
     attempt    smallint NOT NULL,
-    mode       smallint NOT NULL,
+    mode       "char" NOT NULL,
     key        text NOT NULL, -- name and occurrence: build, build#2, page[3]
-    output     bytea,
-    error      bytea,
+    output     bytea NOT NULL DEFAULT '',
+    error      bytea NOT NULL DEFAULT '',
     PRIMARY KEY (run_id, seq)
 );
 
@@ -213,8 +215,8 @@ CREATE VIEW stepward.audit_event AS
     FROM stepward.claim
     UNION ALL
     SELECT started_at + make_interval(secs => elapsed), run_id,
-           CASE WHEN error IS NULL THEN 'step.completed' ELSE 'step.failed' END, 'worker', key,
-           convert_to(json_build_object('seq', seq, 'attempt', attempt, 'epoch', epoch, 'mode', mode, 'elapsed_s', elapsed)::text, 'UTF8')
+           CASE WHEN error = '' THEN 'step.completed' ELSE 'step.failed' END, 'worker', key,
+           convert_to(json_build_object('seq', seq, 'attempt', attempt, 'epoch', epoch, 'mode', mode::int, 'elapsed_s', elapsed)::text, 'UTF8')
     FROM stepward.step
     UNION ALL
     SELECT started_at + make_interval(secs => elapsed), run_id, 'attempt.failed', 'worker', key, error

@@ -1,5 +1,5 @@
 -- name: StepHistory
-SELECT seq, done, key, attempt, input_hash, output, error FROM stepward.step
+SELECT seq, done, key, attempt, input_hash, nullif(output, ''), nullif(error, '') FROM stepward.step
 WHERE run_id = $1 AND seq > $2 ORDER BY seq LIMIT $3;
 
 -- name: AttemptHistory
@@ -14,7 +14,7 @@ SELECT seq, key, CASE WHEN wake_at IS NULL THEN -1 ELSE greatest(extract(epoch F
 FROM stepward.wait WHERE run_id = $1;
 
 -- name: StepList
-SELECT s.seq, s.key, s.mode, s.attempt, s.epoch, s.started_at, s.elapsed, s.output, s.error, true, b.backend, b.id,
+SELECT s.seq, s.key, s.mode::int, s.attempt, s.epoch, s.started_at, s.elapsed, nullif(s.output, ''), nullif(s.error, ''), true, b.backend, b.id,
        coalesce(w.name, ''), NULL::timestamptz
 FROM stepward.step s
 LEFT JOIN stepward.attempt a ON a.run_id = s.run_id AND a.seq = s.seq AND a.attempt = s.attempt

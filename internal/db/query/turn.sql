@@ -42,7 +42,7 @@ WITH held AS MATERIALIZED (
     ORDER BY r.id FOR NO KEY UPDATE
 ), checkpoint AS (
     INSERT INTO stepward.step (run_id, seq, done, key, attempt, epoch, mode, started_at, elapsed, input_hash, output, error)
-    SELECT x.run_id, x.seq, x.done, x.key, x.attempt, x.epoch, x.mode, clock_timestamp() - make_interval(secs => x.ago), x.elapsed, x.input_hash, x.output, x.error
+    SELECT x.run_id, x.seq, x.done, x.key, x.attempt, x.epoch, x.mode::"char", clock_timestamp() - make_interval(secs => x.ago), x.elapsed, x.input_hash, coalesce(x.output, ''), coalesce(x.error, '')
     FROM unnest($4::bigint[], $5::int[], $6::text[], $7::int[], $8::int[], $9::int[], $10::float8[], $11::float4[], $12::bigint[], $13::bytea[], $14::bytea[], $30::int[])
         AS x(run_id, seq, key, attempt, epoch, mode, ago, elapsed, input_hash, output, error, done)
     JOIN held ON held.id = x.run_id

@@ -2,9 +2,7 @@ package workflow_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"strings"
 
 	"github.com/stepward/stepward/workflow"
 	"github.com/stepward/stepward/workflow/workflowtest"
@@ -24,20 +22,6 @@ func ExampleNewStep() {
 	// Output: hello, ada <nil>
 }
 
-func ExampleMap() {
-	upper := workflow.NewStep("upper", func(ctx context.Context, s string) (string, error) {
-		return strings.ToUpper(s), nil
-	}, workflow.StepOptions{})
-	shout := workflow.DurableWorkflow[[]string, []string]{Name: "shout"}
-	definition := workflow.Define(shout, func(ctx workflow.Context, words []string) ([]string, error) {
-		return workflow.Map(ctx, words, upper, workflow.MapOptions{Limit: 2})
-	}, workflow.Options{Steps: []workflow.Declared{upper}})
-
-	out, err := workflowtest.Run(shout, definition, []string{"a", "b", "c"})
-	fmt.Println(out, err)
-	// Output: [A B C] <nil>
-}
-
 func ExampleStep_Go() {
 	square := workflow.NewStep("square", func(ctx context.Context, n int) (int, error) {
 		return n * n, nil
@@ -55,26 +39,6 @@ func ExampleStep_Go() {
 
 	fmt.Println(workflowtest.Run(sum, definition, 3))
 	// Output: 25 <nil>
-}
-
-func ExamplePermanent() {
-	charge := workflow.NewStep("charge", func(ctx context.Context, cents int) (string, error) {
-		return "", workflow.Permanent(errors.New("card expired"))
-	}, workflow.StepOptions{})
-	pay := workflow.DurableWorkflow[int, string]{Name: "pay"}
-	definition := workflow.Define(pay, func(ctx workflow.Context, cents int) (string, error) {
-		return charge.Run(ctx, cents)
-	}, workflow.Options{Steps: []workflow.Declared{charge}})
-
-	_, err := workflowtest.Run(pay, definition, 100)
-	var run *workflow.RunError
-	if errors.As(err, &run) {
-		fmt.Println(run.Err.Step, "attempt", run.Err.Attempt, "permanent", run.Err.Permanent)
-		fmt.Println(run.Err)
-	}
-	// Output:
-	// charge attempt 1 permanent true
-	// step charge, attempt 1: card expired
 }
 
 func ExampleStepInfoFrom() {

@@ -1,0 +1,74 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/stepward/stepward/internal/devdb"
+	"github.com/stepward/stepward/internal/testenv"
+	"github.com/stepward/stepward/worker"
+)
+
+// A run that is alone stays within its bars. These are counts, not times, on a
+// server of the test's own. What the worker and River write for themselves only
+// adds to them and comes every few seconds: the cheapest of several batches has
+// the least of it.
+func TestRunCosts(t *testing.T) {
+	// Not DATABASE_URL: others may write there.
+	cluster, err := openCluster(t.Context(), false, []devdb.Way{devdb.WayLocal, devdb.WayDocker, devdb.WayEmbedded})
+	var unavailable *devdb.UnavailableError
+	if errors.As(err, &unavailable) {
+		testenv.Skip(t, testenv.PartPostgres, err.Error())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(cluster.close)
+	if got := cluster.settings["full_page_writes"]; got != "off" {
+		t.Fatalf("full_page_writes is %s", got)
+	}
+	if err := cluster.set(t.Context(), "autovacuum = off"); err != nil {
+		t.Fatal(err)
+	}
+	b := &bench{options: options{scale: 1, log: slog.New(slog.DiscardHandler)}, cluster: cluster, report: &report{}}
+	for _, steps := range []int{1, 10} {
+		t.Run(fmt.Sprint(steps), func(t *testing.T) {
+			a, execute, err := b.newLoner(t.Context(), worker.Config{LeaseTTL: time.Hour}, steps)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer a.close()
+			const batches, runs = 5, 10
+			var commits, bytes []float64
+			for range 1 + batches { // the first one makes pages and plans
+				from, err := cluster.mark(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := execute(runs); err != nil {
+					t.Fatal(err)
+				}
+				to, err := cluster.mark(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
+				x := from.to(to)
+				commits, bytes = append(commits, x.xacts/runs), append(bytes, x.bytes/runs)
+			}
+			commits, bytes = commits[1:], bytes[1:]
+			t.Logf("write transactions per run: %.2f", commits)
+			t.Logf("bytes of WAL per run: %.0f", bytes)
+			bar := stepBars[steps]
+			if got := slices.Min(commits); got > bar.commits {
+				t.Errorf("a run of %s takes %.2f write transactions, more than %v", plural(steps, "step"), got, bar.commits)
+			}
+			if got := slices.Min(bytes); got > bar.bytes {
+				t.Errorf("a run of %s writes %.0f bytes of WAL, more than %v", plural(steps, "step"), got, bar.bytes)
+			}
+		})
+	}
+}

@@ -1,0 +1,92 @@
+package runner
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"io"
+	"testing"
+	"unicode/utf8"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/stepward/stepward/internal/rpc"
+)
+
+// FuzzMessage reads what comes from a shim.
+func FuzzMessage(f *testing.F) {
+	var seed bytes.Buffer
+	writeMessage(&seed, &rpc.ExecEvent{Event: &rpc.ExecEvent_End{End: &rpc.End{Code: 3, Signal: "SIGKILL"}}})
+	f.Add(seed.Bytes())
+	f.Add(seed.Bytes()[:5])
+	f.Add([]byte{0, 0, 0, 0})
+	f.Add([]byte{0, 0, 0, 9, 1})
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		if len(raw) >= 4 && binary.BigEndian.Uint32(raw) > 1<<20 {
+			return // it would be allocated
+		}
+		r := bytes.NewReader(raw)
+		for {
+			ev := new(rpc.ExecEvent)
+			if err := readMessage(r, ev); err != nil {
+				return
+			}
+			var again bytes.Buffer
+			if err := writeMessage(&again, ev); err != nil {
+				t.Fatalf("what was read cannot be written: %v", err)
+			}
+			back := new(rpc.ExecEvent)
+			if err := readMessage(&again, back); err != nil || !proto.Equal(ev, back) {
+				t.Fatalf("%v came back as %v, %v", ev, back, err)
+			}
+		}
+	})
+}
+
+// FuzzGuest serves a request of any bytes: an answer or an error, no panic, and
+// an answer that the worker can decode whatever the step says.
+func FuzzGuest(f *testing.F) {
+	raw, err := proto.Marshal(&rpc.GuestCall{Step: "s", Input: []byte("in"), TimeoutNs: 1})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(raw)
+	f.Add([]byte{})
+	f.Add([]byte{0xff, 0x0a, 0x00})
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		var out bytes.Buffer
+		echo := func(_ context.Context, r GuestRequest) ([]byte, error) {
+			if len(r.Input)%2 == 1 {
+				panic(string(r.Input)) // which need not be UTF-8
+			}
+			return r.Input, nil
+		}
+		if err := serveGuest(echo, bytes.NewReader(raw), &out); err != nil {
+			return
+		}
+		var a rpc.GuestAnswer
+		if err := proto.Unmarshal(out.Bytes(), &a); err != nil || !a.Done {
+			t.Fatalf("answer %v, %v", &a, err)
+		}
+	})
+}
+
+// FuzzText checks that any string can be sent as a protobuf string.
+func FuzzText(f *testing.F) {
+	f.Add("plain")
+	f.Add("\xff\xfe")
+	f.Add(string(bytes.Repeat([]byte("ä"), 40<<10)))
+	f.Fuzz(func(t *testing.T, s string) {
+		got := text(s)
+		if !utf8.ValidString(got) || len(got) > 3*(64<<10)+3 {
+			t.Errorf("%d bytes, valid %v", len(got), utf8.ValidString(got))
+		}
+	})
+}
+
+func TestShortMessage(t *testing.T) {
+	if err := readMessage(bytes.NewReader([]byte{0, 0, 1, 0, 1}), new(rpc.ExecEvent)); !errors.Is(err, io.ErrUnexpectedEOF) {
+		t.Errorf("a message that breaks off: %v", err)
+	}
+}

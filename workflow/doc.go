@@ -1,0 +1,104 @@
+// Package workflow runs ordinary Go functions as durable workflows.
+//
+// A run executes one workflow function, its body, on behalf of a tenant. The
+// body calls steps. A [Step] executes one unit of work, and its result is
+// written to Postgres as a checkpoint. When a worker dies, the next worker
+// replays the run: steps that have a checkpoint return it without being
+// executed, and the first that has none is where the run goes on.
+//
+// This package is the side that plans: it defines workflows, and a [Client]
+// enqueues runs, asks about them and cancels them. It never executes a step;
+// package worker does.
+//
+// # A workflow
+//
+// [DurableWorkflow] is a name and two types: enough to enqueue runs, so that a
+// program that only enqueues links no body. [Define] adds the body and its
+// steps, for workers:
+//
+//	var Greeting = workflow.DurableWorkflow[string, string]{Name: "greeting"}
+//
+//	var compose = workflow.NewStep("compose", composeText, workflow.StepOptions{})
+//
+//	var GreetingV1 = workflow.Define(Greeting, func(ctx workflow.Context, name string) (string, error) {
+//		return compose.Run(ctx, name)
+//	}, workflow.Options{Steps: []workflow.Declared{compose}})
+//
+// A step's [Mode] says where its function runs: [Bare] in the worker's process,
+// [Sandboxed] as a guest in a sandbox. [NewToolStep] makes a step whose function
+// stays on the worker and drives commands and files in a sandbox. [Map] and
+// [Step.Go] run steps side by side.
+//
+// # What is promised
+//
+// A run that Enqueue has returned is durable. It waits for a worker, and survives
+// the loss of any.
+//
+// A step may be executed more than once: when its worker dies, or an attempt
+// fails. Its checkpoint is written once, by the worker that holds the run, and
+// the step that the body starts next waits for that. An outside system
+// recognises a repeated request by [StepInfo].IdempotencyKey.
+//
+// A step that fails is tried again as its [Retry] says, unless its error is
+// [Permanent]. When that is used up the body gets a *[StepError]; a body that
+// returns an error fails its run.
+//
+// A run that cannot go on until somebody does something is parked with the
+// reason, not failed: its code does not fit its history, a step is not declared,
+// no worker has a backend, its worker died five times. See [RunStatus].Reason and
+// [Client.Resume].
+//
+// # What a body must not do
+//
+// A body is replayed, so it has to decide the same way every time. Everything
+// that can come out differently belongs into a step: clocks, random numbers,
+// input and output, environment variables, the order of a map. [Context] is no
+// context.Context, so that a body cannot use it for input and output by accident.
+//
+//   - A body starts no goroutines: it uses [Step.Go] or [Map].
+//   - A body that is replaced while runs are under way calls the same steps in
+//     the same order with the same inputs, as far as those runs have got.
+//     Otherwise give it a new [Options].Version and keep the old one until its
+//     runs have ended. A history that does not fit parks the run with a
+//     *[NonDeterminismError], and repeats or skips nothing.
+//   - Deferred calls of a body run each time that it leaves a worker, and are no
+//     place for what has to happen once.
+//
+// # Values
+//
+// Inputs and outputs of workflows and steps are encoded by encoding/json, at most
+// [MaxBytesDefault] bytes each unless configured. This holds in production, in
+// guests and in workflowtest alike:
+//
+//   - Integers keep every digit in a Go integer type. In an any they arrive as a
+//     float64, which holds 53 bits.
+//   - A time.Time keeps its nanoseconds and its offset. Its monotonic clock
+//     reading and its zone's name are lost: compare with Equal.
+//   - Unexported fields are lost, and so are fields tagged json:"-". A struct
+//     that has no other fields is refused when the worker starts.
+//   - Invalid UTF-8 in a string is replaced by U+FFFD. A []byte arrives as it was.
+//   - An interface arrives as the map, slice, string, float64 or bool that JSON
+//     makes of it: not as the type that it held.
+//   - Channels, functions and complex numbers are refused when the worker starts;
+//     NaN, infinities and cycles when they are encoded, with an *[EncodeError].
+//
+// Errors of steps are values too. The body gets a *[RecordedError] with the text
+// and the kind of the original, at first as on replay.
+//
+// # Map of the code
+//
+// Package worker claims runs, keeps leases and executes; sandbox says what a
+// sandbox requires, and its backends make them; audit reads the record of what
+// happened; workflowtest runs a workflow in a unit test, in memory.
+//
+// Here, a definition is in define.go, step.go, mode.go and retry.go; what a body
+// calls in context.go, step.go and future.go; the replay in turn.go; values in
+// codec.go; a client in client.go, enqueue.go, run.go and query.go; tables in
+// migrate.go.
+//
+// # Where to go next
+//
+// Start with [NewStep], [Define] and [NewClient], and with the program in
+// examples/quickstart. ARCHITECTURE.md follows a run through the tables, and
+// RATIONALE.md says why it is so.
+package workflow
