@@ -85,6 +85,10 @@ func TestJSONRules(t *testing.T) {
 		arrives(t, "a\x00b", "a\x00b")
 		arrives(t, "a\xffb", "a\uFFFDb")
 	})
+	t.Run("the keys of a map are text or integers", func(t *testing.T) {
+		arrives(t, map[int64]string{-1: "a"}, map[int64]string{-1: "a"})
+		arrives(t, map[workflow.RunID]int{7: 1}, map[workflow.RunID]int{7: 1})
+	})
 	t.Run("an interface does not arrive as the type that it held", func(t *testing.T) {
 		arrives[any](t, hidden{Shown: 1}, map[string]any{"Shown": 1.0})
 	})
@@ -100,6 +104,8 @@ func TestJSONRules(t *testing.T) {
 		refuses(t, make(chan int))
 		refuses(t, func() {})
 		refuses(t, complex(1, 1))
+		refuses(t, map[float64]int{})
+		refuses(t, map[struct{ A int }]int{})
 		refuses(t, struct{ secret int }{1})
 		refuses(t, struct {
 			A []struct{ B map[string]chan int }
