@@ -33,11 +33,10 @@ func lockFolder(ctx context.Context, dir string) (*folder, error) {
 			return f, nil
 		}
 		_ = unix.Close(fd)
-		switch err {
-		case nil, unix.EINTR:
+		if err == nil || err == unix.EINTR {
 			continue
-		case unix.EWOULDBLOCK:
-		default:
+		}
+		if err != unix.EWOULDBLOCK {
 			return nil, &os.PathError{Op: "flock", Path: dir, Err: err}
 		}
 		select {
