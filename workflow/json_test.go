@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math"
 	"reflect"
+	"strings"
 	"testing"
 	"time"
 
@@ -58,7 +59,7 @@ func TestJSONRules(t *testing.T) {
 	t.Run("a time keeps its nanoseconds and offset, not its monotonic clock nor its zone's name", func(t *testing.T) {
 		now := time.Now()
 		got, err := carry(t, now)
-		if err != nil || !got.Equal(now) || got == now {
+		if err != nil || !got.Equal(now) || strings.Contains(got.String(), "m=") {
 			t.Errorf("got %v, %v", got, err)
 		}
 		berlin := time.FixedZone("CET", 3600)
