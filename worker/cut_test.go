@@ -133,10 +133,12 @@ func (k killing) testCut(t *testing.T) {
 		_, err := os.Stat(k.victim.CutMark)
 		return err == nil
 	})
+	if k.victim.Old || k.victim.NoBackend {
+		eventually(t, "the run parks", func() bool { return f.state(r.run.ID).State == workflow.Parked })
+		p.signal(syscall.SIGTERM) // or it parks the run again
+		p.diedOf(0)
+	}
 	if k.drain || k.victim.Old || k.victim.NoBackend {
-		if !k.drain {
-			eventually(t, "the run parks", func() bool { return f.state(r.run.ID).State == workflow.Parked })
-		}
 		f.takeOver()
 	}
 	if k.wake {
