@@ -92,7 +92,7 @@ func TestEventsGoWithTheirChange(t *testing.T) {
 	if err := run.Cancel(ctx); err == nil {
 		t.Error("a run was canceled without an event")
 	}
-	if s, err := client.Get(ctx, run.ID); err != nil || s.State != workflow.Ready || s.CancelRequested {
+	if s, err := client.Get(ctx, run.ID); err != nil || s.State != workflow.StateReady || s.CancelRequested {
 		t.Errorf("got %+v, %v", s, err)
 	}
 }

@@ -25,6 +25,7 @@ type cutter struct {
 	sandbox.Backend
 
 	mu     sync.Mutex
+	first  []net.Conn    // those of Start
 	after  []int         // bytes that the next connections carry; then they last
 	broken chan struct{} // gets one per connection that broke
 }
@@ -34,6 +35,7 @@ func (c *cutter) Dial(ctx context.Context, id string) (net.Conn, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if err != nil || len(c.after) == 0 {
+		c.first = append(c.first, conn)
 		return conn, err
 	}
 	left := c.after[0]
@@ -61,12 +63,10 @@ func (c *cutConn) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// startCut starts a sandbox whose next connections carry so many bytes.
 func startCut(t *testing.T, after ...int) (*sandbox.Sandbox, *cutter) {
 	t.Helper()
-	c := &cutter{
-		Backend: local.New(local.Config{Program: sandboxtest.BuildProbe(t)}),
-		after:   after, broken: make(chan struct{}, len(after)),
-	}
+	c := &cutter{Backend: local.New(local.Config{Program: sandboxtest.BuildProbe(t)}), broken: make(chan struct{}, len(after))}
 	s, err := sandbox.Start(t.Context(), c, sandbox.Options{})
 	if err != nil {
 		t.Fatal(err)
@@ -76,6 +76,12 @@ func startCut(t *testing.T, after ...int) (*sandbox.Sandbox, *cutter) {
 			t.Error(err)
 		}
 	})
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.after = after
+	for _, conn := range c.first {
+		conn.Close()
+	}
 	return s, c
 }
 
@@ -160,13 +166,11 @@ func TestReconnectOnce(t *testing.T) {
 
 // Without any connection that lasts, a command is lost: never a hang.
 func TestReconnectNever(t *testing.T) {
-	s, c := startCut(t, 4096)
-	c.mu.Lock()
+	after := []int{4096}
 	for range 100 {
-		c.after = append(c.after, 10)
+		after = append(after, 10)
 	}
-	c.broken = make(chan struct{}, 200)
-	c.mu.Unlock()
+	s, _ := startCut(t, after...)
 	if _, err := s.Command("seq", "1", "1000000").Output(t.Context()); !errors.Is(err, sandbox.ErrLost) {
 		t.Errorf("got %v, want ErrLost", err)
 	}

@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -80,7 +81,7 @@ func Start(ctx context.Context, b Backend, o Options) (*Sandbox, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err := s.data.get(ctx); err != nil {
+	if err := s.connect(ctx); err != nil {
 		err = fmt.Errorf("sandbox: connect to the tool runner of %s: %w", o.ID, err)
 		if cerr := s.Destroy(context.WithoutCancel(ctx)); cerr != nil {
 			err = fmt.Errorf("%w (and destroying it: %w)", err, cerr)
@@ -88,6 +89,18 @@ func Start(ctx context.Context, b Backend, o Options) (*Sandbox, error) {
 		return nil, err
 	}
 	return s, nil
+}
+
+// connect makes both connections: beside a fork bomb, a backend that dials by a
+// process in the sandbox could not make the one that the kill needs.
+func (s *Sandbox) connect(ctx context.Context) error {
+	control := make(chan error, 1)
+	go func() {
+		_, err := s.control.get(ctx)
+		control <- err
+	}()
+	_, err := s.data.get(ctx)
+	return cmp.Or(err, <-control)
 }
 
 // ID returns the name of the sandbox on its backend.

@@ -47,7 +47,7 @@ var (
 )
 
 // checkType finds what JSON cannot carry: channels, functions, complex numbers,
-// and structs of which every field is unexported, which would arrive empty.
+// maps by what is no text or integer, and structs of which every field is unexported, which would arrive empty.
 func checkType(t reflect.Type, path string, seen map[reflect.Type]bool) error {
 	if seen[t] {
 		return nil
@@ -63,6 +63,11 @@ func checkType(t reflect.Type, path string, seen map[reflect.Type]bool) error {
 	case reflect.Pointer, reflect.Slice, reflect.Array:
 		return checkType(t.Elem(), path, seen)
 	case reflect.Map:
+		switch k := t.Key(); {
+		case k.Kind() == reflect.String, k.Kind() >= reflect.Int && k.Kind() <= reflect.Uintptr, k.Implements(textMarshaler):
+		default:
+			return fmt.Errorf("%s is a %s, and a JSON object's key is no %s", path, t, k)
+		}
 		return checkType(t.Elem(), path+"[]", seen)
 	case reflect.Struct:
 		exported := 0

@@ -79,8 +79,9 @@
 //   - Invalid UTF-8 in a string is replaced by U+FFFD. A []byte arrives as it was.
 //   - An interface arrives as the map, slice, string, float64 or bool that JSON
 //     makes of it: not as the type that it held.
-//   - Channels, functions and complex numbers are refused when the worker starts;
-//     NaN, infinities and cycles when they are encoded, with an *[EncodeError].
+//   - Channels, functions, complex numbers, and maps by anything but text and
+//     integers are refused when the worker starts; NaN, infinities and cycles
+//     when they are encoded, with an *[EncodeError].
 //
 // Errors of steps are values too. The body gets a *[RecordedError] with the text
 // and the kind of the original, at first as on replay.

@@ -200,6 +200,7 @@ func (r *run) start(args ...string) {
 	}
 	r.keeper.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	r.keeper.Cancel = func() error { return syscall.Kill(-r.keeper.Process.Pid, syscall.SIGKILL) }
+	r.keeper.WaitDelay = 10 * time.Second // what stays behind may hold the outputs open
 	r.keeper.Stdout, r.keeper.Stderr = &r.stdout, &r.stderr
 	if err := r.keeper.Start(); err != nil {
 		r.t.Fatal(err)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -168,6 +169,6 @@ func future(t *testing.T, up, down string) {
 		}
 		next["migration/"+name] = &fstest.MapFile{Data: data}
 	}
-	migrationFiles, migrations, Version = next, append(list[:len(list):len(list)], "002_future"), version+1
+	migrationFiles, migrations, Version = next, slices.Concat(list, []string{"002_future"}), version+1
 	t.Cleanup(func() { migrationFiles, migrations, Version = files, list, version })
 }

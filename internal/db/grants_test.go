@@ -253,7 +253,7 @@ func attempt(t *testing.T, pool *pgxpool.Pool, q *db.Queries, sql string) error 
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer tx.Rollback(context.Background()) //nolint:errcheck // the point of it
+	defer tx.Rollback(context.Background())
 	_, err = tx.Exec(t.Context(), q.In(sql))
 	return err
 }

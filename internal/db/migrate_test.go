@@ -66,7 +66,7 @@ func TestMigrateYieldsLocks(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer reader.Rollback(context.Background()) //nolint:errcheck // ends with the test
+	defer reader.Rollback(context.Background())
 	if _, err := reader.Exec(ctx, q.in("SELECT FROM stepward.run")); err != nil {
 		t.Fatal(err)
 	}

@@ -322,14 +322,14 @@ func TestFolderComesAndGoes(t *testing.T) {
 
 // TestForeignFolder: anybody may make a folder in /tmp.
 func TestForeignFolder(t *testing.T) {
-	for name, make := range map[string]func(dir string) error{
+	for name, create := range map[string]func(dir string) error{
 		"others may write": func(dir string) error { return errors.Join(os.Mkdir(dir, 0o777), os.Chmod(dir, 0o777)) },
 		"symlink":          func(dir string) error { return os.Symlink("/tmp", dir) },
 		"file":             func(dir string) error { return os.WriteFile(dir, nil, 0o600) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := sharedDir(t)
-			if err := make(dir); err != nil {
+			if err := create(dir); err != nil {
 				t.Fatal(err)
 			}
 			defer os.Remove(dir)

@@ -4,6 +4,7 @@ package devdb
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"syscall"
@@ -33,11 +34,10 @@ func lockFolder(ctx context.Context, dir string) (*folder, error) {
 			return f, nil
 		}
 		_ = unix.Close(fd)
-		switch err {
-		case nil, unix.EINTR:
+		if err == nil || errors.Is(err, unix.EINTR) {
 			continue
-		case unix.EWOULDBLOCK:
-		default:
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) {
 			return nil, &os.PathError{Op: "flock", Path: dir, Err: err}
 		}
 		select {

@@ -1,6 +1,10 @@
 // Package layers names the layers that a sandbox is made of, so that a test can
 // leave one out and show that a probe then succeeds which fails otherwise.
 //
+// Capabilities are none of them: nothing in a sandbox has any, in no set, the
+// bounding set included, and no test leaves that out. What the layers stop, they
+// stop for a process that could not do it by its rights, either.
+//
 // A layer is switched off by a value in the context of Backend.Create. Only this
 // module can make that value: there is no option for it.
 package layers

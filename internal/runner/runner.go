@@ -11,8 +11,8 @@
 //     inherited socket; when that closes, the sandbox ends at once.
 //   - dial: a pipe between stdin, stdout and the socket, for backends that reach
 //     a sandbox by starting a process in it.
-//   - shim: the parent of one exec. It adopts whatever that exec leaves behind
-//     and ends when nothing is left.
+//   - shim: the parent of execs, of one at a time. It adopts whatever an exec
+//     leaves behind, and reports the end when nothing is left.
 //   - guest: one step's function, its input and answer by pipe.
 //
 // # What holds

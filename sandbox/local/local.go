@@ -8,7 +8,8 @@
 // an empty /workspace and /tmp, in memory, of a limited size; its own /proc and
 // five devices. It has a loopback interface. It runs under an id that, when the
 // worker is root, is nobody else's on the host; its processes hold no
-// capability, cannot get one, and pass a system call filter. Each exec has a
+// capability and cannot get one (the bounding set is empty, no_new_privs set),
+// and pass a system call filter. Each exec has a
 // Landlock domain of its own.
 //
 // # Limits of it

@@ -88,6 +88,7 @@ func TestBackend(t *testing.T, b sandbox.Backend, o Options) {
 	t.Run("kill", func(t *testing.T) { testKill(t, s) })
 	t.Run("files", func(t *testing.T) { testFiles(t, s) })
 	t.Run("guest", func(t *testing.T) { testGuest(t, s) })
+	t.Run("processes", func(t *testing.T) { testProcesses(t, b, o.Spec) })
 	t.Run("connections", func(t *testing.T) { testConnections(t, b, o.Spec) })
 	t.Run("life", func(t *testing.T) { testLife(t, b, o.Spec) })
 	t.Run("closed", func(t *testing.T) { testClosed(t, s) })
@@ -341,6 +342,59 @@ func testGuest(t *testing.T, s *sandbox.Sandbox) {
 		t.Errorf("a step that prints 1 GiB: %q, %v, %d bytes kept", out, err, len(tail.Bytes()))
 	}
 	t.Logf("1 GiB printed in %v", time.Since(begin))
+}
+
+// testProcesses checks that a fork bomb harms only what started it.
+func testProcesses(t *testing.T, b sandbox.Backend, spec sandbox.Spec) {
+	ctx := bounded(t)
+	caps, err := b.Probe(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const most = 100
+	spec.Limits.PIDs = most
+	if !caps.PIDs {
+		var ue *sandbox.UnsupportedError
+		if _, err := sandbox.Start(ctx, b, sandbox.Options{Spec: spec}); !errors.As(err, &ue) || ue.Field != "Limits.PIDs" {
+			t.Errorf("a limit that cannot be enforced: %v, want it refused", err)
+		}
+		return
+	}
+	s := start(t, ctx, b, sandbox.Options{Spec: spec})
+	var ge *sandbox.GuestError
+	var n int
+	_, err = s.Guest(ctx, sandbox.GuestStep{Step: "bomb"})
+	if !errors.As(err, &ge) || !strings.Contains(ge.Message, "resource temporarily unavailable") {
+		t.Errorf("a step that is a fork bomb: %v, want the error of its own fork", err)
+	} else if _, err := fmt.Sscanf(ge.Message, "after %d processes", &n); err != nil || n >= most {
+		t.Errorf("it made %d processes of %d: %v", n, most, err)
+	}
+	t.Logf("a step: %v", err)
+
+	bomb, cancel := context.WithCancel(ctx)
+	defer cancel()
+	c := s.Command(program, "probe:bomb")
+	w := newWaiter()
+	c.Stdout = w
+	if err := c.Start(bomb); err != nil {
+		t.Fatal(err)
+	}
+	<-w.said // that no more can be started
+	// Whether there is room for another command, it says so: it is not lost.
+	var ce *sandbox.CommandError
+	var ee *sandbox.ExitError
+	err = s.Command(program, "probe:pwd").Run(ctx)
+	t.Logf("beside a fork bomb: %v", err)
+	if err != nil && !errors.As(err, &ce) && !errors.As(err, &ee) {
+		t.Errorf("a command beside a fork bomb: %v, want a CommandError or an ExitError", err)
+	}
+	cancel()
+	if err := c.Wait(); !errors.As(err, &ee) || ee.Signal != "SIGKILL" {
+		t.Errorf("the bomb: %v", err)
+	}
+	if n := run(t, s, "count", "probe:bomb"); n != "0" {
+		t.Errorf("%s processes of it are left", n)
+	}
 }
 
 // hello connects by hand.

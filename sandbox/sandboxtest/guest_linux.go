@@ -55,6 +55,14 @@ func guest(ctx context.Context, r runner.GuestRequest) ([]byte, error) {
 		c.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 		c.Stdout, c.Stderr = os.Stdout, os.Stderr // which keeps the pipes open
 		return []byte("forked"), c.Start()
+	case "bomb": // until no more can be started
+		for n := 0; ; n++ {
+			c := exec.Command("/proc/self/exe", verbPrefix+"hang")
+			c.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+			if err := c.Start(); err != nil {
+				return nil, fmt.Errorf("after %d processes: %w", n, err)
+			}
+		}
 	case "stubborn":
 		signal.Ignore(syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
 		for {

@@ -1,0 +1,60 @@
+// Package sandbox runs commands and step functions where they can do no harm.
+//
+// [Start] makes a [Sandbox] on a [Backend]: package sandbox/local makes one of
+// Linux namespaces and needs nothing else, package sandbox/docker makes one of a
+// container. A [Spec] says what the sandbox requires. Its zero value is the
+// strictest there is, and what a backend cannot enforce it refuses with an
+// [UnsupportedError]: a sandbox is never weaker than its Spec. What was enforced
+// is in [Sandbox.Enforcement].
+//
+//	s, err := sandbox.Start(ctx, local.New(local.Config{}), sandbox.Options{})
+//	if err != nil {
+//		return err
+//	}
+//	defer s.Destroy(context.WithoutCancel(ctx))
+//	out, err := s.Command("wc", "-w").Output(ctx)
+//
+// A [Cmd] reads like the one of os/exec, and [Sandbox.FS] is an io/fs.FS. Most
+// programs need neither: a step of mode Sandboxed runs its function here, and a
+// tool step is handed a Sandbox to run commands in.
+//
+// # What it promises
+//
+// What runs in a sandbox reaches no network, sees no process and no file of the
+// host but read-only system directories (or those of its image), knows nothing of
+// the worker's environment, holds no capability and cannot get one. It writes to
+// [Workspace] and /tmp, and nowhere else. Two commands of one sandbox cannot read
+// each other's environment or memory where the kernel has Landlock. Package
+// sandboxtest has a probe for each layer, which only that layer stops.
+//
+// A command ends with all that it started: when [Cmd.Wait] returns, no process of
+// it is left, though it made itself a daemon, ignores signals or is a fork bomb.
+// The same holds when its context ends, and [Sandbox.Destroy] ends everything.
+//
+// A broken connection to the sandbox is made again, and output goes on at the byte
+// where it stopped. If that cannot be, the error is [ErrLost]: whether what ran
+// has finished is unknown then. A command is never run twice.
+//
+// A command may print without end: what its reader has not taken holds it up
+// instead of filling memory. Of a guest step's output callers keep the end, see
+// [Tail].
+//
+// # Errors
+//
+// A command that cannot be started is a [CommandError], one that ends without
+// success an [ExitError]; a function's own error, or its panic, is a [GuestError].
+// A backend that cannot work on a host says why and what to do: [UnavailableError].
+// An image is to blame for an [ImageError].
+//
+// # Limits
+//
+// All sandboxes share the kernel of the host: who breaks that is out. Names and
+// arguments of processes are visible to every command of a sandbox, so a secret
+// must not be an argument. There is no allow-list of hosts yet, and no disk that
+// outlives a sandbox.
+//
+// # Where to go next
+//
+// internal/runner is the program that serves inside, internal/rpc its protocol.
+// A new backend implements [Backend] and passes package sandboxtest.
+package sandbox
