@@ -42,14 +42,14 @@ WITH held AS MATERIALIZED (
     ORDER BY r.id FOR NO KEY UPDATE
 ), checkpoint AS (
     INSERT INTO stepward.step (run_id, seq, done, key, attempt, epoch, mode, started_at, elapsed, input_hash, output, error)
-    SELECT x.run_id, x.seq, x.done, x.key, x.attempt, x.epoch, x.mode::"char", clock_timestamp() - make_interval(secs => x.ago), x.elapsed, x.input_hash, coalesce(x.output, ''), coalesce(x.error, '')
+    SELECT x.run_id, x.seq, x.done, x.key, x.attempt, x.epoch, x.mode::"char", statement_timestamp() - make_interval(secs => x.ago), x.elapsed, x.input_hash, coalesce(x.output, ''), coalesce(x.error, '')
     FROM unnest($4::bigint[], $5::int[], $6::text[], $7::int[], $8::int[], $9::int[], $10::float8[], $11::float4[], $12::bigint[], $13::bytea[], $14::bytea[], $30::int[])
         AS x(run_id, seq, key, attempt, epoch, mode, ago, elapsed, input_hash, output, error, done)
     JOIN held ON held.id = x.run_id
     ON CONFLICT DO NOTHING RETURNING run_id
 ), attempted AS (
     INSERT INTO stepward.attempt (run_id, seq, key, attempt, epoch, mode, started_at, elapsed, sandbox_id, error, retry_at)
-    SELECT x.run_id, x.seq, x.key, x.attempt, x.epoch, x.mode, clock_timestamp() - make_interval(secs => x.ago), x.elapsed, x.sandbox_id, x.error,
+    SELECT x.run_id, x.seq, x.key, x.attempt, x.epoch, x.mode, statement_timestamp() - make_interval(secs => x.ago), x.elapsed, x.sandbox_id, x.error,
            clock_timestamp() + make_interval(secs => x.delay)
     FROM unnest($15::bigint[], $16::int[], $17::text[], $18::int[], $19::int[], $20::int[], $21::float8[], $22::float4[], $23::text[], $24::bytea[], $25::float8[])
         AS x(run_id, seq, key, attempt, epoch, mode, ago, elapsed, sandbox_id, error, delay)
@@ -58,7 +58,7 @@ WITH held AS MATERIALIZED (
         SET elapsed = excluded.elapsed, error = excluded.error, retry_at = excluded.retry_at
         WHERE attempt.epoch = excluded.epoch AND attempt.error IS NULL
 ), finished AS (
-    UPDATE stepward.run r SET state = x.state::stepward.run_state, output = x.output, error = x.error, finished_at = clock_timestamp()
+    UPDATE stepward.run r SET state = x.state::stepward.run_state, output = x.output, error = x.error, finished_at = statement_timestamp()
     FROM unnest($26::bigint[], $27::text[], $28::bytea[], $29::bytea[]) AS x(run_id, state, output, error)
     JOIN held ON held.id = x.run_id
     WHERE r.id = x.run_id
