@@ -118,8 +118,11 @@ func (k killing) testCut(t *testing.T) {
 		k.wakeUp(r)
 	}
 	k.victim.CutMark = t.TempDir() + "/cut"
-	if k.statement == "WorkerHeartbeat" {
-		k.victim.Hold, k.victim.LeaseTTL = "deaf", 5*time.Second // time for another beat
+	if k.victim.LeaseTTL != 0 {
+		k.victim.LeaseTTL = 5 * time.Second // time for another beat
+	}
+	if k.victim.Hold != "" && !k.drain {
+		k.victim.Hold = "deaf"
 	}
 	before, visited := r.checkpoints(), len(r.visits())
 	p := f.startVictim(k.victim, fmt.Sprintf("%s:cut:%d", k.statement, k.n))
@@ -152,9 +155,9 @@ func (k killing) testCut(t *testing.T) {
 		if n := f.count("SELECT count(*) FROM stepward.worker"); n != 1 {
 			t.Errorf("the worker began %d sessions", n)
 		}
-		if err := os.WriteFile(r.in.Log+".go", nil, 0o600); err != nil {
-			t.Fatal(err)
-		}
+	}
+	if err := os.WriteFile(r.in.Log+".go", nil, 0o600); err != nil { // ends step hold
+		t.Fatal(err)
 	}
 	r.arrives(t.Context(), before, visited)
 	if s := f.state(r.run.ID); !k.wake && k.statement != "TurnRenew" && !slices.Contains(k.path, "kin") && s.Turns != k.turns() {

@@ -64,8 +64,9 @@ var killings = []killing{
 	{name: "signal", statement: "Commit", n: 2, path: []string{"a", "mail", "c"}},
 	{statement: "ChildInsert", n: 1, path: []string{"a", "kin", "c"}},
 	{statement: "ChildParent", n: 1, path: []string{"a", "kin", "c"}},
-	{statement: "NoticeWake", n: 1, path: []string{"a", "kin", "c"}},
-	{statement: "NoticeTake", n: 1, path: []string{"a", "kin", "c"}, firstCrash: "NoticeWake:before:1"},
+	// The parent holds, or it might have seen the end of its child and be over.
+	{statement: "NoticeWake", n: 1, path: []string{"a", "kin", "hold"}, victim: victimConfig{Hold: "context"}},
+	{statement: "NoticeTake", n: 1, path: []string{"a", "kin", "hold"}, first: victimConfig{Hold: "context"}, firstCrash: "NoticeWake:before:1"},
 	{name: "child", statement: "Commit", n: 3, path: []string{"a", "kin", "c"}},
 	{statement: "TurnRenew", n: 1, path: []string{"renew", "b", "c"}},
 	// What any worker does for the others.
