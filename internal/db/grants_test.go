@@ -100,6 +100,23 @@ func work(t *testing.T, cfg worker.Config) (stop func()) {
 	return stop
 }
 
+var (
+	word = workflow.NewSignal[int]("word")
+	talk = workflow.DurableWorkflow[int, int]{Name: "talk"}
+)
+
+// talkV1 waits for a signal, calls a child and begins anew: what a plain run
+// does not write.
+var talkV1 = workflow.Define(talk, func(ctx workflow.Context, n int) (int, error) {
+	if n == 0 {
+		return count.Run(ctx, 5)
+	}
+	if _, err := word.Receive(ctx, 0); err != nil {
+		return 0, err
+	}
+	return 0, talk.ContinueAsNew(0)
+}, workflow.Options{})
+
 // Each role has the rights for its work and not those for the other's.
 func TestGrants(t *testing.T) {
 	owner, q := db.Migrated(t)
@@ -146,11 +163,21 @@ func TestGrants(t *testing.T) {
 			t.Fatal(err)
 		}
 		var log problems
-		stop := work(t, worker.Config{Pool: workers, Schema: q.Schema, Workflows: []*workflow.Definition{countV1}, Logger: log.logger()})
+		stop := work(t, worker.Config{Pool: workers, Schema: q.Schema, Workflows: []*workflow.Definition{countV1, talkV1}, Logger: log.logger()})
 		if out, err := early.Result(ctx); err != nil || out != 4 {
 			t.Errorf("got %d, %v", out, err)
 		}
 		if out, err := parked.Result(ctx); err != nil || out != 8 {
+			t.Errorf("got %d, %v", out, err)
+		}
+		heard, err := talk.Enqueue(ctx, client, 2, workflow.EnqueueOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := word.Send(ctx, client, heard.ID, 3); err != nil {
+			t.Fatal(err)
+		}
+		if out, err := heard.Result(ctx); err != nil || out != 8 {
 			t.Errorf("got %d, %v", out, err)
 		}
 		late, err := count.Enqueue(ctx, client, 2, workflow.EnqueueOptions{})
@@ -163,7 +190,7 @@ func TestGrants(t *testing.T) {
 		if again, err := count.Enqueue(ctx, client, 1, workflow.EnqueueOptions{Tenant: "acme", Key: "early"}); err != nil || again.ID != early.ID {
 			t.Errorf("got %v, %v", again.ID, err)
 		}
-		if page, err := client.Runs(ctx, workflow.RunFilter{}); err != nil || len(page.Runs) != 4 {
+		if page, err := client.Runs(ctx, workflow.RunFilter{}); err != nil || len(page.Runs) != 6 {
 			t.Errorf("got %+v, %v", page, err)
 		}
 		if steps, err := client.Steps(ctx, early.ID, 0); err != nil || len(steps) != 6 {
@@ -189,7 +216,7 @@ func TestGrants(t *testing.T) {
 
 	// What only one of them may do; the other is the control.
 	onlyWorker := []string{
-		"INSERT INTO stepward.step (run_id, started_at, input_hash, seq, epoch, elapsed, attempt, mode, key) VALUES (1, now(), 0, 1, 1, 0, 1, 0::\"char\", 'x')",
+		"INSERT INTO stepward.step (run_id, started_at, input_hash, seq, done, epoch, elapsed, attempt, mode, key) VALUES (1, now(), 0, 1, 1, 1, 0, 1, 0::\"char\", 'x')",
 		"INSERT INTO stepward.attempt (run_id, started_at, seq, epoch, attempt, mode, key) VALUES (1, now(), 1, 1, 1, 0, 'x')",
 		"INSERT INTO stepward.turn VALUES (1, 1, 1)",
 		"DELETE FROM stepward.turn",
@@ -208,6 +235,10 @@ func TestGrants(t *testing.T) {
 		"UPDATE stepward.run SET input = ''",
 		"DELETE FROM stepward.run",
 		"DELETE FROM stepward.idempotency",
+		"DELETE FROM stepward.step", // of a run that begins anew
+		"INSERT INTO stepward.wait (run_id, seq, key) VALUES (1, 1, 'x')",
+		"UPDATE stepward.signal SET received = true",
+		"DELETE FROM stepward.notice",
 		"UPDATE stepward_river.river_job SET priority = 2",
 		"DELETE FROM stepward_river.river_job",
 	}
@@ -222,7 +253,6 @@ func TestGrants(t *testing.T) {
 	// What neither may do: a record is written once, and the schema is its owner's.
 	onlyOwner := []string{
 		"UPDATE stepward.step SET output = ''",
-		"DELETE FROM stepward.step",
 		"UPDATE stepward.event SET actor = 'x'",
 		"DELETE FROM stepward.event",
 		"UPDATE stepward.claim SET session = 1",
