@@ -26,8 +26,36 @@
 //
 // A step's [Mode] says where its function runs: [Bare] in the worker's process,
 // [Sandboxed] as a guest in a sandbox. [NewToolStep] makes a step whose function
-// stays on the worker and drives commands and files in a sandbox. [Map] and
-// [Step.Go] run steps side by side.
+// stays on the worker and drives commands and files in a sandbox.
+//
+// # Side by side
+//
+// [Step.Go] starts a step and returns a [Future]; [Map] executes a step for every
+// item of a slice, so many at once. [Go] starts a branch of the body and [MapFunc]
+// one for every item; branches take turns between durable calls, one at a time,
+// so they may share variables, and what they do is the same on a replay. [Ready]
+// yields futures in the order in which they end. [WithTimeout] and [WithCancel]
+// make a [Context] that ends what waits in it. [Finally] registers what has to be
+// done at the end, whichever it is.
+//
+// # Waiting
+//
+// [Sleep] and [Until] wait for a time, [Signal.Receive] for a value that somebody
+// sends, [DurableWorkflow.Run] for another run, a child. A run that waits for long
+// leaves its worker: it is a few rows in Postgres, and no memory. It goes on, on
+// whichever worker, by being replayed. Waits of a few seconds are spent in memory.
+//
+// A signal may be sent before it is awaited, and to a run that nobody has begun.
+// Signals of one name are received in the order in which they were sent, each
+// once. [Signal.SendTx] sends in the application's own transaction.
+//
+// A child has the tenant of its parent. A run waits for its children before it
+// completes, and its cancelation is theirs; [DurableWorkflow.Start] makes one that
+// goes on by itself. A body that goes on for ever returns
+// [DurableWorkflow.ContinueAsNew] now and then, so that its history does not.
+//
+// [Now] and [Random] are the time and the chance that a replay gets again.
+// [Patched] tells runs that began before a change of the body from later ones.
 //
 // # What is promised
 //
@@ -51,18 +79,20 @@
 // # What a body must not do
 //
 // A body is replayed, so it has to decide the same way every time. Everything
-// that can come out differently belongs into a step: clocks, random numbers,
-// input and output, environment variables, the order of a map. [Context] is no
+// that can come out differently belongs into a step, or is asked of this package:
+// clocks, random numbers, input and output, environment variables, the order of a
+// map. [Context] is no
 // context.Context, so that a body cannot use it for input and output by accident.
 //
-//   - A body starts no goroutines: it uses [Step.Go] or [Map].
+//   - A body starts no goroutines: it uses [Go], [Step.Go] or [Map].
 //   - A body that is replaced while runs are under way calls the same steps in
 //     the same order with the same inputs, as far as those runs have got.
 //     Otherwise give it a new [Options].Version and keep the old one until its
 //     runs have ended. A history that does not fit parks the run with a
 //     *[NonDeterminismError], and repeats or skips nothing.
 //   - Deferred calls of a body run each time that it leaves a worker, and are no
-//     place for what has to happen once.
+//     place for what has to happen once: that is for [Finally]. A recover does
+//     not hold up the leaving, and a mutex that is held then stays locked.
 //
 // # Values
 //
@@ -93,8 +123,8 @@
 // happened; workflowtest runs a workflow in a unit test, in memory.
 //
 // Here, a definition is in define.go, step.go, mode.go and retry.go; what a body
-// calls in context.go, step.go and future.go; the replay in turn.go; values in
-// codec.go; a client in client.go, enqueue.go, run.go and query.go; tables in
+// calls in context.go, step.go, future.go, fan.go, branch.go, scope.go, wait.go,
+// signal.go and child.go; the replay in turn.go and attempt.go; values in codec.go; a client in client.go, enqueue.go, run.go and query.go; tables in
 // migrate.go.
 //
 // # Where to go next
