@@ -1,3 +1,5 @@
+//go:build unix
+
 package worker_test
 
 import (
@@ -55,5 +57,40 @@ func TestLateWriteIsRefused(t *testing.T) {
 	close(release["second"])
 	if out, err := run.Result(t.Context()); err != nil || out != "second" {
 		t.Fatalf("got %q, %v", out, err)
+	}
+}
+
+// TestReapWhileEnding: a run ends in the moment in which its worker is declared
+// dead. The reaper, which waits for the run's row, must leave it alone then:
+// found by TestModel.
+func TestReapWhileEnding(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	run := f.enqueue(1)
+	const dead = 4711
+	f.exec("INSERT INTO stepward.worker (session, name, lease_until, requirements, backends) VALUES ($1, 'dead', 'epoch', '{}', '{}')", dead)
+	f.exec("DELETE FROM stepward.ready")
+	f.exec("UPDATE stepward.run SET session = $1, epoch = 1", dead)
+	f.exec("INSERT INTO stepward.turn (run_id, session, epoch) VALUES ($1, $2, 1)", run.ID, dead)
+
+	tx := f.begin()
+	for _, sql := range []string{"UPDATE stepward.run SET state = 'completed', output = '1', finished_at = now()", "DELETE FROM stepward.turn"} {
+		if _, err := tx.Exec(t.Context(), f.sql(sql)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f.start(worker.Config{Workflows: []*workflow.Definition{defines(passes(keep), keep)}})
+	eventually(t, "the reaper waits for the run", func() bool { return f.blocks(tx) })
+	if err := tx.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the reaper is through", func() bool {
+		return f.count("SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE '/* stepward TurnReap%"+f.schema+"%'") == 0
+	})
+	if s := f.state(run.ID); s.State != workflow.StateCompleted || s.Turns != 1 {
+		t.Errorf("the run is %+v", s)
+	}
+	if n := f.count("SELECT count(*) FROM stepward.ready") + f.count("SELECT count(*) FROM stepward.turn"); n != 0 {
+		t.Errorf("%d rows make a run claimable that has ended", n)
 	}
 }

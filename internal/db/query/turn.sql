@@ -182,6 +182,7 @@ WITH dead AS MATERIALIZED (
     ORDER BY t.run_id LIMIT $1
 ), lost AS MATERIALIZED (
     SELECT r.id, dead.session, dead.epoch, dead.state FROM stepward.run r JOIN dead ON r.id = dead.run_id AND r.session = dead.session AND r.epoch = dead.epoch
+    WHERE r.state = 'live' -- it may have ended while this waited for its row
     ORDER BY r.id FOR NO KEY UPDATE OF r
 ), raised AS (
     UPDATE stepward.run r SET epoch = r.epoch + 1, session = NULL,
