@@ -112,7 +112,7 @@ func (w *worker) send(ctx context.Context, writes []write, errs []error, unsure 
 		// that may be this turn's own doing.
 		mine := false
 		if ok || unsure {
-			if mine, err = w.outcome(ctx, x); err != nil {
+			if mine, err = w.outcome(ctx, w.Pool, x); err != nil {
 				return err
 			}
 		}
@@ -131,7 +131,7 @@ func (w *worker) send(ctx context.Context, writes []write, errs []error, unsure 
 }
 
 // outcome reports whether a write is in Postgres already.
-func (w *worker) outcome(ctx context.Context, x write) (bool, error) {
+func (w *worker) outcome(ctx context.Context, q querier, x write) (bool, error) {
 	var seqs, attempts []int
 	for _, c := range x.Checkpoints {
 		seqs, attempts = append(seqs, c.Seq), append(attempts, c.Attempt)
@@ -142,7 +142,7 @@ func (w *worker) outcome(ctx context.Context, x write) (bool, error) {
 	var state string
 	var mine bool
 	var n int
-	err := w.Pool.QueryRow(ctx, w.q.CommitOutcome, x.t.run, seqs, x.t.session, x.t.epoch, attempts).Scan(&state, &mine, &n)
+	err := q.QueryRow(ctx, w.q.CommitOutcome, x.t.run, seqs, x.t.session, x.t.epoch, attempts).Scan(&state, &mine, &n)
 	if err != nil {
 		return false, err
 	}

@@ -28,16 +28,16 @@ func (h *host) Write(ctx context.Context, b engine.Batch) error {
 }
 
 // Attempt implements engine.Host.
-func (h *host) Attempt(ctx context.Context, a engine.Attempt) ([]byte, error) {
+func (h *host) Attempt(ctx context.Context, a engine.Attempt) (engine.Outcome, error) {
 	mode := workflow.Mode(a.Step.Mode)
 	if mode != workflow.Bare { // first, so that what waits for a sandbox keeps no bare step waiting
 		if err := take(ctx, h.w.sandboxes); err != nil {
-			return nil, err
+			return engine.Outcome{}, err
 		}
 		defer func() { <-h.w.sandboxes }()
 	}
 	if err := take(ctx, h.w.steps); err != nil {
-		return nil, err
+		return engine.Outcome{}, err
 	}
 	free := func() { <-h.w.steps }
 	ctx, span := h.w.tel.tracer.Start(ctx, "stepward.step", trace.WithAttributes(
@@ -50,12 +50,15 @@ func (h *host) Attempt(ctx context.Context, a engine.Attempt) ([]byte, error) {
 	}
 	ctx = engine.WithAttempt(ctx, a)
 	start := time.Now()
-	var out []byte
+	var out engine.Outcome
 	var err error
-	if mode == workflow.Bare {
-		out, err = h.inline(ctx, a.Key, free, func() ([]byte, error) { return a.Step.Call(ctx, a.Input) })
-	} else {
-		out, err = h.sandboxed(ctx, a, free)
+	switch {
+	case a.Step.CallTx != nil:
+		out, err = h.inTx(ctx, a, free)
+	case mode == workflow.Bare:
+		out.Output, err = h.inline(ctx, a.Key, free, func() ([]byte, error) { return a.Step.Call(ctx, a.Input) })
+	default:
+		out.Output, err = h.sandboxed(ctx, a, free)
 	}
 	if err != nil && errors.Is(context.Cause(ctx), errTimedOut) {
 		err = &engine.Fault{Kind: "timeout", Message: fmt.Sprintf("attempt took longer than %v: %v", a.Step.Timeout, err), Type: fmt.Sprintf("%T", err), Err: workflow.ErrTimeout}

@@ -45,31 +45,65 @@ func (f *future) try() {
 	t.attempts++
 	t.group.Go(func() {
 		defer cancel(nil)
-		post := f.execute(ctx, number, failed, input)
+		started := time.Now()
+		out, err := t.in.Host.Attempt(ctx, engine.Attempt{Step: f.step, Run: t.in.Run, Seq: f.seq, Key: f.key, Number: number, Input: input})
+		c := &engine.Checkpoint{Seq: f.seq, Key: f.key, Mode: f.step.Mode, Attempt: number, InputHash: f.hash,
+			Started: started, Elapsed: time.Since(started), Output: out.Output}
+		if err == nil && t.in.MaxBytes > 0 && len(out.Output) > t.in.MaxBytes {
+			err = &SizeError{What: "output of step " + f.key, Bytes: len(out.Output), Limit: t.in.MaxBytes}
+			out.Drop(context.WithoutCancel(ctx))
+			out = engine.Outcome{}
+		}
+		post := func() { t.succeed(f, c, out, failed) }
+		if err != nil {
+			post = f.fail(ctx, c, failed, err)
+		}
 		t.inbox.post(func() {
 			t.attempts--
-			if f.cancel = nil; post != nil && !f.done {
+			f.cancel = nil
+			if post != nil && !f.done {
 				post()
+			} else {
+				out.Drop(context.WithoutCancel(ctx))
 			}
 		})
 	})
 }
 
-// execute returns what the turn has to do about the outcome of an attempt. A
-// failure that is to be repeated is durable when it returns.
-func (f *future) execute(ctx context.Context, number, failed int, input []byte) func() {
-	t := f.t
-	started := time.Now()
-	output, err := t.in.Host.Attempt(ctx, engine.Attempt{Step: f.step, Run: t.in.Run, Seq: f.seq, Key: f.key, Number: number, Input: input})
-	if err == nil && t.in.MaxBytes > 0 && len(output) > t.in.MaxBytes {
-		err = &SizeError{What: "output of step " + f.key, Bytes: len(output), Limit: t.in.MaxBytes}
+// succeed records what an attempt came to. A step in a transaction is committed
+// here, where its place among the results is known: all before it is durable
+// then, and nothing is handed over meanwhile.
+func (t *turn) succeed(f *future, c *engine.Checkpoint, out engine.Outcome, failed int) {
+	if out.Commit == nil {
+		t.settle(f, c)
+		return
 	}
-	c := &engine.Checkpoint{Seq: f.seq, Key: f.key, Mode: f.step.Mode, Attempt: number, InputHash: f.hash, Started: started, Elapsed: time.Since(started)}
+	ctx := context.WithoutCancel(t.ctx)
+	if t.left == nil && !t.pending.Empty() {
+		t.flush(ctx)
+	}
+	if t.left != nil {
+		out.Drop(ctx)
+		return
+	}
+	c.Done = t.done + 1
+	err := out.Commit(ctx, *c)
+	if err == nil {
+		t.done++
+		f.attempt = c.Attempt
+		t.resolve(f, c.Output, nil)
+		return
+	}
+	c.Output = nil
+	f.fail(ctx, c, failed, err)()
+}
+
+// fail returns what the turn has to do about an attempt that did not succeed. A
+// failure that is to be repeated is durable when it returns.
+func (f *future) fail(ctx context.Context, c *engine.Checkpoint, failed int, err error) func() {
+	t := f.t
 	var park *engine.ParkError
 	switch {
-	case err == nil:
-		c.Output = output
-		return func() { t.settle(f, c) }
 	case ctx.Err() != nil: // interrupted: neither a success nor a failure
 		return nil
 	case errors.As(err, &park):
@@ -79,19 +113,20 @@ func (f *future) execute(ctx context.Context, number, failed int, input []byte) 
 	}
 	failed++
 	rec := record(err)
+	c.Output = nil
 	if rec.Permanent || failed >= f.step.MaxAttempts {
 		c.Error = rec.encode()
 		return func() { t.settle(f, c) }
 	}
 	wait := f.step.Delay(failed)
 	err = t.in.Host.Write(context.WithoutCancel(ctx), engine.Batch{Failures: []engine.Failure{{
-		Seq: f.seq, Key: f.key, Mode: f.step.Mode, Attempt: number, Started: started, Elapsed: c.Elapsed, Error: rec.encode(), Delay: wait,
+		Seq: f.seq, Key: f.key, Mode: f.step.Mode, Attempt: c.Attempt, Started: c.Started, Elapsed: c.Elapsed, Error: rec.encode(), Delay: wait,
 	}}})
 	if err != nil {
 		return func() { t.leave(refused(err)) }
 	}
 	return func() {
-		f.attempts = engine.Attempts{Last: number, Failed: failed, Wait: wait}
+		f.attempts = engine.Attempts{Last: c.Attempt, Failed: failed, Wait: wait}
 		t.arm(f, wait)
 	}
 }

@@ -65,7 +65,8 @@
 // A step may be executed more than once: when its worker dies, or an attempt
 // fails. Its checkpoint is written once, by the worker that holds the run, and
 // the step that the body starts next waits for that. An outside system
-// recognises a repeated request by [StepInfo].IdempotencyKey.
+// recognises a repeated request by [StepInfo].IdempotencyKey; the application's own
+// tables are written by a [NewTxStep], in one commit with the checkpoint.
 //
 // A step that fails is tried again as its [Retry] says, unless its error is
 // [Permanent]. When that is used up the body gets a *[StepError]; a body that

@@ -7,6 +7,8 @@ import (
 	"reflect"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/stepward/stepward/internal/engine"
 	"github.com/stepward/stepward/sandbox"
 )
@@ -24,8 +26,8 @@ type StepOptions struct {
 }
 
 // A Step is a named unit of work. Its function may be executed more than once;
-// its result is recorded once. Make it with [NewStep] or [NewToolStep], as a
-// package-level variable, and list it in [Options].
+// its result is recorded once. Make it with [NewStep], [NewToolStep] or
+// [NewTxStep], as a package-level variable, and list it in [Options].
 type Step[In, Out any] struct {
 	core *engine.Step
 	err  error
@@ -42,6 +44,31 @@ func NewStep[In, Out any](name string, fn func(context.Context, In) (Out, error)
 			return nil, err
 		}
 		out, err := fn(ctx, in)
+		if err != nil {
+			return nil, err
+		}
+		return encode("output of step "+name, out, 0)
+	}
+	return s
+}
+
+// NewTxStep makes a step of a function that writes to the application's own
+// tables, in the database that the worker's Pool is of: what it wrote in tx and
+// the step's checkpoint commit together, so both happen exactly once. It is
+// always [Bare]. The function neither commits nor rolls back; it may be executed
+// again when the commit fails, with nothing left of the time before. It holds one
+// connection of the Pool.
+func NewTxStep[In, Out any](name string, fn func(context.Context, pgx.Tx, In) (Out, error), o StepOptions) *Step[In, Out] {
+	s := newStep[In, Out](name, o, fn == nil)
+	if o.Mode != Bare {
+		s.err = errors.Join(s.err, errors.New("a step in a transaction has mode Bare"))
+	}
+	s.core.CallTx = func(ctx context.Context, tx pgx.Tx, input []byte) ([]byte, error) {
+		var in In
+		if err := decode("input of step "+name, input, &in); err != nil {
+			return nil, err
+		}
+		out, err := fn(ctx, tx, in)
 		if err != nil {
 			return nil, err
 		}

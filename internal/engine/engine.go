@@ -9,6 +9,8 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/stepward/stepward/sandbox"
 )
 
@@ -34,8 +36,11 @@ type Step struct {
 	MaxAttempts int
 	Delay       func(failed int) time.Duration // after so many failures
 
-	// Call runs the function on encoded values. Nil for a tool step.
+	// Call runs the function on encoded values. Nil for the two kinds below.
 	Call func(ctx context.Context, input []byte) ([]byte, error)
+
+	// CallTx runs the function of a step in a transaction. Nil for the others.
+	CallTx func(ctx context.Context, tx pgx.Tx, input []byte) ([]byte, error)
 
 	// CallTool runs a tool step's function. Nil for the others.
 	CallTool func(ctx context.Context, sb *sandbox.Sandbox, input []byte) ([]byte, error)
@@ -65,9 +70,9 @@ type Turn struct {
 // A Host executes and records on behalf of a turn. Its methods are called from
 // several goroutines.
 type Host interface {
-	// Attempt executes one attempt and returns the encoded output. When ctx
-	// ends first its error wraps the cause.
-	Attempt(ctx context.Context, a Attempt) ([]byte, error)
+	// Attempt executes one attempt. When ctx ends first its error wraps the
+	// cause.
+	Attempt(ctx context.Context, a Attempt) (Outcome, error)
 
 	// Write makes a batch durable in one commit. It returns after that
 	// commit; an error means that the lease is lost, or that the data cannot
@@ -81,6 +86,24 @@ type Host interface {
 	// Look returns the signals with an id above after that no turn has
 	// received, oldest first, and the children that have ended.
 	Look(ctx context.Context, after int64, children []int64) (News, error)
+}
+
+// An Outcome is what an attempt that succeeded leaves behind.
+type Outcome struct {
+	Output []byte // encoded
+
+	// Of a step in a transaction, which is open: one of the two is called.
+	// Commit writes the checkpoint in it. Its error is ErrLeaseLost, or means
+	// that nothing was committed.
+	Commit   func(ctx context.Context, c Checkpoint) error
+	Rollback func(ctx context.Context)
+}
+
+// Drop rolls back what is open.
+func (o Outcome) Drop(ctx context.Context) {
+	if o.Rollback != nil {
+		o.Rollback(ctx)
+	}
 }
 
 // A Batch is what one commit makes durable.

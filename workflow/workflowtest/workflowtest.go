@@ -20,6 +20,9 @@ import (
 // does not have.
 var ErrToolStep = errors.New("workflowtest: a tool step cannot run without a sandbox")
 
+// ErrTxStep reports a step in a transaction: it needs a real database.
+var ErrTxStep = errors.New("workflowtest: a step in a transaction cannot run without a database")
+
 // ErrStuck reports a run that waits for what nobody sends.
 var ErrStuck = errors.New("workflowtest: the run waits for a signal without a timeout")
 
@@ -116,16 +119,19 @@ func (h *host) turn(epoch int, input []byte) engine.Turn {
 }
 
 // Attempt implements engine.Host.
-func (h *host) Attempt(ctx context.Context, a engine.Attempt) (out []byte, err error) {
-	if a.Step.Tool {
-		return nil, &engine.ParkError{Reason: "no_backend", Err: fmt.Errorf("step %s: %w", a.Key, ErrToolStep)}
+func (h *host) Attempt(ctx context.Context, a engine.Attempt) (out engine.Outcome, err error) {
+	switch {
+	case a.Step.Tool:
+		return out, &engine.ParkError{Reason: "no_backend", Err: fmt.Errorf("step %s: %w", a.Key, ErrToolStep)}
+	case a.Step.CallTx != nil:
+		return out, &engine.ParkError{Reason: "no_database", Err: fmt.Errorf("step %s: %w", a.Key, ErrTxStep)}
 	}
 	if a.Step.Timeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, a.Step.Timeout)
 		defer cancel()
 	}
-	out, err = inline(engine.WithAttempt(ctx, a), a)
+	out.Output, err = inline(engine.WithAttempt(ctx, a), a)
 	if err != nil && ctx.Err() != nil {
 		err = &engine.Fault{Kind: "timeout", Message: fmt.Sprintf("attempt took longer than %v: %v", a.Step.Timeout, err), Type: fmt.Sprintf("%T", err), Err: workflow.ErrTimeout}
 	}

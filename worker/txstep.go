@@ -1,0 +1,99 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/stepward/stepward/internal/engine"
+)
+
+// inTx runs the function of a step in a transaction and leaves that open.
+func (h *host) inTx(ctx context.Context, a engine.Attempt, free func()) (engine.Outcome, error) {
+	tx, err := h.w.Pool.Begin(ctx)
+	if err != nil {
+		free()
+		return engine.Outcome{}, err
+	}
+	rollback := func(ctx context.Context) {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		defer cancel()
+		if err := tx.Rollback(ctx); err != nil && !errors.Is(err, pgx.ErrTxClosed) {
+			h.w.log.WarnContext(ctx, "a transaction was not rolled back; its connection is closed", "error", err)
+		}
+	}
+	// The transaction is the function's until it returns, however late.
+	out, err := h.inline(ctx, a.Key, free, func() (out []byte, err error) {
+		done := false
+		defer func() {
+			if !done {
+				rollback(ctx)
+			}
+		}()
+		out, err = a.Step.CallTx(ctx, tx, a.Input)
+		done = err == nil && ctx.Err() == nil
+		if err == nil && !done {
+			err = context.Cause(ctx)
+		}
+		return out, err
+	})
+	if err != nil {
+		return engine.Outcome{}, err
+	}
+	return engine.Outcome{
+		Output:   out,
+		Commit:   func(ctx context.Context, c engine.Checkpoint) error { return h.commitTx(ctx, tx, rollback, c) },
+		Rollback: rollback,
+	}, nil
+}
+
+// commitTx writes the checkpoint in the transaction of its step, fenced at the
+// end, so that no lock on the run is held while the function runs.
+func (h *host) commitTx(ctx context.Context, tx pgx.Tx, rollback func(context.Context), c engine.Checkpoint) error {
+	x := write{h.t, engine.Batch{Checkpoints: []engine.Checkpoint{c}}}
+	try, cancel := context.WithTimeout(ctx, max(h.w.lease.slack(), 0))
+	defer cancel()
+	written := false
+	rows, err := tx.Query(try, h.w.q.Commit, arguments([]write{x})...)
+	if err == nil {
+		var run int64
+		var canceled, notices bool
+		var n int
+		_, err = pgx.ForEachRow(rows, []any{&run, &canceled, &notices, &n}, func() error {
+			written = n == 1
+			return nil
+		})
+	}
+	if err != nil || !written {
+		rollback(ctx)
+		if err == nil {
+			err = engine.ErrLeaseLost
+		}
+		return err
+	}
+	err = tx.Commit(try)
+	var refused *pgconn.PgError
+	if err == nil || errors.As(err, &refused) || errors.Is(err, pgx.ErrTxCommitRollback) {
+		return err
+	}
+	// The answer was lost. The transaction holds the run's row for as long as
+	// it is undecided.
+	committed := false
+	lost := err
+	err = h.w.retry(ctx, h.t, func(ctx context.Context) error {
+		return pgx.BeginFunc(ctx, h.w.Pool, func(tx pgx.Tx) error {
+			if _, err := tx.Exec(ctx, h.w.q.TurnLock, h.t.run); err != nil {
+				return err
+			}
+			committed, err = h.w.outcome(ctx, tx, x)
+			return err
+		})
+	})
+	if err == nil && !committed {
+		return lost
+	}
+	return err
+}

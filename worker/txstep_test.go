@@ -1,0 +1,77 @@
+//go:build unix
+
+package worker_test
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/stepward/stepward/worker"
+	"github.com/stepward/stepward/workflow"
+)
+
+// What a step wrote in its transaction and its checkpoint are there together, or
+// neither is.
+func TestTxStep(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.exec("CREATE TABLE stepward.account (balance int NOT NULL)")
+	f.exec("INSERT INTO stepward.account VALUES (0)")
+	var calls atomic.Int32
+	pay := workflow.NewTxStep("pay", func(ctx context.Context, tx pgx.Tx, n int) (int, error) {
+		if _, err := tx.Exec(ctx, f.sql("UPDATE stepward.account SET balance = balance + $1"), n); err != nil {
+			return 0, err
+		}
+		switch calls.Add(1) {
+		case 1: // what it wrote is undone
+			return 0, errors.New("not yet")
+		case 2: // another transaction is not
+			if _, err := tx.Exec(ctx, "SELECT 1/0"); err == nil {
+				return 0, errors.New("divided by zero")
+			}
+		}
+		return n, nil
+	}, workflow.StepOptions{Retry: workflow.Retry{Backoff: 1}})
+	f.start(worker.Config{Workflows: []*workflow.Definition{defines(passes(double, pay, double), double, pay)}})
+	ends(t, f.enqueue(5), 20)
+	if n := f.count("SELECT balance FROM stepward.account"); n != 10 {
+		t.Errorf("paid %d", n)
+	}
+	if n := calls.Load(); n != 3 {
+		t.Errorf("executed %d times", n)
+	}
+}
+
+// The transaction of a worker that lost its lease meanwhile is rolled back.
+func TestTxStepIsFenced(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.exec("CREATE TABLE stepward.account (balance int NOT NULL)")
+	began, release := make(chan struct{}, 2), make(chan struct{})
+	var calls atomic.Int32
+	pay := workflow.NewTxStep("pay", func(ctx context.Context, tx pgx.Tx, n int) (int, error) {
+		_, err := tx.Exec(ctx, f.sql("INSERT INTO stepward.account VALUES ($1)"), n)
+		if calls.Add(1) == 1 {
+			began <- struct{}{}
+			<-release
+		}
+		return n, err
+	}, workflow.StepOptions{})
+	def := defines(passes(pay), pay)
+	var health worker.Health
+	f.start(worker.Config{Name: "first", Health: &health, LeaseTTL: 1 << 40, Workflows: []*workflow.Definition{def}})
+	run := f.enqueue(5)
+	<-began
+	f.expire("first")
+	f.start(worker.Config{Name: "second", Workflows: []*workflow.Definition{def}})
+	ends(t, run, 5)
+	close(release)
+	eventually(t, "the first worker's turn ends", func() bool { r, _ := health.Report(); return r.Runs == 0 })
+	if n := f.count("SELECT count(*) FROM stepward.account"); n != 1 {
+		t.Errorf("paid %d times", n)
+	}
+}
