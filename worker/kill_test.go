@@ -79,11 +79,10 @@ var killings = []killing{
 
 // Statements that write, but not on a worker.
 var clientWrites = map[string]string{
-	"RunInsert":   "enqueue: one transaction, which a key makes repeatable",
-	"RunCancel":   "cancel",
-	"RunResume":   "resume",
-	"SignalSend":  "send: one transaction; a repetition is another signal",
-	"EventInsert": "not executed yet",
+	"RunInsert":  "enqueue: one transaction, which a key makes repeatable",
+	"RunCancel":  "cancel",
+	"RunResume":  "resume",
+	"SignalSend": "send: one transaction; a repetition is another signal",
 }
 
 var writes = regexp.MustCompile(`INSERT INTO|DELETE FROM|UPDATE "`)

@@ -212,11 +212,9 @@ func (w *worker) parkUnservable(ctx context.Context) error {
 // sweepEvery is how often each worker looks for sandboxes without an owner.
 const sweepEvery = 15 * time.Second
 
-// sweep removes sandboxes whose worker is gone.
+// sweep removes sandboxes whose worker is gone, and rows of workers that ended
+// long ago.
 func (w *worker) sweep(ctx context.Context) {
-	if w.backend == nil {
-		return
-	}
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -225,7 +223,9 @@ func (w *worker) sweep(ctx context.Context) {
 			return
 		case <-timer.C:
 		}
-		w.warn(ctx, "sweeping sandboxes", w.sweepOnce(ctx))
+		if w.backend != nil {
+			w.warn(ctx, "sweeping sandboxes", w.sweepOnce(ctx))
+		}
 		w.exec(ctx, w.q.WorkerForget)
 		timer.Reset(sweepEvery)
 	}

@@ -42,7 +42,7 @@ type Queries struct {
 
 	Backlog, TimerWake, ParkUnservable, Unpark string
 
-	EventList, EventInsert string
+	EventList string
 }
 
 //go:embed query/*.sql

@@ -7,6 +7,3 @@ WHERE ($1::bigint IS NULL OR e.run_id = $1)
   AND ($3::text[] IS NULL OR e.kind = ANY($3))
 ORDER BY e.at, e.run_id, e.kind, e.step, e.detail
 LIMIT $4 OFFSET $5;
-
--- name: EventInsert
-INSERT INTO stepward.event (run_id, kind, actor, step, detail) VALUES ($1, $2, $3, $4, $5);
