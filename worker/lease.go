@@ -64,7 +64,7 @@ func (w *worker) register(ctx context.Context) error {
 	if ids == nil {
 		ids = []int32{}
 	}
-	if _, err := conn.Exec(ctx, w.q.WorkerInsert, session, w.Name, w.LeaseTTL.Seconds(), ids, backends); err != nil {
+	if _, err := conn.Exec(ctx, w.q.WorkerInsert, session, w.Name, w.LeaseTTL.Seconds(), ids, backends, w.MaxRuns); err != nil {
 		closeConn(conn)
 		return fmt.Errorf("worker: register: %w", err)
 	}

@@ -77,6 +77,11 @@
 // no worker has a backend, its worker died five times. See [RunStatus].Reason and
 // [Client.Resume].
 //
+// # Operating
+//
+// [Client.Why] says why a run is not moving: which signal, time, child, attempt,
+// deploy or worker it waits for, since when, and what would unblock it.
+//
 // # What a body must not do
 //
 // A body is replayed, so it has to decide the same way every time. Everything
@@ -125,8 +130,8 @@
 //
 // Here, a definition is in define.go, step.go, mode.go and retry.go; what a body
 // calls in context.go, step.go, future.go, fan.go, branch.go, scope.go, wait.go,
-// signal.go and child.go; the replay in turn.go and attempt.go; values in codec.go; a client in client.go, enqueue.go, run.go and query.go; tables in
-// migrate.go.
+// signal.go and child.go; the replay in turn.go and attempt.go; values in codec.go; a client in client.go, enqueue.go, run.go, query.go
+// and why.go; tables in migrate.go.
 //
 // # Where to go next
 //

@@ -64,7 +64,7 @@ func (c *Client) Runs(ctx context.Context, f RunFilter) (RunPage, error) {
 		limit = 100
 	}
 	limit = min(limit, 1000)
-	runs, err := c.list(ctx, nil, optionalID(f.Before), f.Tenant, optional(f.Workflow), optional(string(f.State)), limit+1)
+	runs, err := c.list(ctx, c.pool, nil, optionalID(f.Before), f.Tenant, optional(f.Workflow), optional(string(f.State)), limit+1)
 	if err != nil {
 		return RunPage{}, fmt.Errorf("workflow: list runs: %w", err)
 	}
@@ -76,7 +76,16 @@ func (c *Client) Runs(ctx context.Context, f RunFilter) (RunPage, error) {
 
 // Get returns the status of one run, or [ErrNotFound].
 func (c *Client) Get(ctx context.Context, id RunID) (RunStatus, error) {
-	runs, err := c.list(ctx, int64(id), nil, nil, nil, nil, 1)
+	return c.get(ctx, c.pool, id)
+}
+
+// querier is a pool or a transaction.
+type querier interface {
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+}
+
+func (c *Client) get(ctx context.Context, q querier, id RunID) (RunStatus, error) {
+	runs, err := c.list(ctx, q, int64(id), nil, nil, nil, nil, 1)
 	if err != nil {
 		return RunStatus{}, fmt.Errorf("workflow: get %v: %w", id, err)
 	}
@@ -86,8 +95,8 @@ func (c *Client) Get(ctx context.Context, id RunID) (RunStatus, error) {
 	return runs[0], nil
 }
 
-func (c *Client) list(ctx context.Context, args ...any) ([]RunStatus, error) {
-	rows, err := c.pool.Query(ctx, c.q.RunList, args...)
+func (c *Client) list(ctx context.Context, q querier, args ...any) ([]RunStatus, error) {
+	rows, err := q.Query(ctx, c.q.RunList, args...)
 	if err != nil {
 		return nil, err
 	}

@@ -43,6 +43,8 @@ type Queries struct {
 	Backlog, TimerWake, ParkUnservable, Unpark string
 
 	EventList string
+
+	WhyWaits, WhyAttempts, WhyHolder, WhyWorkers string
 }
 
 //go:embed query/*.sql

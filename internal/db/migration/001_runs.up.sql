@@ -186,6 +186,7 @@ CREATE TABLE stepward.worker (
     lease_until timestamptz NOT NULL,
     started_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
     requirements int[] NOT NULL,
+    max_runs    int NOT NULL DEFAULT 1, -- that it holds at a time
     backends    text[] NOT NULL
 ) WITH (fillfactor = 50);
 
