@@ -58,6 +58,9 @@ func (w *worker) commitRange(ctx context.Context, writes []write, errs []error) 
 	err := w.retry(ctx, writes[0].t, func(ctx context.Context) error {
 		err := w.send(ctx, writes, errs, unsure)
 		unsure = true
+		if duplicate(err) { // an earlier try went through while this one waited: now its rows can be seen
+			err = w.send(ctx, writes, errs, unsure)
+		}
 		return err
 	})
 	if err == nil {
@@ -234,6 +237,11 @@ func refusesData(err error) bool {
 		return true
 	}
 	return false
+}
+
+func duplicate(err error) bool {
+	var pgErr *pgconn.PgError
+	return errors.As(err, &pgErr) && pgErr.Code == "23505"
 }
 
 // retry calls f until it succeeds, for as long as the turn's session holds its

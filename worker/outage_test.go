@@ -4,6 +4,7 @@ package worker_test
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"maps"
 	"net"
@@ -26,6 +27,7 @@ type line struct {
 	mu     sync.Mutex
 	down   bool
 	silent bool // down means: no answers, instead of refused and reset connections
+	deaf   bool // what asks Postgres to cancel a statement gets lost
 	up     chan struct{}
 	conns  map[*lineConn]bool
 }
@@ -83,6 +85,9 @@ func (c *lineConn) Write(b []byte) (int, error) {
 	c.l.mu.Lock()
 	lost := c.l.down
 	c.l.mu.Unlock()
+	if c.l.deaf && len(b) == 16 && binary.BigEndian.Uint32(b[4:]) == 80877102 { // a CancelRequest
+		return 0, errDown
+	}
 	if lost {
 		return len(b), nil
 	}
@@ -245,4 +250,64 @@ func (f *fixture) everything() (text string) {
 		f.t.Fatal(err)
 	}
 	return text
+}
+
+// A connection that breaks does not end what Postgres executes for it: a commit
+// whose answer is lost may still wait for its lock when the worker sends it again,
+// and the second one waits behind the first. Both write the same, once.
+func TestCommitBehindItself(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	l, pool := newLine(t, false)
+	l.deaf = true // the driver tries to end what it has given up
+	began, release := make(chan struct{}), make(chan struct{})
+	step := workflow.NewStep("hold", func(context.Context, int) (int, error) {
+		close(began)
+		<-release
+		return 42, nil
+	}, workflow.StepOptions{})
+	w := workflow.DurableWorkflow[int, int]{Name: "holds"}
+	f.start(worker.Config{Pool: pool, LeaseTTL: 30 * time.Second, Workflows: []*workflow.Definition{
+		workflow.Define(w, func(ctx workflow.Context, n int) (int, error) {
+			n, err := step.Run(ctx, n)
+			if err != nil {
+				return 0, err
+			}
+			return double.Run(ctx, n)
+		}, workflow.Options{Steps: []workflow.Declared{step, double}}),
+	}})
+	run, err := w.Enqueue(t.Context(), f.client, 1, workflow.EnqueueOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-began
+	lock := f.begin()
+	if _, err := lock.Exec(t.Context(), f.sql("SELECT FROM stepward.run WHERE id = $1 FOR UPDATE"), int64(run.ID)); err != nil {
+		t.Fatal(err)
+	}
+	waiting := func(n int) func() bool { // so many wait for the lock, one behind the other
+		return func() bool {
+			return f.count(`WITH first AS (SELECT pid FROM pg_stat_activity WHERE $1 = ANY (pg_blocking_pids(pid)))
+				SELECT count(*) FROM pg_stat_activity WHERE pid IN (SELECT pid FROM first)
+				OR pg_blocking_pids(pid) && (SELECT array_agg(pid) FROM first)`, int32(lock.Conn().PgConn().PID())) == n
+		}
+	}
+	close(release)
+	eventually(t, "the commit waits for the run's row", waiting(1))
+	l.cut()
+	l.mend()
+	eventually(t, "the second commit waits as well", waiting(2))
+	if err := lock.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the run moves", func() bool { s := f.state(run.ID).State; return s != workflow.StateRunning })
+	if s := f.state(run.ID); s.State == workflow.StateParked {
+		t.Fatalf("the run is parked: %v", s.Err)
+	}
+	if out, err := run.Result(t.Context()); err != nil || out != 84 {
+		t.Fatalf("got %d, %v", out, err)
+	}
+	if s := f.state(run.ID); s.Turns != 1 || f.count("SELECT count(*) FROM stepward.step") != 2 || f.count("SELECT count(*) FROM stepward.turn") != 0 {
+		t.Errorf("the run took %d turns", s.Turns)
+	}
 }

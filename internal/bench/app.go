@@ -42,11 +42,12 @@ type app struct {
 	client       *workflow.Client
 	q            *db.Queries
 	workerConfig worker.Config
+	counter      *counter // of the worker's statements
 	closers      []func()
 }
 
 func (b *bench) newApp(ctx context.Context, cfg worker.Config) (_ *app, err error) {
-	a := &app{c: b.cluster, workerConfig: cfg}
+	a := &app{c: b.cluster, workerConfig: cfg, counter: &counter{n: make(map[string]int)}}
 	defer func() {
 		if err != nil {
 			a.close()
@@ -57,7 +58,7 @@ func (b *bench) newApp(ctx context.Context, cfg worker.Config) (_ *app, err erro
 		return nil, err
 	}
 	a.schema, a.closers = schema, append(a.closers, drop)
-	if a.pool, err = b.cluster.newPool(ctx, 16); err != nil {
+	if a.pool, err = b.cluster.newPool(ctx, 16, schema, nil); err != nil {
 		return nil, err
 	}
 	a.closers = append(a.closers, a.pool.Close)
@@ -71,7 +72,7 @@ func (b *bench) newApp(ctx context.Context, cfg worker.Config) (_ *app, err erro
 	if a.workerConfig.Workflows == nil {
 		a.workerConfig.Workflows = []*workflow.Definition{chainV1}
 	}
-	if a.workerConfig.Pool, err = b.cluster.newPool(ctx, 16); err != nil {
+	if a.workerConfig.Pool, err = b.cluster.newPool(ctx, 16, schema, a.counter); err != nil {
 		return nil, err
 	}
 	a.closers = append(a.closers, a.workerConfig.Pool.Close)

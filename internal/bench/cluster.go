@@ -132,13 +132,16 @@ func (c *cluster) readSettings(ctx context.Context) error {
 	return err
 }
 
-// newPool is one application's pool.
-func (c *cluster) newPool(ctx context.Context, conns int32) (*pgxpool.Pool, error) {
+// newPool is one application's pool; name is how the server knows it. The
+// tracer may be nil.
+func (c *cluster) newPool(ctx context.Context, conns int32, name string, tracer pgx.QueryTracer) (*pgxpool.Pool, error) {
 	cfg, err := pgxpool.ParseConfig(c.url)
 	if err != nil {
 		return nil, err
 	}
 	cfg.MaxConns, cfg.MinConns = conns, min(conns, 4)
+	cfg.ConnConfig.Tracer = tracer
+	cfg.ConnConfig.RuntimeParams["application_name"] = name
 	return pgxpool.NewWithConfig(ctx, cfg)
 }
 

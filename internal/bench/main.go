@@ -39,6 +39,9 @@ counts what a run of 1 and of 10 bare steps writes: transactions and bytes of WA
 which is counted for itself; then 32 runs at once. Full page writes and autovacuum
 are off. What an idle worker writes (heartbeat, River's upkeep) is measured after each
 count, for at least as long, and subtracted.`},
+	{"costs", benchCosts, true, `
+counts what fixed loads cost: SQL statements of the turns, transactions that write, rows,
+and WAL bytes, each the least of several repetitions. Autovacuum is off.`},
 	{"latency", benchLatency, true, `
 times Enqueue, the start of the first step and Result for runs that come one at a
 time, then for 64 callers, and how fast a backlog is worked off.`},
@@ -98,7 +101,7 @@ func run() (err error) {
 	asJSON := flag.Bool("json", false, "print JSON instead of Markdown")
 	fsync := flag.Bool("fsync", true, "fsync of the throw-away Postgres; off shows what is not the disk")
 	scale := flag.Float64("scale", 1, "factor of all repetitions")
-	wal := flag.Bool("wal", false, "break the WAL of steps down by table and record (needs pg_walinspect)")
+	wal := flag.Bool("wal", false, "break the WAL of steps and costs down by table and record (needs pg_walinspect)")
 	verbose := flag.Bool("v", false, "log what the workers log")
 	flag.Usage = func() {
 		fmt.Fprintf(os.Stderr, "Usage: go run ./internal/bench [flags]\n\nSub-benchmarks:\n")

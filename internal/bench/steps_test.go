@@ -13,11 +13,9 @@ import (
 	"github.com/stepward/stepward/worker"
 )
 
-// A run that is alone stays within its bars. These are counts, not times, on a
-// server of the test's own. What the worker and River write for themselves only
-// adds to them and comes every few seconds: the cheapest of several batches has
-// the least of it.
-func TestRunCosts(t *testing.T) {
+// countingBench has a server of the test's own, without what blurs counts.
+func countingBench(t *testing.T) *bench {
+	t.Helper()
 	// Not DATABASE_URL: others may write there.
 	cluster, err := openCluster(t.Context(), false, []devdb.Way{devdb.WayLocal, devdb.WayDocker, devdb.WayEmbedded})
 	var unavailable *devdb.UnavailableError
@@ -34,7 +32,15 @@ func TestRunCosts(t *testing.T) {
 	if err := cluster.set(t.Context(), "autovacuum = off"); err != nil {
 		t.Fatal(err)
 	}
-	b := &bench{options: options{scale: 1, log: slog.New(slog.DiscardHandler)}, cluster: cluster, report: &report{}}
+	return &bench{options: options{scale: 1, log: slog.New(slog.DiscardHandler)}, cluster: cluster, report: &report{}}
+}
+
+// A run that is alone stays within its bars. These are counts, not times, on a
+// server of the test's own. What the worker and River write for themselves only
+// adds to them and comes every few seconds: the cheapest of several batches has
+// the least of it.
+func TestRunCosts(t *testing.T) {
+	b := countingBench(t)
 	for _, steps := range []int{1, 10} {
 		t.Run(fmt.Sprint(steps), func(t *testing.T) {
 			a, execute, err := b.newLoner(t.Context(), worker.Config{LeaseTTL: time.Hour}, steps)
@@ -45,14 +51,14 @@ func TestRunCosts(t *testing.T) {
 			const batches, runs = 5, 10
 			var commits, bytes []float64
 			for range 1 + batches { // the first one makes pages and plans
-				from, err := cluster.mark(t.Context())
+				from, err := b.cluster.mark(t.Context())
 				if err != nil {
 					t.Fatal(err)
 				}
 				if err := execute(runs); err != nil {
 					t.Fatal(err)
 				}
-				to, err := cluster.mark(t.Context())
+				to, err := b.cluster.mark(t.Context())
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -68,6 +74,31 @@ func TestRunCosts(t *testing.T) {
 			}
 			if got := slices.Min(bytes); got > bar.bytes {
 				t.Errorf("a run of %s writes %.0f bytes of WAL, more than %v", plural(steps, "step"), got, bar.bytes)
+			}
+		})
+	}
+}
+
+// Fixed loads cost no more than they did. The counts of statements and
+// transactions depend on how much comes together, so their bounds are twice what
+// was seen; what a row costs does not.
+func TestLoadCosts(t *testing.T) {
+	b := countingBench(t)
+	for _, l := range loads {
+		t.Run(l.name, func(t *testing.T) {
+			prices, err := b.price(t.Context(), l, 3)
+			if err != nil {
+				t.Fatal(err)
+			}
+			p := least(prices)
+			t.Logf("per %s: %.3f statements, %.3f write transactions, %.2f rows, %.0f bytes of WAL; statements %v", l.unit, p.statements, p.commits, p.rows, p.bytes, p.names)
+			for _, x := range []struct {
+				what     string
+				got, bar float64
+			}{{"statements", p.statements, l.statements}, {"write transactions", p.commits, l.commits}, {"rows", p.rows, l.rows}, {"bytes of WAL", p.bytes, l.bytes}} {
+				if x.bar > 0 && x.got > x.bar {
+					t.Errorf("%.3f %s per %s, more than %v", x.got, x.what, l.unit, x.bar)
+				}
 			}
 		})
 	}

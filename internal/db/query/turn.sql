@@ -34,7 +34,9 @@ FROM held ORDER BY id;
 -- of results; $31 to $35 waits; $36, $37 waits that ended without a checkpoint; $38, $39 signals that
 -- a checkpoint holds; $40, $41 children to cancel. A run that does not come back is no
 -- longer this session's: nothing of it was written. The row lock waits for a claim or a reaper that
--- is committing, and orders this statement before or after it.
+-- is committing, and orders this statement before or after it. A checkpoint that is there already is
+-- left out, not ON CONFLICT: that would cost a record of WAL for each. The price is an error,
+-- unique_violation, when an earlier try of the same turn commits while this one waits for its lock.
 WITH held AS MATERIALIZED (
     SELECT r.id, r.cancel FROM stepward.run r
     WHERE (r.id, r.epoch) IN (SELECT x.id, x.epoch FROM unnest($2::bigint[], $3::int[]) AS x(id, epoch))
@@ -46,7 +48,8 @@ WITH held AS MATERIALIZED (
     FROM unnest($4::bigint[], $5::int[], $6::text[], $7::int[], $8::int[], $9::int[], $10::float8[], $11::float4[], $12::bigint[], $13::bytea[], $14::bytea[], $30::int[])
         AS x(run_id, seq, key, attempt, epoch, mode, ago, elapsed, input_hash, output, error, done)
     JOIN held ON held.id = x.run_id
-    ON CONFLICT DO NOTHING RETURNING run_id
+    WHERE NOT EXISTS (SELECT FROM stepward.step s WHERE s.run_id = x.run_id AND s.seq = x.seq)
+    RETURNING run_id
 ), attempted AS (
     INSERT INTO stepward.attempt (run_id, seq, key, attempt, epoch, mode, started_at, elapsed, sandbox_id, error, retry_at)
     SELECT x.run_id, x.seq, x.key, x.attempt, x.epoch, x.mode, statement_timestamp() - make_interval(secs => x.ago), x.elapsed, x.sandbox_id, x.error,
