@@ -39,10 +39,13 @@ var workerSide = append([]string{
 	module + "worker",
 	module + "sandbox/local",
 	module + "internal/boottime",
+	module + "internal/confine",
+	module + "internal/fdpass",
 	module + "internal/layers",
 	module + "internal/nsroot",
 	module + "internal/program",
 	module + "internal/runner",
+	module + "internal/shim",
 }, clientSide...)
 
 // I1: the client side cannot execute a step. What an application defines for

@@ -1,16 +1,14 @@
 package nsroot
 
 import (
-	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"net"
 	"os"
-	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/stepward/stepward/internal/fdpass"
 )
 
 // controlFD is where the process inside finds its end of the socket.
@@ -18,38 +16,16 @@ const controlFD = 3
 
 // A Control is one end of the socket between the worker and the process inside.
 // When the worker's end closes, the sandbox ends.
-type Control struct{ conn *net.UnixConn }
+type Control struct{ conn *fdpass.Conn }
 
 // NewControl returns the worker's end, and the other to be inherited as the
 // descriptor 3.
 func NewControl() (*Control, *os.File, error) {
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	conn, theirs, err := fdpass.Pair(unix.SOCK_SEQPACKET)
 	if err != nil {
-		return nil, nil, fmt.Errorf("socketpair: %w", err)
-	}
-	theirs := os.NewFile(uintptr(fds[1]), "control")
-	c, err := control(fds[0])
-	if err != nil {
-		theirs.Close()
 		return nil, nil, err
 	}
-	return c, theirs, nil
-}
-
-// OpenControl returns the inherited end.
-func OpenControl() (*Control, error) {
-	syscall.CloseOnExec(controlFD)
-	return control(controlFD)
-}
-
-func control(fd int) (*Control, error) {
-	f := os.NewFile(uintptr(fd), "control")
-	defer f.Close()
-	nc, err := net.FileConn(f)
-	if err != nil {
-		return nil, fmt.Errorf("control socket: %w", err)
-	}
-	return &Control{nc.(*net.UnixConn)}, nil
+	return &Control{conn}, theirs, nil
 }
 
 // Close closes this end.
@@ -64,18 +40,6 @@ func (c *Control) Receive() (s Setup, err error) {
 		err = errors.New("setup without a token hash")
 	}
 	return s, err
-}
-
-// Admit says that the process inside may start others: what they do counts
-// towards the limits. If it fails, Wait says why.
-func (c *Control) Admit() { _, _ = c.conn.Write([]byte{'a'}) }
-
-// Admitted waits for Admit.
-func (c *Control) Admitted() error {
-	if n, err := c.conn.Read(make([]byte, 1)); err != nil || n == 0 {
-		return fmt.Errorf("the worker has gone: %w", cmp.Or(err, io.EOF))
-	}
-	return nil
 }
 
 // Ready reports that the sandbox serves.
@@ -109,54 +73,32 @@ func (c *Control) read(v any) error {
 }
 
 // Dial makes a connection and hands its other end to the process inside.
-func (c *Control) Dial() (net.Conn, error) {
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+func (c *Control) Dial() (*os.File, error) {
+	ours, theirs, err := fdpass.Pair(unix.SOCK_STREAM)
 	if err != nil {
-		return nil, fmt.Errorf("socketpair: %w", err)
+		return nil, err
 	}
-	ours := os.NewFile(uintptr(fds[0]), "conn")
-	defer ours.Close()
-	defer unix.Close(fds[1])
-	if _, _, err := c.conn.WriteMsgUnix([]byte{'c'}, unix.UnixRights(fds[1]), nil); err != nil {
+	defer theirs.Close()
+	if err := c.conn.Send([]byte{'c'}, theirs); err != nil {
+		ours.Close()
 		return nil, fmt.Errorf("hand over a connection: %w", err)
 	}
-	return net.FileConn(ours)
+	return ours.File, nil
 }
 
-// Listener returns a listener whose connections are those that the worker makes
-// by Dial. It calls gone when the worker's end has closed.
-func (c *Control) Listener(gone func()) net.Listener { return &listener{c, gone} }
-
-type listener struct {
-	c    *Control
-	gone func()
-}
-
-func (l *listener) Accept() (net.Conn, error) {
-	buf, oob := make([]byte, 1), make([]byte, unix.CmsgSpace(4))
+// Accept waits for a connection that the worker makes by Dial. It fails when the
+// worker's end has closed.
+func (c *Control) Accept() (*os.File, error) {
 	for {
-		n, oobn, _, _, err := l.c.conn.ReadMsgUnix(buf, oob)
-		if err != nil || n == 0 {
-			l.gone()
-			return nil, net.ErrClosed
+		_, fds, err := c.conn.Receive(make([]byte, 1))
+		if err != nil {
+			return nil, err
 		}
-		msgs, err := unix.ParseSocketControlMessage(oob[:oobn])
-		if err != nil || len(msgs) == 0 {
-			continue
+		if len(fds) == 1 {
+			return os.NewFile(uintptr(fds[0]), "conn"), nil
 		}
-		fds, err := unix.ParseUnixRights(&msgs[0])
-		if err != nil || len(fds) != 1 {
-			continue
-		}
-		syscall.CloseOnExec(fds[0])
-		f := os.NewFile(uintptr(fds[0]), "conn")
-		nc, err := net.FileConn(f)
-		f.Close()
-		if err == nil {
-			return nc, nil
+		for _, fd := range fds {
+			unix.Close(fd)
 		}
 	}
 }
-
-func (l *listener) Close() error   { return l.c.Close() }
-func (l *listener) Addr() net.Addr { return l.c.conn.LocalAddr() }

@@ -4,12 +4,14 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
-	"net"
 	"os"
 	"strings"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/stepward/stepward/internal/fdpass"
 	"github.com/stepward/stepward/internal/layers"
 )
 
@@ -21,11 +23,15 @@ func pair(t testing.TB) (worker, inside *Control) {
 		t.Fatal(err)
 	}
 	defer theirs.Close()
-	fc, err := net.FileConn(theirs)
+	fd, err := unix.Dup(int(theirs.Fd()))
 	if err != nil {
 		t.Fatal(err)
 	}
-	inside = &Control{fc.(*net.UnixConn)}
+	conn, err := fdpass.Open(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	inside = &Control{conn}
 	t.Cleanup(func() { worker.Close(); inside.Close() })
 	return worker, inside
 }
@@ -39,13 +45,9 @@ func TestControl(t *testing.T) {
 	if err := worker.Send(want); err != nil {
 		t.Fatal(err)
 	}
-	worker.Admit()
 	got, err := inside.Receive()
 	if err != nil || got.OrphanAfter != time.Minute || got.Without != layers.Seccomp || got.PIDs != 9 {
 		t.Errorf("received %+v, %v", got, err)
-	}
-	if err := inside.Admitted(); err != nil {
-		t.Error(err)
 	}
 	if err := inside.Ready(Facts{Landlock: 6, Seccomp: true}); err != nil {
 		t.Error(err)
@@ -54,14 +56,12 @@ func TestControl(t *testing.T) {
 		t.Errorf("facts %+v, %v", f, err)
 	}
 
-	gone := make(chan struct{})
-	ln := inside.Listener(func() { close(gone) })
 	for range 3 { // each connection stands alone
 		ours, err := worker.Dial()
 		if err != nil {
 			t.Fatal(err)
 		}
-		theirs, err := ln.Accept()
+		theirs, err := inside.Accept()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -75,17 +75,15 @@ func TestControl(t *testing.T) {
 		theirs.Close()
 	}
 	worker.Close()
-	if _, err := ln.Accept(); !errors.Is(err, net.ErrClosed) {
+	if _, err := inside.Accept(); !errors.Is(err, io.EOF) {
 		t.Errorf("after the worker's end closed: %v", err)
 	}
-	<-gone
 }
 
 func TestControlFails(t *testing.T) {
 	worker, inside := pair(t)
 	inside.Fail(errors.New("no luck"))
 	inside.Close()
-	worker.Admit() // nobody reads it, and the reason is still there
 	if f, err := worker.Wait(); err != nil || f.Error != "no luck" {
 		t.Errorf("facts %+v, %v", f, err)
 	}
@@ -100,14 +98,10 @@ func TestControlFails(t *testing.T) {
 	if _, err := inside.Receive(); err == nil {
 		t.Error("a setup without a token hash was taken: any token would do")
 	}
-	worker.Close()
-	if err := inside.Admitted(); err == nil {
-		t.Error("admitted by a worker that has gone")
-	}
 }
 
 // What arrives without a descriptor is no connection, and harms none.
-func TestListenerIgnores(t *testing.T) {
+func TestAcceptIgnores(t *testing.T) {
 	worker, inside := pair(t)
 	if _, err := worker.conn.Write([]byte("noise")); err != nil {
 		t.Fatal(err)
@@ -117,7 +111,7 @@ func TestListenerIgnores(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer ours.Close()
-	theirs, err := inside.Listener(func() {}).Accept()
+	theirs, err := inside.Accept()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,6 +2,10 @@
 // in new namespaces builds the file system of the sandbox, enters it and gives
 // up its capabilities. It also has the socket over which the worker configures
 // that process and hands it connections.
+//
+// The process does so while the packages of its program are being initialized:
+// most of them find themselves in the finished sandbox, without the host's files
+// and without a capability. A first shim starts meanwhile, see package shim.
 package nsroot
 
 import (
@@ -12,10 +16,6 @@ import (
 
 // UID is the user and group id of everything inside. Outside it is another one.
 const UID = 10001
-
-// Reserve is how many processes and threads a sandbox may have beyond its limit:
-// those of the tool runner and of its shims.
-const Reserve = 128
 
 // A Setup is the first message to the process inside.
 type Setup struct {

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 	"kernel.org/pub/linux/libs/security/libcap/psx"
 
+	"github.com/stepward/stepward/internal/confine"
 	"github.com/stepward/stepward/internal/layers"
 )
 
@@ -37,10 +38,10 @@ var generated = map[string]string{
 // masked are files of /proc that tell about the host.
 var masked = []string{"kcore", "keys", "latency_stats", "timer_list", "sched_debug", "kallsyms", "kmsg", "sysrq-trigger"}
 
-// Enter builds the sandbox's file system, makes it the root, limits the process
+// enter builds the sandbox's file system, makes it the root, limits the process
 // and drops its capabilities. The caller has locked its goroutine to its thread,
 // and starts processes from that one only.
-func Enter(s Setup) error {
+func enter(s Setup) error {
 	for _, step := range []struct {
 		what string
 		do   func(Setup) error
@@ -269,7 +270,7 @@ func limit(s Setup) error {
 	for _, l := range []struct {
 		resource int
 		value    int
-	}{{unix.RLIMIT_NPROC, s.PIDs + Reserve}, {unix.RLIMIT_NOFILE, s.OpenFiles}} {
+	}{{unix.RLIMIT_NPROC, s.PIDs + confine.Reserve}, {unix.RLIMIT_NOFILE, s.OpenFiles}} {
 		if l.value == 0 {
 			continue
 		}

@@ -1532,85 +1532,6 @@ func (x *WriteFileResponse) GetSize() int64 {
 	return 0
 }
 
-// ShimRequest goes from the runner to a shim, with the child's descriptors. The
-// shim answers with an ExecEvent started and, when nothing is left of the exec,
-// an end. Whatever else the runner sends, or if it goes away, means: kill.
-type ShimRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Args          []string               `protobuf:"bytes,2,rep,name=args,proto3" json:"args,omitempty"`
-	Dir           string                 `protobuf:"bytes,3,opt,name=dir,proto3" json:"dir,omitempty"`
-	Env           []string               `protobuf:"bytes,4,rep,name=env,proto3" json:"env,omitempty"`
-	Landlock      bool                   `protobuf:"varint,5,opt,name=landlock,proto3" json:"landlock,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *ShimRequest) Reset() {
-	*x = ShimRequest{}
-	mi := &file_runner_proto_msgTypes[23]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *ShimRequest) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*ShimRequest) ProtoMessage() {}
-
-func (x *ShimRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_proto_msgTypes[23]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use ShimRequest.ProtoReflect.Descriptor instead.
-func (*ShimRequest) Descriptor() ([]byte, []int) {
-	return file_runner_proto_rawDescGZIP(), []int{23}
-}
-
-func (x *ShimRequest) GetName() string {
-	if x != nil {
-		return x.Name
-	}
-	return ""
-}
-
-func (x *ShimRequest) GetArgs() []string {
-	if x != nil {
-		return x.Args
-	}
-	return nil
-}
-
-func (x *ShimRequest) GetDir() string {
-	if x != nil {
-		return x.Dir
-	}
-	return ""
-}
-
-func (x *ShimRequest) GetEnv() []string {
-	if x != nil {
-		return x.Env
-	}
-	return nil
-}
-
-func (x *ShimRequest) GetLandlock() bool {
-	if x != nil {
-		return x.Landlock
-	}
-	return false
-}
-
 var File_runner_proto protoreflect.FileDescriptor
 
 const file_runner_proto_rawDesc = "" +
@@ -1725,13 +1646,7 @@ const file_runner_proto_rawDesc = "" +
 	"\x04perm\x18\x02 \x01(\rR\x04perm\x12\x12\n" +
 	"\x04data\x18\x03 \x01(\fR\x04data\"'\n" +
 	"\x11WriteFileResponse\x12\x12\n" +
-	"\x04size\x18\x01 \x01(\x03R\x04size\"u\n" +
-	"\vShimRequest\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
-	"\x04args\x18\x02 \x03(\tR\x04args\x12\x10\n" +
-	"\x03dir\x18\x03 \x01(\tR\x03dir\x12\x10\n" +
-	"\x03env\x18\x04 \x03(\tR\x03env\x12\x1a\n" +
-	"\blandlock\x18\x05 \x01(\bR\blandlock2\x8f\x05\n" +
+	"\x04size\x18\x01 \x01(\x03R\x04size2\x8f\x05\n" +
 	"\x06Runner\x12L\n" +
 	"\x05Hello\x12 .stepward.runner.v1.HelloRequest\x1a!.stepward.runner.v1.HelloResponse\x12H\n" +
 	"\x04Exec\x12\x1f.stepward.runner.v1.ExecRequest\x1a\x1d.stepward.runner.v1.ExecEvent0\x01\x12L\n" +
@@ -1755,7 +1670,7 @@ func file_runner_proto_rawDescGZIP() []byte {
 }
 
 var file_runner_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_runner_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
+var file_runner_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_runner_proto_goTypes = []any{
 	(Output_Stream)(0),        // 0: stepward.runner.v1.Output.Stream
 	(*HelloRequest)(nil),      // 1: stepward.runner.v1.HelloRequest
@@ -1781,7 +1696,6 @@ var file_runner_proto_goTypes = []any{
 	(*ReadFileResponse)(nil),  // 21: stepward.runner.v1.ReadFileResponse
 	(*WriteFileRequest)(nil),  // 22: stepward.runner.v1.WriteFileRequest
 	(*WriteFileResponse)(nil), // 23: stepward.runner.v1.WriteFileResponse
-	(*ShimRequest)(nil),       // 24: stepward.runner.v1.ShimRequest
 }
 var file_runner_proto_depIdxs = []int32{
 	4,  // 0: stepward.runner.v1.ExecRequest.guest:type_name -> stepward.runner.v1.GuestCall
@@ -1831,7 +1745,7 @@ func file_runner_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_runner_proto_rawDesc), len(file_runner_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   24,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -12,7 +12,9 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/stepward/stepward/internal/confine"
 	"github.com/stepward/stepward/internal/rpc"
+	"github.com/stepward/stepward/internal/shim"
 )
 
 const (
@@ -24,7 +26,7 @@ const (
 type execs struct {
 	cfg      config
 	landlock bool
-	idle     chan *shimProcess
+	idle     chan *shim.Process
 	starts   chan func()   // for serve to do
 	prepared chan struct{} // closed when this process is safe from what it runs
 
@@ -46,7 +48,7 @@ type exec struct {
 	end     *rpc.End      // set before empty is closed
 
 	inMu   sync.Mutex
-	shim   *shimProcess // while it runs
+	shim   *shim.Process // while it runs
 	stdin  *os.File
 	inOff  int64
 	killed bool
@@ -55,14 +57,14 @@ type exec struct {
 func newExecs(cfg config, abi int) *execs {
 	return &execs{
 		cfg: cfg, landlock: abi > 0, byID: map[string]*exec{},
-		idle: make(chan *shimProcess, 2), starts: make(chan func()), prepared: make(chan struct{}),
+		idle: make(chan *shim.Process, 2), starts: make(chan func()), prepared: make(chan struct{}),
 	}
 }
 
 // prepare makes this process safe from what it is going to run.
 func (x *execs) prepare() {
-	keepThreads(12)
-	signals := catchSignals()
+	confine.KeepThreads(12)
+	signals := confine.CatchSignals()
 	close(x.prepared)
 	x.reap(signals)
 }
@@ -155,7 +157,7 @@ func (x *execs) spawn(e *exec, req *rpc.ExecRequest, pumps *sync.WaitGroup) *rpc
 		pumps.Go(func() { pump(r, &e.out[s]) })
 		return nil
 	}
-	request := &rpc.ShimRequest{
+	request := shim.Request{
 		Name: req.Name, Args: req.Args, Dir: req.Dir, Env: withoutOwn(append(baseEnv(), req.Env...)), Landlock: x.landlock,
 	}
 	var err error
@@ -178,7 +180,7 @@ func (x *execs) spawn(e *exec, req *rpc.ExecRequest, pumps *sync.WaitGroup) *rpc
 		return failed(err)
 	}
 	if req.Guest != nil {
-		request.Name, request.Args = cmp.Or(x.cfg.guest, self), nil
+		request.Name, request.Args = cmp.Or(x.cfg.guest, confine.Self), nil
 		request.Env = append(request.Env, EnvMode+"=guest")
 		raw, err := proto.Marshal(req.Guest)
 		if err != nil {
@@ -195,7 +197,7 @@ func (x *execs) spawn(e *exec, req *rpc.ExecRequest, pumps *sync.WaitGroup) *rpc
 		}
 	}
 	<-x.prepared
-	shim, err := x.dispatch(request, child)
+	sh, err := x.dispatch(request, child)
 	if err != nil {
 		return failed(err)
 	}
@@ -203,33 +205,35 @@ func (x *execs) spawn(e *exec, req *rpc.ExecRequest, pumps *sync.WaitGroup) *rpc
 		f.Close()
 	}
 	child = nil
-	e.setShim(shim)
+	e.setShim(sh)
 	close(e.ready)
 	for {
-		ev, err := shim.receive()
-		if err != nil { // it died: its descendants are ours now, and cannot be told apart
+		ev, err := sh.Receive()
+		switch {
+		case err != nil: // it died: its descendants are ours now, and cannot be told apart
 			e.setShim(nil)
-			shim.close()
+			sh.Close()
 			x.killAll()
 			return &rpc.End{Code: -1, Lost: true}
-		}
-		switch ev := ev.Event.(type) {
-		case *rpc.ExecEvent_Started:
+		case ev.Started:
 			close(e.started)
 			e.wake.all()
-			if shim.left == 0 {
+			if sh.Left() == 0 {
 				x.warm() // not earlier: its start would compete with the command's
 			}
-		case *rpc.ExecEvent_End:
+		default:
 			e.setShim(nil) // before the next exec has it: a kill must not meet that
-			x.release(shim)
-			return ev.End
+			x.release(sh)
+			return &rpc.End{
+				Code: int32(ev.Code), Signal: ev.Signal, Lost: ev.Lost,
+				StartErrno: int32(ev.StartErrno), StartError: text(ev.StartError),
+			}
 		}
 	}
 }
 
 // setShim sets under which shim the exec runs, nil if under none any more.
-func (e *exec) setShim(s *shimProcess) {
+func (e *exec) setShim(s *shim.Process) {
 	e.inMu.Lock()
 	e.shim = s
 	e.inMu.Unlock()
@@ -247,7 +251,7 @@ func (e *exec) kill(ctx context.Context) error {
 	}
 	e.inMu.Lock()
 	if e.shim != nil {
-		e.shim.kill()
+		e.shim.Kill()
 	}
 	e.inMu.Unlock()
 	select {
@@ -391,6 +395,6 @@ func (x *execs) find(id string) *exec {
 func baseEnv() []string {
 	return []string{
 		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-		"HOME=/tmp", "TMPDIR=/tmp", "PWD=" + Workspace,
+		"HOME=/tmp", "TMPDIR=/tmp", "PWD=" + confine.Workspace,
 	}
 }

@@ -3,9 +3,6 @@ package runner
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
-	"errors"
-	"io"
 	"testing"
 	"unicode/utf8"
 
@@ -13,36 +10,6 @@ import (
 
 	"github.com/stepward/stepward/internal/rpc"
 )
-
-// FuzzMessage reads what comes from a shim.
-func FuzzMessage(f *testing.F) {
-	var seed bytes.Buffer
-	writeMessage(&seed, &rpc.ExecEvent{Event: &rpc.ExecEvent_End{End: &rpc.End{Code: 3, Signal: "SIGKILL"}}})
-	f.Add(seed.Bytes())
-	f.Add(seed.Bytes()[:5])
-	f.Add([]byte{0, 0, 0, 0})
-	f.Add([]byte{0, 0, 0, 9, 1})
-	f.Fuzz(func(t *testing.T, raw []byte) {
-		if len(raw) >= 4 && binary.BigEndian.Uint32(raw) > 1<<20 {
-			return // it would be allocated
-		}
-		r := bytes.NewReader(raw)
-		for {
-			ev := new(rpc.ExecEvent)
-			if err := readMessage(r, ev); err != nil {
-				return
-			}
-			var again bytes.Buffer
-			if err := writeMessage(&again, ev); err != nil {
-				t.Fatalf("what was read cannot be written: %v", err)
-			}
-			back := new(rpc.ExecEvent)
-			if err := readMessage(&again, back); err != nil || !proto.Equal(ev, back) {
-				t.Fatalf("%v came back as %v, %v", ev, back, err)
-			}
-		}
-	})
-}
 
 // FuzzGuest serves a request of any bytes: an answer or an error, no panic, and
 // an answer that the worker can decode whatever the step says.
@@ -83,10 +50,4 @@ func FuzzText(f *testing.F) {
 			t.Errorf("%d bytes, valid %v", len(got), utf8.ValidString(got))
 		}
 	})
-}
-
-func TestShortMessage(t *testing.T) {
-	if err := readMessage(bytes.NewReader([]byte{0, 0, 1, 0, 1}), new(rpc.ExecEvent)); !errors.Is(err, io.ErrUnexpectedEOF) {
-		t.Errorf("a message that breaks off: %v", err)
-	}
 }

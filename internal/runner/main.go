@@ -7,6 +7,8 @@ import (
 	"os"
 	"strings"
 	"time"
+
+	"github.com/stepward/stepward/internal/confine"
 )
 
 // Main serves as the part of the sandbox that the environment names, and does
@@ -26,13 +28,10 @@ func Main(g Guest) {
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "stepward: "+mode+":", err)
-		os.Exit(exitSetup)
+		os.Exit(confine.ExitSetup)
 	}
 	os.Exit(0)
 }
-
-// exitSetup is the exit status of a part that could not begin its work.
-const exitSetup = 125
 
 // Connected is what dial writes to its standard error when it has reached the
 // runner; an error message stands there otherwise.

@@ -13,12 +13,13 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/stepward/stepward/internal/confine"
 	"github.com/stepward/stepward/internal/layers"
 	"github.com/stepward/stepward/internal/nsroot"
 )
 
 func run(mode string, g Guest) error {
-	if err := harden(); err != nil {
+	if err := confine.Harden(); err != nil {
 		return err
 	}
 	switch mode {
@@ -29,11 +30,9 @@ func run(mode string, g Guest) error {
 		req := os.NewFile(in, "request")
 		defer req.Close()
 		return serveGuest(g, req, os.NewFile(out, "answer"))
-	case "shim":
-		return shim()
 	case "serve":
 		return serveSocket()
-	case "local":
+	case nsroot.Mode:
 		return serveLocal()
 	}
 	return fmt.Errorf("%s=%q is none of serve, local, dial, shim, guest", EnvMode, mode)
@@ -53,7 +52,7 @@ func serveSocket() error {
 	off := layers.Parse(os.Getenv(EnvWithout))
 	cfg := config{
 		guest:    os.Getenv(EnvGuest),
-		landlock: !off.Has(layers.Landlock) && landlockABI() > 0,
+		landlock: !off.Has(layers.Landlock) && confine.Landlock() > 0,
 		seccomp:  !off.Has(layers.Seccomp),
 	}
 	hash, err := hex.DecodeString(os.Getenv(EnvTokenHash))
@@ -65,7 +64,7 @@ func serveSocket() error {
 		return fmt.Errorf("%s is not a duration above zero", EnvOrphanAfter)
 	}
 	socket := os.Getenv(EnvSocket)
-	if err := confine(cfg); err != nil {
+	if err := confine.GiveUp(off); err != nil {
 		return err
 	}
 	ln, err := net.Listen("unix", socket)
@@ -82,44 +81,46 @@ func serveSocket() error {
 	return newServer(cfg).serve(ln, nil)
 }
 
-// serveLocal enters the namespaces that package local made and serves what
-// connections it sends.
+// serveLocal serves what connections package local sends. The process has entered
+// the sandbox already, before main.
 func serveLocal() error {
 	small()
-	ctl, err := nsroot.OpenControl()
-	if err != nil {
-		return err
-	}
-	setup, err := ctl.Receive()
-	if err != nil {
-		return err
-	}
-	runtime.LockOSThread() // for serve to start processes from
-	if err := nsroot.Enter(setup); err != nil {
-		ctl.Fail(err)
-		return err
-	}
+	in := nsroot.Entered()
 	cfg := config{
-		tokenHash: [32]byte(setup.TokenHash), orphanAfter: setup.OrphanAfter,
-		landlock: !setup.Without.Has(layers.Landlock) && landlockABI() > 0,
-		seccomp:  !setup.Without.Has(layers.Seccomp),
-	}
-	if err := confine(cfg); err != nil {
-		ctl.Fail(err)
-		return err
-	}
-	if err := ctl.Admitted(); err != nil {
-		return err
+		tokenHash: [32]byte(in.Setup.TokenHash), orphanAfter: in.Setup.OrphanAfter,
+		landlock: !in.Setup.Without.Has(layers.Landlock) && confine.Landlock() > 0,
+		seccomp:  !in.Setup.Without.Has(layers.Seccomp),
 	}
 	gone, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	s := newServer(cfg)
-	if err := ctl.Ready(nsroot.Facts{Landlock: s.landlockABI(), Seccomp: cfg.seccomp}); err != nil {
+	if in.Shim != nil {
+		s.execs.release(in.Shim)
+	}
+	if err := in.Control.Ready(nsroot.Facts{Landlock: s.landlockABI(), Seccomp: cfg.seccomp}); err != nil {
 		return err
 	}
-	err = s.serve(ctl.Listener(cancel), gone.Done())
+	err := s.serve(handed{in.Control, cancel}, gone.Done())
 	if errors.Is(err, net.ErrClosed) {
 		return nil // the worker has gone, or destroyed the sandbox
 	}
 	return err
 }
+
+// handed is the listener whose connections are those that the worker sends.
+type handed struct {
+	*nsroot.Control
+	gone func()
+}
+
+func (l handed) Accept() (net.Conn, error) {
+	f, err := l.Control.Accept()
+	if err != nil {
+		l.gone()
+		return nil, net.ErrClosed
+	}
+	defer f.Close()
+	return net.FileConn(f)
+}
+
+func (handed) Addr() net.Addr { return &net.UnixAddr{Net: "unix"} }

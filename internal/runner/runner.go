@@ -33,11 +33,13 @@ package runner
 import (
 	"context"
 	"time"
+
+	"github.com/stepward/stepward/internal/confine"
 )
 
 // Names of the environment variables of the runner. None is passed on.
 const (
-	EnvMode        = "STEPWARD_SANDBOX"
+	EnvMode        = confine.EnvMode
 	EnvSocket      = "STEPWARD_SOCKET"
 	EnvTokenHash   = "STEPWARD_TOKEN_SHA256" // hexadecimal
 	EnvOrphanAfter = "STEPWARD_ORPHAN_AFTER" // as time.ParseDuration reads it
@@ -68,4 +70,4 @@ type config struct {
 }
 
 // Workspace is the default directory of commands, writable like /tmp.
-const Workspace = "/workspace"
+const Workspace = confine.Workspace

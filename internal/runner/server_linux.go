@@ -14,6 +14,7 @@ import (
 
 	"connectrpc.com/connect"
 
+	"github.com/stepward/stepward/internal/confine"
 	"github.com/stepward/stepward/internal/rpc"
 	"github.com/stepward/stepward/internal/rpc/rpcconnect"
 )
@@ -57,7 +58,7 @@ func (s *server) landlockABI() int {
 	if !s.cfg.landlock {
 		return 0
 	}
-	return landlockABI()
+	return confine.Landlock()
 }
 
 // serve answers the connections of ln until gone is closed, ln fails, or the

@@ -104,7 +104,10 @@ func (b *Backend) start(ctx context.Context, inst *instance, c sandbox.Creation,
 	defer theirs.Close()
 	inst.control = control
 	off := layers.Off(ctx)
-	if inst.process, err = startProcess(ctx, b.program, theirs, off); err != nil {
+	if inst.group, err = b.cgroups.make(c.ID, limits); err == nil {
+		inst.process, err = startProcess(ctx, b.program, theirs, inst.group, off)
+	}
+	if err != nil {
 		return none, explain(err)
 	}
 	theirs.Close()
@@ -123,12 +126,6 @@ func (b *Backend) start(ctx context.Context, inst *instance, c sandbox.Creation,
 	err = control.Send(setup)
 	var facts nsroot.Facts
 	if err == nil {
-		// The process sets itself up meanwhile. It starts no other before it is
-		// admitted, so nothing of the sandbox runs outside of the cgroup.
-		if gerr := b.join(inst, c.ID, limits); gerr != nil {
-			return none, unavailable("cgroups looked usable, but are not", gerr)
-		}
-		control.Admit()
 		facts, err = control.Wait()
 	}
 	switch {
@@ -145,14 +142,6 @@ func (b *Backend) start(ctx context.Context, inst *instance, c sandbox.Creation,
 		inst.process.path+"? It said: "+said, err)
 }
 
-// join makes the cgroup of the sandbox and moves its process there.
-func (b *Backend) join(inst *instance, id string, limits sandbox.Limits) (err error) {
-	if inst.group, err = b.cgroups.make(id, limits); err != nil {
-		return err
-	}
-	return inst.group.add(inst.process.pid())
-}
-
 // Dial opens a connection to a sandbox of this backend.
 func (b *Backend) Dial(_ context.Context, id string) (net.Conn, error) {
 	b.mu.Lock()
@@ -161,11 +150,12 @@ func (b *Backend) Dial(_ context.Context, id string) (net.Conn, error) {
 	if inst == nil || inst.control == nil {
 		return nil, fmt.Errorf("%w: no sandbox %s on backend local", sandbox.ErrLost, id)
 	}
-	c, err := inst.control.Dial()
+	f, err := inst.control.Dial()
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", sandbox.ErrLost, err)
 	}
-	return c, nil
+	defer f.Close()
+	return net.FileConn(f)
 }
 
 // List returns the sandboxes that this backend made. Those of another process

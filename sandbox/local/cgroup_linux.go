@@ -5,14 +5,16 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 
-	"github.com/stepward/stepward/internal/nsroot"
+	"github.com/stepward/stepward/internal/confine"
 	"github.com/stepward/stepward/sandbox"
 )
 
@@ -91,13 +93,13 @@ func (c *cgroups) make(id string, l sandbox.Limits) (*group, error) {
 		dir := filepath.Join(parent, name)
 		if !seen[dir] {
 			if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, os.ErrExist) {
-				return g, err
+				return g, groupError{err}
 			}
 			g.dirs = append(g.dirs, dir)
 			seen[dir] = true
 		}
 		if err := write(dir, set); err != nil {
-			return g, err
+			return g, groupError{err}
 		}
 	}
 	return g, nil
@@ -110,7 +112,7 @@ type setting struct {
 }
 
 func (c *cgroups) settings(controller string, l sandbox.Limits) []setting {
-	memory, pids := strconv.FormatInt(l.Memory, 10), strconv.Itoa(l.PIDs+nsroot.Reserve)
+	memory, pids := strconv.FormatInt(l.Memory, 10), strconv.Itoa(l.PIDs+confine.Reserve)
 	const period = 100_000
 	quota := strconv.Itoa(int(l.CPU * period))
 	switch {
@@ -138,17 +140,78 @@ func write(dir string, settings []setting) error {
 	return nil
 }
 
-// add moves the process in. One that has ended has nothing left to limit.
-func (g *group) add(pid int) error {
+// A groupError says that the cgroup cannot be used.
+type groupError struct{ error }
+
+func (e groupError) Unwrap() error { return e.error }
+
+// start starts a command that begins its life in the cgroup. To move it there
+// later would leave a moment without limits, and take until the kernel knows that
+// none of its processors still looks at the old one: 10 ms and more.
+func (g *group) start(cmd *exec.Cmd) error {
 	if g == nil {
-		return nil
+		return cmd.Start()
 	}
-	for _, d := range g.dirs {
-		if err := os.WriteFile(d+"/cgroup.procs", []byte(strconv.Itoa(pid)), 0o644); err != nil && !errors.Is(err, unix.ESRCH) {
-			return err
+	var old []string // of version 1
+	for _, dir := range g.dirs {
+		if _, err := os.Stat(dir + "/tasks"); err == nil {
+			old = append(old, dir)
+			continue
 		}
+		d, err := os.Open(dir)
+		if err != nil {
+			return groupError{err}
+		}
+		defer d.Close()
+		cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, int(d.Fd())
 	}
-	return nil
+	if len(old) == 0 {
+		return cmd.Start()
+	}
+	started := make(chan error, 1)
+	go onThread(func() { started <- startFrom(old, cmd) })
+	return <-started
+}
+
+// onThread does something on a thread that ends with the calling goroutine. It is
+// not the first one, whose cgroup counts for the memory of all.
+func onThread(do func()) {
+	runtime.LockOSThread() // and never unlock
+	if unix.Gettid() != unix.Getpid() {
+		do()
+		return
+	}
+	done := make(chan struct{})
+	go func() { // takes another thread, since this one is held
+		defer close(done)
+		onThread(do)
+	}()
+	<-done
+	runtime.UnlockOSThread()
+}
+
+// startFrom starts a command from cgroups of version 1, which a single thread can
+// be in. The thread leaves them again.
+func startFrom(dirs []string, cmd *exec.Cmd) error {
+	for _, dir := range dirs {
+		if err := enterThread(dir); err != nil {
+			return groupError{fmt.Errorf("enter cgroup %s: %w", dir, err)}
+		}
+		defer func() { _ = enterThread(filepath.Dir(dir)) }() // else it ends there, soon
+	}
+	return cmd.Start()
+}
+
+// enterThread moves the calling thread into a cgroup of version 1. "0" is itself,
+// which the kernel does without waiting for others.
+func enterThread(dir string) error {
+	f, err := os.OpenFile(dir+"/tasks", os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	_, err = f.WriteString("0")
+	return err
 }
 
 // removeTimeout bounds how long the processes of a cgroup may take to end.
@@ -212,7 +275,7 @@ func emptyV1(dir string, deadline time.Time) error {
 	}
 	for _, w := range strings.Fields(string(raw)) {
 		pid, err := strconv.Atoi(w)
-		if err != nil || pid <= 0 {
+		if err != nil || pid <= 0 || pid == os.Getpid() { // a thread of it may be about to end
 			continue
 		}
 		fd, err := unix.PidfdOpen(pid, 0)

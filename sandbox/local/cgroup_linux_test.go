@@ -5,14 +5,17 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// A cgroup that still has processes is removed all the same, of either version.
-func TestRemoveGroup(t *testing.T) {
+// A process begins in its cgroup, the thread that started it has left that, and a
+// cgroup that still has processes is removed all the same: of either version.
+func TestGroup(t *testing.T) {
 	parents := map[string]string{}
 	for controller, dir := range findCgroups().dirs {
 		parents[controller] = dir
@@ -30,12 +33,19 @@ func TestRemoveGroup(t *testing.T) {
 			}
 			g := &group{dirs: []string{dir}}
 			c := exec.Command("sleep", "600")
-			if err := c.Start(); err != nil {
+			c.SysProcAttr = &syscall.SysProcAttr{}
+			if err := g.start(c); err != nil {
 				t.Fatal(err)
 			}
 			t.Cleanup(func() { c.Process.Kill(); c.Wait() })
-			if err := g.add(c.Process.Pid); err != nil {
-				t.Fatal(err)
+			if raw, err := os.ReadFile(dir + "/cgroup.procs"); err != nil || !strings.Contains(string(raw), strconv.Itoa(c.Process.Pid)) {
+				t.Fatalf("process %d did not begin in it: %q, %v", c.Process.Pid, raw, err)
+			}
+			for _, file := range []string{"/tasks", "/cgroup.procs"} { // of version 1 and 2
+				raw, _ := os.ReadFile(dir + file)
+				if n := len(strings.Fields(string(raw))); n > 1 {
+					t.Errorf("%s lists %q: more than the process", file, raw)
+				}
 			}
 			if err := unix.Rmdir(dir); err != unix.EBUSY {
 				t.Fatalf("a cgroup with a process can be removed: %v", err)

@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -53,6 +54,35 @@ func TestOrdinaryUser(t *testing.T) {
 	t.Logf("%s", out)
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+// The packages of the program are initialized inside: without a capability, and
+// without the host's files. In a shim they are not at all.
+func TestInitialization(t *testing.T) {
+	s, err := sandbox.Start(t.Context(), backend(t), sandbox.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Destroy(t.Context())
+	c := s.Command("ls", "-A", "/workspace")
+	out, err := c.Output(t.Context())
+	if err != nil || string(out) != ".init-local\n" {
+		t.Fatalf("initialized: %q, %v; want the tool runner, and no shim", out, err)
+	}
+	told, err := s.ReadFile(t.Context(), ".init-local")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"CapPrm:\t0000000000000000\n", "CapEff:\t0000000000000000\n", "CapBnd:\t0000000000000000\n", "NoNewPrivs:\t1\n", "Seccomp:\t2\n"} {
+		if !strings.Contains(string(told), want) {
+			t.Errorf("%q is missing in\n%s", want, told)
+		}
+	}
+	for _, bad := range []string{"/root", "/home", "/var"} {
+		if strings.Contains(string(told), bad) {
+			t.Errorf("%s was there:\n%s", bad, told)
+		}
 	}
 }
 

@@ -31,15 +31,16 @@ type process struct {
 // busyTimeout bounds how long a program may be open for writing.
 const busyTimeout = 5 * time.Second
 
-// startProcess starts the program in new namespaces, waiting for its setup.
+// startProcess starts the program in new namespaces and in a cgroup, waiting for
+// its setup.
 //
 // Who has just written the program may find it busy: a process that another
 // goroutine forks meanwhile has the writer's descriptor, too, until it executes a
 // program of its own, and nothing tells of that. The go command does as this does.
-func startProcess(ctx context.Context, program string, control *os.File, off layers.Set) (*process, error) {
+func startProcess(ctx context.Context, program string, control *os.File, g *group, off layers.Set) (*process, error) {
 	deadline := time.Now().Add(busyTimeout)
 	for pause := time.Millisecond; ; pause *= 2 {
-		p, err := forkProcess(program, control, off)
+		p, err := forkProcess(program, control, g, off)
 		if !errors.Is(err, unix.ETXTBSY) || time.Now().After(deadline) {
 			return p, err
 		}
@@ -51,7 +52,7 @@ func startProcess(ctx context.Context, program string, control *os.File, off lay
 	}
 }
 
-func forkProcess(program string, control *os.File, off layers.Set) (*process, error) {
+func forkProcess(program string, control *os.File, g *group, off layers.Set) (*process, error) {
 	path := program
 	if path == "" {
 		path, _ = os.Executable()
@@ -95,7 +96,7 @@ func forkProcess(program string, control *os.File, off layers.Set) (*process, er
 		},
 	}
 	cmd.Stderr = cmd.Stdout
-	if err := cmd.Start(); err != nil {
+	if err := g.start(cmd); err != nil {
 		return nil, err
 	}
 	p := &process{path: path, cmd: cmd, out: out, done: make(chan struct{})}
@@ -105,8 +106,6 @@ func forkProcess(program string, control *os.File, off layers.Set) (*process, er
 	}()
 	return p, nil
 }
-
-func (p *process) pid() int { return p.cmd.Process.Pid }
 
 func (p *process) kill() { p.cmd.Process.Kill() }
 
@@ -186,8 +185,11 @@ func explain(err error) error {
 		raw, _ := os.ReadFile(path)
 		return strings.TrimSpace(string(raw))
 	}
+	var ge groupError
 	const ways = "; use package sandbox/docker, or run the worker as root"
 	switch {
+	case errors.As(err, &ge):
+		reason = "cgroups looked usable, but are not"
 	case read("/proc/sys/kernel/apparmor_restrict_unprivileged_userns") == "1" && os.Getuid() != 0:
 		reason = "AppArmor forbids ordinary users to use user namespaces (Ubuntu 23.10 and later): give this program an AppArmor " +
 			"profile with \"userns,\", or set the sysctl kernel.apparmor_restrict_unprivileged_userns=0" + ways

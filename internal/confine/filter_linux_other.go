@@ -1,6 +1,6 @@
 //go:build linux && !amd64 && !arm64
 
-package runner
+package confine
 
 // No filter is generated for this machine.
 var filter []instruction

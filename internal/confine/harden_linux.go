@@ -1,4 +1,4 @@
-package runner
+package confine
 
 import (
 	"errors"
@@ -11,12 +11,12 @@ import (
 	ll "github.com/landlock-lsm/go-landlock/landlock/syscall"
 	"golang.org/x/sys/unix"
 
-	"github.com/stepward/stepward/internal/nsroot"
+	"github.com/stepward/stepward/internal/layers"
 )
 
-// harden makes this process unreadable for others of its uid, and leaves no
+// Harden makes this process unreadable for others of its uid, and leaves no
 // core of it. It reports what did not hold.
-func harden() error {
+func Harden() error {
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return fmt.Errorf("become untraceable: %w", err)
 	}
@@ -29,10 +29,10 @@ func harden() error {
 	return nil
 }
 
-// catchSignals takes all signals that end or stop a Go program and can be caught,
+// CatchSignals takes all signals that end or stop a Go program and can be caught,
 // and SIGCHLD: a signal that was sent by a process of the sandbox must not end its
 // runner. The others do nothing, and taking all 64 would need a millisecond.
-func catchSignals() <-chan os.Signal {
+func CatchSignals() <-chan os.Signal {
 	ch := make(chan os.Signal, 64)
 	signal.Notify(ch, unix.SIGCHLD,
 		unix.SIGHUP, unix.SIGINT, unix.SIGTERM, unix.SIGPIPE,
@@ -41,13 +41,14 @@ func catchSignals() <-chan os.Signal {
 	return ch
 }
 
-// reserve is how many processes and threads the runner's own limit is above that
-// of what it runs, so that a fork bomb leaves it able to act.
-const reserve = nsroot.Reserve
+// Reserve is how many processes and threads a sandbox may have beyond its limit,
+// those of the tool runner and of its shims, so that a fork bomb leaves them able
+// to act.
+const Reserve = 128
 
-// keepThreads makes n threads that stay. A Go program ends when it needs a new
+// KeepThreads makes n threads that stay. A Go program ends when it needs a new
 // one and cannot have it, as happens beside a fork bomb.
-func keepThreads(n int) {
+func KeepThreads(n int) {
 	var all, started sync.WaitGroup
 	release := make(chan struct{})
 	for range n {
@@ -64,24 +65,24 @@ func keepThreads(n int) {
 	all.Wait()
 }
 
-// limitChildren lowers the limit of processes for what this process starts.
-func limitChildren() {
+// LimitChildren lowers the limit of processes for what this process starts.
+func LimitChildren() {
 	var l unix.Rlimit
-	if unix.Getrlimit(unix.RLIMIT_NPROC, &l) == nil && l.Max != unix.RLIM_INFINITY && l.Max > reserve {
-		l.Cur, l.Max = l.Max-reserve, l.Max-reserve
+	if unix.Getrlimit(unix.RLIMIT_NPROC, &l) == nil && l.Max != unix.RLIM_INFINITY && l.Max > Reserve {
+		l.Cur, l.Max = l.Max-Reserve, l.Max-Reserve
 		_ = unix.Setrlimit(unix.RLIMIT_NPROC, &l)
 	}
 }
 
-// confine gives up what neither the runner nor its children need.
-func confine(c config) error {
+// GiveUp gives up what neither the runner nor its children need.
+func GiveUp(off layers.Set) error {
 	if err := ll.AllThreadsPrctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("set no_new_privs: %w", err)
 	}
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("become a subreaper: %w", err)
 	}
-	if c.seccomp {
+	if !off.Has(layers.Seccomp) {
 		if err := filterSystemCalls(); err != nil {
 			return err
 		}

@@ -1,4 +1,4 @@
-package runner
+package confine
 
 import (
 	"errors"
@@ -16,8 +16,8 @@ const (
 		ll.AccessFSMakeBlock | ll.AccessFSMakeSym
 )
 
-// landlockABI returns the version of the kernel's Landlock, 0 without.
-var landlockABI = sync.OnceValue(func() int {
+// Landlock returns the version of the kernel's Landlock, 0 without.
+var Landlock = sync.OnceValue(func() int {
 	v, err := ll.LandlockGetABIVersion()
 	if err != nil || v < 0 {
 		return 0
@@ -47,12 +47,12 @@ func domain(abi int) (attr ll.RulesetAttr, file uint64) {
 	return attr, file
 }
 
-// ruleset describes the domain of an exec: it reads anything that it could read
+// Ruleset describes the domain of an exec: it reads anything that it could read
 // before, writes to /workspace, /tmp and some devices, and neither traces nor
 // signals a process outside of the domain. It is the same for all execs, each of
 // which gets a domain of its own by it.
-var ruleset = sync.OnceValues(func() (fd int, err error) {
-	attr, file := domain(landlockABI())
+var Ruleset = sync.OnceValues(func() (fd int, err error) {
+	attr, file := domain(Landlock())
 	if fd, err = ll.LandlockCreateRuleset(&attr, 0); err != nil {
 		return -1, fmt.Errorf("landlock: %w", err)
 	}
@@ -61,7 +61,7 @@ var ruleset = sync.OnceValues(func() (fd int, err error) {
 		access uint64
 	}{
 		{"/", fsRead},
-		{self, ll.AccessFSExecute | ll.AccessFSReadFile}, // on a mount of its own
+		{Self, ll.AccessFSExecute | ll.AccessFSReadFile}, // on a mount of its own
 		{Workspace, attr.HandledAccessFS},
 		{"/tmp", attr.HandledAccessFS},
 		{"/dev/null", file}, {"/dev/zero", file}, {"/dev/full", file},
@@ -82,12 +82,12 @@ var ruleset = sync.OnceValues(func() (fd int, err error) {
 	return fd, nil
 })
 
-// enterDomain puts the calling thread, and what it starts, into a new domain.
+// EnterDomain puts the calling thread, and what it starts, into a new domain.
 //
 // go-landlock itself restricts all threads of a process. Here the others must
 // stay outside, hence its system calls.
-func enterDomain() error {
-	fd, err := ruleset()
+func EnterDomain() error {
+	fd, err := Ruleset()
 	if err != nil {
 		return err
 	}

@@ -1,0 +1,66 @@
+package nsroot
+
+import (
+	"fmt"
+	"os"
+	"runtime"
+
+	"github.com/stepward/stepward/internal/confine"
+	"github.com/stepward/stepward/internal/fdpass"
+	"github.com/stepward/stepward/internal/shim"
+)
+
+// Mode is how the environment says that this process is the first of a sandbox
+// that package local makes.
+const Mode = "local"
+
+// An Inside is the first process of a sandbox, once it is set up.
+type Inside struct {
+	Setup   Setup
+	Control *Control
+	Shim    *shim.Process // waits for a first request; nil if it could not be started
+}
+
+var inside *Inside
+
+// Entered returns what this process has become: nil if the environment does not
+// say Mode. Processes are started from main's thread only, which holds less than
+// the others.
+func Entered() *Inside { return inside }
+
+// init enters the sandbox, or ends the process.
+func init() {
+	if os.Getenv(confine.EnvMode) != Mode {
+		return
+	}
+	runtime.LockOSThread() // for main as well
+	i, err := become()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "stepward: "+Mode+":", err)
+		os.Exit(confine.ExitSetup)
+	}
+	inside = i
+}
+
+func become() (*Inside, error) {
+	if err := confine.Harden(); err != nil {
+		return nil, err
+	}
+	conn, err := fdpass.Open(controlFD)
+	if err != nil {
+		return nil, fmt.Errorf("control socket: %w", err)
+	}
+	i := &Inside{Control: &Control{conn}}
+	if i.Setup, err = i.Control.Receive(); err != nil {
+		return nil, err
+	}
+	if err = enter(i.Setup); err == nil {
+		err = confine.GiveUp(i.Setup.Without)
+	}
+	if err != nil {
+		i.Control.Fail(err)
+		return nil, err
+	}
+	i.Shim, _ = shim.Start() // or the first command tries again, and reports it
+	return i, nil
+}

@@ -1,0 +1,71 @@
+package shim
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"io"
+)
+
+// A Request is a command to execute. Its descriptors, from 0 on, come with it.
+type Request struct {
+	Name     string
+	Args     []string
+	Dir      string // absolute; empty: the workspace
+	Env      []string
+	Landlock bool // put it into a domain of its own
+}
+
+// An Event is what a shim says of a request: that the command has started, and
+// its end. A command that cannot be started has an end only.
+type Event struct {
+	Started bool
+
+	Code       int    // exit status, -1 without one
+	Signal     string // that ended it: "SIGKILL"
+	StartErrno int
+	StartError string
+	Lost       bool // nothing of it is left, and how it ended is unknown
+}
+
+// maxMessage bounds a message, in bytes.
+const maxMessage = 256 << 20
+
+// encode returns a message: its length, and v as JSON.
+func encode(v any) ([]byte, error) {
+	raw, err := json.Marshal(v)
+	if err != nil {
+		return nil, err
+	}
+	if len(raw) > maxMessage {
+		return nil, fmt.Errorf("a command of %d bytes", len(raw))
+	}
+	return append(binary.BigEndian.AppendUint32(nil, uint32(len(raw))), raw...), nil
+}
+
+func write(w io.Writer, v any) error {
+	raw, err := encode(v)
+	if err == nil {
+		_, err = w.Write(raw)
+	}
+	return err
+}
+
+func read(r io.Reader, v any) error {
+	var head [4]byte
+	if _, err := io.ReadFull(r, head[:]); err != nil {
+		return err
+	}
+	return readBody(r, binary.BigEndian.Uint32(head[:]), v)
+}
+
+func readBody(r io.Reader, size uint32, v any) error {
+	if size > maxMessage {
+		return fmt.Errorf("a message of %d bytes", size)
+	}
+	raw := make([]byte, size)
+	if _, err := io.ReadFull(r, raw); err != nil {
+		return err
+	}
+	return json.Unmarshal(raw, v)
+}

@@ -1,0 +1,84 @@
+package shim
+
+import (
+	"fmt"
+	"os"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/stepward/stepward/internal/confine"
+	"github.com/stepward/stepward/internal/fdpass"
+)
+
+// mode is how the environment says that this process is to be a shim.
+const mode = "shim"
+
+// A shim serves one command after the other. Each costs it a thread, which stays
+// in the command's domain and so has to end with it. All threads that it will
+// need are made at its start: beside a fork bomb there would be none to be had.
+const (
+	commands = 8
+	threads  = 6 // besides
+)
+
+// A Process is the tool runner's side of a shim.
+type Process struct {
+	conn *fdpass.Conn
+	left int
+}
+
+// Start starts a shim, which then waits for its request. It is a child of the
+// calling thread's process, and holds what that thread holds.
+func Start() (*Process, error) {
+	ours, theirs, err := fdpass.Pair(unix.SOCK_STREAM)
+	if err != nil {
+		return nil, err
+	}
+	defer theirs.Close()
+	null, err := os.OpenFile("/dev/null", os.O_RDWR, 0)
+	if err != nil {
+		ours.Close()
+		return nil, err
+	}
+	defer null.Close()
+	_, err = syscall.ForkExec(confine.Self, []string{"stepward-shim"}, &syscall.ProcAttr{
+		Env:   []string{confine.EnvMode + "=" + mode},
+		Files: []uintptr{null.Fd(), null.Fd(), null.Fd(), theirs.Fd()},
+		Sys:   &syscall.SysProcAttr{Setsid: true},
+	})
+	if err != nil {
+		ours.Close()
+		return nil, fmt.Errorf("start a shim: %w", err)
+	}
+	return &Process{conn: ours, left: commands}, nil
+}
+
+// Left is how many requests the shim can still serve.
+func (p *Process) Left() int { return p.left }
+
+// Send sends a request and its descriptors. Its events follow.
+func (p *Process) Send(req Request, files []*os.File) error {
+	raw, err := encode(req)
+	if err != nil {
+		return err
+	}
+	p.left--
+	if err := p.conn.Send(raw, files...); err != nil {
+		return fmt.Errorf("talk to the shim: %w", err)
+	}
+	return nil
+}
+
+// Receive waits for the next event of the last request. After an error the shim
+// is of no use any more.
+func (p *Process) Receive() (e Event, err error) {
+	err = read(p.conn, &e)
+	return e, err
+}
+
+// Kill ends the command of the last request. A request of no bytes says so.
+func (p *Process) Kill() { _, _ = p.conn.Write(make([]byte, 4)) }
+
+// Close ends the shim, and what runs under it.
+func (p *Process) Close() { _ = p.conn.Close() }

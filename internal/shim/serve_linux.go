@@ -1,0 +1,268 @@
+package shim
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/stepward/stepward/internal/confine"
+	"github.com/stepward/stepward/internal/fdpass"
+)
+
+// init serves where the environment says so, and ends the process: what this
+// program does otherwise is initialized after it.
+func init() {
+	if os.Getenv(confine.EnvMode) != mode {
+		return
+	}
+	if err := serve(); err != nil {
+		os.Exit(confine.ExitSetup) // the runner sees the end, and its reason is for nobody: stderr is /dev/null
+	}
+	os.Exit(0)
+}
+
+// A job is one request of a shim.
+type job struct {
+	req   *Request
+	files []int // its descriptors, from 0 on
+	kill  chan struct{}
+}
+
+// sweep has all processes of the job killed.
+func (j *job) sweep() {
+	select {
+	case j.kill <- struct{}{}:
+	default:
+	}
+}
+
+// serve is the life of a shim.
+func serve() error {
+	if err := confine.Harden(); err != nil {
+		return err
+	}
+	catchAll := confine.CatchSignals()
+	go func() {
+		for range catchAll {
+		}
+	}()
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		return err
+	}
+	conn, err := fdpass.Open(3)
+	if err != nil {
+		return err
+	}
+	confine.KeepThreads(threads + commands)
+	confine.LimitChildren()
+	if confine.Landlock() > 0 {
+		_, _ = confine.Ruleset() // ready before it is needed, which is when an error is reported
+	}
+	jobs := make(chan *job)
+	go receiveJobs(conn, jobs)
+	for j := range jobs {
+		if err := write(conn, j.run(conn)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// run returns when no process of the job is left.
+func (j *job) run(conn *fdpass.Conn) Event {
+	pid, err := startChild(j.req, j.files)
+	for _, fd := range j.files {
+		unix.Close(fd)
+	}
+	if err != nil {
+		var errno unix.Errno
+		errors.As(err, &errno)
+		return Event{Code: -1, StartErrno: int(errno), StartError: err.Error()}
+	}
+	// If this fails the runner has gone, and receiveJobs sees it too.
+	_ = write(conn, Event{Started: true})
+	empty := make(chan struct{})
+	var killer sync.WaitGroup
+	killer.Go(func() {
+		select {
+		case <-j.kill:
+			killTree(empty)
+		case <-empty:
+		}
+	})
+	end := reapAll(pid, j.sweep)
+	close(empty)
+	killer.Wait() // or it would kill the next job's
+	return end
+}
+
+// receiveJobs takes the runner's requests. A request to kill is for the job
+// before it, or comes too late. The end of the connection means: kill, and end.
+func receiveJobs(conn *fdpass.Conn, jobs chan<- *job) {
+	defer close(jobs)
+	last := &job{}
+	defer func() { last.sweep() }()
+	for {
+		req, files, err := receiveRequest(conn)
+		switch {
+		case err != nil:
+			return
+		case req == nil:
+			last.sweep()
+		default:
+			last = &job{req: req, files: files, kill: make(chan struct{}, 1)}
+			jobs <- last
+		}
+	}
+}
+
+// receiveRequest returns no request when the runner wants the last one killed.
+func receiveRequest(conn *fdpass.Conn) (*Request, []int, error) {
+	var head [4]byte
+	n, files, err := conn.Receive(head[:])
+	if err != nil {
+		return nil, nil, err
+	}
+	if _, err := io.ReadFull(conn, head[n:]); err != nil {
+		return nil, nil, err
+	}
+	size := binary.BigEndian.Uint32(head[:])
+	if size == 0 {
+		return nil, nil, nil
+	}
+	req := new(Request)
+	return req, files, readBody(conn, size, req)
+}
+
+// startChild starts the process from a thread that has entered the domain. The
+// shim's other threads, its first among them, stay outside, so that the process
+// can neither signal nor read the shim.
+func startChild(req *Request, files []int) (pid int, err error) {
+	dir := req.Dir
+	if dir == "" {
+		dir = confine.Workspace
+	}
+	if st, err := os.Stat(dir); err != nil {
+		return 0, fmt.Errorf("working directory: %w", err)
+	} else if !st.IsDir() {
+		return 0, fmt.Errorf("working directory %s: %w", dir, unix.ENOTDIR)
+	}
+	name, err := lookPath(req.Name, dir, req.Env)
+	if err != nil {
+		return 0, err
+	}
+	attr := &syscall.ProcAttr{Dir: dir, Env: lastWins(req.Env), Sys: &syscall.SysProcAttr{Setsid: true}}
+	for _, fd := range files {
+		attr.Files = append(attr.Files, uintptr(fd))
+	}
+	args := append([]string{req.Name}, req.Args...)
+	done := make(chan struct{})
+	var start func()
+	start = func() {
+		runtime.LockOSThread() // and never unlock: the thread ends with its goroutine
+		if unix.Gettid() == unix.Getpid() {
+			go start() // takes another thread, since this one is held
+			<-done
+			return
+		}
+		defer close(done)
+		if req.Landlock {
+			if err = confine.EnterDomain(); err != nil {
+				return
+			}
+		}
+		pid, err = syscall.ForkExec(name, args, attr)
+		if err != nil {
+			err = fmt.Errorf("%s: %w", req.Name, err)
+		}
+	}
+	go start()
+	<-done
+	return pid, err
+}
+
+// lookPath finds a program as execvp does, by the PATH of the command.
+func lookPath(name, dir string, env []string) (string, error) {
+	if strings.Contains(name, "/") {
+		return name, nil
+	}
+	var list string
+	for _, kv := range env {
+		if v, ok := strings.CutPrefix(kv, "PATH="); ok {
+			list = v
+		}
+	}
+	result := fmt.Errorf("%s: %w in PATH %s", name, unix.ENOENT, list)
+	for _, p := range filepath.SplitList(list) {
+		if p == "" {
+			continue
+		}
+		if !filepath.IsAbs(p) {
+			p = filepath.Join(dir, p)
+		}
+		p = filepath.Join(p, name)
+		st, err := os.Stat(p)
+		if err != nil || st.IsDir() {
+			continue
+		}
+		if err := unix.Access(p, unix.X_OK); err == nil {
+			return p, nil
+		}
+		result = fmt.Errorf("%s: %w", p, unix.EACCES)
+	}
+	return "", result
+}
+
+// lastWins keeps the last value of each variable.
+func lastWins(env []string) []string {
+	at := map[string]int{}
+	var out []string
+	for _, kv := range env {
+		k, _, _ := strings.Cut(kv, "=")
+		if i, ok := at[k]; ok {
+			out[i] = kv
+			continue
+		}
+		at[k] = len(out)
+		out = append(out, kv)
+	}
+	return out
+}
+
+// reapAll waits for the process and, when it has ended, for what it left behind,
+// which sweep is told to kill. No child left is the proof that the tree is gone:
+// whoever loses its parent becomes a child of this process.
+func reapAll(pid int, sweep func()) Event {
+	end := Event{Code: -1, Lost: true}
+	options := 0
+	for {
+		var ws unix.WaitStatus
+		got, err := unix.Wait4(-1, &ws, options, nil)
+		switch {
+		case err == unix.EINTR:
+			continue
+		case err != nil:
+			return end
+		case got == 0: // something is left
+			sweep()
+			options = 0
+			continue
+		case got != pid:
+			continue
+		case ws.Exited():
+			end = Event{Code: ws.ExitStatus()}
+		case ws.Signaled():
+			end = Event{Code: -1, Signal: unix.SignalName(ws.Signal())}
+		}
+		options = unix.WNOHANG
+	}
+}
