@@ -47,6 +47,7 @@ type claimed struct {
 	input                     []byte
 	cancel                    bool
 	waited                    float64 // seconds in ready
+	seed                      int64
 }
 
 // wake asks the dispatcher to look for runs.
@@ -110,7 +111,7 @@ func (w *worker) claimSome(ctx context.Context, n int) ([]*heldTurn, error) {
 	}
 	turns, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (*heldTurn, error) {
 		t := &heldTurn{session: session, canceled: make(chan struct{}), news: make(chan struct{}, 1)}
-		err := row.Scan(&t.run, &t.epoch, &t.tenant, &t.workflow, &t.version, &t.traceparent, &t.input, &t.cancel, &t.waited)
+		err := row.Scan(&t.run, &t.epoch, &t.tenant, &t.workflow, &t.version, &t.traceparent, &t.input, &t.cancel, &t.waited, &t.seed)
 		return t, err
 	})
 	return turns, err
@@ -212,7 +213,7 @@ func (w *worker) work(ctx context.Context, t *heldTurn) engine.End {
 		return engine.End{Kind: engine.Parked, Reason: "undefined", Err: fmt.Errorf("worker: no definition of %s@%s", t.workflow, t.version)}
 	}
 	in := engine.Turn{
-		Run: t.run, Epoch: t.epoch, Tenant: t.tenant, Input: t.input, Attempts: make(map[int]engine.Attempts),
+		Run: t.run, Epoch: t.epoch, Tenant: t.tenant, Seed: t.seed, Input: t.input, Attempts: make(map[int]engine.Attempts),
 		Canceled: t.canceled, Draining: w.draining, News: t.news, Crowded: w.hungry.Load, Now: time.Now,
 		MaxBytes: w.MaxBytes, Patience: patience, Sticky: sticky,
 		Host: &host{w, t}, Logger: w.log.With("run", workflow.RunID(t.run).String()),

@@ -211,6 +211,9 @@ func TestModel(t *testing.T) {
 			s, serr := f.client.Get(t.Context(), run.ID)
 			rt.Fatalf("got %d, %v; want %d; status %+v, %v", out, err, want, s, serr)
 		}
+		if err := f.client.Replay(ctx, run.ID, randomV1); err != nil {
+			rt.Errorf("what is on record does not fit: %v", err)
+		}
 		for _, table := range []string{"ready", "turn", "timer", "parked", "wait", "notice"} {
 			eventually(t, "nothing is left in "+table, func() bool { return f.count("SELECT count(*) FROM stepward."+table) == 0 })
 		}

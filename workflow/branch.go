@@ -175,7 +175,7 @@ func Random(ctx Context) *rand.Rand {
 	if b.rand == nil {
 		h := fnv.New64a()
 		h.Write([]byte(b.path)) // never fails
-		b.rand = rand.New(rand.NewPCG(uint64(b.t.in.Run), h.Sum64()))
+		b.rand = rand.New(rand.NewPCG(uint64(b.t.in.Seed), h.Sum64()))
 	}
 	return b.rand
 }

@@ -98,5 +98,6 @@ func Define[In, Out any](w DurableWorkflow[In, Out], body func(Context, In) (Out
 		}
 		return encode("output of workflow "+w.Name, out, limit)
 	})
+	d.Replay = func(document []byte) error { return replayDocument(d, document) }
 	return &Definition{core: d}
 }

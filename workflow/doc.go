@@ -100,6 +100,13 @@
 //     place for what has to happen once: that is for [Finally]. A recover does
 //     not hold up the leaving, and a mutex that is held then stays locked.
 //
+// # The record of a run, and other code
+//
+// [Client.Replay] executes a body against what is on record of a run, and nothing
+// else: whether a definition could take the run over shows before a deploy.
+// [Client.Export] returns the record as a document to keep beside the code, and
+// workflowtest.Replay does the same with that, in a test.
+//
 // # Values
 //
 // Inputs and outputs of workflows and steps are encoded by encoding/json, at most
@@ -130,8 +137,8 @@
 //
 // Here, a definition is in define.go, step.go, mode.go and retry.go; what a body
 // calls in context.go, step.go, future.go, fan.go, branch.go, scope.go, wait.go,
-// signal.go and child.go; the replay in turn.go and attempt.go; values in codec.go; a client in client.go, enqueue.go, run.go, query.go
-// and why.go; tables in migrate.go.
+// signal.go and child.go; the replay in turn.go and attempt.go; values in codec.go; a client in client.go, enqueue.go, run.go, query.go,
+// why.go and history.go; tables in migrate.go.
 //
 // # Where to go next
 //

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/stepward/stepward/internal/db"
 	"github.com/stepward/stepward/internal/engine"
@@ -92,10 +93,17 @@ type NonDeterminismError struct {
 	SameKey   bool   // the keys agree, the inputs do not
 }
 
+// The end of a run, among the keys of an error: "end:completed".
+const keyEnd = "end:"
+
 func (e *NonDeterminismError) Error() string {
 	switch {
 	case e.SameKey:
 		return fmt.Sprintf("workflow: step %d, %s, was recorded with another input than the body passes now; restore the code that computes it, or define a new version", e.Seq, e.Recorded)
+	case strings.HasPrefix(e.Recorded, keyEnd) && strings.HasPrefix(e.Attempted, keyEnd):
+		return fmt.Sprintf("workflow: the body ends as %s, and the end on record is %s; restore the code that decides it, or define a new version", e.Attempted[len(keyEnd):], e.Recorded[len(keyEnd):])
+	case strings.HasPrefix(e.Recorded, keyEnd):
+		return fmt.Sprintf("workflow: the run is on record as %s before step %d, and the body calls %s; remove the call, or define a new version", e.Recorded[len(keyEnd):], e.Seq, e.Attempted)
 	case e.Attempted == "":
 		return fmt.Sprintf("workflow: the body returned without calling step %d, %s, which is recorded; restore the call, or define a new version", e.Seq, e.Recorded)
 	default:

@@ -206,20 +206,26 @@ func (t *turn) settle(f *future, c *engine.Checkpoint) {
 	t.resolve(f, c.Output, f.failure(c))
 }
 
-// instant makes a call whose result is there at once.
+// instant makes a call whose result is there at once. On a replay it is found by
+// its place alone. Beyond all that is on record it is new, even while results of
+// earlier calls are still to be handed over: a fork has such, as it keeps what was
+// called before a place, and not what was called after it and was ready sooner.
 func (b *branch) instant(s *scope, key string, live func() []byte) []byte {
 	t := b.t
 	f := b.reserve(s, key)
 	f.launched = true
-	if len(t.replay) == 0 {
-		t.settle(f, f.checkpoint(live(), nil))
+	if c, ok := t.recorded[f.seq]; ok {
+		t.consume(c)
+		t.resolve(f, c.Output, nil)
 		return f.output
 	}
-	c := t.replay[0]
-	if c.Seq != f.seq {
-		b.park("nondeterminism", &NonDeterminismError{Seq: f.seq, Recorded: c.Key, Attempted: key})
+	if len(t.replay) > 0 && f.seq < t.lastSeq {
+		b.park("nondeterminism", &NonDeterminismError{Seq: f.seq, Recorded: t.replay[0].Key, Attempted: key})
 	}
-	t.consume(c)
-	t.resolve(f, c.Output, nil)
+	if t.in.Verify && (len(t.replay) == 0 || t.in.Ended != 0) {
+		t.verify()
+		b.exitIfLeft()
+	}
+	t.settle(f, f.checkpoint(live(), nil))
 	return f.output
 }

@@ -41,7 +41,8 @@ type turn struct {
 	runnable []*branch
 	cleanups []func(Context) error
 
-	seq, done  int
+	seq, done  int                        // the last of each that was given
+	lastSeq    int                        // the highest that an earlier turn recorded
 	recorded   map[int]*engine.Checkpoint // not handed over, by seq
 	replay     []*engine.Checkpoint       // the same, in the order of Done
 	unresolved map[int]*future
@@ -110,6 +111,7 @@ func newTurn(def *engine.Definition, steps map[string]*engine.Step, body bodyFun
 			c := &in.Steps[i]
 			t.recorded[c.Seq] = c
 			t.replay = append(t.replay, c)
+			t.done, t.lastSeq = max(t.done, c.Done), max(t.lastSeq, c.Seq)
 		}
 		slices.SortFunc(t.replay, func(a, b *engine.Checkpoint) int { return cmp.Compare(a.Done, b.Done) })
 		t.in.Steps = nil
@@ -163,6 +165,10 @@ func (t *turn) advance(ctx context.Context) {
 	}
 	if len(t.replay) > 0 {
 		t.handOver(t.replay[0])
+		return
+	}
+	if t.in.Verify {
+		t.verify()
 		return
 	}
 	if !t.canceled && !t.returned && closed(t.in.Canceled) {
@@ -279,10 +285,15 @@ func (t *turn) handOver(c *engine.Checkpoint) {
 	t.resolve(f, c.Output, f.failure(c))
 }
 
-// consume takes a checkpoint off those that are replayed.
+// consume takes a checkpoint off those that are replayed: the next one, but for
+// an instant of a fork (see instant).
 func (t *turn) consume(c *engine.Checkpoint) {
-	t.done = c.Done
-	t.replay = t.replay[1:]
+	i := slices.Index(t.replay, c)
+	if i == 0 {
+		t.replay = t.replay[1:]
+	} else {
+		t.replay = slices.Delete(t.replay, i, i+1)
+	}
 	delete(t.recorded, c.Seq)
 }
 
@@ -381,7 +392,7 @@ func (t *turn) leaves(ctx context.Context) engine.End {
 	for post := t.inbox.take(); post != nil; post = t.inbox.take() {
 		post()
 	}
-	if !t.left.Final() && t.left.Kind != engine.Lost && !t.pending.Empty() {
+	if !t.left.Final() && t.left.Kind != engine.Lost && !t.in.Verify && !t.pending.Empty() {
 		end := *t.left
 		t.left = nil
 		t.flush(ctx)

@@ -75,7 +75,7 @@ func Patched(ctx Context, name string) bool {
 		t.patches = make(map[string]bool)
 	}
 	next, recorded := t.recorded[t.seq+1]
-	t.patches[key] = len(t.replay) == 0 || recorded && next.Key == key
+	t.patches[key] = len(t.replay) == 0 && t.in.Ended == 0 || recorded && next.Key == key
 	if t.patches[key] {
 		b.instant(s, key, func() []byte { return []byte("true") })
 	}

@@ -26,7 +26,7 @@ type Queries struct {
 	Schema string // of Stepward's own tables
 	River  string // of River's tables
 
-	RunInsert, IdempotencyGet, RunResult, RunList, RunLock, RunCancel, RunResume string
+	RunInsert, IdempotencyGet, RunResult, RunHistory, RunList, RunLock, RunCancel, RunResume string
 
 	DefinitionNewest, DefinitionInsert, RequirementGet, RequirementInsert, RequirementsOf string
 

@@ -23,6 +23,9 @@ type Definition struct {
 	// Run replays the run and goes on with it. It returns when the run ended,
 	// when it has to leave this worker, or when ctx is done.
 	Run func(ctx context.Context, t Turn) End
+
+	// Replay compares the body with the exported history of a run.
+	Replay func(document []byte) error
 }
 
 // A Step is a declared step.
@@ -51,6 +54,7 @@ type Turn struct {
 	Run      int64
 	Epoch    int
 	Tenant   string
+	Seed     int64 // of chance: the id of the run, or of the one that it was forked from
 	Input    []byte
 	Steps    []Checkpoint     // recorded by earlier turns, in the order of Done
 	Attempts map[int]Attempts // of steps without a checkpoint, by seq
@@ -65,6 +69,11 @@ type Turn struct {
 	Sticky   time.Duration // how long a run stays in memory that waits for others
 	Host     Host
 	Logger   *slog.Logger
+
+	// Verify compares the body with what is on record and does nothing else:
+	// the turn ends, as Lost, where the record does.
+	Verify bool
+	Ended  EndKind // of a run that is verified: how its body ended; 0 when that is not on record
 }
 
 // A Host executes and records on behalf of a turn. Its methods are called from

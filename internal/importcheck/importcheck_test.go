@@ -29,6 +29,7 @@ var clientSide = []string{
 	module + "internal/db",
 	module + "internal/engine",
 	module + "internal/enqueue",
+	module + "internal/history",
 	module + "internal/rpc",
 	module + "internal/rpc/rpcconnect",
 }

@@ -101,7 +101,7 @@ func (h *host) now() time.Time {
 func (h *host) turn(epoch int, input []byte) engine.Turn {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	t := engine.Turn{Run: int64(run), Epoch: epoch, Input: input, MaxBytes: workflow.MaxBytesDefault, Host: h, Logger: slog.Default(),
+	t := engine.Turn{Run: int64(run), Epoch: epoch, Seed: int64(run), Input: input, MaxBytes: workflow.MaxBytesDefault, Host: h, Logger: slog.Default(),
 		Attempts: make(map[int]engine.Attempts), Waits: make(map[int]engine.Wait), Now: h.now}
 	for _, c := range h.recorded {
 		t.Steps = append(t.Steps, c)
@@ -208,3 +208,10 @@ func (h *host) Child(_ context.Context, c engine.Child) (int64, error) {
 func (h *host) Look(context.Context, int64, []int64) (engine.News, error) {
 	return engine.News{}, nil
 }
+
+// Replay compares a definition with the recorded history of a run, as
+// [workflow.Client.Export] writes it: no step is executed. Keep histories of real
+// runs beside the code, and let a test replay each: it fails when a deploy would
+// park such a run. The errors are those of [workflow.Client.Replay], and a
+// *[workflow.DecodeError] for what is no history.
+func Replay(d *workflow.Definition, history []byte) error { return d.Engine().Replay(history) }

@@ -37,6 +37,7 @@ CREATE TABLE stepward.run (
     workflow       text NOT NULL,
     traceparent    text,
     parent_id      bigint,  -- run whose body waits for this one
+    origin_id      bigint,  -- of a fork: the run that the chance of both comes from
     -- from here on, what a turn changes
     input          bytea NOT NULL,
     version        text NOT NULL,

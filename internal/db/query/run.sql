@@ -24,6 +24,9 @@ SELECT run_id, input_hash FROM stepward.idempotency WHERE tenant = $1 AND key = 
 -- name: RunResult
 SELECT state::text, output, error FROM stepward.run WHERE id = $1;
 
+-- name: RunHistory
+SELECT tenant, workflow, version, state::text, input, output, error, coalesce(origin_id, 0) FROM stepward.run WHERE id = $1;
+
 -- name: RunList
 -- $2 is the page's lower end, exclusive; newest first.
 SELECT r.id, r.tenant, r.workflow, r.version, r.state::text, r.epoch, r.cancel, r.finished_at, r.error,

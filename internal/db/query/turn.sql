@@ -18,14 +18,14 @@ WITH want AS (
     UPDATE stepward.run r
     SET epoch = r.epoch + 1, session = $1, requirement_id = picked.pin_id, version = picked.version
     FROM picked WHERE r.id = picked.run_id
-    RETURNING r.id, r.epoch, r.tenant, r.workflow, r.version, r.traceparent, r.input, r.cancel, picked.since
+    RETURNING r.id, r.epoch, r.tenant, r.workflow, r.version, r.traceparent, r.input, r.cancel, picked.since, coalesce(r.origin_id, r.id) AS seed
 ), turned AS (
     INSERT INTO stepward.turn (run_id, session, epoch) SELECT id, $1, epoch FROM held
 ), noted AS (
     INSERT INTO stepward.claim (run_id, epoch, session) SELECT id, epoch, $1 FROM held
 )
 SELECT id, epoch, tenant, workflow, version, traceparent, input, cancel,
-       extract(epoch FROM clock_timestamp() - since)::float8
+       extract(epoch FROM clock_timestamp() - since)::float8, seed
 FROM held ORDER BY id;
 
 -- name: Commit
