@@ -21,10 +21,11 @@ import (
 
 // Config configures [Run]. Every field but Pool and Workflows may be left zero.
 type Config struct {
-	// Pool holds runs and checkpoints; required. The worker uses up to four of
-	// its connections at a time for itself (claims, commits, maintenance,
-	// River), and opens two connections outside of it: one for its heartbeat,
-	// one for River's notifications.
+	// Pool holds runs and checkpoints; required, with two connections at least.
+	// The worker uses up to four of its connections at a time for itself (claims,
+	// commits, maintenance, River), and opens two connections outside of it: one
+	// for its heartbeat, one for River's notifications. Steps in a transaction
+	// leave it one.
 	Pool *pgxpool.Pool
 
 	// Workflows are what this worker executes; required.
@@ -128,6 +129,8 @@ func (c Config) validate() error {
 	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf("worker: "+format, args...)) }
 	if c.Pool == nil {
 		bad("Config.Pool is required")
+	} else if n := c.Pool.Config().MaxConns; n < 2 {
+		bad("Config.Pool has %d connection, at least 2 are needed", n)
 	}
 	if len(c.Workflows) == 0 {
 		bad("Config.Workflows is empty")

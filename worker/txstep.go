@@ -3,6 +3,7 @@ package worker
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -13,12 +14,19 @@ import (
 
 // inTx runs the function of a step in a transaction and leaves that open.
 func (h *host) inTx(ctx context.Context, a engine.Attempt, free func()) (engine.Outcome, error) {
+	if err := take(ctx, h.w.txs); err != nil {
+		free()
+		return engine.Outcome{}, err
+	}
+	closed := sync.OnceFunc(func() { <-h.w.txs })
 	tx, err := h.w.Pool.Begin(ctx)
 	if err != nil {
+		closed()
 		free()
 		return engine.Outcome{}, err
 	}
 	rollback := func(ctx context.Context) {
+		defer closed()
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 		defer cancel()
 		if err := tx.Rollback(ctx); err != nil && !errors.Is(err, pgx.ErrTxClosed) {
@@ -45,14 +53,14 @@ func (h *host) inTx(ctx context.Context, a engine.Attempt, free func()) (engine.
 	}
 	return engine.Outcome{
 		Output:   out,
-		Commit:   func(ctx context.Context, c engine.Checkpoint) error { return h.commitTx(ctx, tx, rollback, c) },
+		Commit:   func(ctx context.Context, c engine.Checkpoint) error { return h.commitTx(ctx, tx, rollback, closed, c) },
 		Rollback: rollback,
 	}, nil
 }
 
 // commitTx writes the checkpoint in the transaction of its step, fenced at the
 // end, so that no lock on the run is held while the function runs.
-func (h *host) commitTx(ctx context.Context, tx pgx.Tx, rollback func(context.Context), c engine.Checkpoint) error {
+func (h *host) commitTx(ctx context.Context, tx pgx.Tx, rollback func(context.Context), closed func(), c engine.Checkpoint) error {
 	x := write{h.t, engine.Batch{Checkpoints: []engine.Checkpoint{c}}}
 	try, cancel := context.WithTimeout(ctx, max(h.w.lease.slack(), 0))
 	defer cancel()
@@ -75,6 +83,7 @@ func (h *host) commitTx(ctx context.Context, tx pgx.Tx, rollback func(context.Co
 		return err
 	}
 	err = tx.Commit(try)
+	closed()
 	var refused *pgconn.PgError
 	if err == nil || errors.As(err, &refused) || errors.Is(err, pgx.ErrTxCommitRollback) {
 		return err

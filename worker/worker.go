@@ -59,6 +59,7 @@ func Run(ctx context.Context, cfg Config) error {
 		draining:  make(chan struct{}),
 		steps:     make(chan struct{}, cfg.MaxSteps),
 		sandboxes: make(chan struct{}, cfg.MaxSandboxes),
+		txs:       make(chan struct{}, cfg.Pool.Config().MaxConns-1),
 	}
 	for _, d := range cfg.Workflows {
 		e := d.Engine()
@@ -106,6 +107,7 @@ type worker struct {
 	lease        lease
 	steps        chan struct{} // places for attempts
 	sandboxes    chan struct{} // places for sandboxes
+	txs          chan struct{} // places for open transactions of steps: the worker needs a connection besides
 
 	ring     chan struct{} // asks the dispatcher to look
 	noticed  chan struct{} // asks the maintenance to look for notices

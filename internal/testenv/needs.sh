@@ -18,6 +18,7 @@ need docker.io docker
 need bubblewrap command -v "${STEPWARD_BWRAP:-bwrap}"
 need "gcc libc6-dev" command -v "${CC:-gcc}"
 need protobuf-compiler command -v "${PROTOC:-protoc}"
+need pgbouncer test -x "${STEPWARD_PGBOUNCER:-/usr/sbin/pgbouncer}"
 need xz-utils command -v xz
 
 [ -n "$missing" ] || exit 0

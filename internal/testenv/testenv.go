@@ -24,6 +24,7 @@ const (
 	PartBubblewrap Part = "bubblewrap"
 	PartGCC        Part = "gcc"
 	PartProtoc     Part = "protoc"
+	PartPgBouncer  Part = "pgbouncer"
 	PartRoot       Part = "root"
 )
 
@@ -71,6 +72,9 @@ func find(t testing.TB, part Part) error {
 		return err
 	case PartProtoc:
 		_, err := program("PROTOC", "protoc", "apt-get install protobuf-compiler")
+		return err
+	case PartPgBouncer:
+		_, err := pgbouncer()
 		return err
 	case PartRoot:
 		if os.Getuid() != 0 {
