@@ -16,8 +16,8 @@ import (
 	"github.com/stepward/stepward/workflow"
 )
 
-// A few of everything that a body can do.
-var mixed = part{Op: "seq", Parts: []part{
+// A few of medley that a body can do.
+var medley = part{Op: "seq", Parts: []part{
 	{Op: "plus", N: 1}, {Op: "odd", N: 2}, {Op: "coin"}, {Op: "map", N: 9}, {Op: "nap", N: 5}, {Op: "never"},
 	{Op: "each", Parts: []part{{Op: "plus", N: 4}, {Op: "coin"}, {Op: "late", N: 3}}},
 	{Op: "ready", Parts: []part{{Op: "plus", N: 3}, {Op: "child", Parts: []part{{Op: "map", N: 3}}}}},
@@ -74,11 +74,11 @@ func TestConnections(t *testing.T) {
 				f.start(worker.Config{Name: name, Pool: open(), HeartbeatURL: testenv.PostgresURL(t), LeaseTTL: 5 * time.Second,
 					Workflows: []*workflow.Definition{randomV1, childV1, paidV1}})
 			}
-			want, coins := mixed.model()
+			want, coins := medley.model()
 			var runs []workflow.Run[int]
 			var payments []workflow.Run[int]
 			for range 8 {
-				run, err := random.Enqueue(t.Context(), client, mixed, workflow.EnqueueOptions{})
+				run, err := random.Enqueue(t.Context(), client, medley, workflow.EnqueueOptions{})
 				if err != nil {
 					t.Fatal(err)
 				}
