@@ -80,7 +80,7 @@ func (h *host) guest(ctx context.Context, sb *sandbox.Sandbox, a engine.Attempt)
 	case err == nil:
 		return out, nil
 	case errors.As(err, &failed):
-		f := &engine.Fault{Message: failed.Message, Type: failed.Type, Stack: failed.Stack, Permanent: failed.Permanent, Err: err}
+		f := &engine.Fault{Message: failed.Message, Type: failed.Type, Stack: failed.Stack, Permanent: failed.Permanent, After: failed.RetryAfter, Err: err}
 		if failed.Panic {
 			f.Kind, f.Message = "panic", "panic: "+failed.Message
 		}

@@ -3,6 +3,7 @@ package workflow
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/stepward/stepward/internal/engine"
@@ -12,6 +13,9 @@ import (
 func (b *branch) call(s *scope, step *engine.Step, key string, in any) *future {
 	f := b.reserve(s, key)
 	f.step = step
+	if step.Deadline > 0 {
+		f.wait = &engine.Wait{Seq: f.seq, Key: key, Left: step.Deadline}
+	}
 	if b.t.steps[step.Name] != step {
 		b.park("undeclared_step", &UndeclaredStepError{Workflow: b.t.def.Workflow, Version: b.t.def.Version, Step: step.Name})
 	}
@@ -27,11 +31,32 @@ func (f *future) begin() {
 		t.park("mode", &ModeError{Workflow: t.def.Workflow, Step: f.step.Name, Mode: mode})
 		return
 	}
+	if f.wait != nil {
+		f.deadline = time.Now().Add(f.wait.Left)
+		if f.attempts.Wait >= f.wait.Left {
+			t.settle(f, f.overdue(f.checkpoint(nil, nil), nil))
+			return
+		}
+	}
 	if f.attempts.Wait > 0 {
 		t.arm(f, f.attempts.Wait)
 		return
 	}
 	f.try()
+}
+
+// errOverdue is the cause of an attempt's end when its step's deadline passes.
+var errOverdue = errors.New("workflow: the step's deadline has passed")
+
+// overdue makes the checkpoint of a step whose deadline has passed, or would
+// before another attempt; err is what the last attempt ended with.
+func (f *future) overdue(c *engine.Checkpoint, err error) *engine.Checkpoint {
+	e := &RecordedError{Message: fmt.Sprintf("the step did not succeed within %v", f.step.Deadline), Kind: "timeout", Permanent: true}
+	if err != nil {
+		e.Message, e.Type = e.Message+": "+err.Error(), fmt.Sprintf("%T", err)
+	}
+	c.Mode, c.Attempt, c.Output, c.Error = f.step.Mode, f.attempts.Last, nil, e.encode()
+	return c
 }
 
 // try executes one attempt on a goroutine of its own.
@@ -45,6 +70,12 @@ func (f *future) try() {
 	t.attempts++
 	t.group.Go(func() {
 		defer cancel(nil)
+		ctx := ctx
+		if f.wait != nil {
+			var done context.CancelFunc
+			ctx, done = context.WithDeadlineCause(ctx, f.deadline, errOverdue)
+			defer done()
+		}
 		started := time.Now()
 		out, err := t.in.Host.Attempt(ctx, engine.Attempt{Step: f.step, Run: t.in.Run, Seq: f.seq, Key: f.key, Number: number, Input: input})
 		c := &engine.Checkpoint{Seq: f.seq, Key: f.key, Mode: f.step.Mode, Attempt: number, InputHash: f.hash,
@@ -90,6 +121,7 @@ func (t *turn) succeed(f *future, c *engine.Checkpoint, out engine.Outcome, fail
 	err := out.Commit(ctx, *c)
 	if err == nil {
 		t.done++
+		t.resulted(f)
 		f.attempt = c.Attempt
 		t.resolve(f, c.Output, nil)
 		return
@@ -104,6 +136,8 @@ func (f *future) fail(ctx context.Context, c *engine.Checkpoint, failed int, err
 	t := f.t
 	var park *engine.ParkError
 	switch {
+	case errors.Is(context.Cause(ctx), errOverdue):
+		return func() { t.settle(f, f.overdue(c, err)) }
 	case ctx.Err() != nil: // interrupted: neither a success nor a failure
 		return nil
 	case errors.As(err, &park):
@@ -113,12 +147,22 @@ func (f *future) fail(ctx context.Context, c *engine.Checkpoint, failed int, err
 	}
 	failed++
 	rec := record(err)
+	var fault *engine.Fault
+	if errors.As(err, &fault) && !f.step.Again(fault) {
+		rec.Permanent = true
+	}
 	c.Output = nil
 	if rec.Permanent || failed >= f.step.MaxAttempts {
 		c.Error = rec.encode()
 		return func() { t.settle(f, c) }
 	}
-	wait := f.step.Delay(failed)
+	wait, ok := suggested(err)
+	if !ok {
+		wait = f.step.Delay(failed)
+	}
+	if f.wait != nil && !time.Now().Add(wait).Before(f.deadline) {
+		return func() { t.settle(f, f.overdue(c, err)) }
+	}
 	err = t.in.Host.Write(context.WithoutCancel(ctx), engine.Batch{Failures: []engine.Failure{{
 		Seq: f.seq, Key: f.key, Mode: f.step.Mode, Attempt: c.Attempt, Started: c.Started, Elapsed: c.Elapsed, Error: rec.encode(), Delay: wait,
 	}}})

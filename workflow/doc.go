@@ -69,8 +69,11 @@
 // tables are written by a [NewTxStep], in one commit with the checkpoint.
 //
 // A step that fails is tried again as its [Retry] says, unless its error is
-// [Permanent]. When that is used up the body gets a *[StepError]; a body that
-// returns an error fails its run.
+// [Permanent], or Retry.If says that it is no use. [RetryAfter] passes on how long
+// a server wants to be left alone. [StepOptions].Timeout bounds an attempt and
+// Deadline all of them with the waits between, on whichever worker they are. When
+// that is used up the body gets a *[StepError]; a body that returns an error fails
+// its run.
 //
 // A run that cannot go on until somebody does something is parked with the
 // reason, not failed: its code does not fit its history, a step is not declared,

@@ -28,9 +28,9 @@ var (
 	// ErrNotParked reports that a run cannot be resumed as it is not parked.
 	ErrNotParked = errors.New("workflow: run is not parked")
 
-	// ErrTimeout is in the chain of the error of an attempt that took longer
-	// than [StepOptions.Timeout].
-	ErrTimeout = errors.New("workflow: attempt timed out")
+	// ErrTimeout is in the chain of the error of what took longer than it may:
+	// an attempt, a step, a call within [WithTimeout].
+	ErrTimeout = errors.New("workflow: timed out")
 )
 
 // A StepError is what a body gets when a step has failed for good: its error
@@ -244,15 +244,25 @@ func record(err error) *RecordedError {
 	}
 	if errors.As(err, &perm) {
 		out.Permanent = true
-		if out.Type == fmt.Sprintf("%T", perm) {
-			out.Type = fmt.Sprintf("%T", perm.err)
+	}
+	for inner := err; ; inner = errors.Unwrap(inner) {
+		switch inner.(type) { //nolint:errorlint // each layer by itself
+		case *permanentError, *retryAfterError:
+			continue
 		}
+		if inner != err && out.Type == fmt.Sprintf("%T", err) {
+			out.Type = fmt.Sprintf("%T", inner)
+		}
+		break
 	}
 	if errors.As(err, &step) {
 		out.Step, out.Attempt = step.Step, step.Attempt
 	}
-	if errors.Is(err, ErrCanceled) {
+	switch {
+	case errors.Is(err, ErrCanceled):
 		out.Kind = "canceled"
+	case errors.Is(err, ErrTimeout):
+		out.Kind = "timeout"
 	}
 	return out
 }

@@ -90,3 +90,49 @@ func ExamplePermanent() {
 	// charge attempt 1 permanent true
 	// step charge, attempt 1: card expired
 }
+
+// A predicate says which errors are worth another attempt, and a server when.
+func ExampleRetryAfter() {
+	errGone := errors.New("410 Gone")
+	get := workflow.NewStep("get", func(ctx context.Context, page string) (string, error) {
+		info, _ := workflow.StepInfoFrom(ctx)
+		fmt.Println("attempt", info.Attempt)
+		if info.Attempt == 1 {
+			return "", workflow.RetryAfter(errors.New("503 Service Unavailable"), time.Hour)
+		}
+		return "", fmt.Errorf("get %s: %w", page, errGone)
+	}, workflow.StepOptions{Retry: workflow.Retry{MaxAttempts: 10, If: func(err error) bool { return !errors.Is(err, errGone) }}})
+	crawl := workflow.DurableWorkflow[string, string]{Name: "crawl"}
+	definition := workflow.Define(crawl, func(ctx workflow.Context, page string) (string, error) {
+		began := workflow.Now(ctx)
+		_, err := get.Run(ctx, page)
+		fmt.Println("waited", workflow.Now(ctx).Sub(began) >= time.Hour)
+		return "", err
+	}, workflow.Options{Steps: []workflow.Declared{get}})
+
+	_, err := workflowtest.Run(crawl, definition, "index.html")
+	fmt.Println(errors.Unwrap(err))
+	// Output:
+	// attempt 1
+	// attempt 2
+	// waited true
+	// step get, attempt 2: get index.html: 410 Gone
+}
+
+// A deadline bounds all attempts together.
+func ExampleStepOptions_deadline() {
+	ask := workflow.NewStep("ask", func(ctx context.Context, question string) (string, error) {
+		return "", errors.New("no answer")
+	}, workflow.StepOptions{Deadline: 24 * time.Hour, Retry: workflow.Retry{MaxAttempts: 1000, Backoff: time.Hour, MaxBackoff: 10 * time.Hour}})
+	oracle := workflow.DurableWorkflow[string, string]{Name: "oracle"}
+	definition := workflow.Define(oracle, func(ctx workflow.Context, question string) (string, error) {
+		answer, err := ask.Run(ctx, question)
+		if errors.Is(err, workflow.ErrTimeout) {
+			return "silence", nil
+		}
+		return answer, err
+	}, workflow.Options{Steps: []workflow.Declared{ask}})
+
+	fmt.Println(workflowtest.Run(oracle, definition, "why?"))
+	// Output: silence <nil>
+}

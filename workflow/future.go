@@ -65,7 +65,7 @@ func result[Out any](b *branch, f *future) (Out, error) {
 type future struct {
 	t    *turn
 	step *engine.Step // of a step
-	wait *engine.Wait // of what waits for time, a signal or a child
+	wait *engine.Wait // of what waits for time, a signal or a child, and of a step with a deadline
 	seq  int
 	key  string
 	hash uint64
@@ -78,6 +78,7 @@ type future struct {
 	due      time.Time // when what it waits for is over by itself; zero: never
 	armedAt  time.Time
 	cancel   context.CancelCauseFunc // of its attempt
+	deadline time.Time               // of a step with one, from when it begins
 	attempts engine.Attempts
 	scope    *scope
 	watchers []watcher
@@ -199,11 +200,16 @@ func (f *future) failure(c *engine.Checkpoint) error {
 // settle records the result of a future and hands it over.
 func (t *turn) settle(f *future, c *engine.Checkpoint) {
 	t.record(c)
+	t.resulted(f)
+	f.attempt = c.Attempt
+	t.resolve(f, c.Output, f.failure(c))
+}
+
+// resulted takes what a future waited for off the record.
+func (t *turn) resulted(f *future) {
 	if f.wait != nil && f.written {
 		t.pending.Dropped = append(t.pending.Dropped, f.seq)
 	}
-	f.attempt = c.Attempt
-	t.resolve(f, c.Output, f.failure(c))
 }
 
 // instant makes a call whose result is there at once. On a replay it is found by

@@ -1,8 +1,11 @@
 package workflow
 
 import (
+	"errors"
 	"math/rand/v2"
 	"time"
+
+	"github.com/stepward/stepward/internal/engine"
 )
 
 // Retry says how often a failed step is tried again, and when. The delay
@@ -13,6 +16,13 @@ type Retry struct {
 	MaxAttempts int           // in all, over all workers; defaults to 5; 1 means no retry
 	Backoff     time.Duration // before the second attempt; defaults to 500 ms
 	MaxBackoff  time.Duration // defaults to 1 minute
+
+	// If reports whether an error is worth another attempt; nil: each one is,
+	// unless it is [Permanent]. It is asked where the function ran, on the worker
+	// or inside the sandbox, about the very error that the function returned; and
+	// on the worker, about a *[RecordedError], when something became of the
+	// attempt: a timeout, a panic, a lost sandbox. One that panics says yes.
+	If func(error) bool
 }
 
 // Defaults of [Retry] and [StepOptions].
@@ -34,6 +44,65 @@ func (r Retry) withDefaults() Retry {
 		r.MaxBackoff = max(MaxBackoffDefault, r.Backoff)
 	}
 	return r
+}
+
+// again asks If about an error.
+func (r Retry) again(err error) (yes bool) {
+	defer func() {
+		if recover() != nil {
+			yes = true
+		}
+	}()
+	return r.If == nil || r.If(err)
+}
+
+// judged marks the error of a step's function as permanent if that is what the
+// predicate says of it.
+func (r Retry) judged(err error) error {
+	if err == nil || r.again(err) {
+		return err
+	}
+	return Permanent(err)
+}
+
+// judge does the same for an error that the function did not return.
+func (r Retry) judge(fault *engine.Fault) bool { return fault.Kind == "" || r.again(record(fault)) }
+
+// retryAfterMost bounds the delay that a server may suggest.
+const retryAfterMost = 24 * time.Hour
+
+// RetryAfter marks the error of a step with the wait that the other side asked
+// for, as in a Retry-After header: the next attempt begins no earlier, and up to
+// a tenth later, so that steps which were told the same do not return together.
+// It takes the place of the backoff, is at most 24 hours, and uses up an attempt
+// as any failure does. RetryAfter returns nil for nil.
+func RetryAfter(err error, d time.Duration) error {
+	if err == nil {
+		return nil
+	}
+	return &retryAfterError{err, d}
+}
+
+type retryAfterError struct {
+	err   error
+	after time.Duration
+}
+
+func (e *retryAfterError) Error() string { return e.err.Error() }
+
+func (e *retryAfterError) Unwrap() error { return e.err }
+
+// RetryAfter is what the worker, and the runner in a sandbox, ask of an error.
+func (e *retryAfterError) RetryAfter() time.Duration { return e.after }
+
+// suggested returns the wait that an error asks for, spread.
+func suggested(err error) (time.Duration, bool) {
+	var e interface{ RetryAfter() time.Duration }
+	if !errors.As(err, &e) || e.RetryAfter() <= 0 {
+		return 0, false
+	}
+	d := min(e.RetryAfter(), retryAfterMost)
+	return time.Duration(float64(d) * (1 + 0.1*rand.Float64())), true
 }
 
 // delay returns the wait after the n-th failure.

@@ -23,6 +23,12 @@ type StepOptions struct {
 	// Timeout bounds one attempt. Defaults to [StepTimeoutDefault]; negative
 	// means none.
 	Timeout time.Duration
+
+	// Deadline bounds the step: all its attempts and the waits between them,
+	// counted from when the body called it, over all workers. When it passes, or
+	// when no further attempt could begin before, the step has failed with
+	// [ErrTimeout]; an attempt that runs is interrupted. 0 is none.
+	Deadline time.Duration
 }
 
 // A Step is a named unit of work. Its function may be executed more than once;
@@ -45,7 +51,7 @@ func NewStep[In, Out any](name string, fn func(context.Context, In) (Out, error)
 		}
 		out, err := fn(ctx, in)
 		if err != nil {
-			return nil, err
+			return nil, o.Retry.judged(err)
 		}
 		return encode("output of step "+name, out, 0)
 	}
@@ -70,7 +76,7 @@ func NewTxStep[In, Out any](name string, fn func(context.Context, pgx.Tx, In) (O
 		}
 		out, err := fn(ctx, tx, in)
 		if err != nil {
-			return nil, err
+			return nil, o.Retry.judged(err)
 		}
 		return encode("output of step "+name, out, 0)
 	}
@@ -92,7 +98,7 @@ func NewToolStep[In, Out any](name string, fn func(context.Context, *sandbox.San
 		}
 		out, err := fn(ctx, sb, in)
 		if err != nil {
-			return nil, err
+			return nil, o.Retry.judged(err)
 		}
 		return encode("output of step "+name, out, 0)
 	}
@@ -116,6 +122,9 @@ func newStep[In, Out any](name string, o StepOptions, nilFn bool) *Step[In, Out]
 	if o.Retry.MaxAttempts < 0 || o.Retry.Backoff < 0 || o.Retry.MaxBackoff < 0 {
 		errs = append(errs, errors.New("a field of Retry is negative"))
 	}
+	if o.Deadline < 0 {
+		errs = append(errs, errors.New("Deadline is negative"))
+	}
 	if err := o.Sandbox.Validate(); err != nil {
 		errs = append(errs, err)
 	}
@@ -130,9 +139,11 @@ func newStep[In, Out any](name string, o StepOptions, nilFn bool) *Step[In, Out]
 	if o.Timeout == 0 {
 		o.Timeout = StepTimeoutDefault
 	}
+	retry := o.Retry.withDefaults()
 	return &Step[In, Out]{
-		core: &engine.Step{Name: name, Mode: int(o.Mode), Spec: o.Sandbox, Timeout: max(o.Timeout, 0), MaxAttempts: o.Retry.withDefaults().MaxAttempts, Delay: o.Retry.withDefaults().delay},
-		err:  errors.Join(errs...),
+		core: &engine.Step{Name: name, Mode: int(o.Mode), Spec: o.Sandbox, Timeout: max(o.Timeout, 0), Deadline: o.Deadline,
+			MaxAttempts: retry.MaxAttempts, Delay: retry.delay, Again: retry.judge},
+		err: errors.Join(errs...),
 	}
 }
 

@@ -310,7 +310,7 @@ func (t *turn) record(c *engine.Checkpoint) {
 // prepare writes down what is about to be waited for.
 func (t *turn) prepare() {
 	for _, f := range t.fresh {
-		if f.done || f.written || f.wait.Signal == "" && f.wait.Left <= t.in.Patience {
+		if f.done || f.written || f.step == nil && f.wait.Signal == "" && f.wait.Left <= t.in.Patience {
 			continue
 		}
 		f.written = true

@@ -30,14 +30,15 @@ type Definition struct {
 
 // A Step is a declared step.
 type Step struct {
-	Name    string
-	Mode    int
-	Tool    bool
-	Spec    sandbox.Spec
-	Timeout time.Duration // of one attempt; 0: none
-
+	Name        string
+	Mode        int
+	Tool        bool
+	Spec        sandbox.Spec
+	Timeout     time.Duration // of one attempt; 0: none
+	Deadline    time.Duration // of all attempts, and the waits between; 0: none
 	MaxAttempts int
 	Delay       func(failed int) time.Duration // after so many failures
+	Again       func(*Fault) bool              // whether another attempt may cure it
 
 	// Call runs the function on encoded values. Nil for the two kinds below.
 	Call func(ctx context.Context, input []byte) ([]byte, error)
@@ -131,7 +132,8 @@ func (b Batch) Empty() bool {
 	return len(b.Checkpoints) == 0 && len(b.Failures) == 0 && len(b.Waits) == 0 && len(b.Dropped) == 0 && len(b.Received) == 0 && len(b.Cancel) == 0 && b.End == nil
 }
 
-// A Wait is what a run waits for, other than its own steps.
+// A Wait is what a run waits for, other than its own steps, or the deadline of one
+// of those.
 type Wait struct {
 	Seq    int
 	Key    string
@@ -255,12 +257,16 @@ type Fault struct {
 	Type      string // Go type of the error
 	Stack     string // of a panic
 	Permanent bool
+	After     time.Duration // the wait before the next attempt that was asked for; 0: none was
 	Err       error
 }
 
 func (f *Fault) Error() string { return f.Message }
 
 func (f *Fault) Unwrap() error { return f.Err }
+
+// RetryAfter returns After.
+func (f *Fault) RetryAfter() time.Duration { return f.After }
 
 // A ParkError asks for the run to be parked: no retry would help before a
 // deploy or an operator does.

@@ -69,16 +69,33 @@ func callGuest(ctx context.Context, g Guest, call *rpc.GuestCall) (a *rpc.GuestA
 }
 
 func failure(err error) *rpc.GuestFailure {
-	f := &rpc.GuestFailure{Message: text(err.Error()), Type: fmt.Sprintf("%T", err)}
-	var p interface{ Permanent() bool }
+	f := &rpc.GuestFailure{Message: text(err.Error()), Type: fmt.Sprintf("%T", unmarked(err))}
+	var p permanent
 	if errors.As(err, &p) {
 		f.Permanent = p.Permanent()
 	}
-	var r interface{ RetryAfter() time.Duration }
+	var r retryAfter
 	if errors.As(err, &r) {
 		f.RetryAfterNs = int64(r.RetryAfter())
 	}
 	return f
+}
+
+type (
+	permanent  interface{ Permanent() bool }
+	retryAfter interface{ RetryAfter() time.Duration }
+)
+
+// unmarked returns the error that was marked as permanent, or with a wait.
+func unmarked(err error) error {
+	for inner := err; inner != nil; inner = errors.Unwrap(inner) {
+		switch inner.(type) { //nolint:errorlint // each layer by itself
+		case permanent, retryAfter:
+		default:
+			return inner
+		}
+	}
+	return err
 }
 
 // text is s as a protobuf string can hold it: UTF-8, and at most 64 KiB.

@@ -3,9 +3,11 @@ package bootstrap_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"go.opentelemetry.io/otel/sdk/metric"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
@@ -36,13 +38,22 @@ var shout = workflow.NewStep("shout", func(ctx context.Context, s string) (strin
 		os.Exit(3)
 	case "permanent":
 		return "", workflow.Permanent(errors.New("never"))
+	case "fatal":
+		return "", fmt.Errorf("look up: %w", errFatal)
+	case "busy":
+		return "", workflow.RetryAfter(errors.New("too many requests"), 2*time.Hour)
 	}
 	info, ok := workflow.StepInfoFrom(ctx)
 	if !ok || info.Step != "shout" || info.Attempt != 1 {
 		return "", errors.New("no step info in the guest")
 	}
 	return strings.ToUpper(s), nil
-}, workflow.StepOptions{Mode: workflow.Sandboxed, Retry: workflow.Retry{MaxAttempts: 1}})
+}, workflow.StepOptions{Mode: workflow.Sandboxed, Retry: workflow.Retry{MaxAttempts: 2, If: func(err error) bool {
+	var recorded *workflow.RecordedError
+	return !errors.Is(err, errFatal) && !errors.As(err, &recorded)
+}}})
+
+var errFatal = errors.New("no such word")
 
 var echo = workflow.NewToolStep("echo", func(ctx context.Context, sb *sandbox.Sandbox, s string) (string, error) {
 	if err := sb.WriteFile(ctx, "word", []byte(s), 0o600); err != nil {
@@ -148,6 +159,7 @@ func TestGuestFailures(t *testing.T) {
 		"panic":     {"panic", "boom", true},
 		"exit":      {"exit", "exit status 3", false},
 		"permanent": {"", "never", false},
+		"fatal":     {"", "look up: no such word", false},
 	} {
 		run, err := words.Enqueue(t.Context(), client, input, workflow.EnqueueOptions{})
 		if err != nil {
@@ -155,8 +167,30 @@ func TestGuestFailures(t *testing.T) {
 		}
 		_, err = run.Result(t.Context())
 		var failed *workflow.RunError
-		if !errors.As(err, &failed) || failed.Err.Kind != want.kind || !strings.Contains(failed.Err.Message, want.message) || (failed.Err.Stack != "") != want.stack {
+		if !errors.As(err, &failed) || failed.Err.Kind != want.kind || !strings.Contains(failed.Err.Message, want.message) || (failed.Err.Stack != "") != want.stack || failed.Err.Attempt != 1 {
 			t.Errorf("%s: got %+v", input, failed)
 		}
+	}
+}
+
+// TestGuestRetryAfter: a guest passes on the wait that its server asked for.
+func TestGuestRetryAfter(t *testing.T) {
+	client, _ := start(t, worker.Config{})
+	run, err := words.Enqueue(t.Context(), client, "busy", workflow.EnqueueOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for {
+		steps, err := client.Steps(t.Context(), run.ID, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(steps) == 1 && steps[0].Err != nil {
+			if s := steps[0]; s.RetryAt.Sub(s.Started) < 2*time.Hour || s.Err.Type != "*errors.errorString" {
+				t.Errorf("got %+v", s)
+			}
+			return
+		}
+		<-time.After(10 * time.Millisecond) // nothing tells when an attempt has failed
 	}
 }

@@ -1,0 +1,164 @@
+package worker_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/stepward/stepward/worker"
+	"github.com/stepward/stepward/workflow"
+)
+
+var errFatal = errors.New("no such account")
+
+// failure waits for the end of a run that fails.
+func failure(t *testing.T, run workflow.Run[int]) *workflow.RecordedError {
+	t.Helper()
+	_, err := run.Result(t.Context())
+	var failed *workflow.RunError
+	if !errors.As(err, &failed) {
+		t.Fatalf("got %v", err)
+	}
+	return failed.Err
+}
+
+// The predicate decides on the very error that the function returned, and on
+// what became of the attempt otherwise.
+func TestRetryIf(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	ways := []func(context.Context) error{
+		func(context.Context) error { return fmt.Errorf("look up: %w", errFatal) },
+		func(context.Context) error { panic("boom") },
+		func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() },
+		func(context.Context) error { return errors.New("try again") },
+		func(context.Context) error { return workflow.RetryAfter(workflow.Permanent(errFatal), time.Hour) },
+	}
+	asked := make(chan error, 10)
+	picky := workflow.NewStep("picky", func(ctx context.Context, n int) (int, error) { return 0, ways[n](ctx) },
+		workflow.StepOptions{Timeout: 50 * time.Millisecond, Retry: workflow.Retry{MaxAttempts: 3, Backoff: time.Millisecond, If: func(err error) bool {
+			asked <- err
+			var recorded *workflow.RecordedError
+			switch {
+			case errors.Is(err, errFatal), errors.Is(err, context.DeadlineExceeded):
+				return false
+			case errors.As(err, &recorded):
+				return recorded.Kind != "panic"
+			}
+			panic("a predicate that panics says yes")
+		}}})
+	f.start(worker.Config{Workflows: []*workflow.Definition{defines(passes(picky), picky)}})
+	for n, want := range []struct {
+		attempts int
+		kind     string
+		asked    int
+	}{{1, "", 1}, {1, "panic", 1}, {3, "timeout", 6}, {3, "", 3}, {1, "", 1}} {
+		e := failure(t, f.enqueue(n))
+		if e.Attempt != want.attempts || e.Kind != want.kind || e.Permanent != (want.attempts == 1) {
+			t.Errorf("%d: got %+v", n, e)
+		}
+		if len(asked) != want.asked {
+			t.Errorf("%d: asked %d times", n, len(asked))
+		}
+		for len(asked) > 0 {
+			<-asked
+		}
+	}
+}
+
+// A wait that the other side asked for takes the place of the backoff.
+func TestRetryAfter(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	busy := workflow.NewStep("busy", func(ctx context.Context, n int) (int, error) {
+		if info, _ := workflow.StepInfoFrom(ctx); info.Attempt == 1 {
+			return 0, fmt.Errorf("call: %w", workflow.RetryAfter(errors.New("too many requests"), time.Duration(n)*time.Hour))
+		}
+		return n, nil
+	}, workflow.StepOptions{Retry: workflow.Retry{Backoff: time.Millisecond}})
+	f.start(worker.Config{Workflows: []*workflow.Definition{defines(passes(busy), busy)}})
+	for n, hours := range map[int]int{2: 2, 1000: 24} {
+		run := f.enqueue(n)
+		f.waits(run.ID)
+		steps, err := f.client.Steps(t.Context(), run.ID, 0)
+		if err != nil || len(steps) != 1 {
+			t.Fatalf("steps: %+v, %v", steps, err)
+		}
+		s := steps[0]
+		least := time.Duration(hours) * time.Hour
+		if wait := s.RetryAt.Sub(s.Started); wait < least || wait > least*12/10 {
+			t.Errorf("%d hours asked for: the next attempt is %v later", n, wait)
+		}
+		if s.Err == nil || s.Err.Type != "*fmt.wrapError" || s.Err.Permanent {
+			t.Errorf("recorded: %+v", s.Err)
+		}
+	}
+}
+
+// A step's deadline interrupts an attempt, and lets no attempt wait that could
+// not begin in time.
+func TestStepDeadline(t *testing.T) {
+	t.Parallel()
+	for name, o := range map[string]workflow.StepOptions{
+		"interrupts": {Timeout: -1, Deadline: 50 * time.Millisecond},
+		"no wait":    {Deadline: time.Minute, Retry: workflow.Retry{Backoff: time.Hour, MaxBackoff: time.Hour}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := newFixture(t)
+			late := workflow.NewStep("late", func(ctx context.Context, n int) (int, error) {
+				if o.Timeout < 0 {
+					<-ctx.Done()
+				}
+				return 0, errors.New("not yet")
+			}, o)
+			f.start(worker.Config{Workflows: []*workflow.Definition{defines(passes(late), late)}})
+			run := f.enqueue(1)
+			e := failure(t, run)
+			if e.Kind != "timeout" || e.Step != "late" || e.Attempt != 1 || !errors.Is(e, workflow.ErrTimeout) {
+				t.Errorf("got %+v", e)
+			}
+			if n := f.count("SELECT count(*) FROM stepward.wait"); n != 0 {
+				t.Errorf("%d rows are left in wait", n)
+			}
+		})
+	}
+}
+
+// The deadline is counted from when the step was first called, whichever worker
+// has it: one that comes too late does not begin another attempt.
+func TestStepDeadlineIsDurable(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	attempts := make(chan int, 10)
+	slow := workflow.NewStep("slow", func(ctx context.Context, n int) (int, error) {
+		info, _ := workflow.StepInfoFrom(ctx)
+		attempts <- info.Attempt
+		return 0, errors.New("not yet")
+	}, workflow.StepOptions{Deadline: time.Hour, Retry: workflow.Retry{Backoff: 10 * time.Minute, MaxBackoff: 10 * time.Minute}})
+	def := defines(passes(double, slow), double, slow)
+	stop := f.start(worker.Config{Workflows: []*workflow.Definition{def}})
+	run := f.enqueue(1)
+	f.waits(run.ID)
+	stop()
+	f.exec("UPDATE stepward.wait SET wake_at = wake_at - interval '50 minutes'")
+	f.exec("UPDATE stepward.attempt SET retry_at = clock_timestamp()")
+	f.exec("UPDATE stepward.timer SET wake_at = clock_timestamp()")
+	stop = f.start(worker.Config{Workflows: []*workflow.Definition{def}})
+	e := failure(t, run) // the second attempt could begin, and a third one could not
+	stop()
+	if e.Kind != "timeout" || e.Attempt != 2 || len(attempts) != 2 {
+		t.Errorf("after %d attempts: %+v", len(attempts), e)
+	}
+
+	f.start(worker.Config{Workflows: []*workflow.Definition{def}})
+	run = f.enqueue(2)
+	f.waits(run.ID)
+	f.exec("UPDATE stepward.wait SET wake_at = clock_timestamp()")
+	f.exec("UPDATE stepward.timer SET wake_at = clock_timestamp()")
+	if e := failure(t, run); e.Kind != "timeout" || e.Attempt != 1 || len(attempts) != 3 {
+		t.Errorf("after %d attempts: %+v", len(attempts)-2, e)
+	}
+}
