@@ -142,8 +142,11 @@ func TestStepDeadlineIsDurable(t *testing.T) {
 	stop := f.start(worker.Config{Workflows: []*workflow.Definition{def}})
 	run := f.enqueue(1)
 	f.waits(run.ID)
+	if why, err := f.client.Why(t.Context(), run.ID); err != nil || len(why.On) != 2 || why.On[0].Cause != "deadline" || why.On[0].Key != "slow" || why.On[1].Cause != "step" {
+		t.Errorf("why: %v, %v", why, err)
+	}
 	stop()
-	f.exec("UPDATE stepward.wait SET wake_at = wake_at - interval '50 minutes'")
+	f.exec("UPDATE stepward.wait SET wake_at = wake_at - interval '55 minutes'")
 	f.exec("UPDATE stepward.attempt SET retry_at = clock_timestamp()")
 	f.exec("UPDATE stepward.timer SET wake_at = clock_timestamp()")
 	stop = f.start(worker.Config{Workflows: []*workflow.Definition{def}})

@@ -19,7 +19,8 @@ type Why struct {
 	// "undefined" (no worker has ever defined the workflow), "no_worker" (none
 	// that lives has this version), "full" (those that have it have no place) or
 	// "claim" (it is about to be claimed). Of what a run waits for it is
-	// "signal", "timer", "child" or "step" (the next attempt of one).
+	// "signal", "timer", "child", "step" (the next attempt of one) or "deadline"
+	// (of a step).
 	Cause string
 
 	Run RunID  // that is asked about; of a child, the child
@@ -150,6 +151,8 @@ func (c *Client) blockers(ctx context.Context, tx pgx.Tx, id RunID) (on []Why, e
 			w.Cause, w.Key, w.text, w.Unblock = "signal", signal, "signal "+signal, "send it"
 		case w.Run != 0:
 			w.Cause, w.text, w.Unblock = "child", w.Key+" "+w.Run.String(), "see Client.Why of that run"
+		case !strings.Contains(w.Key, ":"):
+			w.Cause, w.text = "deadline", "the deadline of step "+w.Key
 		}
 		if until != nil {
 			w.Until = *until
