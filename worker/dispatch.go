@@ -46,6 +46,7 @@ type claimed struct {
 	traceparent               *string
 	input                     []byte
 	cancel                    bool
+	priority                  int16
 	waited                    float64 // seconds in ready
 	seed                      int64
 }
@@ -84,37 +85,43 @@ func (w *worker) claim(ctx, base context.Context) error {
 			w.hungry.Store(true)
 			return nil
 		}
-		turns, err := w.claimSome(ctx, free)
+		turns, more, err := w.claimSome(ctx, free)
 		if err != nil {
 			return err
 		}
 		for _, t := range turns {
 			w.begin(base, t)
 		}
-		if len(turns) < free {
-			w.hungry.Store(false)
+		if len(turns) == 0 || len(turns) < free && !more {
+			w.hungry.Store(more)
 			return nil
 		}
 	}
 	return nil
 }
 
-// claimSome claims up to n runs. It is not interrupted by ctx, so that what was
-// claimed is known; a claim whose answer is lost is found by reconcile.
-func (w *worker) claimSome(ctx context.Context, n int) ([]*heldTurn, error) {
+// claimSome claims up to n runs; more says that there may be others. It is not
+// interrupted by ctx, so that what was claimed is known; a claim whose answer is
+// lost is found by reconcile.
+func (w *worker) claimSome(ctx context.Context, n int) (turns []*heldTurn, more bool, err error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), w.LeaseTTL)
 	defer cancel()
 	session := w.lease.session()
-	rows, err := w.Pool.Query(ctx, w.q.Claim, session, w.wants.ids, w.wants.pins, w.wants.versions, n)
+	rows, err := w.Pool.Query(ctx, w.q.Claim, session, w.wants.ids, w.wants.pins, w.wants.versions, n, w.served)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	turns, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (*heldTurn, error) {
+	turns, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (*heldTurn, error) {
 		t := &heldTurn{session: session, canceled: make(chan struct{}), news: make(chan struct{}, 1)}
-		err := row.Scan(&t.run, &t.epoch, &t.tenant, &t.workflow, &t.version, &t.traceparent, &t.input, &t.cancel, &t.waited, &t.seed)
-		return t, err
+		return t, row.Scan(&t.run, &t.epoch, &t.tenant, &t.workflow, &t.version, &t.traceparent, &t.input, &t.cancel, &t.priority, &t.waited, &t.seed)
 	})
-	return turns, err
+	if n := len(turns); n > 0 && turns[n-1].run == 0 {
+		turns, more = turns[:n-1], true
+	}
+	if n := len(turns); n > 0 {
+		w.served = turns[n-1].tenant
+	}
+	return turns, more, err
 }
 
 // begin starts the turn of a claimed run.

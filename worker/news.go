@@ -72,7 +72,7 @@ func (w *worker) childTx(ctx context.Context, tx pgx.Tx, t *heldTurn, c engine.C
 	if err != nil || id != 0 {
 		return id, err
 	}
-	results, err := enqueue.Insert(ctx, tx, w.q, []enqueue.Item{{Tenant: t.tenant, Workflow: c.Workflow, Input: c.Input}})
+	results, err := enqueue.Insert(ctx, tx, w.q, []enqueue.Item{{Tenant: t.tenant, Workflow: c.Workflow, Input: c.Input, Priority: t.priority}})
 	if err != nil {
 		return 0, err
 	}

@@ -113,6 +113,7 @@ type worker struct {
 	noticed  chan struct{} // asks the maintenance to look for notices
 	river    *river.Client[pgx.Tx]
 	hungry   atomic.Bool // the last claim left something behind
+	served   string      // tenant of the last run that was claimed: the next one is another's; the dispatcher's own
 	draining chan struct{}
 	stuck    atomic.Int64 // attempts that ended while their function goes on
 

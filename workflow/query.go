@@ -28,6 +28,7 @@ type RunStatus struct {
 	Tenant            string
 	Workflow, Version string // Version is empty while no worker has defined the workflow
 	State             State
+	Priority          int            // see [EnqueueOptions]
 	Worker            string         // name of the worker that holds it
 	Turns             int            // how often it was claimed or recovered
 	CancelRequested   bool           // and not ended yet
@@ -109,7 +110,7 @@ func (c *Client) list(ctx context.Context, q querier, args ...any) ([]RunStatus,
 			worker, reason                           *string
 			recorded, detail                         []byte
 		)
-		err := row.Scan(&s.ID, &s.Tenant, &s.Workflow, &s.Version, &state, &s.Turns, &s.CancelRequested, &finished, &recorded,
+		err := row.Scan(&s.ID, &s.Tenant, &s.Workflow, &s.Version, &state, &s.Turns, &s.CancelRequested, &finished, &recorded, &s.Priority,
 			&session, &worker, &readySince, &timer, &wakeAt, &reason, &detail, &parkedFrom)
 		if err != nil {
 			return s, err

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
@@ -171,4 +172,20 @@ func future(t *testing.T, up, down string) {
 	}
 	migrationFiles, migrations, Version = next, slices.Concat(list, []string{"002_future"}), version+1
 	t.Cleanup(func() { migrationFiles, migrations, Version = files, list, version })
+}
+
+// Whoever looks for the ready row of one run says where it stands: by the run's
+// id alone, all that is ready would be read.
+func TestReadyByPlace(t *testing.T) {
+	q, err := New("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	byID := regexp.MustCompile(`\b(ready|q)\.run_id (=|IN)`)
+	v := reflect.ValueOf(*q)
+	for i := range v.NumField() {
+		if byID.MatchString(v.Field(i).String()) {
+			t.Errorf("statement %s: compare requirement_id, tenant, rank and run_id with the run's, as RunList does", v.Type().Field(i).Name)
+		}
+	}
 }

@@ -52,6 +52,7 @@ type Item struct {
 	Tenant, Workflow, Key string
 	Traceparent           string
 	Input                 []byte
+	Priority              int16
 }
 
 // A Result says what became of an item.
@@ -82,6 +83,7 @@ func Insert(ctx context.Context, tx pgx.Tx, q *db.Queries, items []Item) ([]Resu
 		requirements                 []int32
 		traces, keys                 []*string
 		inputs, hashes               [][]byte
+		priorities                   []*int16
 		places                       []int
 	)
 	results := make([]Result, len(items))
@@ -96,12 +98,15 @@ func Insert(ctx context.Context, tx pgx.Tx, q *db.Queries, items []Item) ([]Resu
 		tenants, workflows, versions = append(tenants, it.Tenant), append(workflows, it.Workflow), append(versions, d.version)
 		requirements, inputs = append(requirements, d.requirement), append(inputs, it.Input)
 		traces, keys = append(traces, optional(it.Traceparent)), append(keys, optional(it.Key))
-		hashes = append(hashes, sum[:])
+		hashes, priorities = append(hashes, sum[:]), append(priorities, nil)
+		if it.Priority != 0 {
+			priorities[len(priorities)-1] = &items[i].Priority
+		}
 	}
 	if len(places) == 0 {
 		return results, nil
 	}
-	rows, err := tx.Query(ctx, q.RunInsert, tenants, workflows, versions, requirements, traces, inputs, keys, hashes)
+	rows, err := tx.Query(ctx, q.RunInsert, tenants, workflows, versions, requirements, traces, inputs, keys, hashes, priorities)
 	if err != nil {
 		return nil, err
 	}
@@ -116,19 +121,44 @@ func Insert(ctx context.Context, tx pgx.Tx, q *db.Queries, items []Item) ([]Resu
 	if err != nil {
 		return nil, err
 	}
-	for j, i := range places {
-		if !results[i].Existing {
-			continue
-		}
-		var hash []byte
-		if err := tx.QueryRow(ctx, q.IdempotencyGet, items[i].Tenant, items[i].Key).Scan(&results[i].Run, &hash); err != nil {
-			return nil, err
-		}
-		if !bytes.Equal(hash, hashes[j]) {
-			results[i] = Result{Err: &ConflictError{Run: results[i].Run}}
-		}
+	if err := existing(ctx, tx, q, items, results, places, hashes); err != nil {
+		return nil, err
 	}
 	return results, nil
+}
+
+// existing looks up the runs that keys belong to.
+func existing(ctx context.Context, tx pgx.Tx, q *db.Queries, items []Item, results []Result, places []int, hashes [][]byte) error {
+	var tenants, keys []string
+	var taken []int
+	for j, i := range places {
+		if results[i].Existing {
+			tenants, keys, taken = append(tenants, items[i].Tenant), append(keys, items[i].Key), append(taken, j)
+		}
+	}
+	if len(taken) == 0 {
+		return nil
+	}
+	rows, err := tx.Query(ctx, q.IdempotencyGet, tenants, keys)
+	if err != nil {
+		return err
+	}
+	var run int64
+	var hash []byte
+	n := 0
+	_, err = pgx.ForEachRow(rows, []any{&run, &hash}, func() error {
+		i, want := places[taken[n]], hashes[taken[n]]
+		results[i].Run = run
+		if !bytes.Equal(hash, want) {
+			results[i] = Result{Err: &ConflictError{Run: run}}
+		}
+		n++
+		return nil
+	})
+	if err == nil && n != len(taken) {
+		err = fmt.Errorf("%d of %d keys are gone", len(taken)-n, len(taken))
+	}
+	return err
 }
 
 // Announcement returns the ticket for what Insert added; ok is false when that

@@ -4,5 +4,5 @@ DROP TABLE stepward.event, stepward.worker, stepward.sandbox, stepward.attempt, 
     stepward.parked, stepward.timer, stepward.wait, stepward.signal, stepward.notice, stepward.turn, stepward.ready, stepward.idempotency, stepward.run,
     stepward.definition, stepward.requirement;
 DROP TYPE stepward.run_state;
-DROP FUNCTION stepward.next_id();
+DROP FUNCTION stepward.next_id(), stepward.ready_place(), stepward.rank(bigint, smallint);
 DROP SEQUENCE stepward.id_counter;

@@ -38,6 +38,7 @@ CREATE TABLE stepward.run (
     traceparent    text,
     parent_id      bigint,  -- run whose body waits for this one
     origin_id      bigint,  -- of a fork: the run that the chance of both comes from
+    priority       smallint, -- null: 0
     -- from here on, what a turn changes
     input          bytea NOT NULL,
     version        text NOT NULL,
@@ -62,12 +63,32 @@ CREATE TABLE stepward.idempotency (
     PRIMARY KEY (tenant, key)
 );
 
+-- Where a run stands among those of its tenant: its id is its age, and a step of
+-- priority is worth a minute of it.
+CREATE FUNCTION stepward.rank(id bigint, priority smallint) RETURNS bigint LANGUAGE sql IMMUTABLE AS $$
+    SELECT id - coalesce(priority, 0)::bigint * (60000::bigint << 20)
+$$;
+
+-- A run that may be claimed. It stands in the lane of its tenant, and its place
+-- follows from its row in run, where whoever looks for one run takes it from.
 CREATE TABLE stepward.ready (
-    requirement_id int NOT NULL,
+    rank           bigint NOT NULL,
     run_id         bigint NOT NULL,
     since          timestamptz NOT NULL DEFAULT clock_timestamp(),
-    PRIMARY KEY (requirement_id, run_id)
+    requirement_id int NOT NULL,
+    tenant         text COLLATE "C" NOT NULL
 ) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);
+
+CREATE INDEX ready_lane ON stepward.ready (requirement_id, tenant, rank);
+
+-- However a run comes back, it comes back to its place.
+CREATE FUNCTION stepward.ready_place() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    SELECT r.tenant, stepward.rank(r.id, r.priority) INTO NEW.tenant, NEW.rank FROM stepward.run r WHERE r.id = NEW.run_id;
+    RETURN NEW;
+END $$;
+
+CREATE TRIGGER ready_place BEFORE INSERT ON stepward.ready FOR EACH ROW WHEN (NEW.rank IS NULL) EXECUTE FUNCTION stepward.ready_place();
 
 CREATE TABLE stepward.turn (
     run_id  bigint PRIMARY KEY,

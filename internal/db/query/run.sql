@@ -1,25 +1,27 @@
 -- name: RunInsert
 -- One row per item of a batch. An item whose idempotency key is taken is not inserted.
 WITH x AS MATERIALIZED (
-    SELECT stepward.next_id() AS id, t.n, t.tenant, t.workflow, t.version, t.requirement_id, t.traceparent, t.input, t.key, t.input_hash
-    FROM unnest($1::text[], $2::text[], $3::text[], $4::int[], $5::text[], $6::bytea[], $7::text[], $8::bytea[])
-        WITH ORDINALITY AS t(tenant, workflow, version, requirement_id, traceparent, input, key, input_hash, n)
+    SELECT stepward.next_id() AS id, t.n, t.tenant, t.workflow, t.version, t.requirement_id, t.traceparent, t.input, t.key, t.input_hash, t.priority
+    FROM unnest($1::text[], $2::text[], $3::text[], $4::int[], $5::text[], $6::bytea[], $7::text[], $8::bytea[], $9::smallint[])
+        WITH ORDINALITY AS t(tenant, workflow, version, requirement_id, traceparent, input, key, input_hash, priority, n)
 ), keyed AS (
     INSERT INTO stepward.idempotency (tenant, key, run_id, input_hash)
     SELECT tenant, key, id, input_hash FROM x WHERE key IS NOT NULL ORDER BY tenant, key
     ON CONFLICT DO NOTHING RETURNING run_id
 ), added AS (
-    INSERT INTO stepward.run (id, tenant, workflow, traceparent, input, version, requirement_id)
-    SELECT id, tenant, workflow, traceparent, input, version, requirement_id FROM x
+    INSERT INTO stepward.run (id, tenant, workflow, traceparent, input, version, requirement_id, priority)
+    SELECT id, tenant, workflow, traceparent, input, version, requirement_id, priority FROM x
     WHERE key IS NULL OR id IN (SELECT run_id FROM keyed)
-    RETURNING id, requirement_id
+    RETURNING id, requirement_id, tenant, priority
 ), queued AS (
-    INSERT INTO stepward.ready (requirement_id, run_id) SELECT requirement_id, id FROM added
+    INSERT INTO stepward.ready (requirement_id, tenant, rank, run_id)
+    SELECT requirement_id, tenant, stepward.rank(id, priority), id FROM added
 )
 SELECT x.id, EXISTS (SELECT FROM added WHERE added.id = x.id) FROM x ORDER BY x.n;
 
 -- name: IdempotencyGet
-SELECT run_id, input_hash FROM stepward.idempotency WHERE tenant = $1 AND key = $2;
+SELECT i.run_id, i.input_hash FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS x(tenant, key, n)
+JOIN stepward.idempotency i ON i.tenant = x.tenant AND i.key = x.key ORDER BY x.n;
 
 -- name: RunResult
 SELECT state::text, output, error FROM stepward.run WHERE id = $1;
@@ -29,12 +31,12 @@ SELECT tenant, workflow, version, state::text, input, output, error, coalesce(or
 
 -- name: RunList
 -- $2 is the page's lower end, exclusive; newest first.
-SELECT r.id, r.tenant, r.workflow, r.version, r.state::text, r.epoch, r.cancel, r.finished_at, r.error,
+SELECT r.id, r.tenant, r.workflow, r.version, r.state::text, r.epoch, r.cancel, r.finished_at, r.error, coalesce(r.priority, 0),
        t.session, w.name, q.since, tm.run_id, tm.wake_at, p.reason, p.detail, p.since
 FROM stepward.run r
 LEFT JOIN stepward.turn t ON t.run_id = r.id
 LEFT JOIN stepward.worker w ON w.session = t.session
-LEFT JOIN stepward.ready q ON q.requirement_id = r.requirement_id AND q.run_id = r.id
+LEFT JOIN stepward.ready q ON (q.requirement_id, q.tenant, q.rank, q.run_id) = (r.requirement_id, r.tenant, stepward.rank(r.id, r.priority), r.id)
 LEFT JOIN stepward.timer tm ON tm.run_id = r.id
 LEFT JOIN stepward.parked p ON p.run_id = r.id
 WHERE ($1::bigint IS NULL OR r.id = $1)
@@ -62,7 +64,8 @@ WITH t AS (
     INSERT INTO stepward.ready (requirement_id, run_id) SELECT r.requirement_id, r.id FROM stepward.run r JOIN t ON t.run_id = r.id
 ), q AS (
     DELETE FROM stepward.ready USING stepward.run r
-    WHERE r.id = $1 AND r.epoch = 0 AND ready.requirement_id = r.requirement_id AND ready.run_id = r.id RETURNING run_id
+    WHERE r.id = $1 AND r.epoch = 0 AND (ready.requirement_id, ready.tenant, ready.rank, ready.run_id) = (r.requirement_id, r.tenant, stepward.rank(r.id, r.priority), r.id)
+    RETURNING run_id
 ), p AS (
     DELETE FROM stepward.parked WHERE run_id = $1 RETURNING run_id
 ), free AS (

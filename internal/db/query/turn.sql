@@ -1,32 +1,71 @@
 -- name: Claim
--- $1 session, $2 requirement to take from, $3 and $4 requirement and version to pin, $5 how many.
-WITH want AS (
+-- $1 session, $2 requirement to take from, $3 and $4 requirement and version to pin, $5 how many, $6 the
+-- tenant that was served last. Tenants take turns, beginning after that one: lane finds, from index entry
+-- to index entry, those that have runs, and spread deals the places out to them, one each, then another.
+-- Nothing is locked for it. What is taken is locked, and what others have locked is passed over. A last
+-- row without a run says that more was there: a lane that was looked at in part, or what was passed over.
+-- The limits of 1,000 and the arrays are for the planner: without them it takes the rest for a tenth of all
+-- rows, and reads the tables from end to end.
+WITH RECURSIVE want AS (
     SELECT w.id, w.pin_id, w.version FROM unnest($2::int[], $3::int[], $4::text[]) AS w(id, pin_id, version)
     WHERE EXISTS (SELECT FROM stepward.worker WHERE session = $1 AND state = 'live' AND lease_until > clock_timestamp())
+), lane AS (
+    SELECT id, $6::text COLLATE "C" AS tenant, false AS round, 0 AS n FROM want
+    UNION ALL
+    SELECT lane.id, next.tenant, next.round, lane.n + 1
+    FROM lane CROSS JOIN LATERAL (
+        SELECT tenant, lane.round FROM (
+            SELECT q.tenant FROM stepward.ready q WHERE q.requirement_id = lane.id AND q.tenant > lane.tenant ORDER BY q.tenant LIMIT 1
+        ) later WHERE tenant <= $6 OR NOT lane.round
+        UNION ALL
+        (SELECT q.tenant, true FROM stepward.ready q
+         WHERE q.requirement_id = lane.id AND q.tenant <= $6 AND NOT lane.round ORDER BY q.tenant LIMIT 1)
+        ORDER BY round LIMIT 1
+    ) next
+    WHERE lane.n < $5
+), deep AS (
+    SELECT least($5, 1 + 4 * $5 / count(DISTINCT tenant)) AS depth FROM lane WHERE n > 0 HAVING count(*) > 0
+), seen AS (
+    SELECT lane.id, lane.tenant, lane.round, deep.depth, head.rank, row_number() OVER (PARTITION BY lane.tenant ORDER BY head.rank) AS k
+    FROM deep CROSS JOIN lane CROSS JOIN LATERAL (
+        SELECT rank FROM (
+            SELECT q.rank FROM stepward.ready q WHERE q.requirement_id = lane.id AND q.tenant = lane.tenant ORDER BY q.rank LIMIT 1000
+        ) first LIMIT deep.depth
+    ) head
+    WHERE lane.n > 0
+), spread AS (
+    SELECT id, tenant, round, count(*) AS n, count(*) = max(depth) AND max(depth) < $5 AS cut
+    FROM (SELECT * FROM seen ORDER BY k, round, tenant LIMIT $5) s GROUP BY id, tenant, round
 ), picked AS MATERIALIZED (
-    SELECT p.run_id, p.since, w.id, w.pin_id, w.version
-    FROM want w CROSS JOIN LATERAL (
-        SELECT q.run_id, q.since FROM stepward.ready q JOIN stepward.run r ON r.id = q.run_id
-        WHERE q.requirement_id = w.id
-        ORDER BY q.run_id LIMIT $5 FOR NO KEY UPDATE OF q, r SKIP LOCKED
+    SELECT p.run_id, p.place, p.since, spread.round, want.pin_id, want.version
+    FROM spread JOIN want ON want.id = spread.id CROSS JOIN LATERAL (
+        SELECT * FROM (
+            SELECT q.run_id, q.ctid AS place, q.since FROM stepward.ready q
+            CROSS JOIN LATERAL (SELECT FROM stepward.run WHERE run.id = q.run_id FOR NO KEY UPDATE SKIP LOCKED) r
+            WHERE q.requirement_id = spread.id AND q.tenant = spread.tenant
+            ORDER BY q.rank LIMIT 1000 FOR NO KEY UPDATE OF q SKIP LOCKED
+        ) first LIMIT spread.n
     ) p
-    ORDER BY p.run_id LIMIT $5
 ), taken AS (
-    DELETE FROM stepward.ready USING picked
-    WHERE ready.requirement_id = picked.id AND ready.run_id = picked.run_id
+    DELETE FROM stepward.ready WHERE ctid = ANY(ARRAY(SELECT place FROM picked))
 ), held AS (
     UPDATE stepward.run r
     SET epoch = r.epoch + 1, session = $1, requirement_id = picked.pin_id, version = picked.version
-    FROM picked WHERE r.id = picked.run_id
-    RETURNING r.id, r.epoch, r.tenant, r.workflow, r.version, r.traceparent, r.input, r.cancel, picked.since, coalesce(r.origin_id, r.id) AS seed
+    FROM picked WHERE r.id = picked.run_id AND r.id = ANY(ARRAY(SELECT run_id FROM picked))
+    RETURNING r.id, r.epoch, r.tenant, r.workflow, r.version, r.traceparent, r.input, r.cancel, coalesce(r.priority, 0) AS priority,
+        coalesce(r.origin_id, r.id) AS seed, picked.since, picked.round
 ), turned AS (
     INSERT INTO stepward.turn (run_id, session, epoch) SELECT id, $1, epoch FROM held
 ), noted AS (
     INSERT INTO stepward.claim (run_id, epoch, session) SELECT id, epoch, $1 FROM held
 )
-SELECT id, epoch, tenant, workflow, version, traceparent, input, cancel,
-       extract(epoch FROM clock_timestamp() - since)::float8, seed
-FROM held ORDER BY id;
+SELECT id, epoch, tenant, workflow, version, traceparent, input, cancel, priority, waited, seed FROM (
+    SELECT *, extract(epoch FROM clock_timestamp() - since)::float8 AS waited FROM held
+    UNION ALL
+    SELECT 0, 0, '', '', '', NULL, '', false, 0, 0, NULL, true, 0 FROM spread
+    HAVING sum(n) > (SELECT count(*) FROM picked) OR bool_or(cut) AND (SELECT count(*) FROM picked) < $5
+) answer
+ORDER BY id = 0, round, tenant COLLATE "C", id;
 
 -- name: Commit
 -- The writes of many turns in one statement. $1 session; $2, $3 the turns (run, epoch); $4 to $14
