@@ -28,7 +28,7 @@ func (f *fixture) claims() *claims {
 		f.t.Fatal(err)
 	}
 	c := &claims{fixture: f, q: q, session: 1}
-	if _, err := f.pool.Exec(f.t.Context(), q.WorkerInsert, c.session, "claims", time.Hour.Seconds(), []int32{}, []string{}); err != nil {
+	if _, err := f.pool.Exec(f.t.Context(), q.WorkerInsert, c.session, "claims", time.Hour.Seconds(), []int32{}, []string{}, 100); err != nil {
 		f.t.Fatal(err)
 	}
 	return c
@@ -210,5 +210,33 @@ func TestClaimWaitsForNobody(t *testing.T) {
 	}
 	if runs, tenants, more := c.claim(10); len(runs) != 2 || tenants["b"] != 1 || more {
 		t.Errorf("claimed %v, more %v", tenants, more)
+	}
+}
+
+// A run that comes back from a wait stands in the lane of its tenant again.
+func TestPlaceAfterWait(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	c := f.claims()
+	c.add(1, enqueue.Item{Tenant: "acme", Priority: 5})
+	runs, _, _ := c.claim(1)
+	if n := f.count("SELECT count(*) FROM stepward.ready"); n != 0 {
+		t.Fatalf("%d ready", n)
+	}
+	var dest string
+	if err := f.pool.QueryRow(t.Context(), c.q.TurnLeave, c.session, runs[0], 1, "ready", nil, "", []byte("{}"), "test", true).Scan(&dest); err != nil || dest != "ready" {
+		t.Fatalf("left to %q, %v", dest, err)
+	}
+	if n := f.count("SELECT count(*) FROM stepward.ready WHERE tenant = 'acme' AND rank = run_id - 5 * (60000::bigint << 20)"); n != 1 {
+		t.Error("it is not in its place")
+	}
+	if s := f.state(workflow.RunID(runs[0])); s.State != workflow.StateReady || s.Since.IsZero() || s.Priority != 5 {
+		t.Errorf("it is %+v", s)
+	}
+	if err := f.client.Cancel(t.Context(), workflow.RunID(runs[0])); err != nil {
+		t.Fatal(err)
+	}
+	if again, _, _ := c.claim(1); !slices.Equal(again, runs) {
+		t.Errorf("claimed %v, want %v", again, runs)
 	}
 }

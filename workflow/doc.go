@@ -57,6 +57,13 @@
 // [Now] and [Random] are the time and the chance that a replay gets again.
 // [Patched] tells runs that began before a change of the body from later ones.
 //
+// # Whose turn it is
+//
+// Tenants take turns: of however many runs of one that are ready, another's single
+// run need not wait for more than its turn, which is one claim when a worker has as
+// many places as there are tenants. Within a tenant the older run goes first, and
+// [EnqueueOptions].Priority moves one forward or back, by a minute a step.
+//
 // # What is promised
 //
 // A run that Enqueue has returned is durable. It waits for a worker, and survives

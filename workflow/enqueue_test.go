@@ -82,6 +82,7 @@ func refusals(ctx context.Context, c *workflow.Client, tx pgx.Tx) []error {
 	check(enqueueAny(ctx, c, tx, "w7", 1, workflow.EnqueueOptions{Tenant: "\xff"}), &option, "EnqueueOptions.Tenant")
 	check(enqueueAny(ctx, c, tx, "w7", 1, workflow.EnqueueOptions{Key: "a\x00b"}), &option, "EnqueueOptions.Key")
 	check(enqueueAny(ctx, c, tx, "w7", 1, workflow.EnqueueOptions{Key: strings.Repeat("k", 201)}), &option, "EnqueueOptions.Key")
+	check(enqueueAny(ctx, c, tx, "w7", 1, workflow.EnqueueOptions{Priority: 1001}), &option, "EnqueueOptions.Priority")
 	check(enqueueAny(ctx, c, tx, "", 1, workflow.EnqueueOptions{}), &name, "bad name")
 	check(enqueueAny(ctx, c, tx, "a\x00b", 1, workflow.EnqueueOptions{}), &name, "bad name")
 	check(enqueueAny(ctx, c, tx, "agentic", 1, workflow.EnqueueOptions{}), &mode, "agentic: mode agent ")
