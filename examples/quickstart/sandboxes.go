@@ -89,7 +89,7 @@ func (o sandboxOptions) probe(ctx context.Context, screen *screen) (sandbox.Capa
 func layers(can sandbox.Capabilities) string {
 	var b strings.Builder
 	if can.UserNS {
-		b.WriteString(", ids of its own")
+		b.WriteString(", a user namespace")
 	}
 	if can.Landlock > 0 {
 		fmt.Fprintf(&b, ", Landlock %d", can.Landlock)
