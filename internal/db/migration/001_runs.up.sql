@@ -206,6 +206,7 @@ CREATE TABLE stepward.worker (
     name        text NOT NULL,
     state       text NOT NULL DEFAULT 'live', -- live, draining, gone, dead
     lease_until timestamptz NOT NULL,
+    lease_s     real NOT NULL, -- how long a lease lasts
     started_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
     requirements int[] NOT NULL,
     max_runs    int NOT NULL DEFAULT 1, -- that it holds at a time

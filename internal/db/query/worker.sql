@@ -1,6 +1,6 @@
 -- name: WorkerInsert
-INSERT INTO stepward.worker (session, name, lease_until, requirements, backends, max_runs)
-VALUES ($1, $2, clock_timestamp() + make_interval(secs => $3::float8), $4, $5, $6);
+INSERT INTO stepward.worker (session, name, lease_until, lease_s, requirements, backends, max_runs)
+VALUES ($1, $2, clock_timestamp() + make_interval(secs => $3::float8), $3::float8, $4, $5, $6);
 
 -- name: WorkerHeartbeat
 UPDATE stepward.worker SET lease_until = clock_timestamp() + make_interval(secs => $2::float8)
@@ -10,6 +10,15 @@ WHERE session = $1 AND state IN ('live', 'draining') RETURNING state;
 UPDATE stepward.worker SET state = $2 WHERE session = $1 AND state IN ('live', 'draining');
 
 -- name: WorkerReap
+-- A lease that lasts longer than any does was given before the clock was set back: it is given anew
+-- from now, or a worker that died before that would be missed only when the clock is there again.
+WITH ahead AS (
+    UPDATE stepward.worker SET lease_until = clock_timestamp() + make_interval(secs => lease_s)
+    WHERE session IN (
+        SELECT session FROM stepward.worker
+        WHERE state IN ('live', 'draining') AND lease_until > clock_timestamp() + make_interval(secs => lease_s + 1)
+        ORDER BY session LIMIT 10 FOR UPDATE SKIP LOCKED)
+)
 UPDATE stepward.worker SET state = 'dead' WHERE session IN (
     SELECT session FROM stepward.worker
     WHERE state IN ('live', 'draining') AND lease_until < clock_timestamp() - make_interval(secs => $1::float8)
