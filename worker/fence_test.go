@@ -68,7 +68,7 @@ func TestReapWhileEnding(t *testing.T) {
 	f := newFixture(t)
 	run := f.enqueue(1)
 	const dead = 4711
-	f.exec("INSERT INTO stepward.worker (session, name, lease_until, requirements, backends) VALUES ($1, 'dead', 'epoch', '{}', '{}')", dead)
+	f.exec("INSERT INTO stepward.worker (session, name, lease_until, lease_s, requirements, backends) VALUES ($1, 'dead', 'epoch', 10, '{}', '{}')", dead)
 	f.exec("DELETE FROM stepward.ready")
 	f.exec("UPDATE stepward.run SET session = $1, epoch = 1", dead)
 	f.exec("INSERT INTO stepward.turn (run_id, session, epoch) VALUES ($1, $2, 1)", run.ID, dead)

@@ -226,7 +226,7 @@ func TestGrants(t *testing.T) {
 		"UPDATE stepward.ready SET since = now()",
 		"UPDATE stepward.timer SET wake_at = now()",
 		"UPDATE stepward.parked SET reason = 'x'",
-		"INSERT INTO stepward.worker (session, name, lease_until, requirements, backends) VALUES (1, 'x', now(), '{}', '{}')",
+		"INSERT INTO stepward.worker (session, name, lease_until, lease_s, requirements, backends) VALUES (1, 'x', now(), 10, '{}', '{}')",
 		"UPDATE stepward.worker SET lease_until = now()",
 		"INSERT INTO stepward.definition (workflow, version, requirement_id, steps) VALUES ('x', '1', 1, '')",
 		"INSERT INTO stepward.sandbox (id, run_id, session, backend) VALUES ('x', 1, 1, 'x')",
