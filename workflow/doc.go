@@ -100,6 +100,9 @@
 // map. [Context] is no
 // context.Context, so that a body cannot use it for input and output by accident.
 //
+// Package workflowvet finds most of what a body must not do: install its command
+// stepwardvet and run go vet -vettool=$(which stepwardvet) ./...
+//
 //   - A body starts no goroutines: it uses [Go], [Step.Go] or [Map].
 //   - A body that is replaced while runs are under way calls the same steps in
 //     the same order with the same inputs, as far as those runs have got.
@@ -143,7 +146,8 @@
 //
 // Package worker claims runs, keeps leases and executes; sandbox says what a
 // sandbox requires, and its backends make them; audit reads the record of what
-// happened; workflowtest runs a workflow in a unit test, in memory.
+// happened; workflowtest runs a workflow in a unit test, in memory; workflowvet is
+// for go vet.
 //
 // Here, a definition is in define.go, step.go, mode.go and retry.go; what a body
 // calls in context.go, step.go, future.go, fan.go, branch.go, scope.go, wait.go,

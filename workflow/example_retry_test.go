@@ -106,8 +106,7 @@ func ExampleRetryAfter() {
 	definition := workflow.Define(crawl, func(ctx workflow.Context, page string) (string, error) {
 		began := workflow.Now(ctx)
 		_, err := get.Run(ctx, page)
-		fmt.Println("waited", workflow.Now(ctx).Sub(began) >= time.Hour)
-		return "", err
+		return "", fmt.Errorf("an hour later: %v: %w", workflow.Now(ctx).Sub(began) >= time.Hour, err)
 	}, workflow.Options{Steps: []workflow.Declared{get}})
 
 	_, err := workflowtest.Run(crawl, definition, "index.html")
@@ -115,8 +114,7 @@ func ExampleRetryAfter() {
 	// Output:
 	// attempt 1
 	// attempt 2
-	// waited true
-	// step get, attempt 2: get index.html: 410 Gone
+	// an hour later: true: step get, attempt 2: get index.html: 410 Gone
 }
 
 // A deadline bounds all attempts together.

@@ -22,6 +22,9 @@ type Rule struct {
 	// Packages are go list patterns, of this module.
 	Packages []string
 
+	// Except are packages that the patterns match and that are left out.
+	Except []string
+
 	// Allow are the packages of this module that may be linked. A path that
 	// ends in "/..." allows the packages below it as well.
 	Allow []string
@@ -39,7 +42,11 @@ type Rule struct {
 // Check returns what breaks the rule, a line per finding, with the chain of
 // imports that leads there. dir is a folder of the module.
 func Check(dir string, rule Rule) ([]string, error) {
-	graph, err := load(dir, rule.Packages)
+	packages, err := matched(dir, rule)
+	if err != nil {
+		return nil, err
+	}
+	graph, err := load(dir, packages)
 	if err != nil {
 		return nil, err
 	}
@@ -93,14 +100,34 @@ func (p pkg) root() bool { return !p.DepOnly }
 
 type graph map[string]pkg
 
-func load(dir string, patterns []string) (graph, error) {
-	cmd := exec.Command("go", append([]string{"list", "-deps", "-json=ImportPath,Imports,Standard,DepOnly,Module"}, patterns...)...)
+// matched returns the packages that a rule is about.
+func matched(dir string, rule Rule) ([]string, error) {
+	if len(rule.Except) == 0 {
+		return rule.Packages, nil
+	}
+	out, err := list(dir, rule.Packages)
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(strings.Fields(string(out)), func(path string) bool { return allowed(path, rule.Except) }), nil
+}
+
+func list(dir string, args []string) ([]byte, error) {
+	cmd := exec.Command("go", append([]string{"list"}, args...)...)
 	cmd.Dir = dir
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
 	if err != nil {
 		return nil, fmt.Errorf("go list: %w: %s", err, stderr.Bytes())
+	}
+	return out, nil
+}
+
+func load(dir string, patterns []string) (graph, error) {
+	out, err := list(dir, append([]string{"-deps", "-json=ImportPath,Imports,Standard,DepOnly,Module"}, patterns...))
+	if err != nil {
+		return nil, err
 	}
 	g := graph{}
 	for dec := json.NewDecoder(bytes.NewReader(out)); ; {
