@@ -80,7 +80,9 @@ func run(pass *analysis.Pass) (any, error) {
 
 // inModule reports whether the package is of a module, and not of the standard
 // library, although its path has no dot.
-func inModule(pass *analysis.Pass) bool { return pass.Module != nil && pass.Module.Path != "" && pass.Module.Path != "std" }
+func inModule(pass *analysis.Pass) bool {
+	return pass.Module != nil && pass.Module.Path != "" && pass.Module.Path != "std"
+}
 
 // directives notes which lines are silenced.
 func (c *checker) directives(f *ast.File) {
