@@ -22,6 +22,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/stepward/stepward/internal/db"
+	"github.com/stepward/stepward/internal/payload"
 	"github.com/stepward/stepward/workflow"
 )
 
@@ -44,12 +45,15 @@ const (
 
 // An Event is one record.
 type Event struct {
-	At     time.Time       `json:"at"` // the database's clock
-	Run    workflow.RunID  `json:"run"`
-	Tenant string          `json:"tenant,omitempty"`
-	Kind   string          `json:"kind"`
-	Actor  string          `json:"actor"`          // "client", "worker:NAME" or "worker:SESSION"
-	Step   string          `json:"step,omitempty"` // the step's key
+	At     time.Time      `json:"at"` // the database's clock
+	Run    workflow.RunID `json:"run"`
+	Tenant string         `json:"tenant,omitempty"`
+	Kind   string         `json:"kind"`
+	Actor  string         `json:"actor"`          // "client", "worker:NAME" or "worker:SESSION"
+	Step   string         `json:"step,omitempty"` // the step's key
+
+	// Detail is JSON. One that a codec encoded which the Filter lacks is
+	// {"sealed": KEYID}.
 	Detail json.RawMessage `json:"detail,omitempty"`
 }
 
@@ -59,8 +63,9 @@ type Filter struct {
 	Run    workflow.RunID
 	Tenant *string
 	Kinds  []string
-	Limit  int // defaults to 1,000, at most 10,000
-	Offset int // leaves out so many, to continue a listing
+	Codec  workflow.Codec // as workflow.ClientConfig.Codec
+	Limit  int            // defaults to 1,000, at most 10,000
+	Offset int            // leaves out so many, to continue a listing
 }
 
 // Events returns events, oldest first. Asking for one run uses indexes; asking
@@ -82,6 +87,7 @@ func Events(ctx context.Context, pool *pgxpool.Pool, f Filter) ([]Event, error) 
 	if err != nil {
 		return nil, fmt.Errorf("audit: list events: %w", err)
 	}
+	box := &payload.Box{Codec: f.Codec}
 	events, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (Event, error) {
 		var e Event
 		var step *string
@@ -93,8 +99,23 @@ func Events(ctx context.Context, pool *pgxpool.Pool, f Filter) ([]Event, error) 
 		e.Detail = detail
 		return e, err
 	})
+	for i := 0; i < len(events) && err == nil; i++ {
+		events[i].Detail, err = open(ctx, box, events[i].Detail)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("audit: list events: %w", err)
 	}
 	return events, nil
+}
+
+// open returns the detail as JSON, whether or not the codec can.
+func open(ctx context.Context, box *payload.Box, detail json.RawMessage) (json.RawMessage, error) {
+	keyID, sealed := payload.Sealed(detail)
+	if !sealed {
+		return detail, nil
+	}
+	if v, err := box.Open(ctx, detail); err == nil {
+		return v, nil
+	}
+	return json.Marshal(map[string]string{"sealed": keyID})
 }

@@ -9,12 +9,14 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/stepward/stepward/internal/engine"
+	"github.com/stepward/stepward/internal/payload"
 )
 
 // write is what one turn wants to be durable.
 type write struct {
-	t *heldTurn
-	engine.Batch
+	t            *heldTurn
+	engine.Batch             // sealed
+	blobs        payload.Use // that it refers to
 }
 
 func (x write) size() int {
@@ -173,7 +175,8 @@ func arguments(writes []write) []any {
 		wKey                          []string
 		wLeft                         []*float64
 		wSignal                       []*string
-		nRun, nChild                  []int64
+		nRun, nChild, bRun            []int64
+		bKey                          []string
 	)
 	now := time.Now()
 	for _, x := range writes {
@@ -206,6 +209,7 @@ func arguments(writes []write) []any {
 		for _, id := range x.Cancel {
 			nRun, nChild = append(nRun, x.t.run), append(nChild, id)
 		}
+		bRun, bKey = append(bRun, x.blobs.Runs...), append(bKey, x.blobs.Keys...)
 		if x.End != nil {
 			eRun, eState = append(eRun, x.t.run), append(eState, endNames[x.End.Kind])
 			eOutput, eError = append(eOutput, x.End.Output), append(eError, x.End.Error)
@@ -215,7 +219,7 @@ func arguments(writes []write) []any {
 		cRun, cSeq, cKey, cAttempt, cEpoch, cMode, cAgo, cElapsed, cHash, cOutput, cError,
 		aRun, aSeq, aKey, aAttempt, aEpoch, aMode, aAgo, aElapsed, aSandbox, aError, aDelay,
 		eRun, eState, eOutput, eError,
-		cDone, wRun, wSeq, wKey, wLeft, wSignal, dRun, dSeq, sRun, sID, nRun, nChild}
+		cDone, wRun, wSeq, wKey, wLeft, wSignal, dRun, dSeq, sRun, sID, nRun, nChild, bRun, bKey}
 }
 
 func optional(s string) *string {

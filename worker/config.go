@@ -63,6 +63,14 @@ type Config struct {
 	// workflow.MaxBytesDefault.
 	MaxBytes int
 
+	// Codec is applied to every value before it is stored, as that of
+	// workflow.ClientConfig is. Defaults to none.
+	Codec workflow.Codec
+
+	// Blobs keeps values of more than 64 KiB, as in workflow.ClientConfig.
+	// Defaults to a table.
+	Blobs workflow.BlobStore
+
 	// LeaseTTL is how long a held run survives without a heartbeat before
 	// another worker may claim it. Defaults to 10 seconds; at least 1 second.
 	LeaseTTL time.Duration

@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -14,6 +15,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/stepward/stepward/internal/engine"
+	"github.com/stepward/stepward/internal/payload"
 	"github.com/stepward/stepward/workflow"
 )
 
@@ -219,11 +221,12 @@ func (w *worker) work(ctx context.Context, t *heldTurn) engine.End {
 	if t.def == nil { // the claim asks for own versions only
 		return engine.End{Kind: engine.Parked, Reason: "undefined", Err: fmt.Errorf("worker: no definition of %s@%s", t.workflow, t.version)}
 	}
+	h := &host{w, t}
 	in := engine.Turn{
 		Run: t.run, Epoch: t.epoch, Tenant: t.tenant, Seed: t.seed, Input: t.input, Attempts: make(map[int]engine.Attempts),
 		Canceled: t.canceled, Draining: w.draining, News: t.news, Crowded: w.hungry.Load, Now: time.Now,
 		MaxBytes: w.MaxBytes, Patience: patience, Sticky: sticky,
-		Host: &host{w, t}, Logger: w.log.With("run", workflow.RunID(t.run).String()),
+		Host: h, Open: h.open, Logger: w.log.With("run", workflow.RunID(t.run).String()),
 	}
 	if t.epoch > 1 {
 		if err := w.retry(ctx, t, func(ctx context.Context) error { return w.history(ctx, &in) }); err != nil {
@@ -301,12 +304,23 @@ func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Se
 
 // leave records why a run leaves this worker without having ended.
 func (w *worker) leave(ctx context.Context, t *heldTurn, end engine.End) error {
-	err := w.retry(context.WithoutCancel(ctx), t, func(ctx context.Context) error {
+	h := &host{w, t}
+	x, err := h.seal(context.WithoutCancel(ctx), engine.Batch{End: &end})
+	var park *engine.ParkError
+	switch {
+	case err == nil:
+		end = *x.End
+	case errors.As(err, &park): // nothing can be encoded: of an error that would say more, only this is stored
+		end = engine.End{Kind: engine.Parked, Reason: cmp.Or(end.Reason, park.Reason), Error: plainError(park.Err), Err: park.Err}
+	default:
+		return err
+	}
+	err = w.retry(context.WithoutCancel(ctx), t, func(ctx context.Context) error {
 		var dest string
 		var err error
 		switch end.Kind {
 		case engine.Renewed:
-			err = w.Pool.QueryRow(ctx, w.q.TurnRenew, t.session, t.run, t.epoch, end.Output, w.actor()).Scan(&dest)
+			err = w.Pool.QueryRow(ctx, w.q.TurnRenew, t.session, t.run, t.epoch, end.Output, w.actor(), payload.BlobKey(end.Output)).Scan(&dest)
 		case engine.Timer:
 			dest, err = w.leaveToWait(ctx, t, end.Delay)
 		default:

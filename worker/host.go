@@ -23,7 +23,11 @@ type host struct {
 
 // Write implements engine.Host.
 func (h *host) Write(ctx context.Context, b engine.Batch) error {
-	refused, err := h.w.commits.Do(ctx, write{h.t, b})
+	x, err := h.seal(ctx, b)
+	if err != nil {
+		return err
+	}
+	refused, err := h.w.commits.Do(ctx, x)
 	return errors.Join(refused, err)
 }
 

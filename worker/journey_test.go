@@ -58,7 +58,11 @@ var (
 	placeFlaky = place("flaky", workflow.StepOptions{Retry: workflow.Retry{Backoff: time.Millisecond}}, failOnce)
 	placeSlow  = place("slow", workflow.StepOptions{Retry: workflow.Retry{Backoff: time.Hour, MaxBackoff: time.Hour}}, failOnce)
 	placeHold  = place("hold", workflow.StepOptions{Timeout: -1}, hold)
-	placeBox   = workflow.NewToolStep("box", func(ctx context.Context, sb *sandbox.Sandbox, log string) (string, error) {
+	placeBig   = workflow.NewStep("big", func(ctx context.Context, log string) (string, error) {
+		_, err := visit(ctx, log)
+		return bulk, err
+	}, workflow.StepOptions{})
+	placeBox = workflow.NewToolStep("box", func(ctx context.Context, sb *sandbox.Sandbox, log string) (string, error) {
 		if _, err := visit(ctx, log); err != nil {
 			return "", err
 		}
@@ -66,16 +70,19 @@ var (
 	}, workflow.StepOptions{Mode: workflow.Sandboxed})
 
 	places = map[string]*workflow.Step[string, string]{"a": placeA, "b": placeB, "c": placeC, "gate": placeGate,
-		"flaky": placeFlaky, "slow": placeSlow, "hold": placeHold, "box": placeBox}
+		"flaky": placeFlaky, "slow": placeSlow, "hold": placeHold, "box": placeBox, "big": placeBig}
 
 	journeyOld = workflow.Define(journey, travel, workflow.Options{Version: "1",
-		Steps: []workflow.Declared{placeA, placeB, placeC, placeFlaky, placeSlow, placeHold, placeBox}})
+		Steps: []workflow.Declared{placeA, placeB, placeC, placeFlaky, placeSlow, placeHold, placeBox, placeBig}})
 	journeyNew = workflow.Define(journey, travel, workflow.Options{Version: "1",
-		Steps: []workflow.Declared{placeA, placeB, placeC, placeFlaky, placeSlow, placeHold, placeBox, placeGate}})
+		Steps: []workflow.Declared{placeA, placeB, placeC, placeFlaky, placeSlow, placeHold, placeBox, placeBig, placeGate}})
 )
 
 // What a path holds beside steps, and the key that it is on record with.
-var waits = map[string]string{"nap": "sleep:", "mail": "signal:letter", "kin": "child:kin"}
+var waits = map[string]string{"nap": "sleep:", "mail": "signal:letter", "kin": "child:kin", "bigkin": "child:kin"}
+
+// bulk is too large to be stored in line.
+var bulk = strings.Repeat("bulk", 20<<10)
 
 var (
 	letter = workflow.NewSignal[string]("letter")
@@ -121,6 +128,13 @@ func travel(ctx workflow.Context, in trip) (string, error) {
 			at, err = letter.Receive(ctx, 0)
 		case "kin":
 			at, err = kin.Run(ctx, in.Log)
+		case "bigkin":
+			_, err = kin.Run(ctx, bulk)
+		case "big":
+			var out string
+			if out, err = placeBig.Run(ctx, in.Log); err == nil && out != bulk {
+				err = errors.New("a large value is not what it was")
+			}
 		case "renew":
 			if !in.Again {
 				return "", journey.ContinueAsNew(trip{in.Path, in.Log, true})
@@ -191,7 +205,7 @@ func (r *traveller) checkpoints() map[string]string {
 		if m[s.Step] != "" {
 			r.t.Errorf("step %s has two checkpoints", s.Step)
 		}
-		m[s.Step] = fmt.Sprintf("%d %d %s %s %v", s.Seq, s.Attempt, s.Output, s.Started, s.Err)
+		m[s.Step] = fmt.Sprintf("%d %d %s %s %v", s.Seq, s.Attempt, strings.Replace(string(s.Output), bulk, "bulk", 1), s.Started, s.Err)
 	}
 	return m
 }

@@ -68,6 +68,11 @@ var killings = []killing{
 	{statement: "NoticeWake", n: 1, path: []string{"a", "kin", "hold"}, victim: victimConfig{Hold: "context"}},
 	{statement: "NoticeTake", n: 1, path: []string{"a", "kin", "hold"}, first: victimConfig{Hold: "context"}, firstCrash: "NoticeWake:before:1"},
 	{name: "child", statement: "Commit", n: 3, path: []string{"a", "kin", "c"}},
+	// Large values, written apart.
+	{statement: "BlobPut", n: 1, path: []string{"a", "big", "c"}},
+	{name: "big", statement: "Commit", n: 2, path: []string{"a", "big", "c"}},
+	{statement: "BlobUse", n: 1, path: []string{"a", "bigkin", "c"}},
+	{statement: "BlobDelete", n: 1, path: []string{"a", "big", "c"}, firstCrash: "BlobPut:after:1"},
 	{statement: "TurnRenew", n: 1, path: []string{"renew", "b", "c"}},
 	// What any worker does for the others.
 	{statement: "WorkerReap", n: 1, path: plain, firstCrash: "Commit:after:1"},
@@ -128,6 +133,7 @@ func (k killing) test(t *testing.T, crashAt string) {
 		k.first.Name = "first"
 		f.startVictim(k.first, k.firstCrash).diedOf(syscall.SIGKILL)
 		f.expire("first")
+		f.ageBlobs()
 		k.wakeUp(r)
 	}
 	p := f.startVictim(k.victim, crashAt)
@@ -152,6 +158,9 @@ func (k killing) test(t *testing.T, crashAt string) {
 	if slices.Contains(k.path, "box") {
 		f.noSandboxLeft()
 	}
+	if slices.ContainsFunc(k.path, func(s string) bool { return strings.HasPrefix(s, "big") }) {
+		f.noBlobLeft()
+	}
 }
 
 func (k killing) wakeUp(r *traveller) {
@@ -171,4 +180,24 @@ func (f *fixture) noSandboxLeft() {
 	eventually(f.t, "sandboxes of dead workers are gone", func() bool {
 		return f.count("SELECT count(*) FROM stepward.sandbox WHERE destroyed_at IS NULL") == 0
 	})
+}
+
+// ageBlobs makes what nothing refers to ready to be swept.
+func (f *fixture) ageBlobs() {
+	f.t.Helper()
+	f.exec("UPDATE stepward.blob SET at = at - interval '1 day'")
+}
+
+// noBlobLeft starts a worker, which sweeps first of all, and waits until every
+// blob is one that a run refers to.
+func (f *fixture) noBlobLeft() {
+	f.t.Helper()
+	f.ageBlobs()
+	f.takeOver()
+	eventually(f.t, "blobs that nothing refers to are gone", func() bool {
+		return f.count("SELECT count(*) FROM stepward.blob b WHERE loose OR NOT EXISTS (SELECT FROM stepward.blob_use u WHERE u.key = b.key)") == 0
+	})
+	if n := f.count("SELECT count(*) FROM stepward.blob_use u WHERE NOT EXISTS (SELECT FROM stepward.blob b WHERE b.key = u.key)"); n != 0 {
+		f.t.Errorf("%d blobs are missing", n)
+	}
 }

@@ -212,8 +212,8 @@ func (w *worker) parkUnservable(ctx context.Context) error {
 // sweepEvery is how often each worker looks for sandboxes without an owner.
 const sweepEvery = 15 * time.Second
 
-// sweep removes sandboxes whose worker is gone, and rows of workers that ended
-// long ago.
+// sweep removes sandboxes whose worker is gone, blobs that nothing refers to, and
+// rows of workers that ended long ago.
 func (w *worker) sweep(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -226,6 +226,7 @@ func (w *worker) sweep(ctx context.Context) {
 		if w.backend != nil {
 			w.warn(ctx, "sweeping sandboxes", w.sweepOnce(ctx))
 		}
+		w.warn(ctx, "sweeping blobs", w.sweepBlobs(ctx))
 		w.exec(ctx, w.q.WorkerForget)
 		timer.Reset(sweepEvery)
 	}

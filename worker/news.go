@@ -48,9 +48,13 @@ func (h *host) Look(ctx context.Context, after int64, children []int64) (engine.
 
 // Child implements engine.Host.
 func (h *host) Child(ctx context.Context, c engine.Child) (id int64, err error) {
+	item := enqueue.Item{Tenant: h.t.tenant, Workflow: c.Workflow, Input: c.Input, Priority: h.t.priority}
+	if err := h.patiently(ctx, 0, func(ctx context.Context) error { return item.Seal(ctx, h.w.box) }); err != nil {
+		return 0, err
+	}
 	err = h.w.retry(ctx, h.t, func(ctx context.Context) error {
 		return pgx.BeginFunc(ctx, h.w.Pool, func(tx pgx.Tx) error {
-			id, err = h.w.childTx(ctx, tx, h.t, c)
+			id, err = h.w.childTx(ctx, tx, h.t, c, item)
 			return err
 		})
 	})
@@ -61,7 +65,7 @@ func (h *host) Child(ctx context.Context, c engine.Child) (id int64, err error) 
 }
 
 // childTx adds a child run with the wait for it, unless an earlier turn did.
-func (w *worker) childTx(ctx context.Context, tx pgx.Tx, t *heldTurn, c engine.Child) (id int64, err error) {
+func (w *worker) childTx(ctx context.Context, tx pgx.Tx, t *heldTurn, c engine.Child, item enqueue.Item) (id int64, err error) {
 	if _, err := tx.Exec(ctx, w.q.TurnLock, t.run); err != nil {
 		return 0, err
 	}
@@ -72,7 +76,7 @@ func (w *worker) childTx(ctx context.Context, tx pgx.Tx, t *heldTurn, c engine.C
 	if err != nil || id != 0 {
 		return id, err
 	}
-	results, err := enqueue.Insert(ctx, tx, w.q, []enqueue.Item{{Tenant: t.tenant, Workflow: c.Workflow, Input: c.Input, Priority: t.priority}})
+	results, err := enqueue.Insert(ctx, tx, w.q, []enqueue.Item{item})
 	if err != nil {
 		return 0, err
 	}

@@ -45,8 +45,12 @@ func (s *startWorker) Work(ctx context.Context, job *river.Job[enqueue.Start]) e
 	if a.Key == "" {
 		a.Key = "river:" + strconv.FormatInt(job.ID, 10)
 	}
+	item := enqueue.Item{Tenant: a.Tenant, Workflow: a.Workflow, Key: a.Key, Input: a.Input}
+	if err := item.Seal(ctx, s.w.box); err != nil {
+		return err
+	}
 	err := pgx.BeginFunc(ctx, s.w.Pool, func(tx pgx.Tx) error {
-		results, err := enqueue.Insert(ctx, tx, s.w.q, []enqueue.Item{{Tenant: a.Tenant, Workflow: a.Workflow, Key: a.Key, Input: a.Input}})
+		results, err := enqueue.Insert(ctx, tx, s.w.q, []enqueue.Item{item})
 		if err != nil {
 			return err
 		}

@@ -61,7 +61,11 @@ func (h *host) inTx(ctx context.Context, a engine.Attempt, free func()) (engine.
 // commitTx writes the checkpoint in the transaction of its step, fenced at the
 // end, so that no lock on the run is held while the function runs.
 func (h *host) commitTx(ctx context.Context, tx pgx.Tx, rollback func(context.Context), closed func(), c engine.Checkpoint) error {
-	x := write{h.t, engine.Batch{Checkpoints: []engine.Checkpoint{c}}}
+	x, err := h.seal(ctx, engine.Batch{Checkpoints: []engine.Checkpoint{c}})
+	if err != nil {
+		rollback(ctx)
+		return err
+	}
 	try, cancel := context.WithTimeout(ctx, max(h.w.lease.slack(), 0))
 	defer cancel()
 	written := false

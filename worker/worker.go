@@ -18,6 +18,7 @@ import (
 	"github.com/stepward/stepward/internal/db"
 	"github.com/stepward/stepward/internal/engine"
 	"github.com/stepward/stepward/internal/enqueue"
+	"github.com/stepward/stepward/internal/payload"
 	"github.com/stepward/stepward/sandbox"
 	"github.com/stepward/stepward/workflow"
 )
@@ -69,6 +70,7 @@ func Run(ctx context.Context, cfg Config) error {
 		return err
 	}
 	defer w.tel.close()
+	w.box = &payload.Box{Codec: cfg.Codec, Store: cfg.Blobs, Pool: cfg.Pool, Q: q}
 	w.commits = &batch.Group[write, error]{Run: w.commit, MaxItems: 512, MaxBytes: 4 << 20, Size: write.size}
 	err = w.start(ctx, func(ctx context.Context) error { return db.Check(ctx, w.Pool, w.q) })
 	if err == nil {
@@ -103,6 +105,7 @@ type worker struct {
 	backendErr   error // why backend is nil
 	wants        wants
 	unservable   []int32 // requirements of own definitions that this worker cannot meet
+	box          *payload.Box
 	commits      *batch.Group[write, error]
 	lease        lease
 	steps        chan struct{} // places for attempts

@@ -2,7 +2,6 @@ package workflow
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 
 	"github.com/stepward/stepward/internal/engine"
@@ -77,7 +76,7 @@ func (f *future) child(name string, detach bool) {
 			case err != nil && t.ctx.Err() != nil:
 				return
 			case err != nil:
-				t.childRefused(f, err)
+				t.leave(refused(err))
 				return
 			}
 			f.wait.Child = id
@@ -99,17 +98,7 @@ func (f *future) child(name string, detach bool) {
 	})
 }
 
-// childRefused sorts out why a child run could not be added.
-func (t *turn) childRefused(f *future, err error) {
-	var park *engine.ParkError
-	if errors.As(err, &park) {
-		t.park(park.Reason, park.Err)
-		return
-	}
-	t.leave(refused(err))
-}
-
-// ended makes the record of the end of a child.
+// ended makes the record of the end of a child, whose result has been opened.
 func (f *future) ended(c engine.ChildEnd) *engine.Checkpoint {
 	switch c.Kind {
 	case engine.Completed:

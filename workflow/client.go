@@ -18,6 +18,7 @@ import (
 	"github.com/stepward/stepward/internal/batch"
 	"github.com/stepward/stepward/internal/db"
 	"github.com/stepward/stepward/internal/enqueue"
+	"github.com/stepward/stepward/internal/payload"
 )
 
 // MaxBytesDefault is the default limit of an encoded input or output: 1 MiB.
@@ -33,6 +34,12 @@ type ClientConfig struct {
 
 	// MaxBytes is the limit of an encoded input. Defaults to [MaxBytesDefault].
 	MaxBytes int
+
+	// Codec is applied to every value before it is stored. Defaults to none.
+	Codec Codec
+
+	// Blobs keeps values of more than 64 KiB. Defaults to a table.
+	Blobs BlobStore
 
 	// Logger defaults to slog.Default.
 	Logger *slog.Logger
@@ -50,6 +57,7 @@ type Client struct {
 	river    *river.Client[pgx.Tx]
 	enqueues *batch.Group[enqueue.Item, enqueue.Result]
 	maxBytes int
+	box      *payload.Box
 	tracer   trace.Tracer
 }
 
@@ -81,6 +89,7 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 		return nil, fmt.Errorf("workflow: %w", err)
 	}
 	c := &Client{pool: cfg.Pool, q: q, river: rc, maxBytes: cfg.MaxBytes, tracer: cfg.TracerProvider.Tracer("github.com/stepward/stepward")}
+	c.box = &payload.Box{Codec: cfg.Codec, Store: cfg.Blobs, Pool: cfg.Pool, Q: q}
 	c.enqueues = &batch.Group[enqueue.Item, enqueue.Result]{
 		Run: c.insertBatch, MaxItems: 512, MaxBytes: 4 << 20,
 		Size: func(i enqueue.Item) int { return len(i.Input) },

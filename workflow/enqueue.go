@@ -13,6 +13,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/stepward/stepward/internal/enqueue"
+	"github.com/stepward/stepward/internal/payload"
 )
 
 // EnqueueOptions configures [DurableWorkflow.Enqueue].
@@ -102,17 +103,24 @@ func enqueueWith[In, Out any](ctx context.Context, w DurableWorkflow[In, Out], c
 	}
 	carrier := propagation.MapCarrier{}
 	propagation.TraceContext{}.Inject(ctx, carrier)
-	r, err := insert(ctx, enqueue.Item{Tenant: o.Tenant, Workflow: w.Name, Key: o.Key, Input: input, Traceparent: carrier["traceparent"], Priority: int16(o.Priority)})
+	item := enqueue.Item{Tenant: o.Tenant, Workflow: w.Name, Key: o.Key, Input: input, Traceparent: carrier["traceparent"], Priority: int16(o.Priority)}
+	if err := item.Seal(ctx, c.box); err != nil {
+		return run, fmt.Errorf("workflow: store input of workflow %s: %w", w.Name, err)
+	}
+	r, err := insert(ctx, item)
 	if err == nil {
 		err = r.Err
 	}
 	var conflict *enqueue.ConflictError
 	var mode *enqueue.ModeError
+	var sealed *payload.OpenError
 	switch {
 	case errors.As(err, &conflict):
 		return run, &KeyConflictError{Tenant: o.Tenant, Key: o.Key, Run: RunID(conflict.Run)}
 	case errors.As(err, &mode):
 		return run, &ModeError{Workflow: w.Name, Mode: modeByName(mode.Mode)}
+	case errors.As(err, &sealed):
+		return run, &DecodeError{What: fmt.Sprintf("what key %q of tenant %q was used for", o.Key, o.Tenant), Err: sealed}
 	case err != nil:
 		return run, fmt.Errorf("workflow: enqueue %s: %w", w.Name, err)
 	}

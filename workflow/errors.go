@@ -52,7 +52,7 @@ func (e *StepError) Unwrap() error { return e.Err }
 // original value is gone, on replay and at first, so that a body decides the
 // same way both times.
 type RecordedError struct {
-	Message string `json:"message"`
+	Message string `json:"message"` // up to 16 KiB of it
 
 	// Kind is "timeout", "panic", "exit" (a guest that ended without an
 	// answer), "sandbox" (its sandbox was lost), "size", "encode", "decode",
@@ -167,7 +167,8 @@ func (e *EncodeError) Error() string { return "workflow: encode " + e.What + ": 
 
 func (e *EncodeError) Unwrap() error { return e.Err }
 
-// A DecodeError reports stored bytes that do not fit the Go type.
+// A DecodeError reports stored bytes that do not fit the Go type, or that the
+// [Codec] or the [BlobStore] did not give back.
 type DecodeError struct {
 	What string
 	Err  error
@@ -267,8 +268,24 @@ func record(err error) *RecordedError {
 	return out
 }
 
+// What is kept of the texts of an error.
+const (
+	maxMessage = 16 << 10
+	maxStack   = 32 << 10
+)
+
+// cut shortens a text that is too long to be stored, and says so.
+func cut(s string, limit int) string {
+	if len(s) <= limit {
+		return s
+	}
+	return strings.ToValidUTF8(s[:limit], "") + fmt.Sprintf(" … (%d bytes cut off)", len(s)-limit)
+}
+
 func (e *RecordedError) encode() []byte {
-	b, err := json.Marshal(e)
+	short := *e
+	short.Message, short.Stack, short.Type = cut(e.Message, maxMessage), cut(e.Stack, maxStack), cut(e.Type, 1<<10)
+	b, err := json.Marshal(short)
 	if err != nil { // strings and an int: cannot happen
 		return []byte(`{"message":"unknown error"}`)
 	}

@@ -122,7 +122,11 @@ func (b *branch) passes(f *future, what string, in any) {
 		return
 	}
 	f.hash = hashInput(f.input)
-	if c, ok := b.t.recorded[f.seq]; ok && c.InputHash != f.hash {
+	c, ok := b.t.recorded[f.seq]
+	if ok && !b.t.opened(c) {
+		b.exitIfLeft()
+	}
+	if ok && c.InputHash != f.hash {
 		b.park("nondeterminism", &NonDeterminismError{Seq: f.seq, Recorded: c.Key, Attempted: f.key, SameKey: true})
 	}
 }
@@ -221,6 +225,9 @@ func (b *branch) instant(s *scope, key string, live func() []byte) []byte {
 	f := b.reserve(s, key)
 	f.launched = true
 	if c, ok := t.recorded[f.seq]; ok {
+		if !t.opened(c) {
+			b.exitIfLeft()
+		}
 		t.consume(c)
 		t.resolve(f, c.Output, nil)
 		return f.output

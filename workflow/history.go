@@ -152,5 +152,28 @@ func (c *Client) history(ctx context.Context, id RunID) (*history.History, error
 	if err != nil && !errors.Is(err, ErrNotFound) {
 		err = fmt.Errorf("workflow: read the history of %v: %w", id, err)
 	}
+	if err == nil {
+		err = c.openHistory(ctx, h)
+	}
 	return h, err
+}
+
+// openHistory turns what is stored into what was encoded.
+func (c *Client) openHistory(ctx context.Context, h *history.History) (err error) {
+	if h.Input, err = c.open(ctx, "input of workflow "+h.Workflow, h.Input); err != nil {
+		return err
+	}
+	if h.Output, err = c.open(ctx, "output of workflow "+h.Workflow, h.Output); err != nil {
+		return err
+	}
+	if h.Error, err = c.open(ctx, "error of workflow "+h.Workflow, h.Error); err != nil {
+		return err
+	}
+	for i := range h.Steps {
+		s := &h.Steps[i]
+		if err := openCheckpoint(ctx, s, c.box.OpenHashed); err != nil {
+			return &DecodeError{What: "result of " + s.Key, Err: err}
+		}
+	}
+	return nil
 }

@@ -101,7 +101,8 @@ func (c *Client) list(ctx context.Context, q querier, args ...any) ([]RunStatus,
 	if err != nil {
 		return nil, err
 	}
-	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (RunStatus, error) {
+	var errs [][]byte // stored; opened when the connection is free again
+	runs, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (RunStatus, error) {
 		var (
 			s                                        RunStatus
 			state                                    string
@@ -115,9 +116,6 @@ func (c *Client) list(ctx context.Context, q querier, args ...any) ([]RunStatus,
 		if err != nil {
 			return s, err
 		}
-		if recorded != nil {
-			s.Err = decodeError(recorded)
-		}
 		switch {
 		case state != "live":
 			s.State, s.CancelRequested = State(state), false
@@ -125,7 +123,8 @@ func (c *Client) list(ctx context.Context, q querier, args ...any) ([]RunStatus,
 				s.Finished = *finished
 			}
 		case parkedFrom != nil:
-			s.State, s.Since, s.Reason, s.Err = StateParked, *parkedFrom, *reason, decodeError(detail)
+			s.State, s.Since, s.Reason = StateParked, *parkedFrom, *reason
+			recorded = detail
 		case timer != nil:
 			s.State = StateWaiting
 			if wakeAt != nil {
@@ -142,8 +141,13 @@ func (c *Client) list(ctx context.Context, q querier, args ...any) ([]RunStatus,
 				s.Since = *readySince
 			}
 		}
+		errs = append(errs, recorded)
 		return s, nil
 	})
+	for i := range runs {
+		runs[i].Err = c.openError(ctx, errs[i])
+	}
+	return runs, err
 }
 
 // A StepStatus is a recorded step, or an attempt that failed or was dispatched
@@ -171,6 +175,7 @@ func (c *Client) Steps(ctx context.Context, id RunID, afterSeq int) ([]StepStatu
 	if err != nil {
 		return nil, fmt.Errorf("workflow: list steps of %v: %w", id, err)
 	}
+	var errs [][]byte
 	steps, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (StepStatus, error) {
 		var (
 			s                StepStatus
@@ -185,9 +190,7 @@ func (c *Client) Steps(ctx context.Context, id RunID, afterSeq int) ([]StepStatu
 		if elapsed != nil {
 			s.Elapsed = time.Duration(float64(*elapsed) * float64(time.Second))
 		}
-		if recorded != nil {
-			s.Err = decodeError(recorded)
-		}
+		errs = append(errs, recorded)
 		if backend != nil {
 			s.Backend, s.Sandbox = *backend, *sandbox
 		}
@@ -198,6 +201,12 @@ func (c *Client) Steps(ctx context.Context, id RunID, afterSeq int) ([]StepStatu
 	})
 	if err != nil {
 		return nil, fmt.Errorf("workflow: list steps of %v: %w", id, err)
+	}
+	for i := range steps {
+		steps[i].Err = c.openError(ctx, errs[i])
+		if steps[i].Output, err = c.open(ctx, "output of step "+steps[i].Step, steps[i].Output); err != nil {
+			return nil, err
+		}
 	}
 	return steps, nil
 }

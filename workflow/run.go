@@ -19,7 +19,7 @@ type Run[Out any] struct {
 }
 
 // Result waits until the run has ended and returns its output. The error is a
-// *[RunError] when it failed or was canceled, [ErrNotFound], or
+// *[RunError] when it failed or was canceled, a *[DecodeError], [ErrNotFound], or
 // ctx's cause.
 // A run that is parked has not ended: see [Client.Get].
 func (r Run[Out]) Result(ctx context.Context) (Out, error) {
@@ -29,13 +29,17 @@ func (r Run[Out]) Result(ctx context.Context) (Out, error) {
 		return out, err
 	}
 	if state != "completed" {
-		e := decodeError(recorded)
-		if recorded == nil {
+		e := r.client.openError(ctx, recorded)
+		if e == nil {
 			e = &RecordedError{Message: ErrCanceled.Error(), Kind: "canceled"}
 		}
 		return out, &RunError{Run: r.ID, Err: e}
 	}
-	if err := decode("output of workflow "+r.workflow, output, &out); err != nil {
+	what := "output of workflow " + r.workflow
+	if output, err = r.client.open(ctx, what, output); err != nil {
+		return out, err
+	}
+	if err := decode(what, output, &out); err != nil {
 		var zero Out
 		return zero, err
 	}

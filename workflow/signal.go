@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/stepward/stepward/internal/engine"
+	"github.com/stepward/stepward/internal/payload"
 )
 
 // A Signal is a named channel into a run, for values of one type. What is sent
@@ -45,35 +46,44 @@ func (s Signal[T]) Go(ctx Context, timeout time.Duration) *Future[T] {
 // need not wait for it yet. Errors: [ErrNotFound], [ErrFinished], a *[SizeError]
 // or an *[EncodeError].
 func (s Signal[T]) Send(ctx context.Context, c *Client, id RunID, v T) error {
-	payload, err := s.encode(c, v)
+	stored, err := s.encode(ctx, c, v)
 	if err != nil {
 		return err
 	}
-	return c.locked(ctx, id, "send "+s.name+" to", s.sends(ctx, c, id, payload))
+	return c.locked(ctx, id, "send "+s.name+" to", s.sends(ctx, c, id, stored))
 }
 
 // SendTx sends a value in the application's own transaction: it is there when tx
 // commits. Until then tx holds the run's row, and the run makes no progress.
 func (s Signal[T]) SendTx(ctx context.Context, c *Client, tx pgx.Tx, id RunID, v T) error {
-	payload, err := s.encode(c, v)
+	stored, err := s.encode(ctx, c, v)
 	if err != nil {
 		return err
 	}
-	return c.lockedTx(ctx, tx, id, "send "+s.name+" to", s.sends(ctx, c, id, payload))
+	return c.lockedTx(ctx, tx, id, "send "+s.name+" to", s.sends(ctx, c, id, stored))
 }
 
-func (s Signal[T]) encode(c *Client, v T) ([]byte, error) {
+func (s Signal[T]) encode(ctx context.Context, c *Client, v T) ([]byte, error) {
 	if !validName.MatchString(s.name) {
 		return nil, fmt.Errorf("workflow: bad name of a signal: %s", nameRule)
 	}
-	return encode("signal "+s.name, v, c.maxBytes)
+	b, err := encode("signal "+s.name, v, c.maxBytes)
+	if err != nil {
+		return nil, err
+	}
+	return c.seal(ctx, "signal "+s.name, b)
 }
 
-func (s Signal[T]) sends(ctx context.Context, c *Client, id RunID, payload []byte) func(pgx.Tx) error {
+func (s Signal[T]) sends(ctx context.Context, c *Client, id RunID, stored []byte) func(pgx.Tx) error {
 	return func(tx pgx.Tx) error {
 		var woken bool
 		var told int
-		if err := tx.QueryRow(ctx, c.q.SignalSend, int64(id), s.name, payload, c.q.Channel()).Scan(&woken, &told); err != nil {
+		if err := tx.QueryRow(ctx, c.q.SignalSend, int64(id), s.name, stored, c.q.Channel()).Scan(&woken, &told); err != nil {
+			return err
+		}
+		var blobs payload.Use
+		blobs.Add(int64(id), stored)
+		if err := blobs.Write(ctx, tx, c.q.BlobUse, true); err != nil {
 			return err
 		}
 		return c.announce(ctx, tx, id, woken)

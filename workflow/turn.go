@@ -122,9 +122,14 @@ func newTurn(def *engine.Definition, steps map[string]*engine.Step, body bodyFun
 
 // run is the turn's own goroutine: it has the baton when no branch has it.
 func (t *turn) run(ctx context.Context, body bodyFunc) engine.End {
+	input, _, err := t.open(t.in.Input)
+	if err != nil {
+		t.leave(unopened("input of workflow "+t.def.Workflow, err))
+		return t.leaves(ctx)
+	}
 	t.body = t.newBranch("", nil)
 	t.body.start(func(c Context) {
-		t.output, t.err = body(c, t.in.Input, t.in.MaxBytes)
+		t.output, t.err = body(c, input, t.in.MaxBytes)
 		t.returned = true
 		var undecodable *DecodeError
 		if errors.As(t.err, &undecodable) && t.seq == 0 { // the input: the body was not called
@@ -280,6 +285,9 @@ func (t *turn) handOver(c *engine.Checkpoint) {
 		t.park("nondeterminism", &NonDeterminismError{Seq: c.Seq, Recorded: c.Key})
 		return
 	}
+	if !t.opened(c) {
+		return
+	}
 	t.consume(c)
 	f.attempt = c.Attempt
 	t.resolve(f, c.Output, f.failure(c))
@@ -403,8 +411,12 @@ func (t *turn) leaves(ctx context.Context) engine.End {
 
 // refused turns the error of a write into the end of the turn.
 func refused(err error) engine.End {
-	if errors.Is(err, engine.ErrLeaseLost) {
+	var park *engine.ParkError
+	switch {
+	case errors.Is(err, engine.ErrLeaseLost):
 		return engine.End{Kind: engine.Lost, Err: err}
+	case errors.As(err, &park):
+		return parked(park.Reason, park.Err)
 	}
 	return parked("storage", err)
 }

@@ -172,6 +172,14 @@ func (t *turn) match() bool {
 		}
 		if c, ok := t.news.children[f.wait.Child]; ok {
 			delete(t.news.children, f.wait.Child)
+			var err error
+			if c.Output, _, err = t.open(c.Output); err == nil {
+				c.Error, _, err = t.open(c.Error)
+			}
+			if err != nil {
+				t.leave(unopened("result of "+f.key, err))
+				return true
+			}
 			t.settle(f, f.ended(c))
 			return true
 		}
@@ -180,9 +188,14 @@ func (t *turn) match() bool {
 		}
 		for i, s := range t.news.signals {
 			if s.Name == f.wait.Signal {
+				v, _, err := t.open(s.Payload)
+				if err != nil {
+					t.leave(unopened("signal "+s.Name, err))
+					return true
+				}
 				t.news.signals = append(t.news.signals[:i:i], t.news.signals[i+1:]...)
 				t.pending.Received = append(t.pending.Received, s.ID)
-				t.settle(f, f.checkpoint(s.Payload, nil))
+				t.settle(f, f.checkpoint(v, nil))
 				return true
 			}
 		}

@@ -168,7 +168,7 @@ func (c *Client) blockers(ctx context.Context, tx pgx.Tx, id RunID) (on []Why, e
 	}
 	w = Why{Cause: "step"}
 	_, err = pgx.ForEachRow(rows, []any{&w.Key, &w.Since, &w.Until, &recorded}, func() error {
-		w.Err = decodeError(recorded)
+		w.Err = c.openError(ctx, recorded)
 		w.text = fmt.Sprintf("step %s, whose last attempt failed (%v)", w.Key, w.Err)
 		on = append(on, w)
 		return nil

@@ -38,6 +38,8 @@ type Queries struct {
 
 	AttemptDispatch, SandboxCreated, SandboxDestroyed, SandboxOrphans, SessionsAlive string
 
+	BlobPut, BlobGet, BlobUse, BlobLoose, BlobDelete string
+
 	WorkerInsert, WorkerHeartbeat, WorkerState, WorkerReap, WorkerForget string
 
 	Backlog, TimerWake, ParkUnservable, Unpark string

@@ -69,7 +69,13 @@ type Turn struct {
 	Patience time.Duration // a wait longer than this leaves the worker
 	Sticky   time.Duration // how long a run stays in memory that waits for others
 	Host     Host
-	Logger   *slog.Logger
+
+	// Open returns what was encoded, of what is stored in Steps and in News,
+	// and the input hash of a checkpoint if it is sealed with it. Nil: they are
+	// the same.
+	Open func(ctx context.Context, stored []byte) (v []byte, hash uint64, err error)
+
+	Logger *slog.Logger
 
 	// Verify compares the body with what is on record and does nothing else:
 	// the turn ends, as Lost, where the record does.
@@ -194,6 +200,7 @@ type Checkpoint struct {
 	Elapsed   time.Duration
 	Output    []byte
 	Error     []byte // encoded; nil when the step succeeded
+	Opened    bool   // of one on record: it is as it was before it was stored
 }
 
 // A Failure is an attempt that failed and will be repeated.

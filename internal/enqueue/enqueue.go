@@ -14,6 +14,7 @@ import (
 	"github.com/riverqueue/river"
 
 	"github.com/stepward/stepward/internal/db"
+	"github.com/stepward/stepward/internal/payload"
 )
 
 // Queue is the River queue of all tickets.
@@ -51,15 +52,49 @@ func (Start) InsertOpts() river.InsertOpts { return river.InsertOpts{Queue: Queu
 type Item struct {
 	Tenant, Workflow, Key string
 	Traceparent           string
-	Input                 []byte
+	Input                 []byte // as it is stored: see Seal
 	Priority              int16
+	hash, stored          []byte // of workflow and input; what is stored of it
+	box                   *payload.Box
+}
+
+// Seal turns Input into what is stored of it. It comes before Insert and outside
+// of its transaction, as a large input is written apart, and a codec may take its
+// time.
+func (i *Item) Seal(ctx context.Context, box *payload.Box) (err error) {
+	i.box = box
+	if i.Key != "" {
+		i.hash = i.sum()
+		if i.stored, err = box.SealInline(ctx, i.hash); err != nil {
+			return err
+		}
+	}
+	i.Input, err = box.Seal(ctx, i.Input)
+	return err
+}
+
+func (i *Item) sum() []byte {
+	sum := sha256.Sum256(append([]byte(i.Workflow+"\x00"), i.Input...))
+	return sum[:]
+}
+
+// same reports whether a stored hash is that of the item.
+func (i *Item) same(ctx context.Context, stored []byte) (bool, error) {
+	hash := stored
+	if len(stored) != sha256.Size { // a bare hash may begin with any byte
+		var err error
+		if hash, err = i.box.Open(ctx, stored); err != nil {
+			return false, err
+		}
+	}
+	return bytes.Equal(hash, i.hash), nil
 }
 
 // A Result says what became of an item.
 type Result struct {
 	Run      int64
 	Existing bool  // the key had been used before, for this workflow and input
-	Err      error // *ConflictError or *ModeError
+	Err      error // *ConflictError, *ModeError or *payload.OpenError
 }
 
 // A ConflictError reports a key that was used with another workflow or input.
@@ -87,20 +122,24 @@ func Insert(ctx context.Context, tx pgx.Tx, q *db.Queries, items []Item) ([]Resu
 		places                       []int
 	)
 	results := make([]Result, len(items))
-	for i, it := range items {
+	for i := range items {
+		it := &items[i]
 		d := defs[it.Workflow]
 		if d.mode != "" {
 			results[i].Err = &ModeError{Mode: d.mode}
 			continue
 		}
-		sum := sha256.Sum256(append([]byte(it.Workflow+"\x00"), it.Input...))
+		if it.Key != "" && it.hash == nil {
+			it.hash = it.sum()
+			it.stored = it.hash
+		}
 		places = append(places, i)
 		tenants, workflows, versions = append(tenants, it.Tenant), append(workflows, it.Workflow), append(versions, d.version)
 		requirements, inputs = append(requirements, d.requirement), append(inputs, it.Input)
 		traces, keys = append(traces, optional(it.Traceparent)), append(keys, optional(it.Key))
-		hashes, priorities = append(hashes, sum[:]), append(priorities, nil)
+		hashes, priorities = append(hashes, it.stored), append(priorities, nil)
 		if it.Priority != 0 {
-			priorities[len(priorities)-1] = &items[i].Priority
+			priorities[len(priorities)-1] = &it.Priority
 		}
 	}
 	if len(places) == 0 {
@@ -113,27 +152,34 @@ func Insert(ctx context.Context, tx pgx.Tx, q *db.Queries, items []Item) ([]Resu
 	n := 0
 	var added bool
 	var id int64
+	var blobs payload.Use
 	_, err = pgx.ForEachRow(rows, []any{&id, &added}, func() error {
 		results[places[n]] = Result{Run: id, Existing: !added}
+		if added {
+			blobs.Add(id, items[places[n]].Input)
+		}
 		n++
 		return nil
 	})
 	if err != nil {
 		return nil, err
 	}
-	if err := existing(ctx, tx, q, items, results, places, hashes); err != nil {
+	if err := blobs.Write(ctx, tx, q.BlobUse, false); err != nil {
+		return nil, err
+	}
+	if err := existing(ctx, tx, q, items, results, places); err != nil {
 		return nil, err
 	}
 	return results, nil
 }
 
 // existing looks up the runs that keys belong to.
-func existing(ctx context.Context, tx pgx.Tx, q *db.Queries, items []Item, results []Result, places []int, hashes [][]byte) error {
+func existing(ctx context.Context, tx pgx.Tx, q *db.Queries, items []Item, results []Result, places []int) error {
 	var tenants, keys []string
 	var taken []int
-	for j, i := range places {
+	for _, i := range places {
 		if results[i].Existing {
-			tenants, keys, taken = append(tenants, items[i].Tenant), append(keys, items[i].Key), append(taken, j)
+			tenants, keys, taken = append(tenants, items[i].Tenant), append(keys, items[i].Key), append(taken, i)
 		}
 	}
 	if len(taken) == 0 {
@@ -147,9 +193,13 @@ func existing(ctx context.Context, tx pgx.Tx, q *db.Queries, items []Item, resul
 	var hash []byte
 	n := 0
 	_, err = pgx.ForEachRow(rows, []any{&run, &hash}, func() error {
-		i, want := places[taken[n]], hashes[taken[n]]
+		i := taken[n]
 		results[i].Run = run
-		if !bytes.Equal(hash, want) {
+		same, err := items[i].same(ctx, hash)
+		switch {
+		case err != nil:
+			results[i] = Result{Err: err}
+		case !same:
 			results[i] = Result{Err: &ConflictError{Run: run}}
 		}
 		n++

@@ -30,6 +30,7 @@ var clientSide = []string{
 	module + "internal/engine",
 	module + "internal/enqueue",
 	module + "internal/history",
+	module + "internal/payload",
 	module + "internal/rpc",
 	module + "internal/rpc/rpcconnect",
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/stepward/stepward/worker"
 	"github.com/stepward/stepward/worker/bootstrap"
 	"github.com/stepward/stepward/workflow"
+	"github.com/stepward/stepward/workflow/sealed"
 )
 
 func TestMain(m *testing.M) {
@@ -78,7 +79,7 @@ func start(t *testing.T, cfg worker.Config) (*workflow.Client, worker.Config) {
 	if err := workflow.Migrate(t.Context(), cfg.Pool, workflow.MigrateOptions{Schema: cfg.Schema}); err != nil {
 		t.Fatal(err)
 	}
-	client, err := workflow.NewClient(workflow.ClientConfig{Pool: cfg.Pool, Schema: cfg.Schema, TracerProvider: cfg.TracerProvider})
+	client, err := workflow.NewClient(workflow.ClientConfig{Pool: cfg.Pool, Schema: cfg.Schema, Codec: cfg.Codec, TracerProvider: cfg.TracerProvider})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -93,6 +94,22 @@ func start(t *testing.T, cfg worker.Config) (*workflow.Client, worker.Config) {
 		}
 	})
 	return client, cfg
+}
+
+// With a codec a guest gets the values themselves.
+func TestGuestBehindCodec(t *testing.T) {
+	ring, err := sealed.New(sealed.Key{ID: "k", Secret: make([]byte, 32)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, _ := start(t, worker.Config{Codec: ring})
+	run, err := words.Enqueue(t.Context(), client, "ada", workflow.EnqueueOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out, err := run.Result(t.Context()); err != nil || out != "ADA" {
+		t.Fatalf("got %q, %v", out, err)
+	}
 }
 
 // TestSpansNest follows a run from enqueue to the command in its sandbox.

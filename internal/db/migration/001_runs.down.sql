@@ -1,6 +1,6 @@
 -- Deletes every run, its steps, its audit events and the record of all workers.
 DROP VIEW stepward.audit_event;
-DROP TABLE stepward.event, stepward.worker, stepward.sandbox, stepward.attempt, stepward.step, stepward.claim,
+DROP TABLE stepward.event, stepward.worker, stepward.blob_use, stepward.blob, stepward.sandbox, stepward.attempt, stepward.step, stepward.claim,
     stepward.parked, stepward.timer, stepward.wait, stepward.signal, stepward.notice, stepward.turn, stepward.ready, stepward.idempotency, stepward.run,
     stepward.definition, stepward.requirement;
 DROP TYPE stepward.run_state;

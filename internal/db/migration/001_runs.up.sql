@@ -201,6 +201,26 @@ CREATE TABLE stepward.sandbox (
 
 CREATE INDEX sandbox_live ON stepward.sandbox (session) WHERE destroyed_at IS NULL;
 
+-- A large value, or the note of one that the application's store has.
+CREATE TABLE stepward.blob (
+    key   text PRIMARY KEY,
+    at    timestamptz NOT NULL DEFAULT clock_timestamp(),
+    loose boolean NOT NULL DEFAULT true, -- nothing refers to it, yet or any more
+    data  bytea -- null: the application's store has it
+);
+
+CREATE INDEX blob_loose ON stepward.blob (at) WHERE loose;
+
+-- Which runs refer to a blob.
+CREATE TABLE stepward.blob_use (
+    run_id bigint NOT NULL,
+    signal boolean NOT NULL, -- it is a signal's, which stays when the run begins anew
+    key    text NOT NULL,
+    PRIMARY KEY (run_id, key)
+);
+
+CREATE INDEX blob_use_key ON stepward.blob_use (key);
+
 CREATE TABLE stepward.worker (
     session     bigint PRIMARY KEY, -- random, new at each start of a worker
     name        text NOT NULL,

@@ -71,7 +71,7 @@ ORDER BY id = 0, round, tenant COLLATE "C", id;
 -- The writes of many turns in one statement. $1 session; $2, $3 the turns (run, epoch); $4 to $14
 -- checkpoints; $15 to $25 attempts; $26 to $29 finished runs; $30 the checkpoints' place in the order
 -- of results; $31 to $35 waits; $36, $37 waits that ended without a checkpoint; $38, $39 signals that
--- a checkpoint holds; $40, $41 children to cancel. A run that does not come back is no
+-- a checkpoint holds; $40, $41 children to cancel; $42, $43 blobs that it refers to. A run that does not come back is no
 -- longer this session's: nothing of it was written. The row lock waits for a claim or a reaper that
 -- is committing, and orders this statement before or after it. A checkpoint that is there already is
 -- left out, not ON CONFLICT: that would cost a record of WAL for each. The price is an error,
@@ -124,6 +124,13 @@ WITH held AS MATERIALIZED (
     SELECT parent_id, false FROM finished WHERE parent_id IS NOT NULL
     UNION ALL SELECT x.child, true FROM unnest($40::bigint[], $41::bigint[]) AS x(run_id, child) JOIN held ON held.id = x.run_id
     RETURNING 1
+), used AS (
+    INSERT INTO stepward.blob_use (run_id, key, signal)
+    SELECT x.run_id, x.key, false FROM unnest($42::bigint[], $43::text[]) AS x(run_id, key) JOIN held ON held.id = x.run_id
+    ON CONFLICT DO NOTHING
+), kept AS (
+    UPDATE stepward.blob SET loose = false FROM unnest($42::bigint[], $43::text[]) AS x(run_id, key), held
+    WHERE held.id = x.run_id AND blob.key = x.key
 )
 SELECT held.id, held.cancel, EXISTS (SELECT FROM notices), (SELECT count(*)::int FROM checkpoint WHERE checkpoint.run_id = held.id)
 FROM held;
@@ -183,7 +190,7 @@ SELECT NOT EXISTS (SELECT FROM stepward.wait w JOIN stepward.signal s ON s.run_i
    AND NOT EXISTS (SELECT FROM stepward.wait w JOIN stepward.run c ON c.id = w.child_id WHERE w.run_id = $1 AND c.state <> 'live');
 
 -- name: TurnRenew
--- A run begins anew, with $4 as its input and nothing on record.
+-- A run begins anew, with $4 as its input and nothing on record. $6 is the blob of that input, if it is large.
 WITH held AS MATERIALIZED (
     SELECT r.id, r.requirement_id FROM stepward.run r
     WHERE r.id = $2 AND r.epoch = $3 AND r.session = $1 AND r.state = 'live'
@@ -196,6 +203,12 @@ WITH held AS MATERIALIZED (
     DELETE FROM stepward.attempt USING held WHERE attempt.run_id = held.id
 ), waits AS (
     DELETE FROM stepward.wait USING held WHERE wait.run_id = held.id
+), unused AS (
+    DELETE FROM stepward.blob_use USING held WHERE blob_use.run_id = held.id AND NOT blob_use.signal RETURNING blob_use.key
+), used AS (
+    INSERT INTO stepward.blob_use (run_id, key, signal) SELECT id, $6::text, false FROM held WHERE $6 <> ''
+), loose AS (
+    UPDATE stepward.blob SET loose = blob.key <> $6 FROM held WHERE blob.key = $6 OR blob.key IN (SELECT key FROM unused)
 ), noted AS (
     INSERT INTO stepward.event (run_id, kind, actor, detail)
     SELECT id, 'run.renewed', $5::text, convert_to(json_build_object('steps', (SELECT count(*) FROM steps))::text, 'UTF8') FROM held
