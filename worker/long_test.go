@@ -1,0 +1,137 @@
+//go:build unix
+
+package worker_test
+
+import (
+	"context"
+	"runtime"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stepward/stepward/worker"
+	"github.com/stepward/stepward/workflow"
+)
+
+// A run of 100,000 steps changes hands when half of them are recorded, and ends.
+func TestManySteps(t *testing.T) {
+	const n = 100_000
+	f := newFixture(t)
+	half := make(chan struct{})
+	reached := sync.OnceFunc(func() { close(half) })
+	next := workflow.NewStep("next", func(_ context.Context, i int) (int, error) {
+		if i == n/2 {
+			reached()
+		}
+		return i + 1, nil
+	}, workflow.StepOptions{})
+	w := workflow.DurableWorkflow[int, int]{Name: "many"}
+	def := workflow.Define(w, func(ctx workflow.Context, n int) (sum int, err error) {
+		items := make([]int, n)
+		for i := range items {
+			items[i] = i
+		}
+		outs, err := workflow.Map(ctx, items, next, workflow.MapOptions{Limit: 500})
+		for _, v := range outs {
+			sum += v
+		}
+		return sum, err
+	}, workflow.Options{Steps: []workflow.Declared{next}})
+	stop := f.start(worker.Config{Name: "one", DrainTimeout: time.Millisecond, Workflows: []*workflow.Definition{def}})
+	run, err := w.Enqueue(t.Context(), f.client, n, workflow.EnqueueOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-half
+	stop()
+	f.start(worker.Config{Name: "two", Workflows: []*workflow.Definition{def}})
+	if sum, err := run.Result(t.Context()); err != nil || sum != n*(n+1)/2 {
+		t.Fatalf("got %d, %v", sum, err)
+	}
+	if recorded := f.count("SELECT count(*) FROM stepward.step"); recorded != n {
+		t.Errorf("%d checkpoints", recorded)
+	}
+}
+
+// 10,000 signals that nobody awaited yet are received in their order.
+func TestManySignals(t *testing.T) {
+	const n = 10_000
+	f := newFixture(t)
+	number := workflow.NewSignal[int]("number")
+	w := workflow.DurableWorkflow[int, int]{Name: "many-signals"}
+	def := workflow.Define(w, func(ctx workflow.Context, n int) (wrong int, err error) {
+		for i := range n {
+			got, err := number.Receive(ctx, 0)
+			if err != nil {
+				return 0, err
+			}
+			if got != i {
+				wrong++
+			}
+		}
+		return wrong, nil
+	}, workflow.Options{})
+	run, err := w.Enqueue(t.Context(), f.client, n, workflow.EnqueueOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	tx := f.begin()
+	for i := range n {
+		if err := number.SendTx(t.Context(), f.client, tx, run.ID, i); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := tx.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	f.start(worker.Config{Workflows: []*workflow.Definition{def}})
+	ends(t, run, 0)
+	if n := f.count("SELECT count(*) FROM stepward.signal WHERE NOT received"); n != 0 {
+		t.Errorf("%d signals are left", n)
+	}
+}
+
+// Runs that wait are in no worker's memory: a worker that has put many of them
+// away holds none, and as little as before.
+func TestManyWaiting(t *testing.T) {
+	const n = 4_000
+	f := newFixture(t)
+	w := workflow.DurableWorkflow[int, int]{Name: "many-waiting"}
+	def := workflow.Define(w, func(ctx workflow.Context, n int) (int, error) {
+		return n, workflow.Sleep(ctx, 24*time.Hour)
+	}, workflow.Options{})
+	var health worker.Health
+	f.start(worker.Config{Health: &health, MaxRuns: 200, Workflows: []*workflow.Definition{def}})
+	enqueue := func(n int) {
+		t.Helper()
+		tx := f.begin()
+		for i := range n {
+			if _, err := w.EnqueueTx(t.Context(), f.client, tx, i, workflow.EnqueueOptions{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := tx.Commit(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	waiting := func(n int) func() bool {
+		return func() bool {
+			r, ok := health.Report()
+			return ok && r.Runs == 0 && f.count("SELECT count(*) FROM stepward.timer") == n
+		}
+	}
+	heap := func() uint64 {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	enqueue(500)
+	eventually(t, "some runs wait", waiting(500))
+	before := heap()
+	enqueue(n)
+	eventually(t, "all runs wait", waiting(n+500))
+	if after := heap(); after > before+n*100 { // a goroutine alone would take 2 KiB
+		t.Errorf("%d more runs that wait keep %d bytes", n, after-before)
+	}
+}
