@@ -6,13 +6,13 @@
 //   - serve: the tool runner on the unix socket STEPWARD_SOCKET. It ends, and the
 //     sandbox with it, after STEPWARD_ORPHAN_AFTER without an authenticated
 //     connection.
-//   - local: sets up the namespaces that it was started in and goes on as the
-//     tool runner, all in one exec. Connections arrive as descriptors on an
-//     inherited socket; when that closes, the sandbox ends at once.
+//   - local: the tool runner of package local. It has set up the namespaces that
+//     it was started in before main: see package nsroot. Connections arrive as
+//     descriptors on an inherited socket; when that closes, the sandbox ends at once.
 //   - dial: a pipe between stdin, stdout and the socket, for backends that reach
 //     a sandbox by starting a process in it.
-//   - shim: the parent of execs, of one at a time. It adopts whatever an exec
-//     leaves behind, and reports the end when nothing is left.
+//   - shim: the parent of execs, of one at a time. It never gets to main: see
+//     package shim.
 //   - guest: one step's function, its input and answer by pipe.
 //
 // # What holds
