@@ -6,8 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"slices"
+	"strings"
 	"time"
+	"unicode/utf8"
 
 	"google.golang.org/protobuf/proto"
 
@@ -100,16 +103,44 @@ func (c *Cmd) Start(ctx context.Context) error {
 	if c.Name == "" {
 		return errors.New("sandbox: command without a name")
 	}
+	env := append(c.sb.environ(), c.Env...)
+	if err := c.check(env); err != nil {
+		return err
+	}
 	x := &execution{
 		sb: c.sb, name: c.Name, stdin: c.Stdin, stdout: c.Stdout, stderr: c.Stderr,
 		req: &rpc.ExecRequest{
 			Id: c.sb.nextExec(), Name: c.Name, Args: c.Args, Dir: c.Dir,
-			Env: append(c.sb.environ(), c.Env...), Stdin: c.Stdin != nil,
+			Env: env, Stdin: c.Stdin != nil,
 			DiscardStdout: c.Stdout == nil, DiscardStderr: c.Stderr == nil,
 		},
 	}
 	c.exec = x
 	return x.start(ctx)
+}
+
+// check refuses what cannot be sent. It never shows the value of a variable.
+func (c *Cmd) check(env []string) error {
+	refuse := func(what string) error {
+		return &CommandError{Command: strings.ToValidUTF8(c.Name, "\uFFFD"), Err: fmt.Errorf("%s is not UTF-8: %w", what, fs.ErrInvalid)}
+	}
+	if !utf8.ValidString(c.Name) {
+		return refuse("the name")
+	}
+	if !utf8.ValidString(c.Dir) {
+		return refuse("the working directory")
+	}
+	for i, arg := range c.Args {
+		if !utf8.ValidString(arg) {
+			return refuse(fmt.Sprintf("argument %d", i+1))
+		}
+	}
+	for _, kv := range env {
+		if key, _, _ := strings.Cut(kv, "="); !utf8.ValidString(kv) {
+			return refuse("variable " + strings.ToValidUTF8(key, "\uFFFD"))
+		}
+	}
+	return nil
 }
 
 // Wait waits for a command that was started, as [Cmd.Run] does.

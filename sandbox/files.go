@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"connectrpc.com/connect"
 
@@ -22,12 +23,18 @@ const chunk = 256 << 10
 // fileTimeout bounds a call of [Sandbox.FS], whose methods take no context.
 const fileTimeout = time.Minute
 
+// errNotUTF8 is that of a name that cannot be sent.
+var errNotUTF8 = fmt.Errorf("not UTF-8: %w", fs.ErrInvalid)
+
 // WriteFile writes data to the file name, which it makes, with its parents, or
 // replaces. A relative name is below [Workspace]. Only files in it and in /tmp
 // can be written; a symbolic link never leads out of them.
 func (s *Sandbox) WriteFile(ctx context.Context, name string, data []byte, perm fs.FileMode) error {
 	fail := func(err error) error {
 		return &fs.PathError{Op: "write", Path: name, Err: fileError(lost(ctx, err))}
+	}
+	if !utf8.ValidString(name) {
+		return &fs.PathError{Op: "write", Path: name, Err: errNotUTF8}
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -70,6 +77,9 @@ func (s *Sandbox) ReadFile(ctx context.Context, name string) ([]byte, error) {
 }
 
 func (s *Sandbox) readFile(ctx context.Context, name string, offset, limit int64, chunk func([]byte) bool) error {
+	if !utf8.ValidString(name) {
+		return errNotUTF8
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	c, err := s.data.get(ctx)

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"strings"
 	"time"
+	"unicode/utf8"
 )
 
 // Spec says what a sandbox requires. The zero value is the strictest sandbox
@@ -72,6 +73,9 @@ func (s Spec) Validate() error {
 		}
 		if strings.ContainsRune(s.Env[k], 0) {
 			return fmt.Errorf("sandbox: value of environment variable %s has a NUL byte", k)
+		}
+		if !utf8.ValidString(k) || !utf8.ValidString(s.Env[k]) {
+			return fmt.Errorf("sandbox: environment variable %q is not UTF-8", k)
 		}
 	}
 	for _, l := range []struct {

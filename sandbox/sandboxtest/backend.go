@@ -149,6 +149,17 @@ func testCommand(t *testing.T, s *sandbox.Sandbox) {
 	if err := c.Run(ctx); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("missing directory: %v", err)
 	}
+	for what, bad := range map[string]*sandbox.Cmd{
+		"the name": {Name: "\xff"}, "argument 2": {Name: "true", Args: []string{"a", "\xff"}},
+		"variable KEY": {Name: "true", Env: []string{"KEY=secret\xff"}}, "invalid argument": {Name: "true", Args: []string{"a\x00b"}},
+	} {
+		c := s.Command(bad.Name, bad.Args...)
+		c.Env = bad.Env
+		var ce *sandbox.CommandError
+		if err := c.Run(ctx); !errors.As(err, &ce) || !strings.Contains(err.Error(), what) || strings.Contains(err.Error(), "secret") {
+			t.Errorf("%q cannot be sent: %v, want a CommandError that says %s", bad.Args, err, what)
+		}
+	}
 	if err := s.WriteFile(ctx, "plain", []byte("x"), 0o644); err != nil {
 		t.Error(err)
 	}
@@ -281,6 +292,12 @@ func testFiles(t *testing.T, s *sandbox.Sandbox) {
 	}
 	if _, err := s.ReadFile(ctx, "tree"); err == nil {
 		t.Error("ReadFile of a directory succeeded")
+	}
+	if err := s.WriteFile(ctx, "\xff", nil, 0o644); !errors.Is(err, fs.ErrInvalid) {
+		t.Errorf("WriteFile of a name that is not UTF-8: %v", err)
+	}
+	if _, err := s.ReadFile(ctx, "\xff"); !errors.Is(err, fs.ErrInvalid) {
+		t.Errorf("ReadFile of a name that is not UTF-8: %v", err)
 	}
 }
 
