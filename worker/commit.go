@@ -30,7 +30,13 @@ func (x write) size() int {
 	if x.End != nil {
 		n += len(x.End.Output) + len(x.End.Error)
 	}
-	n += 100*len(x.Waits) + 16*(len(x.Dropped)+len(x.Received)+len(x.Cancel))
+	for _, e := range x.Entries {
+		n += len(e.Payload) + 100
+	}
+	for _, p := range x.Progress {
+		n += len(p.Value) + 100
+	}
+	n += 300*len(x.Attributes) + 100*len(x.Waits) + 16*(len(x.Dropped)+len(x.Received)+len(x.Cancel))
 	return n
 }
 
@@ -81,7 +87,7 @@ func (w *worker) commitRange(ctx context.Context, writes []write, errs []error) 
 
 // send executes the statement once and sorts out what came back.
 func (w *worker) send(ctx context.Context, writes []write, errs []error, unsure bool) error {
-	rows, err := w.Pool.Query(ctx, w.q.Commit, arguments(writes)...)
+	rows, err := w.Pool.Query(ctx, w.q.Commit, append(arguments(writes), w.q.WatchChannel())...)
 	if err != nil {
 		return err
 	}
@@ -89,8 +95,9 @@ func (w *worker) send(ctx context.Context, writes []write, errs []error, unsure 
 	var run int64
 	var cancel, notices bool
 	var n int
+	var told *bool
 	var canceled []int64
-	_, err = pgx.ForEachRow(rows, []any{&run, &cancel, &notices, &n}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&run, &cancel, &notices, &n, &told}, func() error {
 		held[run] = n
 		if cancel {
 			canceled = append(canceled, run)
@@ -177,6 +184,8 @@ func arguments(writes []write) []any {
 		wSignal                       []*string
 		nRun, nChild, bRun            []int64
 		bKey                          []string
+		told                          []int64
+		out                           outward
 	)
 	now := time.Now()
 	for _, x := range writes {
@@ -210,16 +219,21 @@ func arguments(writes []write) []any {
 			nRun, nChild = append(nRun, x.t.run), append(nChild, id)
 		}
 		bRun, bKey = append(bRun, x.blobs.Runs...), append(bKey, x.blobs.Keys...)
+		if x.t.watched.Load() && (x.End != nil || len(x.Entries) > 0 || len(x.Progress) > 0) {
+			told = append(told, x.t.run)
+		}
+		out.add(x)
 		if x.End != nil {
 			eRun, eState = append(eRun, x.t.run), append(eState, endNames[x.End.Kind])
 			eOutput, eError = append(eOutput, x.End.Output), append(eError, x.End.Error)
 		}
 	}
-	return []any{writes[0].t.session, runs, epochs,
+	args := []any{writes[0].t.session, runs, epochs,
 		cRun, cSeq, cKey, cAttempt, cEpoch, cMode, cAgo, cElapsed, cHash, cOutput, cError,
 		aRun, aSeq, aKey, aAttempt, aEpoch, aMode, aAgo, aElapsed, aSandbox, aError, aDelay,
 		eRun, eState, eOutput, eError,
 		cDone, wRun, wSeq, wKey, wLeft, wSignal, dRun, dSeq, sRun, sID, nRun, nChild, bRun, bKey}
+	return append(append(args, out.columns()...), told)
 }
 
 func optional(s string) *string {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -40,6 +41,7 @@ type heldTurn struct {
 	canceled chan struct{} // closed once, under worker.mu
 	news     chan struct{} // something may have arrived for the run
 	isCancel bool
+	watched  atomic.Bool // a client waits for what it shows, or for its end
 }
 
 // claimed is what a claim returns of a run.

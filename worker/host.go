@@ -52,6 +52,8 @@ func (h *host) Attempt(ctx context.Context, a engine.Attempt) (engine.Outcome, e
 		ctx, cancel = context.WithTimeoutCause(ctx, a.Step.Timeout, errTimedOut)
 		defer cancel()
 	}
+	o := &outlet{h: h, ctx: context.WithoutCancel(ctx), step: a.Key, attempt: a.Number}
+	a.Outlet = o
 	ctx = engine.WithAttempt(ctx, a)
 	start := time.Now()
 	var out engine.Outcome
@@ -64,6 +66,7 @@ func (h *host) Attempt(ctx context.Context, a engine.Attempt) (engine.Outcome, e
 	default:
 		out.Output, err = h.sandboxed(ctx, a, free)
 	}
+	out.Progress = o.close(err == nil)
 	if err != nil && errors.Is(context.Cause(ctx), errTimedOut) {
 		err = &engine.Fault{Kind: "timeout", Message: fmt.Sprintf("attempt took longer than %v: %v", a.Step.Timeout, err), Type: fmt.Sprintf("%T", err), Err: workflow.ErrTimeout}
 	}

@@ -86,6 +86,8 @@ var bulk = strings.Repeat("bulk", 20<<10)
 
 var (
 	letter = workflow.NewSignal[string]("letter")
+	diary  = workflow.Stream[string]{Name: "diary"}
+	stage  = workflow.Progress[int]{Name: "stage"}
 	kin    = workflow.DurableWorkflow[string, string]{Name: "kin"}
 	kinV1  = workflow.Define(kin, func(ctx workflow.Context, log string) (string, error) {
 		_, err := double.Run(ctx, 1)
@@ -119,9 +121,12 @@ func hold(ctx context.Context, log string, _ workflow.StepInfo) error {
 
 func travel(ctx workflow.Context, in trip) (string, error) {
 	var been []string
-	for _, name := range in.Path {
+	for i, name := range in.Path {
 		at, err := name, error(nil)
 		switch name {
+		case "tell":
+			page := fmt.Sprint(i, in.Again)
+			err = errors.Join(diary.Append(ctx, page), stage.Set(ctx, i), ctx.SetAttribute("page", page))
 		case "nap":
 			err = workflow.Sleep(ctx, time.Hour)
 		case "mail":
@@ -233,7 +238,7 @@ func (r *traveller) arrives(ctx context.Context, before map[string]string, visit
 			r.t.Errorf("step %s was on record, and was executed again", key)
 		}
 	}
-	path := slices.DeleteFunc(slices.Clone(r.in.Path), func(s string) bool { return s == "renew" })
+	path := slices.DeleteFunc(slices.Clone(r.in.Path), func(s string) bool { return s == "renew" || s == "tell" })
 	for _, key := range path {
 		if wait := waits[key]; wait != "" && after[wait] != "" {
 			continue
@@ -242,6 +247,7 @@ func (r *traveller) arrives(ctx context.Context, before map[string]string, visit
 			r.t.Errorf("step %s is not on record, or was never executed", key)
 		}
 	}
+	r.told()
 	if len(after) != len(path) {
 		r.t.Errorf("checkpoints: %v", after)
 	}
@@ -249,6 +255,44 @@ func (r *traveller) arrives(ctx context.Context, before map[string]string, visit
 		if n := r.count("SELECT count(*) FROM stepward."+table+" WHERE run_id = $1", r.run.ID); n != 0 {
 			r.t.Errorf("%d rows are left in %s", n, table)
 		}
+	}
+}
+
+// told checks what the body has shown outward: each once, in order.
+func (r *traveller) told() {
+	r.t.Helper()
+	var want, got []string
+	last := 0
+	for _, again := range []bool{false, true} {
+		if again && !slices.Contains(r.in.Path, "renew") {
+			break
+		}
+		for i, name := range r.in.Path {
+			if name == "renew" && !again {
+				break
+			}
+			if name == "tell" {
+				want, last = append(want, fmt.Sprint(i, again)), i
+			}
+		}
+	}
+	for e, err := range diary.Tail(r.t.Context(), r.client, r.run.ID, 0) {
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		got = append(got, e.Value)
+	}
+	if !slices.Equal(got, want) {
+		r.t.Errorf("the stream has %q, want %q", got, want)
+	}
+	if len(want) == 0 {
+		return
+	}
+	if v, when, err := stage.Get(r.t.Context(), r.client, r.run.ID); err != nil || v != last || when.IsZero() {
+		r.t.Errorf("progress is %v, %v, %v", v, when, err)
+	}
+	if s := r.state(r.run.ID); s.Attributes["page"] != want[len(want)-1] {
+		r.t.Errorf("attributes are %v", s.Attributes)
 	}
 }
 

@@ -74,6 +74,11 @@ var killings = []killing{
 	{statement: "BlobUse", n: 1, path: []string{"a", "bigkin", "c"}},
 	{statement: "BlobDelete", n: 1, path: []string{"a", "big", "c"}, firstCrash: "BlobPut:after:1"},
 	{statement: "TurnRenew", n: 1, path: []string{"renew", "b", "c"}},
+	{name: "show", statement: "Commit", n: 1, path: []string{"tell", "tell", "a", "c"}},
+	{name: "show with a step", statement: "Commit", n: 1, path: []string{"a", "tell", "c"}},
+	{name: "show at the end", statement: "Commit", n: 2, path: []string{"a", "c", "tell"}},
+	{name: "show", statement: "TurnRenew", n: 1, path: []string{"a", "tell", "renew", "tell", "c"}},
+	{name: "show", statement: "TurnLeave", n: 1, path: []string{"tell", "nap", "tell"}, wake: true},
 	// What any worker does for the others.
 	{statement: "WorkerReap", n: 1, path: plain, firstCrash: "Commit:after:1"},
 	{statement: "TurnReap", n: 1, path: plain, firstCrash: "Commit:after:1"},

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 
@@ -161,15 +162,21 @@ func (w *worker) noticesTx(ctx context.Context, tx pgx.Tx) (int, error) {
 	return len(wake), err
 }
 
-// told passes on what the channel says: a run has news.
+// told passes on what the channel says: a run has news, or, after a question
+// mark, a client that watches it.
 func (w *worker) told(payload string) {
+	payload, watched := strings.CutPrefix(payload, "?")
 	run, err := strconv.ParseInt(payload, 10, 64)
 	if err != nil {
 		return
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if t := w.turns[run]; t != nil {
+	switch t := w.turns[run]; {
+	case t == nil:
+	case watched:
+		t.watched.Store(true)
+	default:
 		t.hasNews()
 	}
 }

@@ -54,6 +54,21 @@ func (h *host) seal(ctx context.Context, b engine.Batch) (write, error) {
 			return err
 		})
 	}
+	inline := func(v *[]byte) {
+		if h.w.box.Plain(*v) {
+			return
+		}
+		seal(func(ctx context.Context) (err error) {
+			*v, err = h.w.box.SealInline(ctx, *v)
+			return err
+		})
+	}
+	for i := range x.Entries {
+		inline(&x.Entries[i].Payload)
+	}
+	for i := range x.Progress {
+		inline(&x.Progress[i].Value)
+	}
 	if b.End != nil {
 		end := *b.End // the turn's own stays as it is
 		x.End = &end

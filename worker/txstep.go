@@ -69,12 +69,13 @@ func (h *host) commitTx(ctx context.Context, tx pgx.Tx, rollback func(context.Co
 	try, cancel := context.WithTimeout(ctx, max(h.w.lease.slack(), 0))
 	defer cancel()
 	written := false
-	rows, err := tx.Query(try, h.w.q.Commit, arguments([]write{x})...)
+	rows, err := tx.Query(try, h.w.q.Commit, append(arguments([]write{x}), h.w.q.WatchChannel())...)
 	if err == nil {
 		var run int64
 		var canceled, notices bool
 		var n int
-		_, err = pgx.ForEachRow(rows, []any{&run, &canceled, &notices, &n}, func() error {
+		var told *bool
+		_, err = pgx.ForEachRow(rows, []any{&run, &canceled, &notices, &n, &told}, func() error {
 			written = n == 1
 			return nil
 		})

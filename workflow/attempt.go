@@ -105,6 +105,7 @@ func (f *future) try() {
 // here, where its place among the results is known: all before it is durable
 // then, and nothing is handed over meanwhile.
 func (t *turn) succeed(f *future, c *engine.Checkpoint, out engine.Outcome, failed int) {
+	t.pending.Progress = append(t.pending.Progress, out.Progress...)
 	if out.Commit == nil {
 		t.settle(f, c)
 		return
@@ -122,6 +123,7 @@ func (t *turn) succeed(f *future, c *engine.Checkpoint, out engine.Outcome, fail
 	if err == nil {
 		t.done++
 		t.resulted(f)
+		t.shows.handed = t.done
 		f.attempt = c.Attempt
 		t.resolve(f, c.Output, nil)
 		return

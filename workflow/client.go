@@ -49,8 +49,9 @@ type ClientConfig struct {
 }
 
 // A Client plans: it enqueues runs, asks about them and cancels them. It never
-// executes a step. It is safe for concurrent use, holds no goroutine and needs
-// no closing.
+// executes a step. It is safe for concurrent use and needs no closing. It holds
+// no goroutine, but for one with a connection of its own while somebody tails a
+// stream or waits for a result.
 type Client struct {
 	pool     *pgxpool.Pool
 	q        *db.Queries
@@ -59,6 +60,7 @@ type Client struct {
 	maxBytes int
 	box      *payload.Box
 	tracer   trace.Tracer
+	watches  watches
 }
 
 // NewClient makes a client. It does not connect.

@@ -17,6 +17,11 @@ type Context interface {
 	// recorded steps are replayed.
 	Logger() *slog.Logger
 
+	// SetAttribute sets an attribute of the run: see EnqueueOptions.Attributes,
+	// and the limits there. It is durable before the next step starts. The
+	// error is an *[OptionError].
+	SetAttribute(name string, value any) error
+
 	at() (*branch, *scope) // seals the interface
 }
 

@@ -64,6 +64,20 @@
 // many places as there are tenants. Within a tenant the older run goes first, and
 // [EnqueueOptions].Priority moves one forward or back, by a minute a step.
 //
+// # What a run shows
+//
+// A run can be followed while it goes on, and read after it has ended.
+// [Progress] is a named value, of which the latest stands: pages done, a stage.
+// [Stream] is a list that only grows; [Stream.Tail] yields its entries as they
+// come, from any offset, until the run has ended. A body that sets progress or
+// appends does so once, however often it is replayed: what it shows is written
+// with its checkpoints, in the same commit. The function of a step shows what it
+// does before it ends: an entry is durable at once, and a repeated attempt adds
+// its own.
+//
+// [EnqueueOptions].Attributes and Context.SetAttribute tag a run with small typed
+// values, which [Client.Runs] finds it by: see [AttributeFilter].
+//
 // # What is promised
 //
 // A run that Enqueue has returned is durable. It waits for a worker, and survives
@@ -151,8 +165,9 @@
 //
 // Here, a definition is in define.go, step.go, mode.go and retry.go; what a body
 // calls in context.go, step.go, future.go, fan.go, branch.go, scope.go, wait.go,
-// signal.go and child.go; the replay in turn.go and attempt.go; values in codec.go; a client in client.go, enqueue.go, run.go, query.go,
-// why.go and history.go; tables in migrate.go.
+// signal.go, child.go, progress.go, stream.go and attribute.go; the replay in turn.go and attempt.go; values in codec.go;
+// a client in client.go, enqueue.go, run.go, watch.go, query.go, why.go and
+// history.go; tables in migrate.go.
 //
 // # Where to go next
 //

@@ -35,6 +35,12 @@ type EnqueueOptions struct {
 	// tenants it counts for nothing: they take turns. A child has the priority
 	// of its parent.
 	Priority int
+
+	// Attributes are tags that [Client.Runs] finds the run by: up to 16, each
+	// with a name as a step has one, and a string of up to 200 bytes, an
+	// integer, a float64, a bool or a time.Time. When Key finds an earlier run,
+	// they are not added to it.
+	Attributes map[string]any
 }
 
 // An OptionError reports a field of an options struct that cannot be used.
@@ -97,13 +103,17 @@ func enqueueWith[In, Out any](ctx context.Context, w DurableWorkflow[In, Out], c
 	if o.Priority < -1000 || o.Priority > 1000 {
 		return run, &OptionError{Option: "EnqueueOptions.Priority", Reason: fmt.Sprintf("%d is not within -1,000 and 1,000", o.Priority)}
 	}
+	attributes, err := encodeAttributes(o.Attributes)
+	if err != nil {
+		return run, err
+	}
 	input, err := encode("input of workflow "+w.Name, in, c.maxBytes)
 	if err != nil {
 		return run, err
 	}
 	carrier := propagation.MapCarrier{}
 	propagation.TraceContext{}.Inject(ctx, carrier)
-	item := enqueue.Item{Tenant: o.Tenant, Workflow: w.Name, Key: o.Key, Input: input, Traceparent: carrier["traceparent"], Priority: int16(o.Priority)}
+	item := enqueue.Item{Tenant: o.Tenant, Workflow: w.Name, Key: o.Key, Input: input, Traceparent: carrier["traceparent"], Priority: int16(o.Priority), Attributes: attributes}
 	if err := item.Seal(ctx, c.box); err != nil {
 		return run, fmt.Errorf("workflow: store input of workflow %s: %w", w.Name, err)
 	}

@@ -36,6 +36,7 @@ type RunStatus struct {
 	Finished          time.Time      // zero until it has ended
 	Reason            string         // of Parked: "nondeterminism", "undeclared_step", "no_backend", "image", "crashed", …
 	Err               *RecordedError // of Failed, Canceled and Parked
+	Attributes        map[string]any // of string, int64, float64, bool and time.Time
 }
 
 // RunFilter selects runs. Zero fields select all.
@@ -43,6 +44,11 @@ type RunFilter struct {
 	Tenant   *string
 	Workflow string
 	State    State
+
+	// Attributes are what the run's attributes must be, all of them. The first
+	// that asks for an equal value is looked up in an index and costs what it
+	// returns; without one, the first is, and costs what matches it.
+	Attributes []AttributeFilter
 
 	// Before continues a listing: only runs with a lower id. Pass
 	// [RunPage.Next].
@@ -65,7 +71,13 @@ func (c *Client) Runs(ctx context.Context, f RunFilter) (RunPage, error) {
 		limit = 100
 	}
 	limit = min(limit, 1000)
-	runs, err := c.list(ctx, c.pool, nil, optionalID(f.Before), f.Tenant, optional(f.Workflow), optional(string(f.State)), limit+1)
+	var runs []RunStatus
+	var err error
+	if len(f.Attributes) > 0 {
+		runs, err = c.find(ctx, f, limit+1)
+	} else {
+		runs, err = c.list(ctx, c.pool, nil, optionalID(f.Before), f.Tenant, optional(f.Workflow), optional(string(f.State)), limit+1, nil)
+	}
 	if err != nil {
 		return RunPage{}, fmt.Errorf("workflow: list runs: %w", err)
 	}
@@ -86,7 +98,7 @@ type querier interface {
 }
 
 func (c *Client) get(ctx context.Context, q querier, id RunID) (RunStatus, error) {
-	runs, err := c.list(ctx, q, int64(id), nil, nil, nil, nil, 1)
+	runs, err := c.list(ctx, q, int64(id), nil, nil, nil, nil, 1, nil)
 	if err != nil {
 		return RunStatus{}, fmt.Errorf("workflow: get %v: %w", id, err)
 	}
@@ -110,11 +122,19 @@ func (c *Client) list(ctx context.Context, q querier, args ...any) ([]RunStatus,
 			session, timer                           *int64
 			worker, reason                           *string
 			recorded, detail                         []byte
+			names                                    []string
+			values                                   [][]byte
 		)
 		err := row.Scan(&s.ID, &s.Tenant, &s.Workflow, &s.Version, &state, &s.Turns, &s.CancelRequested, &finished, &recorded, &s.Priority,
-			&session, &worker, &readySince, &timer, &wakeAt, &reason, &detail, &parkedFrom)
+			&session, &worker, &readySince, &timer, &wakeAt, &reason, &detail, &parkedFrom, &names, &values)
 		if err != nil {
 			return s, err
+		}
+		for i, name := range names {
+			if s.Attributes == nil {
+				s.Attributes = make(map[string]any, len(names))
+			}
+			s.Attributes[name] = decodeAttribute(values[i])
 		}
 		switch {
 		case state != "live":

@@ -55,17 +55,13 @@ const (
 	pollLast  = 250 * time.Millisecond
 )
 
-// wait polls until the run has ended.
+// wait looks until the run has ended. One that takes long is watched.
 func (c *Client) wait(ctx context.Context, id RunID) (state string, output, recorded []byte, err error) {
-	timer := time.NewTimer(0)
-	defer timer.Stop()
-	for pause := pollFirst; ; pause = min(pause*3/2, pollLast) {
-		select {
-		case <-ctx.Done():
-			return "", nil, nil, context.Cause(ctx)
-		case <-timer.C:
-		}
-		err = c.pool.QueryRow(ctx, c.q.RunResult, int64(id)).Scan(&state, &output, &recorded)
+	look := lookout{c: c, id: id, patience: pollLast}
+	defer look.end()
+	for {
+		var epoch int
+		err = c.pool.QueryRow(ctx, c.q.RunResult, int64(id)).Scan(&state, &output, &recorded, &epoch)
 		switch {
 		case errors.Is(err, pgx.ErrNoRows):
 			return "", nil, nil, fmt.Errorf("%w: %v", ErrNotFound, id)
@@ -76,7 +72,9 @@ func (c *Client) wait(ctx context.Context, id RunID) (state string, output, reco
 		case state != "live":
 			return state, output, recorded, nil
 		}
-		timer.Reset(pause)
+		if err := look.wait(ctx, epoch); err != nil {
+			return "", nil, nil, err
+		}
 	}
 }
 

@@ -52,6 +52,7 @@ type turn struct {
 	news       news
 	patches    map[string]bool
 	pending    engine.Batch
+	shows      shows
 	attempts   int // that execute, or that ask Postgres
 	canceled   bool
 	left       *engine.End // set once: why the turn ends
@@ -303,12 +304,13 @@ func (t *turn) consume(c *engine.Checkpoint) {
 		t.replay = slices.Delete(t.replay, i, i+1)
 	}
 	delete(t.recorded, c.Seq)
+	t.shows.handed = max(t.shows.handed, c.Done)
 }
 
 // record numbers a new checkpoint and keeps it for the next commit.
 func (t *turn) record(c *engine.Checkpoint) {
 	t.done++
-	c.Done = t.done
+	c.Done, t.shows.handed = t.done, t.done
 	if c.Elapsed == 0 {
 		c.Elapsed = max(time.Since(c.Started), 0)
 	}
@@ -330,7 +332,7 @@ func (t *turn) prepare() {
 // flush writes what is pending.
 func (t *turn) flush(ctx context.Context) {
 	b := t.pending
-	t.pending = engine.Batch{}
+	t.pending, t.shows.bytes = engine.Batch{}, 0
 	if err := t.in.Host.Write(context.WithoutCancel(ctx), b); err != nil {
 		t.leave(refused(err))
 	}

@@ -36,6 +36,8 @@ type Queries struct {
 
 	StepHistory, AttemptHistory, WaitList, StepList string
 
+	ShownGet, EntryList, ProgressList, AttributeEqual, AttributeRange, Watch string
+
 	AttemptDispatch, SandboxCreated, SandboxDestroyed, SandboxOrphans, SessionsAlive string
 
 	BlobPut, BlobGet, BlobUse, BlobLoose, BlobDelete string
@@ -97,6 +99,10 @@ func New(schema string) (*Queries, error) {
 
 // Channel is where runs that are held are told that something has arrived.
 func (q *Queries) Channel() string { return q.Schema + "_news" }
+
+// WatchChannel is where clients that watch a run are told that it shows more, or
+// has ended.
+func (q *Queries) WatchChannel() string { return q.Schema + "_watch" }
 
 // in puts the schemas' names where a statement says stepward or stepward_river.
 func (q *Queries) in(text string) string {

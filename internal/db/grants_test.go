@@ -102,16 +102,21 @@ func work(t *testing.T, cfg worker.Config) (stop func()) {
 
 var (
 	word = workflow.NewSignal[int]("word")
+	said = workflow.Stream[int]{Name: "said"}
+	loud = workflow.Progress[int]{Name: "loud"}
 	talk = workflow.DurableWorkflow[int, int]{Name: "talk"}
 )
 
-// talkV1 waits for a signal, calls a child and begins anew: what a plain run
+// talkV1 waits for a signal, shows something, calls a child and begins anew: what a plain run
 // does not write.
 var talkV1 = workflow.Define(talk, func(ctx workflow.Context, n int) (int, error) {
 	if n == 0 {
 		return count.Run(ctx, 5)
 	}
 	if _, err := word.Receive(ctx, 0); err != nil {
+		return 0, err
+	}
+	if err := errors.Join(said.Append(ctx, n), loud.Set(ctx, n), ctx.SetAttribute("loud", n)); err != nil {
 		return 0, err
 	}
 	return 0, talk.ContinueAsNew(0)
@@ -170,7 +175,7 @@ func TestGrants(t *testing.T) {
 		if out, err := parked.Result(ctx); err != nil || out != 8 {
 			t.Errorf("got %d, %v", out, err)
 		}
-		heard, err := talk.Enqueue(ctx, client, 2, workflow.EnqueueOptions{})
+		heard, err := talk.Enqueue(ctx, client, 2, workflow.EnqueueOptions{Attributes: map[string]any{"loud": 0}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -179,6 +184,14 @@ func TestGrants(t *testing.T) {
 		}
 		if out, err := heard.Result(ctx); err != nil || out != 8 {
 			t.Errorf("got %d, %v", out, err)
+		}
+		for e, err := range said.Tail(ctx, client, heard.ID, 0) {
+			if err != nil || e.Value != 2 {
+				t.Errorf("got %+v, %v", e, err)
+			}
+		}
+		if v, _, err := loud.Get(ctx, client, heard.ID); err != nil || v != 2 {
+			t.Errorf("got %d, %v", v, err)
 		}
 		late, err := count.Enqueue(ctx, client, 2, workflow.EnqueueOptions{})
 		if err != nil {
@@ -239,6 +252,10 @@ func TestGrants(t *testing.T) {
 		"INSERT INTO stepward.wait (run_id, seq, key) VALUES (1, 1, 'x')",
 		"UPDATE stepward.signal SET received = true",
 		"DELETE FROM stepward.notice",
+		"INSERT INTO stepward.entry (run_id, attempt, stream, step, payload) VALUES (1, 1, 'x', 'x', '')",
+		"UPDATE stepward.progress SET value = ''",
+		"UPDATE stepward.attribute SET value = ''",
+		"DELETE FROM stepward.shown",
 		"UPDATE stepward_river.river_job SET priority = 2",
 		"DELETE FROM stepward_river.river_job",
 	}

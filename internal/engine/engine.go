@@ -102,6 +102,9 @@ type Host interface {
 	// Look returns the signals with an id above after that no turn has
 	// received, oldest first, and the children that have ended.
 	Look(ctx context.Context, after int64, children []int64) (News, error)
+
+	// Shown returns up to where what the body shows is on record.
+	Shown(ctx context.Context) (Place, error)
 }
 
 // An Outcome is what an attempt that succeeded leaves behind.
@@ -113,6 +116,8 @@ type Outcome struct {
 	// that nothing was committed.
 	Commit   func(ctx context.Context, c Checkpoint) error
 	Rollback func(ctx context.Context)
+
+	Progress []Progress // that was set last, and is not written
 }
 
 // Drop rolls back what is open.
@@ -130,12 +135,55 @@ type Batch struct {
 	Dropped     []int   // waits that ended without a checkpoint, by seq
 	Received    []int64 // signals that a checkpoint holds
 	Cancel      []int64 // children that nobody waits for any more
+	Entries     []Entry
+	Progress    []Progress
+	Attributes  []Attribute
+	Shown       Place // of the last of these that the body made; zero: it made none
 	End         *End
 }
 
 // Empty reports whether there is nothing to write.
 func (b Batch) Empty() bool {
-	return len(b.Checkpoints) == 0 && len(b.Failures) == 0 && len(b.Waits) == 0 && len(b.Dropped) == 0 && len(b.Received) == 0 && len(b.Cancel) == 0 && b.End == nil
+	return len(b.Checkpoints) == 0 && len(b.Failures) == 0 && len(b.Waits) == 0 && len(b.Dropped) == 0 && len(b.Received) == 0 && len(b.Cancel) == 0 &&
+		len(b.Entries) == 0 && len(b.Progress) == 0 && len(b.Attributes) == 0 && b.End == nil
+}
+
+// A Place is where a body made a call that leaves no checkpoint: the Nth, from
+// 1, since so many results.
+type Place struct{ Done, N int }
+
+// After reports whether p comes later in the run than o.
+func (p Place) After(o Place) bool { return p.Done > o.Done || p.Done == o.Done && p.N > o.N }
+
+// An Entry is a value that is appended to a stream.
+type Entry struct {
+	Stream  string
+	Step    string // key of the step whose function appends it; empty: the body
+	Attempt int    // 0: the body
+	Payload []byte
+}
+
+// A Progress is a named value that a run shows.
+type Progress struct {
+	Name  string
+	Value []byte
+	Body  bool // set by the body, not by the function of a step
+}
+
+// An Attribute is a tag of a run.
+type Attribute struct {
+	Name  string
+	Value []byte // see table attribute
+}
+
+// An Outlet is how the function of a step shows what it does, before it ends.
+type Outlet interface {
+	// Append returns when the entry is durable.
+	Append(ctx context.Context, stream string, payload []byte) error
+
+	// Progress returns at once. The value is written soon, or with the
+	// checkpoint.
+	Progress(name string, value []byte) error
 }
 
 // A Wait is what a run waits for, other than its own steps, or the deadline of one
@@ -186,6 +234,7 @@ type Attempt struct {
 	Key    string
 	Number int
 	Input  []byte
+	Outlet Outlet // nil where there is none: in a guest
 }
 
 // A Checkpoint is the recorded result of a step.

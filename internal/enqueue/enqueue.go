@@ -14,6 +14,7 @@ import (
 	"github.com/riverqueue/river"
 
 	"github.com/stepward/stepward/internal/db"
+	"github.com/stepward/stepward/internal/engine"
 	"github.com/stepward/stepward/internal/payload"
 )
 
@@ -54,6 +55,7 @@ type Item struct {
 	Traceparent           string
 	Input                 []byte // as it is stored: see Seal
 	Priority              int16
+	Attributes            []engine.Attribute
 	hash, stored          []byte // of workflow and input; what is stored of it
 	box                   *payload.Box
 }
@@ -120,6 +122,9 @@ func Insert(ctx context.Context, tx pgx.Tx, q *db.Queries, items []Item) ([]Resu
 		inputs, hashes               [][]byte
 		priorities                   []*int16
 		places                       []int
+		aPlaces                      []int64
+		aNames                       []string
+		aValues                      [][]byte
 	)
 	results := make([]Result, len(items))
 	for i := range items {
@@ -141,11 +146,14 @@ func Insert(ctx context.Context, tx pgx.Tx, q *db.Queries, items []Item) ([]Resu
 		if it.Priority != 0 {
 			priorities[len(priorities)-1] = &it.Priority
 		}
+		for _, a := range it.Attributes {
+			aPlaces, aNames, aValues = append(aPlaces, int64(len(places))), append(aNames, a.Name), append(aValues, a.Value)
+		}
 	}
 	if len(places) == 0 {
 		return results, nil
 	}
-	rows, err := tx.Query(ctx, q.RunInsert, tenants, workflows, versions, requirements, traces, inputs, keys, hashes, priorities)
+	rows, err := tx.Query(ctx, q.RunInsert, tenants, workflows, versions, requirements, traces, inputs, keys, hashes, priorities, aPlaces, aNames, aValues)
 	if err != nil {
 		return nil, err
 	}

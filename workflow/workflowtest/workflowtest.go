@@ -204,6 +204,9 @@ func (h *host) Child(_ context.Context, c engine.Child) (int64, error) {
 	return 0, &engine.ParkError{Reason: "child", Err: fmt.Errorf("workflowtest: child runs are not supported: %s", c.Key)}
 }
 
+// Shown implements engine.Host. What a run shows goes nowhere here.
+func (h *host) Shown(context.Context) (engine.Place, error) { return engine.Place{}, nil }
+
 // Look implements engine.Host.
 func (h *host) Look(context.Context, int64, []int64) (engine.News, error) {
 	return engine.News{}, nil

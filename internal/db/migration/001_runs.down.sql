@@ -1,7 +1,8 @@
 -- Deletes every run, its steps, its audit events and the record of all workers.
 DROP VIEW stepward.audit_event;
 DROP TABLE stepward.event, stepward.worker, stepward.blob_use, stepward.blob, stepward.sandbox, stepward.attempt, stepward.step, stepward.claim,
-    stepward.parked, stepward.timer, stepward.wait, stepward.signal, stepward.notice, stepward.turn, stepward.ready, stepward.idempotency, stepward.run,
+    stepward.parked, stepward.timer, stepward.wait, stepward.signal, stepward.notice,
+    stepward.shown, stepward.progress, stepward.entry, stepward.attribute, stepward.turn, stepward.ready, stepward.idempotency, stepward.run,
     stepward.definition, stepward.requirement;
 DROP TYPE stepward.run_state;
 DROP FUNCTION stepward.next_id(), stepward.ready_place(), stepward.rank(bigint, smallint);

@@ -174,6 +174,47 @@ CREATE TABLE stepward.step (
     PRIMARY KEY (run_id, seq)
 );
 
+-- What a run shows outward while it lives. Its body's calls leave no checkpoint:
+-- shown says up to which one they are on record, as the nth since a result.
+CREATE TABLE stepward.shown (
+    run_id bigint PRIMARY KEY,
+    done   int NOT NULL, -- place of that result, as in step
+    n      int NOT NULL
+) WITH (fillfactor = 50);
+
+-- A named value, the latest.
+CREATE TABLE stepward.progress (
+    run_id bigint NOT NULL,
+    at     timestamptz NOT NULL DEFAULT statement_timestamp(),
+    name   text NOT NULL,
+    value  bytea NOT NULL,
+    PRIMARY KEY (run_id, name)
+) WITH (fillfactor = 50);
+
+-- A value that was appended to a stream. Who appends holds the run's row, so that
+-- the order of ids is the order in which readers see them.
+CREATE TABLE stepward.entry (
+    run_id  bigint NOT NULL,
+    id      bigint GENERATED ALWAYS AS IDENTITY,
+    at      timestamptz NOT NULL DEFAULT statement_timestamp(),
+    attempt smallint NOT NULL, -- of the step that appended it; 0: the body
+    stream  text NOT NULL,
+    step    text NOT NULL,
+    payload bytea NOT NULL,
+    PRIMARY KEY (run_id, stream, id)
+);
+
+-- A tag to find a run by. The first byte of the value says its type (b, f, i, s, t);
+-- the order of the bytes is that of the values.
+CREATE TABLE stepward.attribute (
+    run_id bigint NOT NULL,
+    name   text NOT NULL,
+    value  bytea NOT NULL,
+    PRIMARY KEY (run_id, name)
+);
+
+CREATE INDEX attribute_value ON stepward.attribute (name, value, run_id);
+
 -- An attempt that failed, or that was dispatched into a sandbox.
 CREATE TABLE stepward.attempt (
     run_id     bigint NOT NULL,

@@ -3,7 +3,7 @@
 GRANT USAGE ON SCHEMA stepward, stepward_river TO :client;
 GRANT SELECT ON ALL TABLES IN SCHEMA stepward, stepward_river TO :client;
 GRANT USAGE ON SEQUENCE stepward.id_counter TO :client;
-GRANT INSERT ON stepward.run, stepward.idempotency, stepward.ready, stepward.requirement, stepward.event, stepward.signal, stepward.notice, stepward.blob, stepward.blob_use TO :client;
+GRANT INSERT ON stepward.run, stepward.idempotency, stepward.ready, stepward.requirement, stepward.event, stepward.signal, stepward.notice, stepward.attribute, stepward.blob, stepward.blob_use TO :client;
 GRANT UPDATE (cancel, state, finished_at, epoch) ON stepward.run TO :client;
 GRANT UPDATE (loose) ON stepward.blob TO :client;
 GRANT DELETE ON stepward.ready, stepward.timer, stepward.parked TO :client;

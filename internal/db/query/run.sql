@@ -1,5 +1,6 @@
 -- name: RunInsert
--- One row per item of a batch. An item whose idempotency key is taken is not inserted.
+-- One row per item of a batch. An item whose idempotency key is taken is not inserted. $10 to $12 are
+-- attributes: the place of the item, name, value.
 WITH x AS MATERIALIZED (
     SELECT stepward.next_id() AS id, t.n, t.tenant, t.workflow, t.version, t.requirement_id, t.traceparent, t.input, t.key, t.input_hash, t.priority
     FROM unnest($1::text[], $2::text[], $3::text[], $4::int[], $5::text[], $6::bytea[], $7::text[], $8::bytea[], $9::smallint[])
@@ -16,6 +17,10 @@ WITH x AS MATERIALIZED (
 ), queued AS (
     INSERT INTO stepward.ready (requirement_id, tenant, rank, run_id)
     SELECT requirement_id, tenant, stepward.rank(id, priority), id FROM added
+), tagged AS (
+    INSERT INTO stepward.attribute (run_id, name, value)
+    SELECT added.id, a.name, a.value FROM unnest($10::bigint[], $11::text[], $12::bytea[]) AS a(n, name, value)
+    JOIN x ON x.n = a.n JOIN added ON added.id = x.id
 )
 SELECT x.id, EXISTS (SELECT FROM added WHERE added.id = x.id) FROM x ORDER BY x.n;
 
@@ -24,7 +29,7 @@ SELECT i.run_id, i.input_hash FROM unnest($1::text[], $2::text[]) WITH ORDINALIT
 JOIN stepward.idempotency i ON i.tenant = x.tenant AND i.key = x.key ORDER BY x.n;
 
 -- name: RunResult
-SELECT state::text, output, error FROM stepward.run WHERE id = $1;
+SELECT state::text, output, error, epoch FROM stepward.run WHERE id = $1;
 
 -- name: RunHistory
 SELECT tenant, workflow, version, state::text, input, output, error, coalesce(origin_id, 0) FROM stepward.run WHERE id = $1;
@@ -32,7 +37,9 @@ SELECT tenant, workflow, version, state::text, input, output, error, coalesce(or
 -- name: RunList
 -- $2 is the page's lower end, exclusive; newest first.
 SELECT r.id, r.tenant, r.workflow, r.version, r.state::text, r.epoch, r.cancel, r.finished_at, r.error, coalesce(r.priority, 0),
-       t.session, w.name, q.since, tm.run_id, tm.wake_at, p.reason, p.detail, p.since
+       t.session, w.name, q.since, tm.run_id, tm.wake_at, p.reason, p.detail, p.since,
+       (SELECT array_agg(a.name ORDER BY a.name) FROM stepward.attribute a WHERE a.run_id = r.id),
+       (SELECT array_agg(a.value ORDER BY a.name) FROM stepward.attribute a WHERE a.run_id = r.id)
 FROM stepward.run r
 LEFT JOIN stepward.turn t ON t.run_id = r.id
 LEFT JOIN stepward.worker w ON w.session = t.session
@@ -49,6 +56,7 @@ WHERE ($1::bigint IS NULL OR r.id = $1)
         WHEN tm.run_id IS NOT NULL THEN 'waiting'
         WHEN t.run_id IS NOT NULL THEN 'running'
         ELSE 'ready' END)
+  AND ($7::bigint[] IS NULL OR r.id = ANY($7))
 ORDER BY r.id DESC
 LIMIT $6;
 

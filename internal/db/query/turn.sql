@@ -71,7 +71,9 @@ ORDER BY id = 0, round, tenant COLLATE "C", id;
 -- The writes of many turns in one statement. $1 session; $2, $3 the turns (run, epoch); $4 to $14
 -- checkpoints; $15 to $25 attempts; $26 to $29 finished runs; $30 the checkpoints' place in the order
 -- of results; $31 to $35 waits; $36, $37 waits that ended without a checkpoint; $38, $39 signals that
--- a checkpoint holds; $40, $41 children to cancel; $42, $43 blobs that it refers to. A run that does not come back is no
+-- a checkpoint holds; $40, $41 children to cancel; $42, $43 blobs that it refers to; $44 to $46 up to where
+-- the body's calls are shown; $47 to $51 entries; $52 to $55 progress; $56 to $58 attributes; $59 runs
+-- whose watchers are told, through the channel $60. A run that does not come back is no
 -- longer this session's: nothing of it was written. The row lock waits for a claim or a reaper that
 -- is committing, and orders this statement before or after it. A checkpoint that is there already is
 -- left out, not ON CONFLICT: that would cost a record of WAL for each. The price is an error,
@@ -131,8 +133,33 @@ WITH held AS MATERIALIZED (
 ), kept AS (
     UPDATE stepward.blob SET loose = false FROM unnest($42::bigint[], $43::text[]) AS x(run_id, key), held
     WHERE held.id = x.run_id AND blob.key = x.key
+), seen AS (
+    INSERT INTO stepward.shown (run_id, done, n)
+    SELECT x.run_id, x.done, x.n FROM unnest($44::bigint[], $45::int[], $46::int[]) AS x(run_id, done, n) JOIN held ON held.id = x.run_id
+    ON CONFLICT (run_id) DO UPDATE SET done = excluded.done, n = excluded.n
+        WHERE (shown.done, shown.n) < (excluded.done, excluded.n) -- or this was written before, and its answer was lost
+    RETURNING run_id
+), appended AS (
+    INSERT INTO stepward.entry (run_id, stream, step, attempt, payload)
+    SELECT x.run_id, x.stream, x.step, x.attempt, x.payload
+    FROM unnest($47::bigint[], $48::text[], $49::text[], $50::int[], $51::bytea[]) WITH ORDINALITY AS x(run_id, stream, step, attempt, payload, place)
+    JOIN held ON held.id = x.run_id
+    WHERE x.attempt > 0 OR x.run_id IN (SELECT run_id FROM seen)
+    ORDER BY x.place
+), progressed AS (
+    INSERT INTO stepward.progress (run_id, name, value)
+    SELECT x.run_id, x.name, x.value FROM unnest($52::bigint[], $53::text[], $54::bytea[], $55::bool[]) AS x(run_id, name, value, body)
+    JOIN held ON held.id = x.run_id
+    WHERE NOT x.body OR x.run_id IN (SELECT run_id FROM seen)
+    ON CONFLICT (run_id, name) DO UPDATE SET at = excluded.at, value = excluded.value
+), tagged AS (
+    INSERT INTO stepward.attribute (run_id, name, value)
+    SELECT x.run_id, x.name, x.value FROM unnest($56::bigint[], $57::text[], $58::bytea[]) AS x(run_id, name, value)
+    JOIN seen ON seen.run_id = x.run_id
+    ON CONFLICT (run_id, name) DO UPDATE SET value = excluded.value WHERE attribute.value <> excluded.value
 )
-SELECT held.id, held.cancel, EXISTS (SELECT FROM notices), (SELECT count(*)::int FROM checkpoint WHERE checkpoint.run_id = held.id)
+SELECT held.id, held.cancel, EXISTS (SELECT FROM notices), (SELECT count(*)::int FROM checkpoint WHERE checkpoint.run_id = held.id),
+       CASE WHEN held.id = ANY($59::bigint[]) THEN pg_notify($60::text, held.id::text) IS NULL END
 FROM held;
 
 -- name: CommitOutcome
@@ -209,6 +236,8 @@ WITH held AS MATERIALIZED (
     INSERT INTO stepward.blob_use (run_id, key, signal) SELECT id, $6::text, false FROM held WHERE $6 <> ''
 ), loose AS (
     UPDATE stepward.blob SET loose = blob.key <> $6 FROM held WHERE blob.key = $6 OR blob.key IN (SELECT key FROM unused)
+), unshown AS (
+    DELETE FROM stepward.shown USING held WHERE shown.run_id = held.id
 ), noted AS (
     INSERT INTO stepward.event (run_id, kind, actor, detail)
     SELECT id, 'run.renewed', $5::text, convert_to(json_build_object('steps', (SELECT count(*) FROM steps))::text, 'UTF8') FROM held

@@ -1,0 +1,8 @@
+package workflow
+
+func EncodeAttribute(v any) []byte {
+	b, _ := encodeAttribute(v)
+	return b
+}
+
+var DecodeAttribute = decodeAttribute
