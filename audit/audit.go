@@ -35,7 +35,8 @@ const (
 	RunResumed       = "run.resume"
 	RunCancel        = "run.cancel" // somebody asked for it
 	RunCompleted     = "run.completed"
-	RunFailed        = "run.failed" // detail: the error
+	RunFailed        = "run.failed"   // detail: the error
+	RunsDeleted      = "runs.deleted" // by retention, of no run; detail: runs, and the ids of the first and the last
 	StepCompleted    = "step.completed"
 	StepFailed       = "step.failed"       // for good; detail: seq, attempt, epoch, mode, elapsed_s
 	AttemptFailed    = "attempt.failed"    // and is repeated; detail: the error

@@ -71,6 +71,10 @@ type Config struct {
 	// Defaults to a table.
 	Blobs workflow.BlobStore
 
+	// Retention says when runs that have ended are deleted. Its zero value keeps
+	// them all.
+	Retention Retention
+
 	// LeaseTTL is how long a held run survives without a heartbeat before
 	// another worker may claim it. Defaults to 10 seconds; at least 1 second.
 	LeaseTTL time.Duration
@@ -151,6 +155,7 @@ func (c Config) validate() error {
 	if c.LeaseTTL < time.Second {
 		bad("Config.LeaseTTL is %v, at least 1s is needed", c.LeaseTTL)
 	}
+	errs = append(errs, c.Retention.validate())
 	if c.StartTimeout < 0 || c.DrainTimeout < 0 {
 		bad("a timeout of Config is negative")
 	}

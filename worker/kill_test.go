@@ -73,6 +73,7 @@ var killings = []killing{
 	{name: "big", statement: "Commit", n: 2, path: []string{"a", "big", "c"}},
 	{statement: "BlobUse", n: 1, path: []string{"a", "bigkin", "c"}},
 	{statement: "BlobDelete", n: 1, path: []string{"a", "big", "c"}, firstCrash: "BlobPut:after:1"},
+	{statement: "RunExpire", n: 1, path: plain, victim: victimConfig{Retention: time.Nanosecond}},
 	{statement: "TurnRenew", n: 1, path: []string{"renew", "b", "c"}},
 	{name: "show", statement: "Commit", n: 1, path: []string{"tell", "tell", "a", "c"}},
 	{name: "show with a step", statement: "Commit", n: 1, path: []string{"a", "tell", "c"}},

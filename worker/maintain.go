@@ -212,9 +212,10 @@ func (w *worker) parkUnservable(ctx context.Context) error {
 // sweepEvery is how often each worker looks for sandboxes without an owner.
 const sweepEvery = 15 * time.Second
 
-// sweep removes sandboxes whose worker is gone, blobs that nothing refers to, and
+// sweep removes sandboxes whose worker is gone, runs that are old enough, blobs that nothing refers to, and
 // rows of workers that ended long ago.
 func (w *worker) sweep(ctx context.Context) {
+	var expiry expiry
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -225,6 +226,9 @@ func (w *worker) sweep(ctx context.Context) {
 		}
 		if w.backend != nil {
 			w.warn(ctx, "sweeping sandboxes", w.sweepOnce(ctx))
+		}
+		if w.Retention.any() && boottime.Now() > expiry.next {
+			w.warn(ctx, "deleting old runs", w.expire(ctx, &expiry))
 		}
 		w.warn(ctx, "sweeping blobs", w.sweepBlobs(ctx))
 		w.exec(ctx, w.q.WorkerForget)

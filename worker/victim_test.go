@@ -47,7 +47,8 @@ type victimConfig struct {
 	NoBackend          bool
 	LeaseTTL           time.Duration
 	DrainTimeout       time.Duration
-	CutMark            string // see cutConn
+	Retention          time.Duration // of runs that failed
+	CutMark            string        // see cutConn
 }
 
 // beVictim is main of such a process. SIGTERM drains it.
@@ -84,7 +85,7 @@ func beVictim(config string) int {
 	defer pool.Close()
 	cfg := worker.Config{
 		Pool: pool, Schema: victim.Schema, Name: victim.Name, Workflows: []*workflow.Definition{journeyNew, kinV1},
-		LeaseTTL: victim.LeaseTTL, DrainTimeout: victim.DrainTimeout, Backends: []sandbox.Backend{},
+		LeaseTTL: victim.LeaseTTL, Retention: worker.Retention{Failed: victim.Retention}, DrainTimeout: victim.DrainTimeout, Backends: []sandbox.Backend{},
 		Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}
 	if victim.Old {

@@ -40,6 +40,8 @@ type Queries struct {
 
 	AttemptDispatch, SandboxCreated, SandboxDestroyed, SandboxOrphans, SessionsAlive string
 
+	RunExpire string
+
 	BlobPut, BlobGet, BlobUse, BlobLoose, BlobDelete string
 
 	WorkerInsert, WorkerHeartbeat, WorkerState, WorkerReap, WorkerForget string

@@ -168,7 +168,7 @@ func TestGrants(t *testing.T) {
 			t.Fatal(err)
 		}
 		var log problems
-		stop := work(t, worker.Config{Pool: workers, Schema: q.Schema, Workflows: []*workflow.Definition{countV1, talkV1}, Logger: log.logger()})
+		stop := work(t, worker.Config{Pool: workers, Schema: q.Schema, Retention: worker.Retention{Completed: time.Hour}, Workflows: []*workflow.Definition{countV1, talkV1}, Logger: log.logger()})
 		if out, err := early.Result(ctx); err != nil || out != 4 {
 			t.Errorf("got %d, %v", out, err)
 		}

@@ -63,6 +63,8 @@ CREATE TABLE stepward.idempotency (
     PRIMARY KEY (tenant, key)
 );
 
+CREATE INDEX idempotency_run ON stepward.idempotency (run_id);
+
 -- Where a run stands among those of its tenant: its id is its age, and a step of
 -- priority is worth a minute of it.
 CREATE FUNCTION stepward.rank(id bigint, priority smallint) RETURNS bigint LANGUAGE sql IMMUTABLE AS $$
@@ -306,3 +308,56 @@ CREATE VIEW stepward.audit_event AS
     UNION ALL
     SELECT started_at + make_interval(secs => elapsed), run_id, 'attempt.failed', 'worker', key, error
     FROM stepward.attempt WHERE error IS NOT NULL;
+
+-- Deletes, of the next runs after an id, those that ended so many seconds ago, with all that is on
+-- record of them; null keeps them for ever. It leaves an event, which is all that a worker's role can do
+-- to events: so the owner's rights are used, and what is deleted has ended. A child stays for as long as its
+-- parent may ask for its result, and a run with a sandbox until that is gone. Blobs become loose.
+CREATE FUNCTION stepward.expire_runs(after_id bigint, looks int, deletes int, completed float8, failed float8, canceled float8, who text)
+RETURNS TABLE (deleted int, last_id bigint) LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    WITH page AS MATERIALIZED (
+        SELECT r.id FROM stepward.run r
+        WHERE r.id > after_id
+          AND r.id < (extract(epoch FROM clock_timestamp() - make_interval(secs => least(completed, failed, canceled))) * 1000)::bigint << 20
+        ORDER BY r.id LIMIT looks
+    ), due AS MATERIALIZED (
+        SELECT r.id FROM stepward.run r JOIN page ON page.id = r.id
+        WHERE r.state <> 'live'
+          AND r.finished_at < clock_timestamp() - make_interval(secs => CASE r.state WHEN 'completed' THEN completed WHEN 'failed' THEN failed ELSE canceled END)
+          AND NOT EXISTS (SELECT FROM stepward.wait w JOIN stepward.run p ON p.id = w.run_id
+                          WHERE w.run_id = r.parent_id AND w.child_id = r.id AND p.state = 'live')
+          AND NOT EXISTS (SELECT FROM stepward.attempt a JOIN stepward.sandbox b ON b.id = a.sandbox_id
+                          WHERE a.run_id = r.id AND b.destroyed_at IS NULL)
+        ORDER BY r.id LIMIT deletes FOR UPDATE OF r SKIP LOCKED
+    ), boxes AS (
+        DELETE FROM stepward.sandbox b USING stepward.attempt a, due WHERE a.run_id = due.id AND b.id = a.sandbox_id
+    ), attempts AS (
+        DELETE FROM stepward.attempt x USING due WHERE x.run_id = due.id
+    ), steps AS (
+        DELETE FROM stepward.step x USING due WHERE x.run_id = due.id
+    ), signals AS (
+        DELETE FROM stepward.signal x USING due WHERE x.run_id = due.id
+    ), waits AS (
+        DELETE FROM stepward.wait x USING due WHERE x.run_id = due.id
+    ), claims AS (
+        DELETE FROM stepward.claim x USING due WHERE x.run_id = due.id
+    ), events AS (
+        DELETE FROM stepward.event x USING due WHERE x.run_id = due.id
+    ), keys AS (
+        DELETE FROM stepward.idempotency x USING due WHERE x.run_id = due.id
+    ), uses AS (
+        DELETE FROM stepward.blob_use x USING due WHERE x.run_id = due.id RETURNING x.key
+    ), blobs AS (
+        UPDATE stepward.blob b SET loose = true WHERE b.key IN (SELECT key FROM uses)
+    ), runs AS (
+        DELETE FROM stepward.run r USING due WHERE r.id = due.id
+    ), noted AS (
+        INSERT INTO stepward.event (run_id, kind, actor, detail)
+        SELECT 0, 'runs.deleted', who, convert_to(json_build_object('runs', count(*), 'first', min(id), 'last', max(id))::text, 'UTF8')
+        FROM due HAVING count(*) > 0
+    )
+    SELECT (SELECT count(*)::int FROM due),
+           CASE WHEN (SELECT count(*) FROM due) = deletes THEN (SELECT max(id) FROM due) ELSE (SELECT max(id) FROM page) END
+$$;
+
+REVOKE EXECUTE ON FUNCTION stepward.expire_runs FROM PUBLIC;

@@ -17,3 +17,4 @@ GRANT USAGE ON ALL SEQUENCES IN SCHEMA stepward, stepward_river TO :worker;
 REVOKE INSERT, UPDATE, DELETE ON stepward.migration FROM :worker;
 REVOKE UPDATE, DELETE ON stepward.event, stepward.claim FROM :worker; -- a record is written once
 REVOKE UPDATE ON stepward.step FROM :worker; -- and so are steps, which go when a run begins anew
+GRANT EXECUTE ON FUNCTION stepward.expire_runs TO :worker; -- it deletes runs that ended, with their records, and leaves an event

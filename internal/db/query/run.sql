@@ -105,3 +105,7 @@ WITH p AS (
     INSERT INTO stepward.event (run_id, kind, actor) SELECT run_id, 'run.resume', $2 FROM back
 )
 SELECT run_id FROM back;
+
+-- name: RunExpire
+-- Looks at so many runs after an id, and deletes so many at most: see the function.
+SELECT deleted, last_id FROM stepward.expire_runs($1, $2, $3, $4, $5, $6, $7);

@@ -1,0 +1,81 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/stepward/stepward/internal/boottime"
+)
+
+// Retention is how long runs are kept after they have ended; 0 is for ever. Any
+// worker with a Retention deletes them, within minutes, whichever workflow they
+// are of: the run, its steps, signals, records and large values, and the
+// idempotency keys that belong to it, which may be used again then. An event is
+// left of how many there were.
+//
+// A run that has not ended is never deleted, however old it is: its age begins
+// when it ends. A child stays until its parent has got its result or has ended
+// itself.
+type Retention struct {
+	Completed, Failed, Canceled time.Duration
+}
+
+func (r Retention) any() bool { return r != Retention{} }
+
+func (r Retention) validate() error {
+	if r.Completed < 0 || r.Failed < 0 || r.Canceled < 0 {
+		return errors.New("worker: a field of Config.Retention is negative")
+	}
+	return nil
+}
+
+const (
+	// expireEvery is the pause between two passes over all runs.
+	expireEvery = time.Minute
+
+	// expireLooks and expireDeletes bound one transaction, expirePages how many
+	// there are at a time.
+	expireLooks   = 1000
+	expireDeletes = 100
+	expirePages   = 100
+)
+
+// expiry is how far the pass over all runs has got. It goes in the order of ids:
+// no index is about a run's state.
+type expiry struct {
+	after int64         // id
+	next  time.Duration // on the clock of package boottime
+}
+
+// expire goes on with the pass.
+func (w *worker) expire(ctx context.Context, e *expiry) error {
+	for range expirePages {
+		try, cancel := context.WithTimeout(ctx, sweepEvery)
+		var n int
+		var last *int64
+		err := w.Pool.QueryRow(try, w.q.RunExpire, e.after, expireLooks, expireDeletes,
+			keepFor(w.Retention.Completed), keepFor(w.Retention.Failed), keepFor(w.Retention.Canceled), w.actor()).Scan(&n, &last)
+		cancel()
+		if err != nil {
+			return err
+		}
+		if n > 0 {
+			w.log.InfoContext(ctx, "old runs deleted", "runs", n)
+		}
+		if last == nil {
+			e.after, e.next = 0, boottime.Now()+expireEvery
+			return nil
+		}
+		e.after = *last
+	}
+	return nil
+}
+
+// keepFor is null for what is kept for ever.
+func keepFor(d time.Duration) *float64 {
+	if d == 0 {
+		return nil
+	}
+	return new(d.Seconds())
+}

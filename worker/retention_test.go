@@ -1,0 +1,179 @@
+//go:build unix
+
+package worker_test
+
+import (
+	"errors"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/stepward/stepward/audit"
+	"github.com/stepward/stepward/worker"
+	"github.com/stepward/stepward/workflow"
+)
+
+var (
+	mother   = workflow.DurableWorkflow[int, int]{Name: "mother"}
+	motherV1 = workflow.Define(mother, func(ctx workflow.Context, n int) (int, error) { return chain.Run(ctx, n) }, workflow.Options{})
+)
+
+// passOver runs a worker that executes nothing until it has deleted a run that
+// ended after all others: so it has looked at them, too.
+func (f *fixture) passOver(r worker.Retention) {
+	f.t.Helper()
+	last, err := chain.Enqueue(f.t.Context(), f.client, 0, workflow.EnqueueOptions{Key: "last"})
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	stop := f.start(worker.Config{Workflows: []*workflow.Definition{chainV1}})
+	ends(f.t, last, 1)
+	stop()
+	stop = f.start(worker.Config{Workflows: []*workflow.Definition{changingNothing}, Retention: r})
+	eventually(f.t, "the last run is deleted", func() bool {
+		_, err := f.client.Get(f.t.Context(), last.ID)
+		return errors.Is(err, workflow.ErrNotFound)
+	})
+	stop()
+}
+
+var changingNothing = workflow.Define(workflow.DurableWorkflow[int, int]{Name: "nothing"}, func(_ workflow.Context, n int) (int, error) { return n, nil }, workflow.Options{})
+
+// Runs are deleted with all that is theirs once they have ended for long enough,
+// by their state; never one that is live, nor a child whose parent has not got its
+// result.
+func TestRetention(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	ctx := t.Context()
+	parent, err := mother.Enqueue(ctx, f.client, 3, workflow.EnqueueOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop := f.start(worker.Config{Workflows: []*workflow.Definition{motherV1}})
+	f.waits(parent.ID)
+	stop()
+	o := workflow.EnqueueOptions{Key: "once"}
+	done, err := bird.Enqueue(ctx, f.client, large, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range []string{canary, large} {
+		if err := tweet.Send(ctx, f.client, done.ID, s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	failed, err := chick.Enqueue(ctx, f.client, canary, workflow.EnqueueOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	live, err := relay.Enqueue(ctx, f.client, "a", workflow.EnqueueOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	canceled, err := relay.Enqueue(ctx, f.client, "a", workflow.EnqueueOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop = f.start(worker.Config{Workflows: []*workflow.Definition{birdV1, chickV1, relayV1, chainV1}})
+	ends(t, done, large)
+	f.waits(live.ID)
+	f.waits(canceled.ID)
+	if err := canceled.Cancel(ctx); err != nil {
+		t.Fatal(err)
+	}
+	for _, run := range []workflow.Run[string]{failed, canceled} {
+		if _, err := run.Result(ctx); err == nil {
+			t.Fatal("it did not fail")
+		}
+	}
+	child := f.count("SELECT id FROM stepward.run WHERE parent_id = $1", parent.ID)
+	eventually(t, "the child ends", func() bool { return f.state(workflow.RunID(child)).State == workflow.StateCompleted })
+	stop()
+
+	f.passOver(worker.Retention{Completed: time.Millisecond, Failed: time.Hour})
+	for id, want := range map[workflow.RunID]workflow.State{parent.ID: workflow.StateReady, workflow.RunID(child): workflow.StateCompleted,
+		failed.ID: workflow.StateFailed, canceled.ID: workflow.StateCanceled, live.ID: workflow.StateWaiting} {
+		if s := f.state(id).State; s != want && s != workflow.StateWaiting {
+			t.Errorf("%v is %s, not %s", id, s, want)
+		}
+	}
+	if n := f.count("SELECT count(*) FROM stepward.run WHERE workflow = 'chick' AND state = 'completed'") + f.left(done.ID); n != 0 {
+		t.Errorf("%d rows are left of a run that was deleted, and its child", n)
+	}
+	if _, err := done.Result(ctx); !errors.Is(err, workflow.ErrNotFound) {
+		t.Errorf("got %v", err)
+	}
+	again, err := bird.Enqueue(ctx, f.client, canary, o) // the key died with its run
+	if err != nil || again.ID == done.ID {
+		t.Errorf("enqueued again: %v, %v", again.ID, err)
+	}
+	if err := again.Cancel(ctx); err != nil {
+		t.Fatal(err)
+	}
+	events, err := audit.Events(ctx, f.pool, audit.Filter{Schema: f.schema, Kinds: []string{audit.RunsDeleted}})
+	if err != nil || len(events) == 0 || !strings.Contains(string(events[0].Detail), `"runs"`) {
+		t.Errorf("events: %+v, %v", events, err)
+	}
+
+	stop = f.start(worker.Config{Workflows: []*workflow.Definition{motherV1, relayV1}})
+	ends(t, parent, 8)
+	if err := tweet.Send(ctx, f.client, live.ID, "b"); err != nil {
+		t.Fatal(err)
+	}
+	ends(t, live, "aabaab")
+	stop()
+	f.passOver(worker.Retention{Completed: time.Millisecond, Failed: time.Millisecond, Canceled: time.Millisecond})
+	if n := f.count("SELECT count(*) FROM stepward.run"); n != 0 {
+		t.Errorf("%d runs are left", n)
+	}
+	f.noBlobLeft()
+	if n := f.count("SELECT count(*) FROM stepward.blob"); n != 0 {
+		t.Errorf("%d blobs are left", n)
+	}
+}
+
+// tablesOfRuns are those that have rows of a run.
+func (f *fixture) tablesOfRuns() []string {
+	f.t.Helper()
+	rows, err := f.pool.Query(f.t.Context(), `SELECT c.table_name FROM information_schema.columns c JOIN pg_tables t ON t.schemaname = c.table_schema AND t.tablename = c.table_name
+		WHERE c.table_schema = $1 AND c.column_name = 'run_id'`, f.schema)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	tables, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil || len(tables) < 10 {
+		f.t.Fatal(tables, err)
+	}
+	return tables
+}
+
+// left counts the rows of a run in all tables.
+func (f *fixture) left(id workflow.RunID) (n int) {
+	f.t.Helper()
+	for _, table := range f.tablesOfRuns() {
+		n += f.count("SELECT count(*) FROM stepward."+table+" WHERE run_id = $1", id)
+	}
+	return n
+}
+
+// Every table that has rows of runs is one that the deletion knows, or one in
+// which a run that has ended has none.
+func TestRetentionCoversEveryTable(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	var text string
+	if err := f.pool.QueryRow(t.Context(), "SELECT pg_get_functiondef(to_regproc($1))", f.schema+".expire_runs").Scan(&text); err != nil {
+		t.Fatal(err)
+	}
+	none := map[string]string{"ready": "", "turn": "", "timer": "", "parked": "", "notice": "taken within a second, whether or not its run is there"}
+	for _, table := range f.tablesOfRuns() {
+		_, ok := none[table]
+		if deleted := regexp.MustCompile(`DELETE FROM "?` + f.schema + `"?\.` + table + `\b`).MatchString(text); deleted == ok {
+			t.Errorf("table %s: rows are deleted: %v", table, deleted)
+		}
+	}
+}
