@@ -1,0 +1,215 @@
+//go:build unix
+
+package worker_test
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/stepward/stepward/worker"
+	"github.com/stepward/stepward/workflow"
+	"github.com/stepward/stepward/workflow/workflowtest"
+)
+
+// folder is a store of files.
+type folder string
+
+func (f folder) path(key string) string {
+	return filepath.Join(string(f), strings.ReplaceAll(key, "/", "+"))
+}
+
+func (f folder) Put(_ context.Context, key string, data []byte) error {
+	return os.WriteFile(f.path(key), data, 0o600)
+}
+
+func (f folder) Get(_ context.Context, key string) ([]byte, error) { return os.ReadFile(f.path(key)) }
+
+func (f folder) Delete(_ context.Context, key string) error {
+	if err := os.Remove(f.path(key)); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+func (f folder) files(t *testing.T) int {
+	t.Helper()
+	entries, err := os.ReadDir(string(f))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(entries)
+}
+
+func TestFolder(t *testing.T) { workflowtest.TestBlobStore(t, folder(t.TempDir())) }
+
+// stores makes the fixture's client one with a store and a higher limit.
+func (f *fixture) stores(s workflow.BlobStore) {
+	f.t.Helper()
+	client, err := workflow.NewClient(workflow.ClientConfig{Pool: f.pool, Schema: f.schema, Blobs: s, MaxBytes: 16 << 20})
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	f.client = client
+}
+
+// Large values are in the application's store, and Postgres has references: until
+// the run is deleted, and then they are gone, too.
+func TestBlobStore(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	store := folder(t.TempDir())
+	f.stores(store)
+	cfg := worker.Config{Blobs: store, MaxBytes: 16 << 20, Workflows: []*workflow.Definition{relayV1}}
+	stop := f.start(cfg)
+	in := strings.Repeat("x", 2<<20)
+	run, err := relay.Enqueue(t.Context(), f.client, in, workflow.EnqueueOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.waits(run.ID)
+	if err := tweet.Send(t.Context(), f.client, run.ID, in); err != nil {
+		t.Fatal(err)
+	}
+	ends(t, run, strings.Repeat(in, 6))
+	stop()
+	// Input, output and signal; two steps and the receipt.
+	if n := f.count("SELECT count(*) FROM stepward.blob WHERE data IS NULL AND NOT loose"); n != 6 || store.files(t) != 6 {
+		t.Errorf("%d blobs, %d files", n, store.files(t))
+	}
+	if dump := f.dump(); len(dump) > 1<<20 {
+		t.Errorf("Postgres has %d bytes", len(dump))
+	}
+
+	f.stores(nil)
+	var undecodable *workflow.DecodeError
+	if _, err := f.as(run).Result(t.Context()); !errors.As(err, &undecodable) || !strings.Contains(err.Error(), "no blob store") {
+		t.Errorf("without the store: %v", err)
+	}
+
+	cfg.Retention.Completed = time.Millisecond
+	stop = f.start(cfg)
+	eventually(t, "the run is deleted", func() bool { return f.count("SELECT count(*) FROM stepward.run") == 0 })
+	stop()
+	f.ageBlobs()
+	f.start(worker.Config{Name: "without the store", Workflows: []*workflow.Definition{relayV1}})
+	f.start(cfg)
+	eventually(t, "its blobs are gone", func() bool {
+		return f.count("SELECT count(*) FROM stepward.blob") == 0 && store.files(t) == 0
+	})
+}
+
+// A blob that is damaged parks the run, which goes on when it is mended.
+func TestBlobDamaged(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	store := folder(t.TempDir())
+	f.stores(store)
+	run, err := relay.Enqueue(t.Context(), f.client, bulk, workflow.EnqueueOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	entries, err := os.ReadDir(string(store))
+	if err != nil || len(entries) != 1 {
+		t.Fatal(entries, err)
+	}
+	path := filepath.Join(string(store), entries[0].Name())
+	good, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(strings.ToUpper(string(good))), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f.start(worker.Config{Blobs: store, Workflows: []*workflow.Definition{relayV1}})
+	if s := f.parksAs(run.ID, "undecodable"); !strings.Contains(s.Err.Message, "SHA-256") {
+		t.Errorf("parked with %v", s.Err)
+	}
+	if err := os.WriteFile(path, good, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.client.Resume(t.Context(), run.ID); err != nil {
+		t.Fatal(err)
+	}
+	f.waits(run.ID)
+}
+
+// A transaction of the application may be open for longer than a blob that
+// nothing refers to is kept. One that was rolled back leaves nothing.
+func TestBlobOfOpenTx(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	stop := f.start(worker.Config{Workflows: []*workflow.Definition{relayV1}}) // or the transactions would hold up its definition
+	first, err := relay.Enqueue(t.Context(), f.client, "a", workflow.EnqueueOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.waits(first.ID)
+	stop()
+	enqueue := func(tx pgx.Tx) workflow.Run[string] {
+		run, err := relay.EnqueueTx(t.Context(), f.client, tx, bulk, workflow.EnqueueOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return run
+	}
+	back := f.begin()
+	enqueue(back)
+	if err := back.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	f.ageBlobs()
+	tx := f.begin()
+	run := enqueue(tx)
+	if n := f.count("SELECT count(*) FROM stepward.blob WHERE loose"); n != 2 {
+		t.Fatalf("%d blobs are loose", n)
+	}
+	// The row is locked: to be old enough it must have been so from the start.
+	if _, err := tx.Exec(t.Context(), f.sql("UPDATE stepward.blob SET at = at - interval '1 day' WHERE at > clock_timestamp() - interval '1 hour'")); err != nil {
+		t.Fatal(err)
+	}
+	f.start(worker.Config{Workflows: []*workflow.Definition{relayV1}})
+	eventually(t, "the blob of the other transaction is swept", func() bool { return f.count("SELECT count(*) FROM stepward.blob") == 1 })
+	if err := tx.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	f.waits(run.ID)
+}
+
+// A run that begins anew lets go of what it had, but for signals that are still to
+// be received.
+func TestBlobsOfContinueAsNew(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	endless := workflow.DurableWorkflow[string, string]{Name: "endless"}
+	def := workflow.Define(endless, func(ctx workflow.Context, in string) (string, error) {
+		if _, err := sings.Run(ctx, in); err != nil {
+			return "", err
+		}
+		if len(in) < len(bulk)+3 {
+			return "", endless.ContinueAsNew(in + ".")
+		}
+		return tweet.Receive(ctx, 0)
+	}, workflow.Options{Steps: []workflow.Declared{sings}})
+	run, err := endless.Enqueue(t.Context(), f.client, bulk, workflow.EnqueueOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := tweet.Send(t.Context(), f.client, run.ID, large); err != nil {
+		t.Fatal(err)
+	}
+	stop := f.start(worker.Config{Workflows: []*workflow.Definition{def}})
+	ends(t, run, large)
+	stop()
+	f.noBlobLeft()
+	if n := f.count("SELECT count(*) FROM stepward.blob"); n != 5 { // input, step, signal, receipt, output
+		t.Errorf("%d blobs are left", n)
+	}
+}
