@@ -150,8 +150,8 @@ func testCommand(t *testing.T, s *sandbox.Sandbox) {
 		t.Errorf("missing directory: %v", err)
 	}
 	for what, bad := range map[string]*sandbox.Cmd{
-		"the name": {Name: "\xff"}, "argument 2": {Name: "true", Args: []string{"a", "\xff"}},
-		"variable KEY": {Name: "true", Env: []string{"KEY=secret\xff"}}, "invalid argument": {Name: "true", Args: []string{"a\x00b"}},
+		"the name": {Name: "\xff"}, "argument 2": {Name: program, Args: []string{"a", "\xff"}},
+		"variable KEY": {Name: program, Env: []string{"KEY=secret\xff"}}, "invalid argument": {Name: program, Args: []string{"a\x00b"}},
 	} {
 		c := s.Command(bad.Name, bad.Args...)
 		c.Env = bad.Env
