@@ -111,6 +111,7 @@ func TestCut(t *testing.T) {
 func (k killing) testCut(t *testing.T) {
 	f := newFixture(t)
 	r := f.travel(k.path...)
+	k.tick(r)
 	if k.firstCrash != "" {
 		k.first.Name = "first"
 		f.startVictim(k.first, k.firstCrash).diedOf(syscall.SIGKILL)
@@ -161,6 +162,7 @@ func (k killing) testCut(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.arrives(t.Context(), before, visited)
+	k.ticked(r)
 	if s := f.state(r.run.ID); !k.wake && k.statement != "TurnRenew" && !strings.Contains(fmt.Sprint(k.path), "kin") && s.Turns != k.turns() {
 		t.Errorf("the run was claimed or recovered %d times, not %d", s.Turns, k.turns())
 	}

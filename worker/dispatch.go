@@ -48,6 +48,7 @@ type heldTurn struct {
 type claimed struct {
 	tenant, workflow, version string
 	traceparent               *string
+	tick                      *time.Time
 	input                     []byte
 	cancel                    bool
 	priority                  int16
@@ -117,7 +118,7 @@ func (w *worker) claimSome(ctx context.Context, n int) (turns []*heldTurn, more 
 	}
 	turns, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (*heldTurn, error) {
 		t := &heldTurn{session: session, canceled: make(chan struct{}), news: make(chan struct{}, 1)}
-		return t, row.Scan(&t.run, &t.epoch, &t.tenant, &t.workflow, &t.version, &t.traceparent, &t.input, &t.cancel, &t.priority, &t.waited, &t.seed)
+		return t, row.Scan(&t.run, &t.epoch, &t.tenant, &t.workflow, &t.version, &t.traceparent, &t.tick, &t.input, &t.cancel, &t.priority, &t.waited, &t.seed)
 	})
 	if n := len(turns); n > 0 && turns[n-1].run == 0 {
 		turns, more = turns[:n-1], true
@@ -229,6 +230,9 @@ func (w *worker) work(ctx context.Context, t *heldTurn) engine.End {
 		Canceled: t.canceled, Draining: w.draining, News: t.news, Crowded: w.hungry.Load, Now: time.Now,
 		MaxBytes: w.MaxBytes, Patience: patience, Sticky: sticky,
 		Host: h, Open: h.open, Logger: w.log.With("run", workflow.RunID(t.run).String()),
+	}
+	if t.tick != nil {
+		in.Tick = t.tick.UTC()
 	}
 	if t.epoch > 1 {
 		if err := w.retry(ctx, t, func(ctx context.Context) error { return w.history(ctx, &in) }); err != nil {

@@ -30,6 +30,8 @@ type killing struct {
 	statement  string
 	n          int  // which execution of it
 	wake       bool // the run may wait in timer after each death
+	ticks      bool // a schedule is due, beside the run
+	unknown    bool // as ticks, but the schedule is of a kind that no worker knows
 }
 
 var (
@@ -81,6 +83,9 @@ var killings = []killing{
 	{name: "show", statement: "TurnRenew", n: 1, path: []string{"a", "tell", "renew", "tell", "c"}},
 	{name: "show", statement: "TurnLeave", n: 1, path: []string{"tell", "nap", "tell"}, wake: true},
 	// What any worker does for the others.
+	{statement: "ScheduleAdvance", n: 1, path: plain, ticks: true},
+	{name: "committed", statement: "ScheduleDue", n: 2, path: plain, ticks: true},
+	{statement: "ScheduleProblem", n: 1, path: plain, unknown: true},
 	{statement: "WorkerReap", n: 1, path: plain, firstCrash: "Commit:after:1"},
 	{statement: "TurnReap", n: 1, path: plain, firstCrash: "Commit:after:1"},
 	{statement: "TimerWake", n: 1, path: []string{"a", "slow", "c"}, firstCrash: "TurnLeave:after:1", wake: true},
@@ -94,6 +99,11 @@ var clientWrites = map[string]string{
 	"RunCancel":  "cancel",
 	"RunResume":  "resume",
 	"SignalSend": "send: one transaction; a repetition is another signal",
+
+	"SchedulePut":    "schedule: one transaction, which may be repeated",
+	"SchedulePause":  "pause: one transaction, which may be repeated",
+	"ScheduleResume": "resume: one transaction, which may be repeated",
+	"ScheduleDelete": "delete: one transaction",
 }
 
 var writes = regexp.MustCompile(`INSERT INTO|DELETE FROM|UPDATE "`)
@@ -135,6 +145,7 @@ func TestKill(t *testing.T) {
 func (k killing) test(t *testing.T, crashAt string) {
 	f := newFixture(t)
 	r := f.travel(k.path...)
+	k.tick(r)
 	if k.firstCrash != "" {
 		k.first.Name = "first"
 		f.startVictim(k.first, k.firstCrash).diedOf(syscall.SIGKILL)
@@ -161,6 +172,7 @@ func (k killing) test(t *testing.T, crashAt string) {
 		})
 	}
 	r.arrives(t.Context(), before, visited)
+	k.ticked(r)
 	if slices.Contains(k.path, "box") {
 		f.noSandboxLeft()
 	}

@@ -37,15 +37,20 @@ func (w *worker) maintain(ctx context.Context) {
 		}
 		pause := jittered()
 		w.warn(ctx, "notices", w.notices(ctx))
-		if due, err := w.wakeTimers(ctx); err != nil {
-			w.warn(ctx, "timers", err)
-		} else if due > 0 && due < pause {
-			pause = max(due, 5*time.Millisecond)
+		due, tick, err := w.wakeTimers(ctx)
+		w.warn(ctx, "timers", err)
+		if tick != nil && *tick <= 0 {
+			tick, err = w.tick(ctx)
+			w.warn(ctx, "schedules", err)
+		}
+		for _, next := range []*time.Duration{due, tick} {
+			if next != nil && *next > 0 {
+				pause = min(pause, max(*next, 5*time.Millisecond))
+			}
 		}
 		if boottime.Now() > time.Duration(w.lease.grace.Load()) && w.lease.slack() > 0 {
 			w.warn(ctx, "reaping", w.reap(ctx))
 		}
-		var err error
 		unknown, err = w.reconcile(ctx, unknown)
 		w.warn(ctx, "reconciling", err)
 		if len(w.unservable) > 0 {
@@ -64,17 +69,17 @@ func (w *worker) warn(ctx context.Context, what string, err error) {
 // maintenanceTimeout bounds each statement of the maintenance.
 const maintenanceTimeout = 5 * time.Second
 
-// wakeTimers makes due runs ready, and returns when the next one is due; 0 when
-// there is none.
-func (w *worker) wakeTimers(ctx context.Context) (time.Duration, error) {
+// wakeTimers makes due runs ready, and returns when the next one is due, and
+// when a schedule is; nil when there is none.
+func (w *worker) wakeTimers(ctx context.Context) (run, schedule *time.Duration, err error) {
 	for {
 		try, cancel := context.WithTimeout(ctx, maintenanceTimeout)
 		var n int
-		var next *float64
-		err := w.Pool.QueryRow(try, w.q.TimerWake).Scan(&n, &next)
+		var next, tick *float64
+		err := w.Pool.QueryRow(try, w.q.TimerWake).Scan(&n, &next, &tick)
 		cancel()
 		if err != nil {
-			return 0, err
+			return nil, nil, err
 		}
 		if n > 0 {
 			w.wake()
@@ -82,10 +87,13 @@ func (w *worker) wakeTimers(ctx context.Context) (time.Duration, error) {
 		if n == 500 {
 			continue
 		}
-		if next == nil {
-			return 0, nil
+		if next != nil {
+			run = new(seconds(*next))
 		}
-		return time.Duration(*next * float64(time.Second)), nil
+		if tick != nil {
+			schedule = new(seconds(*tick))
+		}
+		return run, schedule, nil
 	}
 }
 

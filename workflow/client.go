@@ -158,10 +158,15 @@ func (c *Client) insertTx(ctx context.Context, tx pgx.Tx, items []enqueue.Item) 
 	if err != nil {
 		return nil, err
 	}
-	if ticket, ok := enqueue.Announcement(results); ok {
-		if _, err := c.river.InsertTx(ctx, tx, ticket, nil); err != nil {
-			return nil, err
-		}
+	return results, c.announceAll(ctx, tx, results)
+}
+
+// announceAll adds the ticket for runs that were added.
+func (c *Client) announceAll(ctx context.Context, tx pgx.Tx, results []enqueue.Result) error {
+	ticket, ok := enqueue.Announcement(results)
+	if !ok {
+		return nil
 	}
-	return results, nil
+	_, err := c.river.InsertTx(ctx, tx, ticket, nil)
+	return err
 }

@@ -3,6 +3,7 @@ package workflow
 import (
 	"context"
 	"log/slog"
+	"time"
 )
 
 // Context is what a body passes to steps and to the functions of this package.
@@ -30,6 +31,10 @@ type Info struct {
 	Run               RunID
 	Workflow, Version string
 	Tenant            string
+
+	// Tick is the time that a schedule enqueued the run for; see
+	// [DurableWorkflow.Schedule]. Zero of any other run.
+	Tick time.Time
 }
 
 type bodyContext struct {
@@ -42,7 +47,7 @@ func (c bodyContext) at() (*branch, *scope) { return c.b, c.s }
 // Info implements Context.
 func (c bodyContext) Info() Info {
 	t := c.b.t
-	return Info{Run: RunID(t.in.Run), Workflow: t.def.Workflow, Version: t.def.Version, Tenant: t.in.Tenant}
+	return Info{Run: RunID(t.in.Run), Workflow: t.def.Workflow, Version: t.def.Version, Tenant: t.in.Tenant, Tick: t.in.Tick}
 }
 
 // Logger implements Context.

@@ -57,6 +57,18 @@
 // [Now] and [Random] are the time and the chance that a replay gets again.
 // [Patched] tells runs that began before a change of the body from later ones.
 //
+// # Schedules
+//
+// [DurableWorkflow.Schedule] enqueues runs at times: by a cron in a time zone, or
+// every so often. [ScheduleOptions] say what happens when a run of an earlier tick
+// goes on, how much is made up for after a time without workers, and how ticks are
+// spread. The [Schedule] can be paused, resumed, triggered now, backfilled and
+// deleted. A body learns from [Info] for which tick it runs.
+//
+// Each tick is enqueued once or is counted as left out. There is no leader: any
+// worker does it, holding the schedule's row while it adds the runs and moves on.
+// A tick comes within about a second of its time.
+//
 // # Whose turn it is
 //
 // Tenants take turns: of however many runs of one that are ready, another's single
@@ -166,7 +178,7 @@
 // Here, a definition is in define.go, step.go, mode.go and retry.go; what a body
 // calls in context.go, step.go, future.go, fan.go, branch.go, scope.go, wait.go,
 // signal.go, child.go, progress.go, stream.go and attribute.go; the replay in turn.go and attempt.go; values in codec.go;
-// a client in client.go, enqueue.go, run.go, watch.go, query.go, why.go and
+// a client in client.go, enqueue.go, schedule.go, trigger.go, run.go, watch.go, query.go, why.go and
 // history.go; tables in migrate.go.
 //
 // # Where to go next

@@ -92,13 +92,8 @@ func enqueueWith[In, Out any](ctx context.Context, w DurableWorkflow[In, Out], c
 	if !validName.MatchString(w.Name) {
 		return run, &DefinitionError{Workflow: w.Name, Reason: "bad name: " + nameRule}
 	}
-	for _, f := range []struct{ name, v string }{{"Tenant", o.Tenant}, {"Key", o.Key}} {
-		switch {
-		case len(f.v) > 200:
-			return run, &OptionError{Option: "EnqueueOptions." + f.name, Reason: fmt.Sprintf("%d bytes, the limit is 200", len(f.v))}
-		case strings.ContainsRune(f.v, 0) || !utf8.ValidString(f.v):
-			return run, &OptionError{Option: "EnqueueOptions." + f.name, Reason: "want UTF-8 without NUL, as Postgres does"}
-		}
+	if err := errors.Join(checkText("EnqueueOptions.Tenant", o.Tenant), checkText("EnqueueOptions.Key", o.Key)); err != nil {
+		return run, err
 	}
 	if o.Priority < -1000 || o.Priority > 1000 {
 		return run, &OptionError{Option: "EnqueueOptions.Priority", Reason: fmt.Sprintf("%d is not within -1,000 and 1,000", o.Priority)}
@@ -136,4 +131,15 @@ func enqueueWith[In, Out any](ctx context.Context, w DurableWorkflow[In, Out], c
 	}
 	span.SetAttributes(attribute.String("stepward.run", RunID(r.Run).String()))
 	return w.Handle(c, RunID(r.Run)), nil
+}
+
+// checkText checks the text of an option.
+func checkText(option, v string) error {
+	switch {
+	case len(v) > 200:
+		return &OptionError{Option: option, Reason: fmt.Sprintf("%d bytes, the limit is 200", len(v))}
+	case strings.ContainsRune(v, 0) || !utf8.ValidString(v):
+		return &OptionError{Option: option, Reason: "want UTF-8 without NUL, as Postgres does"}
+	}
+	return nil
 }

@@ -19,8 +19,8 @@ var (
 	// canceled, and what [Run.Result] wraps for one that ended so.
 	ErrCanceled = errors.New("workflow: run canceled")
 
-	// ErrNotFound reports a run that does not exist.
-	ErrNotFound = errors.New("workflow: no such run")
+	// ErrNotFound reports a run or a schedule that does not exist.
+	ErrNotFound = errors.New("workflow: not found")
 
 	// ErrFinished reports that the run has ended already. Nothing was changed.
 	ErrFinished = errors.New("workflow: run has finished")

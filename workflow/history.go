@@ -75,7 +75,7 @@ func replay(ctx context.Context, def *engine.Definition, h *history.History, max
 		return &DecodeError{What: "history", Err: err}
 	}
 	end := def.Run(ctx, engine.Turn{
-		Run: int64(run), Seed: int64(origin), Epoch: 1, Tenant: h.Tenant, Input: h.Input, Steps: slices.Clone(h.Steps),
+		Run: int64(run), Seed: int64(origin), Epoch: 1, Tenant: h.Tenant, Tick: h.Tick, Input: h.Input, Steps: slices.Clone(h.Steps),
 		Now: time.Now, MaxBytes: maxBytes, Logger: slog.New(slog.DiscardHandler), Verify: true, Ended: recordedEnds[h.State],
 	})
 	return end.Err
@@ -116,7 +116,8 @@ func (c *Client) history(ctx context.Context, id RunID) (*history.History, error
 	h := &history.History{Run: id.String()}
 	err := pgx.BeginTxFunc(ctx, c.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
 		var origin RunID
-		err := tx.QueryRow(ctx, c.q.RunHistory, int64(id)).Scan(&h.Tenant, &h.Workflow, &h.Version, &h.State, &h.Input, &h.Output, &h.Error, &origin)
+		var tick *time.Time
+		err := tx.QueryRow(ctx, c.q.RunHistory, int64(id)).Scan(&h.Tenant, &h.Workflow, &h.Version, &h.State, &h.Input, &h.Output, &h.Error, &origin, &tick)
 		if errors.Is(err, pgx.ErrNoRows) {
 			return fmt.Errorf("%w: %v", ErrNotFound, id)
 		}
@@ -126,6 +127,7 @@ func (c *Client) history(ctx context.Context, id RunID) (*history.History, error
 		if origin != 0 {
 			h.Origin = origin.String()
 		}
+		h.Tick = utc(tick)
 		const page = 1000
 		for after, n := -1, page; n == page; {
 			rows, err := tx.Query(ctx, c.q.StepHistory, int64(id), after, page)

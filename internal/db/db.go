@@ -48,6 +48,10 @@ type Queries struct {
 
 	Backlog, TimerWake, ParkUnservable, Unpark string
 
+	ScheduleNow, SchedulePut, ScheduleList, SchedulePause, ScheduleResume, ScheduleDelete string
+
+	ScheduleDue, ScheduleLock, ScheduleLive, ScheduleAdvance, ScheduleProblem string
+
 	EventList string
 
 	WhyWaits, WhyAttempts, WhyHolder, WhyWorkers string

@@ -55,7 +55,8 @@ type Turn struct {
 	Run      int64
 	Epoch    int
 	Tenant   string
-	Seed     int64 // of chance: the id of the run, or of the one that it was forked from
+	Seed     int64     // of chance: the id of the run, or of the one that it was forked from
+	Tick     time.Time // of the schedule that enqueued the run; zero otherwise
 	Input    []byte
 	Steps    []Checkpoint     // recorded by earlier turns, in the order of Done
 	Attempts map[int]Attempts // of steps without a checkpoint, by seq

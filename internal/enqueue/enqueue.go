@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/riverqueue/river"
@@ -56,7 +57,8 @@ type Item struct {
 	Input                 []byte // as it is stored: see Seal
 	Priority              int16
 	Attributes            []engine.Attribute
-	hash, stored          []byte // of workflow and input; what is stored of it
+	Tick                  time.Time // of the schedule that asks for it; zero otherwise
+	hash, stored          []byte    // of workflow and input; what is stored of it
 	box                   *payload.Box
 }
 
@@ -121,6 +123,7 @@ func Insert(ctx context.Context, tx pgx.Tx, q *db.Queries, items []Item) ([]Resu
 		traces, keys                 []*string
 		inputs, hashes               [][]byte
 		priorities                   []*int16
+		ticks                        []*time.Time
 		places                       []int
 		aPlaces                      []int64
 		aNames                       []string
@@ -142,9 +145,12 @@ func Insert(ctx context.Context, tx pgx.Tx, q *db.Queries, items []Item) ([]Resu
 		tenants, workflows, versions = append(tenants, it.Tenant), append(workflows, it.Workflow), append(versions, d.version)
 		requirements, inputs = append(requirements, d.requirement), append(inputs, it.Input)
 		traces, keys = append(traces, optional(it.Traceparent)), append(keys, optional(it.Key))
-		hashes, priorities = append(hashes, it.stored), append(priorities, nil)
+		hashes, priorities, ticks = append(hashes, it.stored), append(priorities, nil), append(ticks, nil)
 		if it.Priority != 0 {
 			priorities[len(priorities)-1] = &it.Priority
+		}
+		if !it.Tick.IsZero() {
+			ticks[len(ticks)-1] = &it.Tick
 		}
 		for _, a := range it.Attributes {
 			aPlaces, aNames, aValues = append(aPlaces, int64(len(places))), append(aNames, a.Name), append(aValues, a.Value)
@@ -153,7 +159,7 @@ func Insert(ctx context.Context, tx pgx.Tx, q *db.Queries, items []Item) ([]Resu
 	if len(places) == 0 {
 		return results, nil
 	}
-	rows, err := tx.Query(ctx, q.RunInsert, tenants, workflows, versions, requirements, traces, inputs, keys, hashes, priorities, aPlaces, aNames, aValues)
+	rows, err := tx.Query(ctx, q.RunInsert, tenants, workflows, versions, requirements, traces, inputs, keys, hashes, priorities, aPlaces, aNames, aValues, ticks)
 	if err != nil {
 		return nil, err
 	}

@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"time"
 
 	"github.com/stepward/stepward/internal/engine"
 )
@@ -27,8 +28,9 @@ type History struct {
 	Tenant   string
 	Workflow string
 	Version  string
-	State    string // live, completed, failed or canceled
-	Input    []byte // JSON, as are the next two
+	State    string    // live, completed, failed or canceled
+	Tick     time.Time // of the schedule that enqueued it; zero otherwise
+	Input    []byte    // JSON, as are the next two
 	Output   []byte
 	Error    []byte
 	Steps    []engine.Checkpoint // by seq
@@ -49,6 +51,7 @@ type document struct {
 	Workflow string          `json:"workflow"`
 	Version  string          `json:"version"`
 	State    string          `json:"state"`
+	Tick     time.Time       `json:"tick,omitzero"`
 	Input    json.RawMessage `json:"input,omitempty"`
 	Output   json.RawMessage `json:"output,omitempty"`
 	Error    json.RawMessage `json:"error,omitempty"`
@@ -79,7 +82,7 @@ func (h *hash) UnmarshalText(b []byte) error {
 
 // Marshal writes the document. The error names the value that is no JSON.
 func (h *History) Marshal() ([]byte, error) {
-	d := document{Format: Format, Run: h.Run, Origin: h.Origin, Tenant: h.Tenant, Workflow: h.Workflow, Version: h.Version, State: h.State}
+	d := document{Format: Format, Run: h.Run, Origin: h.Origin, Tenant: h.Tenant, Workflow: h.Workflow, Version: h.Version, State: h.State, Tick: h.Tick}
 	var err error
 	value := func(what string, b []byte) json.RawMessage {
 		if len(b) > 0 && !json.Valid(b) && err == nil {
@@ -138,7 +141,7 @@ func Parse(data []byte) (*History, error) {
 	if d.Workflow == "" {
 		return nil, errors.New("no workflow")
 	}
-	h := &History{Run: d.Run, Origin: d.Origin, Tenant: d.Tenant, Workflow: d.Workflow, Version: d.Version, State: d.State,
+	h := &History{Run: d.Run, Origin: d.Origin, Tenant: d.Tenant, Workflow: d.Workflow, Version: d.Version, State: d.State, Tick: d.Tick,
 		Input: d.Input, Output: d.Output, Error: d.Error}
 	dones := make(map[int]bool)
 	last := -1

@@ -5,13 +5,14 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stepward/stepward/internal/engine"
 	"github.com/stepward/stepward/internal/history"
 )
 
 var example = &history.History{
-	Run: "run_0000000000002", Origin: "run_0000000000001", Tenant: "acme", Workflow: "shop", Version: "2", State: "failed",
+	Run: "run_0000000000002", Origin: "run_0000000000001", Tenant: "acme", Workflow: "shop", Version: "2", State: "failed", Tick: time.Date(2026, 3, 29, 1, 0, 0, 0, time.UTC),
 	Input: []byte(`{"n":1}`), Error: []byte(`{"message":"no"}`),
 	Steps: []engine.Checkpoint{
 		{Seq: 0, Done: 2, Key: "cancel:"},
@@ -28,6 +29,7 @@ const document = `{
   "workflow": "shop",
   "version": "2",
   "state": "failed",
+  "tick": "2026-03-29T01:00:00Z",
   "input": {
     "n": 1
   },
@@ -70,6 +72,7 @@ func TestParseRefuses(t *testing.T) {
 		"order":       {`"seq":4`, `"seq":1`},
 		"done":        {`"done":3`, `"done":2`},
 		"done 0":      {`"done":3`, `"done":0`},
+		"tick":        {"-29T", "-32T"},
 		"no key":      {`"charge"`, `""`},
 		"hash":        {`"8000000000000001"`, `"x"`},
 		"negative":    {`"seq":0`, `"seq":-1`},

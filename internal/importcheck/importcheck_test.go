@@ -33,6 +33,8 @@ var clientSide = []string{
 	module + "internal/payload",
 	module + "internal/rpc",
 	module + "internal/rpc/rpcconnect",
+	module + "internal/schedule",
+	module + "internal/tick",
 }
 
 // workerSide is what a worker links beyond that: execution and its default
@@ -76,7 +78,7 @@ func TestClientOpensNoSecret(t *testing.T) {
 			"github.com/jackc/pgpassfile", "github.com/jackc/pgservicefile", "github.com/jackc/pgx/v5",
 			"github.com/jackc/puddle/v2", "github.com/riverqueue/river", "github.com/riverqueue/river/riverdriver",
 			"github.com/riverqueue/river/riverdriver/riverpgxv5", "github.com/riverqueue/river/rivershared",
-			"github.com/riverqueue/river/rivertype", "github.com/tidwall/gjson", "github.com/tidwall/match",
+			"github.com/riverqueue/river/rivertype", "github.com/robfig/cron/v3", "github.com/tidwall/gjson", "github.com/tidwall/match",
 			"github.com/tidwall/pretty", "github.com/tidwall/sjson", "go.opentelemetry.io/auto/sdk",
 			"go.opentelemetry.io/otel", "go.opentelemetry.io/otel/log", "go.opentelemetry.io/otel/metric", "go.opentelemetry.io/otel/trace",
 			"go.uber.org/goleak", "golang.org/x/sync", "golang.org/x/sys", "golang.org/x/text",

@@ -1,5 +1,6 @@
--- Deletes every run, its steps, its audit events and the record of all workers.
+-- Deletes every run, its steps, its audit events, every schedule and the record of all workers.
 DROP VIEW stepward.audit_event;
+DROP TABLE stepward.schedule;
 DROP TABLE stepward.event, stepward.worker, stepward.blob_use, stepward.blob, stepward.sandbox, stepward.attempt, stepward.step, stepward.claim,
     stepward.parked, stepward.timer, stepward.wait, stepward.signal, stepward.notice,
     stepward.shown, stepward.progress, stepward.entry, stepward.attribute, stepward.turn, stepward.ready, stepward.idempotency, stepward.run,

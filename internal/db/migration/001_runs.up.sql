@@ -39,6 +39,7 @@ CREATE TABLE stepward.run (
     parent_id      bigint,  -- run whose body waits for this one
     origin_id      bigint,  -- of a fork: the run that the chance of both comes from
     priority       smallint, -- null: 0
+    tick           timestamptz, -- of the schedule that enqueued it
     -- from here on, what a turn changes
     input          bytea NOT NULL,
     version        text NOT NULL,
@@ -275,6 +276,28 @@ CREATE TABLE stepward.worker (
     max_runs    int NOT NULL DEFAULT 1, -- that it holds at a time
     backends    text[] NOT NULL
 ) WITH (fillfactor = 50);
+
+-- What enqueues runs at its times. Workers compute the ticks, as Postgres knows no cron.
+CREATE TABLE stepward.schedule (
+    name        text PRIMARY KEY,
+    tenant      text NOT NULL,
+    workflow    text NOT NULL,
+    input       bytea NOT NULL,
+    spec        text NOT NULL, -- JSON: when, and what if a run goes on
+    tick_at     timestamptz,   -- the next tick; null: there is none
+    due_at      timestamptz,   -- when it is enqueued, which jitter makes later; null: never, or paused
+    buffered_at timestamptz,   -- a tick that waits until the runs of live have ended
+    live        bigint[] NOT NULL DEFAULT '{}', -- runs that later ticks must not overlap; they may have ended
+    paused      boolean NOT NULL DEFAULT false,
+    last_tick   timestamptz,
+    last_run    bigint,
+    skipped     bigint NOT NULL DEFAULT 0,
+    missed      bigint NOT NULL DEFAULT 0,
+    problem     text -- why nothing is enqueued although it is due
+) WITH (fillfactor = 70);
+
+CREATE INDEX schedule_due ON stepward.schedule (due_at);
+CREATE INDEX schedule_buffered ON stepward.schedule (name) WHERE buffered_at IS NOT NULL;
 
 CREATE TABLE stepward.event (
     id     bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,

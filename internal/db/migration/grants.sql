@@ -7,6 +7,7 @@ GRANT INSERT ON stepward.run, stepward.idempotency, stepward.ready, stepward.req
 GRANT UPDATE (cancel, state, finished_at, epoch) ON stepward.run TO :client;
 GRANT UPDATE (loose) ON stepward.blob TO :client;
 GRANT DELETE ON stepward.ready, stepward.timer, stepward.parked TO :client;
+GRANT INSERT, UPDATE, DELETE ON stepward.schedule TO :client; -- it makes, pauses and triggers them; workers tick
 GRANT INSERT ON stepward_river.river_job TO :client;
 GRANT UPDATE (kind) ON stepward_river.river_job TO :client; -- ON CONFLICT of a unique job
 GRANT USAGE ON ALL SEQUENCES IN SCHEMA stepward_river TO :client;

@@ -2,16 +2,16 @@
 -- One row per item of a batch. An item whose idempotency key is taken is not inserted. $10 to $12 are
 -- attributes: the place of the item, name, value.
 WITH x AS MATERIALIZED (
-    SELECT stepward.next_id() AS id, t.n, t.tenant, t.workflow, t.version, t.requirement_id, t.traceparent, t.input, t.key, t.input_hash, t.priority
-    FROM unnest($1::text[], $2::text[], $3::text[], $4::int[], $5::text[], $6::bytea[], $7::text[], $8::bytea[], $9::smallint[])
-        WITH ORDINALITY AS t(tenant, workflow, version, requirement_id, traceparent, input, key, input_hash, priority, n)
+    SELECT stepward.next_id() AS id, t.n, t.tenant, t.workflow, t.version, t.requirement_id, t.traceparent, t.input, t.key, t.input_hash, t.priority, t.tick
+    FROM unnest($1::text[], $2::text[], $3::text[], $4::int[], $5::text[], $6::bytea[], $7::text[], $8::bytea[], $9::smallint[], $13::timestamptz[])
+        WITH ORDINALITY AS t(tenant, workflow, version, requirement_id, traceparent, input, key, input_hash, priority, tick, n)
 ), keyed AS (
     INSERT INTO stepward.idempotency (tenant, key, run_id, input_hash)
     SELECT tenant, key, id, input_hash FROM x WHERE key IS NOT NULL ORDER BY tenant, key
     ON CONFLICT DO NOTHING RETURNING run_id
 ), added AS (
-    INSERT INTO stepward.run (id, tenant, workflow, traceparent, input, version, requirement_id, priority)
-    SELECT id, tenant, workflow, traceparent, input, version, requirement_id, priority FROM x
+    INSERT INTO stepward.run (id, tenant, workflow, traceparent, tick, input, version, requirement_id, priority)
+    SELECT id, tenant, workflow, traceparent, tick, input, version, requirement_id, priority FROM x
     WHERE key IS NULL OR id IN (SELECT run_id FROM keyed)
     RETURNING id, requirement_id, tenant, priority
 ), queued AS (
@@ -32,7 +32,7 @@ JOIN stepward.idempotency i ON i.tenant = x.tenant AND i.key = x.key ORDER BY x.
 SELECT state::text, output, error, epoch FROM stepward.run WHERE id = $1;
 
 -- name: RunHistory
-SELECT tenant, workflow, version, state::text, input, output, error, coalesce(origin_id, 0) FROM stepward.run WHERE id = $1;
+SELECT tenant, workflow, version, state::text, input, output, error, coalesce(origin_id, 0), tick FROM stepward.run WHERE id = $1;
 
 -- name: RunList
 -- $2 is the page's lower end, exclusive; newest first.

@@ -52,17 +52,17 @@ WITH RECURSIVE want AS (
     UPDATE stepward.run r
     SET epoch = r.epoch + 1, session = $1, requirement_id = picked.pin_id, version = picked.version
     FROM picked WHERE r.id = picked.run_id AND r.id = ANY(ARRAY(SELECT run_id FROM picked))
-    RETURNING r.id, r.epoch, r.tenant, r.workflow, r.version, r.traceparent, r.input, r.cancel, coalesce(r.priority, 0) AS priority,
+    RETURNING r.id, r.epoch, r.tenant, r.workflow, r.version, r.traceparent, r.tick, r.input, r.cancel, coalesce(r.priority, 0) AS priority,
         coalesce(r.origin_id, r.id) AS seed, picked.since, picked.round
 ), turned AS (
     INSERT INTO stepward.turn (run_id, session, epoch) SELECT id, $1, epoch FROM held
 ), noted AS (
     INSERT INTO stepward.claim (run_id, epoch, session) SELECT id, epoch, $1 FROM held
 )
-SELECT id, epoch, tenant, workflow, version, traceparent, input, cancel, priority, waited, seed FROM (
+SELECT id, epoch, tenant, workflow, version, traceparent, tick, input, cancel, priority, waited, seed FROM (
     SELECT *, extract(epoch FROM clock_timestamp() - since)::float8 AS waited FROM held
     UNION ALL
-    SELECT 0, 0, '', '', '', NULL, '', false, 0, 0, NULL, true, 0 FROM spread
+    SELECT 0, 0, '', '', '', NULL, NULL, '', false, 0, 0, NULL, true, 0 FROM spread
     HAVING sum(n) > (SELECT count(*) FROM picked) OR bool_or(cut) AND (SELECT count(*) FROM picked) < $5
 ) answer
 ORDER BY id = 0, round, tenant COLLATE "C", id;

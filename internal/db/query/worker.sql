@@ -35,6 +35,7 @@ SELECT count(*)::bigint, coalesce(extract(epoch FROM clock_timestamp() - min(sin
 FROM (SELECT since FROM stepward.ready WHERE requirement_id = ANY($1::int[]) LIMIT 10000) q;
 
 -- name: TimerWake
+-- Wakes runs that are due, and says when the next is, and when a schedule has something to do.
 WITH due AS MATERIALIZED (
     SELECT t.run_id, r.requirement_id FROM stepward.timer t JOIN stepward.run r ON r.id = t.run_id
     WHERE t.wake_at <= clock_timestamp()
@@ -46,7 +47,10 @@ WITH due AS MATERIALIZED (
 )
 SELECT (SELECT count(*)::int FROM due),
        (SELECT extract(epoch FROM min(wake_at) - clock_timestamp())::float8 FROM stepward.timer
-        WHERE run_id NOT IN (SELECT run_id FROM due));
+        WHERE run_id NOT IN (SELECT run_id FROM due)),
+       least((SELECT extract(epoch FROM min(due_at) - clock_timestamp())::float8 FROM stepward.schedule),
+             (SELECT 0 WHERE EXISTS (SELECT FROM stepward.schedule s WHERE s.buffered_at IS NOT NULL
+              AND NOT EXISTS (SELECT FROM stepward.run r WHERE r.id = ANY(s.live) AND r.state = 'live'))));
 
 -- name: ParkUnservable
 -- Runs of $1, which no live worker can serve, are parked with the reason.
