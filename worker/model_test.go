@@ -6,10 +6,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"pgregory.net/rapid"
 
 	"github.com/stepward/stepward/worker"
@@ -56,6 +59,8 @@ func interpret(ctx workflow.Context, p part) (int, error) {
 			return 0, fmt.Errorf("never returned %w", err)
 		}
 		return 7, nil
+	case "tell":
+		return 0, lines.Append(ctx, fmt.Sprint(p.N))
 	case "nap":
 		return 0, workflow.Sleep(ctx, time.Duration(p.N)*time.Millisecond)
 	case "coin":
@@ -136,10 +141,21 @@ func (p part) model() (value, coins int) {
 	return value, coins
 }
 
+// tells returns what a part appends, branches and children included.
+func (p part) tells() (values []string) {
+	if p.Op == "tell" {
+		values = append(values, fmt.Sprint(p.N))
+	}
+	for _, q := range p.Parts {
+		values = append(values, q.tells()...)
+	}
+	return values
+}
+
 // parts generates random workflows.
 func parts(depth int, inChild bool) *rapid.Generator[part] {
 	return rapid.Custom(func(t *rapid.T) part {
-		ops := []string{"plus", "odd", "never", "nap", "late", "map"}
+		ops := []string{"plus", "odd", "never", "nap", "late", "map", "tell"}
 		if !inChild {
 			ops = append(ops, "coin")
 		}
@@ -214,6 +230,24 @@ func TestModel(t *testing.T) {
 		if err := f.client.Replay(ctx, run.ID, randomV1); err != nil {
 			rt.Errorf("what is on record does not fit: %v", err)
 		}
+		told := p.tells()
+		rows, err := f.pool.Query(t.Context(), f.sql("SELECT convert_from(payload, 'UTF8') FROM stepward.entry"))
+		if err != nil {
+			rt.Fatal(err)
+		}
+		got, err := pgx.CollectRows(rows, pgx.RowTo[string])
+		if err != nil {
+			rt.Fatal(err)
+		}
+		for i, s := range got {
+			got[i] = strings.Trim(s, `"`)
+		}
+		slices.Sort(told)
+		slices.Sort(got)
+		if !slices.Equal(got, told) {
+			rt.Fatalf("appended %q, not %q", got, told)
+		}
+		f.exec("DELETE FROM stepward.entry")
 		for _, table := range []string{"ready", "turn", "timer", "parked", "wait", "notice"} {
 			eventually(t, "nothing is left in "+table, func() bool { return f.count("SELECT count(*) FROM stepward."+table) == 0 })
 		}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -132,7 +133,8 @@ func outlet(what string, ctx context.Context) (engine.Outlet, error) {
 
 // shows is what the body of a turn has shown.
 type shows struct {
-	handed     int // the highest place among the results that the body knows
+	recorded   int // the highest place among the results that earlier turns recorded
+	handed     int // the same among those that the body knows
 	place      engine.Place
 	known      bool // up to where it was on record before this turn
 	before     engine.Place
@@ -165,6 +167,9 @@ func (b *branch) show(size int, add func(*engine.Batch)) {
 			}
 			t.leave(end)
 			b.exitIfLeft()
+		}
+		if s.before.Done > s.recorded { // results were taken back; what came before them was shown
+			s.before = engine.Place{Done: s.recorded, N: math.MaxInt}
 		}
 	}
 	s.known = true

@@ -114,6 +114,7 @@ func newTurn(def *engine.Definition, steps map[string]*engine.Step, body bodyFun
 			t.replay = append(t.replay, c)
 			t.done, t.lastSeq = max(t.done, c.Done), max(t.lastSeq, c.Seq)
 		}
+		t.shows.recorded = t.done
 		slices.SortFunc(t.replay, func(a, b *engine.Checkpoint) int { return cmp.Compare(a.Done, b.Done) })
 		t.in.Steps = nil
 		t.ctx, t.stop = context.WithCancelCause(ctx)

@@ -35,6 +35,27 @@ func PostgresURL(t testing.TB) string {
 	return db.URL
 }
 
+// ExamplePostgres is Postgres for an example, which has no testing.TB. Its last
+// result ends both.
+func ExamplePostgres(ctx context.Context, name string) (pool *pgxpool.Pool, schema string, end func(), err error) {
+	db, err := postgres()
+	if err != nil {
+		return nil, "", nil, err
+	}
+	if pool, err = pgxpool.New(ctx, db.URL); err != nil {
+		return nil, "", nil, err
+	}
+	schema = schemaName(name)
+	return pool, schema, func() {
+		for _, s := range []string{schema, schema + "_river"} {
+			if _, err := pool.Exec(ctx, "DROP SCHEMA IF EXISTS "+pgx.Identifier{s}.Sanitize()+" CASCADE"); err != nil {
+				fmt.Println(err) // the example fails by its output
+			}
+		}
+		pool.Close()
+	}, nil
+}
+
 // Postgres returns a pool and the name of a schema that is this test's alone.
 // It does not exist yet. When the test ends it is dropped, with the schema
 // NAME_river, and the pool is closed.

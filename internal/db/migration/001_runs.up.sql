@@ -181,6 +181,7 @@ CREATE TABLE stepward.step (
 -- shown says up to which one they are on record, as the nth since a result.
 CREATE TABLE stepward.shown (
     run_id bigint PRIMARY KEY,
+    epoch  int NOT NULL,
     done   int NOT NULL, -- place of that result, as in step
     n      int NOT NULL
 ) WITH (fillfactor = 50);

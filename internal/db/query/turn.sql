@@ -79,7 +79,7 @@ ORDER BY id = 0, round, tenant COLLATE "C", id;
 -- left out, not ON CONFLICT: that would cost a record of WAL for each. The price is an error,
 -- unique_violation, when an earlier try of the same turn commits while this one waits for its lock.
 WITH held AS MATERIALIZED (
-    SELECT r.id, r.cancel FROM stepward.run r
+    SELECT r.id, r.epoch, r.cancel FROM stepward.run r
     WHERE (r.id, r.epoch) IN (SELECT x.id, x.epoch FROM unnest($2::bigint[], $3::int[]) AS x(id, epoch))
       AND r.session = $1 AND r.state = 'live'
     ORDER BY r.id FOR NO KEY UPDATE
@@ -134,10 +134,10 @@ WITH held AS MATERIALIZED (
     UPDATE stepward.blob SET loose = false FROM unnest($42::bigint[], $43::text[]) AS x(run_id, key), held
     WHERE held.id = x.run_id AND blob.key = x.key
 ), seen AS (
-    INSERT INTO stepward.shown (run_id, done, n)
-    SELECT x.run_id, x.done, x.n FROM unnest($44::bigint[], $45::int[], $46::int[]) AS x(run_id, done, n) JOIN held ON held.id = x.run_id
-    ON CONFLICT (run_id) DO UPDATE SET done = excluded.done, n = excluded.n
-        WHERE (shown.done, shown.n) < (excluded.done, excluded.n) -- or this was written before, and its answer was lost
+    INSERT INTO stepward.shown (run_id, epoch, done, n)
+    SELECT x.run_id, held.epoch, x.done, x.n FROM unnest($44::bigint[], $45::int[], $46::int[]) AS x(run_id, done, n) JOIN held ON held.id = x.run_id
+    ON CONFLICT (run_id) DO UPDATE SET epoch = excluded.epoch, done = excluded.done, n = excluded.n
+        WHERE (shown.epoch, shown.done, shown.n) < (excluded.epoch, excluded.done, excluded.n) -- or this was written before, and its answer was lost
     RETURNING run_id
 ), appended AS (
     INSERT INTO stepward.entry (run_id, stream, step, attempt, payload)
