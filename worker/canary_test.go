@@ -29,11 +29,12 @@ const canary = "CanaryOfTheCoalMine"
 var large = canary + strings.Repeat(".", 100<<10)
 
 var (
-	bird   = workflow.DurableWorkflow[string, string]{Name: "bird"}
-	chick  = workflow.DurableWorkflow[string, string]{Name: "chick"}
-	tweet  = workflow.NewSignal[string]("tweet")
-	sings  = workflow.NewStep("sings", func(_ context.Context, s string) (string, error) { return s + s, nil }, workflow.StepOptions{})
-	coughs = workflow.NewStep("coughs", func(ctx context.Context, s string) (string, error) {
+	bird    = workflow.DurableWorkflow[string, string]{Name: "bird"}
+	chick   = workflow.DurableWorkflow[string, string]{Name: "chick"}
+	tweet   = workflow.NewSignal[string]("tweet")
+	reached = workflow.Progress[string]{Name: "reached"}
+	sings   = workflow.NewStep("sings", func(_ context.Context, s string) (string, error) { return s + s, nil }, workflow.StepOptions{})
+	coughs  = workflow.NewStep("coughs", func(ctx context.Context, s string) (string, error) {
 		if info, _ := workflow.StepInfoFrom(ctx); info.Attempt == 1 {
 			return "", errors.New(s)
 		}
@@ -56,6 +57,9 @@ var (
 			if _, err := s.Run(ctx, canary); err == nil || !strings.Contains(err.Error(), canary) {
 				return "", fmt.Errorf("got %w", err)
 			}
+		}
+		if err := errors.Join(lines.Append(ctx, canary), reached.Set(ctx, canary)); err != nil {
+			return "", err
 		}
 		if out, err := chick.Run(ctx, in); err != nil || out != in {
 			return "", fmt.Errorf("child: %w", err)
@@ -167,6 +171,9 @@ func (f *fixture) fly(c workflow.Codec) {
 		}
 	}
 	ends(f.t, run, large)
+	if v, _, err := reached.Get(ctx, f.client, run.ID); err != nil || v != canary || !slices.Equal(f.values(run.ID), []string{canary}) {
+		f.t.Errorf("shown: %q, %v", v, err)
+	}
 	if again, err := bird.Enqueue(ctx, f.client, canary, o); err != nil || again.ID != run.ID {
 		f.t.Errorf("with the same key: %v, %v", again.ID, err)
 	}

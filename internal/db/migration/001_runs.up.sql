@@ -359,6 +359,14 @@ RETURNS TABLE (deleted int, last_id bigint) LANGUAGE sql VOLATILE SECURITY DEFIN
         DELETE FROM stepward.attempt x USING due WHERE x.run_id = due.id
     ), steps AS (
         DELETE FROM stepward.step x USING due WHERE x.run_id = due.id
+    ), marks AS (
+        DELETE FROM stepward.shown x USING due WHERE x.run_id = due.id
+    ), latest AS (
+        DELETE FROM stepward.progress x USING due WHERE x.run_id = due.id
+    ), entries AS (
+        DELETE FROM stepward.entry x USING due WHERE x.run_id = due.id
+    ), tags AS (
+        DELETE FROM stepward.attribute x USING due WHERE x.run_id = due.id
     ), signals AS (
         DELETE FROM stepward.signal x USING due WHERE x.run_id = due.id
     ), waits AS (
