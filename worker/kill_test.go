@@ -80,7 +80,7 @@ var killings = []killing{
 	{name: "show", statement: "Commit", n: 1, path: []string{"tell", "tell", "a", "c"}},
 	{name: "show with a step", statement: "Commit", n: 1, path: []string{"a", "tell", "c"}},
 	{name: "show at the end", statement: "Commit", n: 2, path: []string{"a", "c", "tell"}},
-	{name: "show", statement: "TurnRenew", n: 1, path: []string{"a", "tell", "renew", "tell", "c"}},
+	{name: "show", statement: "TurnRenew", n: 1, path: []string{"tell", "renew", "tell", "c"}},
 	{name: "show", statement: "TurnLeave", n: 1, path: []string{"tell", "nap", "tell"}, wake: true},
 	// What any worker does for the others.
 	{statement: "ScheduleAdvance", n: 1, path: plain, ticks: true},
