@@ -239,3 +239,33 @@ func TestCancel(t *testing.T) {
 		t.Errorf("no such run: %v", err)
 	}
 }
+
+// A cancelation reaches the items of a Map that wait for a place, too.
+func TestCancelMap(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	began := make(chan struct{}, 3)
+	wait := workflow.NewStep("wait", func(ctx context.Context, _ int) (int, error) {
+		began <- struct{}{}
+		<-ctx.Done()
+		return 0, context.Cause(ctx)
+	}, workflow.StepOptions{})
+	w := workflow.DurableWorkflow[int, int]{Name: "waits"}
+	f.start(worker.Config{Workflows: []*workflow.Definition{workflow.Define(w, func(ctx workflow.Context, n int) (int, error) {
+		_, err := workflow.Map(ctx, []int{1, 2, 3}, wait, workflow.MapOptions{Limit: 1})
+		return n, err
+	}, workflow.Options{Steps: []workflow.Declared{wait}})}})
+	run, err := w.Enqueue(t.Context(), f.client, 2, workflow.EnqueueOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-began
+	if err := run.Cancel(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if _, err := run.Result(ctx); !errors.Is(err, workflow.ErrCanceled) {
+		t.Errorf("canceled in a Map: %v", err)
+	}
+}

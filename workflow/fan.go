@@ -96,7 +96,9 @@ func (g *group) resolved(f *future) {
 	if g.b == nil {
 		return
 	}
-	g.active--
+	if f.launched || f.local { // a cancelation reaches items that have not started, too
+		g.active--
+	}
 	if f.err != nil {
 		g.failed++
 	}
