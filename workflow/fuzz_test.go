@@ -30,8 +30,9 @@ func FuzzParseRunID(f *testing.F) {
 	})
 }
 
-// memory executes steps at once and keeps nothing.
-type memory struct{}
+// memory executes steps at once and keeps nothing. What a turn here never asks for
+// it does not have.
+type memory struct{ engine.Host }
 
 func (memory) Attempt(ctx context.Context, a engine.Attempt) (engine.Outcome, error) {
 	out, err := a.Step.Call(ctx, a.Input)
