@@ -467,3 +467,68 @@ func TestScheduleFrozenWorker(t *testing.T) {
 		t.Error("its transaction goes on")
 	}
 }
+
+// The input of a schedule is stored as a codec encodes it, and the same input
+// again is no change although its encoding differs.
+func TestScheduleCodec(t *testing.T) {
+	f := newFixture(t)
+	ring := newRing(t, "key")
+	f.encodes(ring)
+	o := workflow.ScheduleOptions{Name: "hourly", Every: hour}
+	s := f.schedule(false, o)
+	before := f.count("SELECT xmin::text::bigint FROM stepward.schedule")
+	f.schedule(false, o)
+	if after := f.count("SELECT xmin::text::bigint FROM stepward.schedule"); after != before {
+		t.Error("the row was written again")
+	}
+	if n := f.count("SELECT count(*) FROM stepward.schedule WHERE input = 'false'"); n != 0 {
+		t.Error("the input is there for all to read")
+	}
+	if st := s.status(); string(st.Input) != "false" || st.Problem != "" {
+		t.Errorf("got %+v", st)
+	}
+	f.start(worker.Config{Codec: ring, Workflows: []*workflow.Definition{reportV1}})
+	f.rewind("hourly", hour)
+	st := s.advances()
+	if out, err := report.Handle(f.client, st.LastRun).Result(t.Context()); err != nil || !out.Equal(st.LastTick) {
+		t.Errorf("got %s, %v; want %s", out, err, st.LastTick)
+	}
+	f.encodes(newRing(t, "another key"))
+	if all, err := f.client.Schedules(t.Context()); err != nil || len(all) != 1 || len(all[0].Input) != 0 || all[0].Problem == "" {
+		t.Errorf("with another key: %+v, %v", all, err)
+	}
+}
+
+// What cannot be scheduled is refused by name, and nothing is written.
+func TestScheduleRefuses(t *testing.T) {
+	f := newFixture(t)
+	ctx := t.Context()
+	for option, o := range map[string]workflow.ScheduleOptions{
+		"Name":     {Name: "no good", Every: hour},
+		"Tenant":   {Name: "s", Tenant: "a\x00b", Every: hour},
+		"Cron":     {Name: "s", Cron: "0 0 30 2 *"},
+		"Every":    {Name: "s", Every: time.Millisecond},
+		"Location": {Name: "s", Cron: "@daily", Location: "Mars/Olympus"},
+		"Overlap":  {Name: "s", Every: hour, Overlap: "queue"},
+		"CatchUp":  {Name: "s", Every: hour, CatchUp: time.Second},
+		"Jitter":   {Name: "s", Every: hour, Jitter: -1},
+	} {
+		_, err := report.Schedule(ctx, f.client, false, o)
+		var bad *workflow.OptionError
+		if !errors.As(err, &bad) || bad.Option != "ScheduleOptions."+option {
+			t.Errorf("%s: %v", option, err)
+		}
+	}
+	var size *workflow.SizeError
+	text := workflow.DurableWorkflow[string, string]{Name: "text"}
+	if _, err := text.Schedule(ctx, f.client, strings.Repeat("x", 64<<10), workflow.ScheduleOptions{Name: "s", Every: hour}); !errors.As(err, &size) {
+		t.Errorf("a large input: %v", err)
+	}
+	var definition *workflow.DefinitionError
+	if _, err := (workflow.DurableWorkflow[string, string]{}).Schedule(ctx, f.client, "", workflow.ScheduleOptions{Name: "s", Every: hour}); !errors.As(err, &definition) {
+		t.Errorf("no workflow: %v", err)
+	}
+	if all, err := f.client.Schedules(ctx); err != nil || len(all) != 0 {
+		t.Errorf("got %+v, %v", all, err)
+	}
+}
