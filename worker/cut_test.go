@@ -130,6 +130,7 @@ func (k killing) testCut(t *testing.T) {
 	p := f.startVictim(k.victim, fmt.Sprintf("%s:cut:%d", k.statement, k.n))
 	if k.drain {
 		eventually(t, "step hold begins", func() bool { return slices.Contains(r.visits(), "hold") })
+		k.pauses(r)
 		p.signal(syscall.SIGTERM)
 		p.diedOf(0)
 	}
@@ -146,6 +147,7 @@ func (k killing) testCut(t *testing.T) {
 	if k.drain || k.victim.Old || k.victim.NoBackend {
 		f.takeOver()
 	}
+	k.resumes(r)
 	if k.wake {
 		eventually(t, "the run ends", func() bool {
 			k.wakeUp(r)

@@ -42,6 +42,7 @@ type heldTurn struct {
 	news     chan struct{} // something may have arrived for the run
 	isCancel bool
 	watched  atomic.Bool // a client waits for what it shows, or for its end
+	paused   atomic.Bool
 }
 
 // claimed is what a claim returns of a run.
@@ -202,10 +203,10 @@ func (w *worker) turn(ctx context.Context, t *heldTurn) {
 		span.RecordError(end.Err)
 		span.SetStatus(codes.Error, end.Err.Error())
 	}
-	switch end.Kind {
-	case engine.Failed, engine.Parked:
+	switch {
+	case end.Kind == engine.Failed, end.Kind == engine.Parked && end.Reason != "paused":
 		log.WarnContext(ctx, "run "+endNames[end.Kind], "reason", end.Reason, "error", end.Err)
-	case engine.Lost:
+	case end.Kind == engine.Lost:
 		log.WarnContext(ctx, "turn stopped: the lease is lost", "error", end.Err)
 	default:
 		log.DebugContext(ctx, "run "+endNames[end.Kind])
@@ -227,7 +228,7 @@ func (w *worker) work(ctx context.Context, t *heldTurn) engine.End {
 	h := &host{w, t}
 	in := engine.Turn{
 		Run: t.run, Epoch: t.epoch, Tenant: t.tenant, Seed: t.seed, Input: t.input, Attempts: make(map[int]engine.Attempts),
-		Canceled: t.canceled, Draining: w.draining, News: t.news, Crowded: w.hungry.Load, Now: time.Now,
+		Canceled: t.canceled, Draining: w.draining, Paused: t.paused.Load, News: t.news, Crowded: w.hungry.Load, Now: time.Now,
 		MaxBytes: w.MaxBytes, Patience: patience, Sticky: sticky,
 		Host: h, Open: h.open, Logger: w.log.With("run", workflow.RunID(t.run).String()),
 	}
@@ -326,7 +327,7 @@ func (w *worker) leave(ctx context.Context, t *heldTurn, end engine.End) error {
 		var err error
 		switch end.Kind {
 		case engine.Renewed:
-			err = w.Pool.QueryRow(ctx, w.q.TurnRenew, t.session, t.run, t.epoch, end.Output, w.actor(), payload.BlobKey(end.Output)).Scan(&dest)
+			err = w.Pool.QueryRow(ctx, w.q.TurnRenew, t.session, t.run, t.epoch, end.Output, w.actor(), payload.BlobKey(end.Output), pausedDetail).Scan(&dest)
 		case engine.Timer:
 			dest, err = w.leaveToWait(ctx, t, end.Delay)
 		default:
@@ -343,6 +344,9 @@ func (w *worker) leave(ctx context.Context, t *heldTurn, end engine.End) error {
 	return err
 }
 
+// pausedDetail is the record of a run that is parked because it was paused.
+var pausedDetail = []byte(`{"message":"workflow: run paused"}`)
+
 // querier is a pool or a transaction.
 type querier interface {
 	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
@@ -352,7 +356,7 @@ func (w *worker) leaveTo(ctx context.Context, q querier, t *heldTurn, end engine
 	to := map[engine.EndKind]string{engine.Timer: "timer", engine.Parked: "parked", engine.Released: "ready"}[end.Kind]
 	detail := end.Error
 	if detail == nil {
-		detail = []byte("{}")
+		detail = pausedDetail
 	}
 	err = q.QueryRow(ctx, w.q.TurnLeave, t.session, t.run, t.epoch, to, delay, end.Reason, detail, w.actor(), waits).Scan(&dest)
 	return dest, err

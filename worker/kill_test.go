@@ -32,6 +32,7 @@ type killing struct {
 	wake       bool // the run may wait in timer after each death
 	ticks      bool // a schedule is due, beside the run
 	unknown    bool // as ticks, but the schedule is of a kind that no worker knows
+	pause      bool // the client pauses the run in step hold, and resumes it when it is parked
 }
 
 var (
@@ -59,6 +60,7 @@ var killings = []killing{
 	{name: "timer", statement: "TurnLeave", n: 1, path: []string{"a", "slow", "c"}, wake: true},
 	{name: "parked", statement: "TurnLeave", n: 1, path: []string{"a", "gate", "c"}, victim: victimConfig{Old: true}},
 	{name: "ready", statement: "TurnLeave", n: 1, path: []string{"a", "hold", "c"}, victim: holds, drain: true},
+	{name: "paused", statement: "TurnLeave", n: 1, path: []string{"a", "hold", "c"}, victim: holds, drain: true, pause: true},
 	{name: "draining", statement: "WorkerState", n: 1, path: []string{"a", "hold", "c"}, victim: holds, drain: true},
 	{name: "gone", statement: "WorkerState", n: 2, path: []string{"a", "hold", "c"}, victim: holds, drain: true},
 	{name: "sleep", statement: "TurnLeave", n: 1, path: []string{"a", "nap", "c"}, wake: true},
@@ -95,10 +97,16 @@ var killings = []killing{
 
 // Statements that write, but not on a worker.
 var clientWrites = map[string]string{
-	"RunInsert":  "enqueue: one transaction, which a key makes repeatable",
-	"RunCancel":  "cancel",
-	"RunResume":  "resume",
-	"SignalSend": "send: one transaction; a repetition is another signal",
+	"RunInsert":     "enqueue: one transaction, which a key makes repeatable",
+	"RunCancel":     "one transaction; again is no error",
+	"RunTerminate":  "one transaction; again is ErrFinished",
+	"RunPause":      "one transaction; again is no error",
+	"RunResume":     "one transaction; again is ErrNotParked",
+	"RunRetry":      "one transaction, with the next two; again is ErrNotFailed",
+	"RetrySteps":    "in that of RunRetry",
+	"RetryAttempts": "in that of RunRetry",
+	"RunRepin":      "one transaction; again is no change",
+	"SignalSend":    "send: one transaction; a repetition is another signal",
 
 	"SchedulePut":    "schedule: one transaction, which may be repeated",
 	"SchedulePause":  "pause: one transaction, which may be repeated",
@@ -156,6 +164,7 @@ func (k killing) test(t *testing.T, crashAt string) {
 	p := f.startVictim(k.victim, crashAt)
 	if k.drain {
 		eventually(t, "step hold begins", func() bool { return slices.Contains(r.visits(), "hold") })
+		k.pauses(r)
 		p.signal(syscall.SIGTERM)
 	}
 	p.diedOf(syscall.SIGKILL)
@@ -164,6 +173,7 @@ func (k killing) test(t *testing.T, crashAt string) {
 	f.expire("victim")
 	k.wakeUp(r)
 	f.takeOver()
+	k.resumes(r)
 	if k.wake { // the crash may have come before the run went to sleep
 		eventually(t, "the run ends, or sleeps", func() bool {
 			k.wakeUp(r)
@@ -178,6 +188,27 @@ func (k killing) test(t *testing.T, crashAt string) {
 	}
 	if strings.Contains(fmt.Sprint(k.path), "big") {
 		f.noBlobLeft()
+	}
+}
+
+func (k killing) pauses(r *traveller) {
+	r.t.Helper()
+	if !k.pause {
+		return
+	}
+	if err := r.client.Pause(r.t.Context(), r.run.ID); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+func (k killing) resumes(r *traveller) {
+	r.t.Helper()
+	if !k.pause {
+		return
+	}
+	r.parksAs(r.run.ID, "paused")
+	if err := r.client.Resume(r.t.Context(), r.run.ID); err != nil {
+		r.t.Fatal(err)
 	}
 }
 

@@ -33,6 +33,11 @@ func (w *worker) maintain(ctx context.Context) {
 		case <-w.noticed:
 			w.warn(ctx, "notices", w.notices(ctx))
 			continue
+		case <-w.asked:
+			var err error
+			unknown, err = w.reconcile(ctx, unknown)
+			w.warn(ctx, "reconciling", err)
+			continue
 		case <-timer.C:
 		}
 		pause := jittered()
@@ -115,7 +120,7 @@ func (w *worker) reap(ctx context.Context) error {
 		return err
 	}
 	for n := pageOfTurns; n == pageOfTurns; {
-		rows, err := w.Pool.Query(ctx, w.q.TurnReap, pageOfTurns, maxCrashes, w.actor())
+		rows, err := w.Pool.Query(ctx, w.q.TurnReap, pageOfTurns, maxCrashes, w.actor(), pausedDetail)
 		if err != nil {
 			return err
 		}
@@ -146,14 +151,23 @@ type unknownTurn struct {
 	epoch int
 }
 
-// reconcile compares the turns on record with those in memory: it passes
-// cancelations on, and hands back a run whose claim was committed while its
-// answer got lost. Such a run stays unknown; one that was just claimed, or has
-// just ended, is so for a moment.
+// reconcile compares the turns on record with those in memory: it passes on that
+// a run was canceled, paused or resumed, stops the turn of one that is not this
+// worker's any more, as it was terminated, and hands back a run whose claim was
+// committed while its answer got lost. Such a run stays unknown; one that was just
+// claimed, or has just ended, is so for a moment.
 func (w *worker) reconcile(ctx context.Context, unknown map[unknownTurn]time.Time) (map[unknownTurn]time.Time, error) {
 	ctx, cancel := context.WithTimeout(ctx, maintenanceTimeout)
 	defer cancel()
 	session := w.lease.session()
+	gone := make(map[int64]*heldTurn) // those that are not on record
+	w.mu.Lock()
+	for run, t := range w.turns {
+		if t.session == session {
+			gone[run] = t
+		}
+	}
+	w.mu.Unlock()
 	rows, err := w.Pool.Query(ctx, w.q.TurnList, session)
 	if err != nil {
 		return unknown, err
@@ -161,12 +175,18 @@ func (w *worker) reconcile(ctx context.Context, unknown map[unknownTurn]time.Tim
 	found := make(map[unknownTurn]time.Time)
 	var run int64
 	var epoch int
-	var canceled, news bool
-	_, err = pgx.ForEachRow(rows, []any{&run, &epoch, &canceled, &news}, func() error {
+	var canceled, paused, news bool
+	_, err = pgx.ForEachRow(rows, []any{&run, &epoch, &canceled, &paused, &news}, func() error {
+		if t := gone[run]; t != nil && t.epoch == epoch {
+			delete(gone, run)
+		}
 		w.mu.Lock()
 		t := w.turns[run]
 		if t != nil && t.epoch == epoch && canceled {
 			t.setCanceled()
+		}
+		if t != nil && t.epoch == epoch && t.paused.Swap(paused) != paused {
+			t.hasNews()
 		}
 		if t != nil && news {
 			t.hasNews()
@@ -183,6 +203,9 @@ func (w *worker) reconcile(ctx context.Context, unknown map[unknownTurn]time.Tim
 	})
 	if err != nil {
 		return unknown, err
+	}
+	for _, t := range gone { // one that has just ended does not mind
+		t.stop(engine.ErrLeaseLost)
 	}
 	for key, since := range found {
 		if time.Since(since) < w.LeaseTTL/4 {

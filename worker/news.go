@@ -70,7 +70,7 @@ func (w *worker) childTx(ctx context.Context, tx pgx.Tx, t *heldTurn, c engine.C
 	if _, err := tx.Exec(ctx, w.q.TurnLock, t.run); err != nil {
 		return 0, err
 	}
-	err = tx.QueryRow(ctx, w.q.ChildWait, t.session, t.run, t.epoch, c.Seq).Scan(&id)
+	err = tx.QueryRow(ctx, w.q.ChildWait, t.session, t.run, t.epoch, c.Seq, c.Key).Scan(&id)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return 0, engine.ErrLeaseLost
 	}
@@ -110,7 +110,7 @@ func (w *worker) notify() {
 // notices does to other runs what a commit left to be done: it wakes parents
 // and cancels children.
 func (w *worker) notices(ctx context.Context) error {
-	for n := pageOfNotices; n == pageOfNotices; {
+	for n := 1; n > 0; { // the children of a child that was ended are next
 		try, cancel := context.WithTimeout(ctx, maintenanceTimeout)
 		err := pgx.BeginFunc(try, w.Pool, func(tx pgx.Tx) (err error) {
 			n, err = w.noticesTx(try, tx)
@@ -127,19 +127,20 @@ func (w *worker) notices(ctx context.Context) error {
 	return nil
 }
 
-const pageOfNotices = 500
-
 func (w *worker) noticesTx(ctx context.Context, tx pgx.Tx) (int, error) {
 	rows, err := tx.Query(ctx, w.q.NoticeTake)
 	if err != nil {
 		return 0, err
 	}
-	var wake, end []int64
+	var wake, cancels, terminates []int64
 	var run int64
-	var cancel bool
-	_, err = pgx.ForEachRow(rows, []any{&run, &cancel}, func() error {
-		if cancel {
-			end = append(end, run)
+	var cancel, terminate bool
+	_, err = pgx.ForEachRow(rows, []any{&run, &cancel, &terminate}, func() error {
+		switch {
+		case terminate:
+			terminates = append(terminates, run)
+		case cancel:
+			cancels = append(cancels, run)
 		}
 		wake = append(wake, run)
 		return nil
@@ -147,10 +148,13 @@ func (w *worker) noticesTx(ctx context.Context, tx pgx.Tx) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	for _, run := range end {
-		var state string
-		var woken bool
-		if err := tx.QueryRow(ctx, w.q.RunCancel, run, w.actor()).Scan(&state, &woken); err != nil {
+	for _, run := range cancels {
+		if _, err := tx.Exec(ctx, w.q.RunCancel, run, w.actor(), w.q.Channel()); err != nil {
+			return 0, err
+		}
+	}
+	for _, run := range terminates {
+		if _, err := tx.Exec(ctx, w.q.RunTerminate, run, w.actor(), terminatedDetail, w.q.Channel()); err != nil {
 			return 0, err
 		}
 	}
@@ -162,10 +166,15 @@ func (w *worker) noticesTx(ctx context.Context, tx pgx.Tx) (int, error) {
 	return len(wake), err
 }
 
+// terminatedDetail is the record of a run that ended as its parent was terminated.
+var terminatedDetail = []byte(`{"message":"workflow: run terminated with its parent","kind":"terminated"}`)
+
 // told passes on what the channel says: a run has news, or, after a question
-// mark, a client that watches it.
+// mark, a client that watches it, or, after an exclamation mark, something that is
+// wanted of it.
 func (w *worker) told(payload string) {
 	payload, watched := strings.CutPrefix(payload, "?")
+	payload, verb := strings.CutPrefix(payload, "!")
 	run, err := strconv.ParseInt(payload, 10, 64)
 	if err != nil {
 		return
@@ -176,6 +185,11 @@ func (w *worker) told(payload string) {
 	case t == nil:
 	case watched:
 		t.watched.Store(true)
+	case verb:
+		select {
+		case w.asked <- struct{}{}:
+		default:
+		}
 	default:
 		t.hasNews()
 	}

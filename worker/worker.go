@@ -57,6 +57,7 @@ func Run(ctx context.Context, cfg Config) error {
 		turns:     make(map[int64]*heldTurn),
 		ring:      make(chan struct{}, 1),
 		noticed:   make(chan struct{}, 1),
+		asked:     make(chan struct{}, 1),
 		draining:  make(chan struct{}),
 		steps:     make(chan struct{}, cfg.MaxSteps),
 		sandboxes: make(chan struct{}, cfg.MaxSandboxes),
@@ -114,6 +115,7 @@ type worker struct {
 
 	ring     chan struct{} // asks the dispatcher to look
 	noticed  chan struct{} // asks the maintenance to look for notices
+	asked    chan struct{} // asks it to look what is wanted of the runs that are held
 	river    *river.Client[pgx.Tx]
 	hungry   atomic.Bool // the last claim left something behind
 	served   string      // tenant of the last run that was claimed: the next one is another's; the dispatcher's own

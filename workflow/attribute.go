@@ -253,7 +253,7 @@ func (c *Client) find(ctx context.Context, f RunFilter, limit int) ([]RunStatus,
 		if err != nil || len(ids) == 0 {
 			return found, err
 		}
-		runs, err := c.list(ctx, c.pool, nil, nil, f.Tenant, optional(f.Workflow), optional(string(f.State)), limit-len(found), ids)
+		runs, err := c.list(ctx, c.pool, nil, nil, f.Tenant, optional(f.Workflow), optional(f.Version), optional(string(f.State)), optional(f.Reason), limit-len(found), ids)
 		if err != nil {
 			return nil, err
 		}

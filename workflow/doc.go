@@ -118,6 +118,13 @@
 // [Client.Why] says why a run is not moving: which signal, time, child, attempt,
 // deploy or worker it waits for, since when, and what would unblock it.
 //
+// [Client.Cancel] lets a run clean up and end, [Client.Terminate] ends it there and
+// then. [Client.Pause] holds it up without losing what is under way, and
+// [Client.Resume] lets it go on. [Client.Retry] takes a failed run up again at the
+// step that failed, [Client.Repin] moves one to another version of its workflow.
+// Each of them is one transaction, with an event of its own. [Client.Each] applies
+// one to all runs that a [RunFilter] selects.
+//
 // # What a body must not do
 //
 // A body is replayed, so it has to decide the same way every time. Everything
@@ -178,8 +185,8 @@
 // Here, a definition is in define.go, step.go, mode.go and retry.go; what a body
 // calls in context.go, step.go, future.go, fan.go, branch.go, scope.go, wait.go,
 // signal.go, child.go, progress.go, stream.go and attribute.go; the replay in turn.go and attempt.go; values in codec.go;
-// a client in client.go, enqueue.go, schedule.go, trigger.go, run.go, watch.go, query.go, why.go and
-// history.go; tables in migrate.go.
+// a client in client.go, enqueue.go, schedule.go, trigger.go, run.go, watch.go, query.go, why.go,
+// operate.go and history.go; tables in migrate.go.
 //
 // # Where to go next
 //

@@ -28,6 +28,14 @@ var (
 	// ErrNotParked reports that a run cannot be resumed as it is not parked.
 	ErrNotParked = errors.New("workflow: run is not parked")
 
+	// ErrNotFailed reports that a run cannot be retried as it has neither failed
+	// nor been canceled.
+	ErrNotFailed = errors.New("workflow: run has not failed")
+
+	// ErrHeld reports that a run cannot be repinned while a worker executes it:
+	// pause it first.
+	ErrHeld = errors.New("workflow: run is held by a worker: pause it, and try again when it is parked")
+
 	// ErrTimeout is in the chain of the error of what took longer than it may:
 	// an attempt, a step, a call within [WithTimeout].
 	ErrTimeout = errors.New("workflow: timed out")
@@ -56,7 +64,8 @@ type RecordedError struct {
 
 	// Kind is "timeout", "panic", "exit" (a guest that ended without an
 	// answer), "sandbox" (its sandbox was lost), "size", "encode", "decode",
-	// or empty for an error that the step's function returned.
+	// "canceled", "terminated" (see [Client.Terminate]), or empty for an error
+	// that the step's function returned.
 	Kind string `json:"kind,omitempty"`
 
 	Type      string `json:"type,omitempty"`      // Go type of the original
@@ -70,7 +79,7 @@ func (e *RecordedError) Error() string { return e.Message }
 
 // Is reports whether the error is of the kind that target stands for.
 func (e *RecordedError) Is(target error) bool {
-	return target == ErrTimeout && e.Kind == "timeout" || target == ErrCanceled && e.Kind == "canceled"
+	return target == ErrTimeout && e.Kind == "timeout" || target == ErrCanceled && (e.Kind == "canceled" || e.Kind == "terminated")
 }
 
 // A RunError is what [Run.Result] returns for a run that failed or was

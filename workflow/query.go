@@ -32,6 +32,7 @@ type RunStatus struct {
 	Worker            string         // name of the worker that holds it
 	Turns             int            // how often it was claimed or recovered
 	CancelRequested   bool           // and not ended yet
+	PauseRequested    bool           // and not parked yet
 	Since             time.Time      // when it became ready or was parked, or until when it waits; zero otherwise
 	Finished          time.Time      // zero until it has ended
 	Reason            string         // of Parked: "nondeterminism", "undeclared_step", "no_backend", "image", "crashed", …
@@ -43,7 +44,9 @@ type RunStatus struct {
 type RunFilter struct {
 	Tenant   *string
 	Workflow string
+	Version  string
 	State    State
+	Reason   string // of parked runs: RunStatus.Reason
 
 	// Attributes are what the run's attributes must be, all of them. The first
 	// that asks for an equal value is looked up in an index and costs what it
@@ -63,8 +66,8 @@ type RunPage struct {
 	Next RunID // pass it as [RunFilter].Before; zero when there are no more
 }
 
-// Runs lists runs. Listing by tenant uses an index; State and Workflow are
-// filters on what is read.
+// Runs lists runs. Listing by tenant uses an index; the others are filters on what
+// is read.
 func (c *Client) Runs(ctx context.Context, f RunFilter) (RunPage, error) {
 	limit := f.Limit
 	if limit <= 0 {
@@ -76,7 +79,7 @@ func (c *Client) Runs(ctx context.Context, f RunFilter) (RunPage, error) {
 	if len(f.Attributes) > 0 {
 		runs, err = c.find(ctx, f, limit+1)
 	} else {
-		runs, err = c.list(ctx, c.pool, nil, optionalID(f.Before), f.Tenant, optional(f.Workflow), optional(string(f.State)), limit+1, nil)
+		runs, err = c.list(ctx, c.pool, nil, optionalID(f.Before), f.Tenant, optional(f.Workflow), optional(f.Version), optional(string(f.State)), optional(f.Reason), limit+1, nil)
 	}
 	if err != nil {
 		return RunPage{}, fmt.Errorf("workflow: list runs: %w", err)
@@ -98,7 +101,7 @@ type querier interface {
 }
 
 func (c *Client) get(ctx context.Context, q querier, id RunID) (RunStatus, error) {
-	runs, err := c.list(ctx, q, int64(id), nil, nil, nil, nil, 1, nil)
+	runs, err := c.list(ctx, q, int64(id), nil, nil, nil, nil, nil, nil, 1, nil)
 	if err != nil {
 		return RunStatus{}, fmt.Errorf("workflow: get %v: %w", id, err)
 	}
@@ -125,7 +128,7 @@ func (c *Client) list(ctx context.Context, q querier, args ...any) ([]RunStatus,
 			names                                    []string
 			values                                   [][]byte
 		)
-		err := row.Scan(&s.ID, &s.Tenant, &s.Workflow, &s.Version, &state, &s.Turns, &s.CancelRequested, &finished, &recorded, &s.Priority,
+		err := row.Scan(&s.ID, &s.Tenant, &s.Workflow, &s.Version, &state, &s.Turns, &s.CancelRequested, &s.PauseRequested, &finished, &recorded, &s.Priority,
 			&session, &worker, &readySince, &timer, &wakeAt, &reason, &detail, &parkedFrom, &names, &values)
 		if err != nil {
 			return s, err
@@ -138,11 +141,12 @@ func (c *Client) list(ctx context.Context, q querier, args ...any) ([]RunStatus,
 		}
 		switch {
 		case state != "live":
-			s.State, s.CancelRequested = State(state), false
+			s.State, s.CancelRequested, s.PauseRequested = State(state), false, false
 			if finished != nil {
 				s.Finished = *finished
 			}
 		case parkedFrom != nil:
+			s.PauseRequested = false
 			s.State, s.Since, s.Reason = StateParked, *parkedFrom, *reason
 			recorded = detail
 		case timer != nil:

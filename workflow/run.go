@@ -31,7 +31,10 @@ func (r Run[Out]) Result(ctx context.Context) (Out, error) {
 	if state != "completed" {
 		e := r.client.openError(ctx, recorded)
 		if e == nil {
-			e = &RecordedError{Message: ErrCanceled.Error(), Kind: "canceled"}
+			e = &RecordedError{Message: ErrCanceled.Error()}
+		}
+		if state == "canceled" && e.Kind == "" {
+			e.Kind = "canceled"
 		}
 		return out, &RunError{Run: r.ID, Err: e}
 	}
@@ -79,16 +82,17 @@ func (c *Client) wait(ctx context.Context, id RunID) (state string, output, reco
 }
 
 // Cancel asks a run to stop, and its children with it. One that has not begun,
-// or that is parked, ends at once. In the others the contexts of its steps are
+// or whose body cannot go on as it is parked for another reason than a pause,
+// ends at once. In the others the contexts of its steps are
 // canceled and every durable call of its body returns [ErrCanceled], within about
 // a second; what it gave to [Finally] is called; the run ends as canceled when its
 // body returns an error, and as completed when it returns none. Canceling twice
 // is no error. Canceling a run that has ended is [ErrFinished].
 func (c *Client) Cancel(ctx context.Context, id RunID) error {
 	return c.locked(ctx, id, "cancel", func(tx pgx.Tx) error {
-		var state string
 		var woken bool
-		if err := tx.QueryRow(ctx, c.q.RunCancel, int64(id), "client").Scan(&state, &woken); err != nil {
+		var told int
+		if err := tx.QueryRow(ctx, c.q.RunCancel, int64(id), "client", c.q.Channel()).Scan(&woken, &told); err != nil {
 			return err
 		}
 		return c.announce(ctx, tx, id, woken)
@@ -104,49 +108,37 @@ func (c *Client) announce(ctx context.Context, tx pgx.Tx, id RunID, ready bool) 
 	return err
 }
 
-// Resume makes a parked run ready again, after the reason was seen to.
-// [ErrNotParked] reports that it is not parked.
-func (c *Client) Resume(ctx context.Context, id RunID) error {
-	return c.locked(ctx, id, "resume", func(tx pgx.Tx) error {
-		var back int64
-		err := tx.QueryRow(ctx, c.q.RunResume, int64(id), "client").Scan(&back)
-		if errors.Is(err, pgx.ErrNoRows) {
-			return fmt.Errorf("%w: %v", ErrNotParked, id)
-		}
-		if err != nil {
-			return err
-		}
-		return c.announce(ctx, tx, id, true)
-	})
+// begin runs f in a transaction. Its errors name the verb and the run.
+func (c *Client) begin(ctx context.Context, id RunID, verb string, f func(pgx.Tx) error) error {
+	if err := pgx.BeginFunc(ctx, c.pool, f); err != nil {
+		return fmt.Errorf("workflow: %s %v: %w", verb, id, err)
+	}
+	return nil
 }
 
 // locked runs f in a transaction that holds the live run's row.
 func (c *Client) locked(ctx context.Context, id RunID, verb string, f func(pgx.Tx) error) error {
-	var inner error
-	err := pgx.BeginFunc(ctx, c.pool, func(tx pgx.Tx) error {
-		inner = c.lockedTx(ctx, tx, id, verb, f)
-		return inner
-	})
-	if err != nil && inner == nil {
-		return fmt.Errorf("workflow: %s %v: %w", verb, id, err)
-	}
-	return err
+	return c.begin(ctx, id, verb, func(tx pgx.Tx) error { return c.lock(ctx, tx, id, f) })
 }
 
 // lockedTx does the same in a transaction of the application.
 func (c *Client) lockedTx(ctx context.Context, tx pgx.Tx, id RunID, verb string, f func(pgx.Tx) error) error {
+	if err := c.lock(ctx, tx, id, f); err != nil {
+		return fmt.Errorf("workflow: %s %v: %w", verb, id, err)
+	}
+	return nil
+}
+
+func (c *Client) lock(ctx context.Context, tx pgx.Tx, id RunID, f func(pgx.Tx) error) error {
 	var state string
 	err := tx.QueryRow(ctx, c.q.RunLock, int64(id)).Scan(&state)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
-		return fmt.Errorf("%w: %v", ErrNotFound, id)
-	case err == nil && state != "live":
-		return fmt.Errorf("%w: %v is %s", ErrFinished, id, state)
-	case err == nil:
-		err = f(tx)
+		return ErrNotFound
+	case err != nil:
+		return err
+	case state != "live":
+		return fmt.Errorf("%w: it is %s", ErrFinished, state)
 	}
-	if err != nil && !errors.Is(err, ErrNotParked) {
-		return fmt.Errorf("workflow: %s %v: %w", verb, id, err)
-	}
-	return err
+	return f(tx)
 }

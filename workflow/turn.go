@@ -94,6 +94,7 @@ func (i *inbox) take() func() {
 
 var (
 	errRunEnds    = errors.New("workflow: the turn ends")
+	errPaused     = errors.New("workflow: run paused")
 	errForeign    = errors.New("workflow: a Context was used on another goroutine than the one that it was made for; a body starts no goroutines: use Go, Step.Go or Map")
 	errBodyGoexit = errors.New("workflow: the body ended its goroutine (runtime.Goexit, or FailNow of a test)")
 )
@@ -200,11 +201,37 @@ func (t *turn) advance(ctx context.Context) {
 		t.flush(ctx)
 		return
 	}
+	if t.paused() {
+		t.pause(ctx)
+		return
+	}
 	if len(t.queue) > 0 {
 		t.startNext()
 		return
 	}
 	t.wait(ctx)
+}
+
+// paused reports whether nothing may start. A canceled run cleans up.
+func (t *turn) paused() bool { return t.in.Paused != nil && !t.canceled && t.in.Paused() }
+
+// pause waits for what executes, and leaves.
+func (t *turn) pause(ctx context.Context) {
+	if t.attempts == 0 {
+		t.park("paused", errPaused)
+		return
+	}
+	canceled := t.in.Canceled
+	if t.returned {
+		canceled = nil
+	}
+	select {
+	case <-t.inbox.bell:
+	case <-canceled:
+	case <-t.in.News:
+		t.look()
+	case <-ctx.Done():
+	}
 }
 
 // wait blocks until something happens, or leaves when nothing is near.
@@ -312,6 +339,9 @@ func (t *turn) consume(c *engine.Checkpoint) {
 func (t *turn) record(c *engine.Checkpoint) {
 	t.done++
 	c.Done, t.shows.handed = t.done, t.done
+	if c.Error != nil || c.Seq == 0 {
+		c.Calls = t.seq
+	}
 	if c.Elapsed == 0 {
 		c.Elapsed = max(time.Since(c.Started), 0)
 	}
@@ -372,6 +402,12 @@ func (t *turn) finish(ctx context.Context) {
 	}
 	b := t.pending
 	b.End = &end
+	for seq, w := range t.in.Waits { // of another version: nothing waited for them here
+		b.Dropped = append(b.Dropped, seq)
+		if w.Child > 0 {
+			b.Cancel = append(b.Cancel, w.Child)
+		}
+	}
 	t.pending = engine.Batch{}
 	if err := t.in.Host.Write(context.WithoutCancel(ctx), b); err != nil {
 		t.leave(refused(err))

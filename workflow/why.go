@@ -112,6 +112,9 @@ func (c *Client) why(ctx context.Context, tx pgx.Tx, id RunID) (Why, error) {
 	default:
 		err = c.whyReady(ctx, tx, s, &w)
 	}
+	if s.PauseRequested {
+		w.text += " (it is paused, once what executes has ended)"
+	}
 	if s.CancelRequested {
 		w.text += " (it was canceled and cleans up)"
 	}
@@ -128,6 +131,7 @@ var cures = map[string]string{
 	"no_backend":      "start a worker that has a sandbox backend",
 	"nondeterminism":  "deploy a body that fits what is recorded",
 	"panic":           "deploy a body that does not panic",
+	"paused":          "Client.Resume",
 	"program":         "give the worker a program for sandboxes, then Client.Resume",
 	"undeclared_step": "list the step in Options.Steps and deploy",
 	"undecodable":     "deploy types that the recorded value fits",

@@ -26,7 +26,9 @@ type Queries struct {
 	Schema string // of Stepward's own tables
 	River  string // of River's tables
 
-	RunInsert, IdempotencyGet, RunResult, RunHistory, RunList, RunLock, RunCancel, RunResume string
+	RunInsert, IdempotencyGet, RunResult, RunHistory, RunList, RunLock string
+
+	RunCancel, RunTerminate, RunPause, RunResume, RunEnd, RetrySteps, RetryAttempts, RunRetry, RunRepin string
 
 	DefinitionNewest, DefinitionInsert, RequirementGet, RequirementInsert, RequirementsOf string
 

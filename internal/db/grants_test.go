@@ -157,6 +157,15 @@ func TestGrants(t *testing.T) {
 		if err := canceled.Cancel(ctx); err != nil {
 			t.Fatal(err)
 		}
+		var unknown *workflow.DefinitionError
+		if err := client.Repin(ctx, early.ID, "1"); !errors.As(err, &unknown) {
+			t.Errorf("got %v", err)
+		}
+		for _, verb := range []func(context.Context, workflow.RunID) error{client.Retry, client.Pause, client.Resume, client.Terminate} {
+			if err := verb(ctx, canceled.ID); err != nil {
+				t.Error(err)
+			}
+		}
 		parked, err := count.Enqueue(ctx, client, 5, workflow.EnqueueOptions{})
 		if err != nil {
 			t.Fatal(err)
@@ -256,12 +265,10 @@ func TestGrants(t *testing.T) {
 	// What only one of them may do; the other is the control.
 	onlyWorker := []string{
 		"INSERT INTO stepward.step (run_id, started_at, input_hash, seq, done, epoch, elapsed, attempt, mode, key) VALUES (1, now(), 0, 1, 1, 1, 0, 1, 0::\"char\", 'x')",
-		"INSERT INTO stepward.attempt (run_id, started_at, seq, epoch, attempt, mode, key) VALUES (1, now(), 1, 1, 1, 0, 'x')",
+		"UPDATE stepward.attempt SET sandbox_id = 'x'",
 		"INSERT INTO stepward.turn VALUES (1, 1, 1)",
-		"DELETE FROM stepward.turn",
 		"INSERT INTO stepward.claim (run_id, epoch, session) VALUES (1, 1, 1)",
 		"INSERT INTO stepward.timer VALUES (1, now())",
-		"INSERT INTO stepward.parked VALUES (1, 1, 'x', '')",
 		"UPDATE stepward.ready SET since = now()",
 		"UPDATE stepward.timer SET wake_at = now()",
 		"UPDATE stepward.parked SET reason = 'x'",
@@ -270,11 +277,9 @@ func TestGrants(t *testing.T) {
 		"INSERT INTO stepward.definition (workflow, version, requirement_id, steps) VALUES ('x', '1', 1, '')",
 		"INSERT INTO stepward.sandbox (id, run_id, session, backend) VALUES ('x', 1, 1, 'x')",
 		"UPDATE stepward.run SET output = ''",
-		"UPDATE stepward.run SET session = 1",
 		"UPDATE stepward.run SET input = ''",
 		"DELETE FROM stepward.run",
 		"DELETE FROM stepward.idempotency",
-		"DELETE FROM stepward.step", // of a run that begins anew
 		"INSERT INTO stepward.wait (run_id, seq, key) VALUES (1, 1, 'x')",
 		"UPDATE stepward.signal SET received = true",
 		"DELETE FROM stepward.notice",

@@ -63,7 +63,8 @@ type Turn struct {
 	Waits    map[int]Wait     // that earlier turns began, by seq
 	Canceled <-chan struct{}  // closed when somebody cancels the run
 	Draining <-chan struct{}  // closed when no further step may start here
-	News     <-chan struct{}  // receives when a signal or the end of a child may have arrived
+	Paused   func() bool      // whether somebody has paused the run; nil: nobody can
+	News     <-chan struct{}  // receives when a signal or the end of a child may have arrived, or Paused may have changed
 	Crowded  func() bool      // whether other runs want this one's place
 	Now      func() time.Time
 	MaxBytes int           // of an encoded value
@@ -250,6 +251,7 @@ type Checkpoint struct {
 	Elapsed   time.Duration
 	Output    []byte
 	Error     []byte // encoded; nil when the step succeeded
+	Calls     int    // of a failure and of the cancelation: how many the body had made when it got to know
 	Opened    bool   // of one on record: it is as it was before it was stored
 }
 

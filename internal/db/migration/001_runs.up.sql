@@ -48,6 +48,7 @@ CREATE TABLE stepward.run (
     session        bigint,
     crashes        smallint NOT NULL DEFAULT 0,
     cancel         boolean NOT NULL DEFAULT false,
+    pause          boolean NOT NULL DEFAULT false, -- it is parked, or will be by the turn that holds it
     state          stepward.run_state NOT NULL DEFAULT 'live',
     finished_at    timestamptz,
     output         bytea,
@@ -132,11 +133,12 @@ CREATE TABLE stepward.signal (
 ) WITH (fillfactor = 90);
 
 -- What a commit leaves to be done to another run, as it must not lock it: to
--- wake a parent, or to cancel a child.
+-- wake a parent, or to cancel or terminate a child.
 CREATE TABLE stepward.notice (
     id     bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     run_id bigint NOT NULL,
-    cancel boolean NOT NULL
+    cancel boolean NOT NULL,
+    terminate boolean NOT NULL DEFAULT false
 );
 
 CREATE TABLE stepward.parked (
@@ -172,7 +174,7 @@ CREATE TABLE stepward.step (
     attempt    smallint NOT NULL,
     mode       "char" NOT NULL,
     key        text NOT NULL, -- name and occurrence: build, build#2, page[3]
-    output     bytea NOT NULL DEFAULT '',
+    output     bytea NOT NULL DEFAULT '', -- of a failure, and of the cancelation: how many calls the body had made when it got to know
     error      bytea NOT NULL DEFAULT '',
     PRIMARY KEY (run_id, seq)
 );
@@ -232,6 +234,7 @@ CREATE TABLE stepward.attempt (
     sandbox_id text,
     error      bytea,
     retry_at   timestamptz,
+    forgiven   boolean, -- it does not count: the step was retried by an operator
     PRIMARY KEY (run_id, seq, attempt)
 );
 
@@ -318,8 +321,9 @@ CREATE VIEW stepward.audit_event AS
     UNION ALL
     SELECT timestamptz 'epoch' + (id >> 20) * interval '1 ms', id, 'run.enqueued', 'client', NULL, NULL FROM stepward.run
     UNION ALL
-    SELECT finished_at, id, 'run.' || state, 'worker:' || to_hex(session), NULL, error
-    FROM stepward.run WHERE state IN ('completed', 'failed') AND finished_at IS NOT NULL
+    SELECT finished_at, id, 'run.' || state, coalesce('worker:' || to_hex(session), (
+               SELECT e.actor FROM stepward.event e WHERE e.run_id = run.id AND e.kind IN ('run.cancel', 'run.terminate') ORDER BY e.id DESC LIMIT 1), 'worker'), NULL, error
+    FROM stepward.run WHERE state <> 'live' AND finished_at IS NOT NULL
     UNION ALL
     SELECT at, run_id, 'run.claimed', 'worker:' || to_hex(session), NULL,
            convert_to(json_build_object('epoch', epoch)::text, 'UTF8')

@@ -1,12 +1,16 @@
 -- The rights that each role needs. :client and :worker stand for role names.
--- A client plans: it adds runs, reads everything and ends runs that no worker holds.
+-- A client plans and operates: it adds runs, reads everything, ends runs and opens them again. It writes no checkpoint and no output.
 GRANT USAGE ON SCHEMA stepward, stepward_river TO :client;
 GRANT SELECT ON ALL TABLES IN SCHEMA stepward, stepward_river TO :client;
 GRANT USAGE ON SEQUENCE stepward.id_counter TO :client;
-GRANT INSERT ON stepward.run, stepward.idempotency, stepward.ready, stepward.requirement, stepward.event, stepward.signal, stepward.notice, stepward.attribute, stepward.blob, stepward.blob_use TO :client;
-GRANT UPDATE (cancel, state, finished_at, epoch) ON stepward.run TO :client;
+GRANT INSERT ON stepward.run, stepward.idempotency, stepward.ready, stepward.requirement, stepward.event, stepward.signal, stepward.notice, stepward.parked, stepward.attribute, stepward.blob, stepward.blob_use TO :client;
+GRANT UPDATE (cancel, pause, state, finished_at, error, epoch, session, crashes, version, requirement_id) ON stepward.run TO :client;
+GRANT UPDATE (done, n) ON stepward.shown TO :client; -- of a run that is retried
 GRANT UPDATE (loose) ON stepward.blob TO :client;
-GRANT DELETE ON stepward.ready, stepward.timer, stepward.parked TO :client;
+GRANT UPDATE (requirement_id) ON stepward.parked TO :client;
+GRANT DELETE ON stepward.ready, stepward.timer, stepward.parked, stepward.turn, stepward.wait TO :client;
+GRANT DELETE ON stepward.step TO :client; -- failures of a run that is retried
+GRANT INSERT, UPDATE (elapsed, error, forgiven), DELETE ON stepward.attempt TO :client; -- where they are kept
 GRANT INSERT, UPDATE, DELETE ON stepward.schedule TO :client; -- it makes, pauses and triggers them; workers tick
 GRANT INSERT ON stepward_river.river_job TO :client;
 GRANT UPDATE (kind) ON stepward_river.river_job TO :client; -- ON CONFLICT of a unique job

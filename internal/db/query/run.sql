@@ -36,7 +36,7 @@ SELECT tenant, workflow, version, state::text, input, output, error, coalesce(or
 
 -- name: RunList
 -- $2 is the page's lower end, exclusive; newest first.
-SELECT r.id, r.tenant, r.workflow, r.version, r.state::text, r.epoch, r.cancel, r.finished_at, r.error, coalesce(r.priority, 0),
+SELECT r.id, r.tenant, r.workflow, r.version, r.state::text, r.epoch, r.cancel, r.pause, r.finished_at, r.error, coalesce(r.priority, 0),
        t.session, w.name, q.since, tm.run_id, tm.wake_at, p.reason, p.detail, p.since,
        (SELECT array_agg(a.name ORDER BY a.name) FROM stepward.attribute a WHERE a.run_id = r.id),
        (SELECT array_agg(a.value ORDER BY a.name) FROM stepward.attribute a WHERE a.run_id = r.id)
@@ -50,61 +50,20 @@ WHERE ($1::bigint IS NULL OR r.id = $1)
   AND ($2::bigint IS NULL OR r.id < $2)
   AND ($3::text IS NULL OR r.tenant = $3)
   AND ($4::text IS NULL OR r.workflow = $4)
-  AND ($5::text IS NULL OR $5 = CASE
+  AND ($5::text IS NULL OR r.version = $5)
+  AND ($7::text IS NULL OR p.reason = $7)
+  AND ($6::text IS NULL OR $6 = CASE
         WHEN r.state <> 'live' THEN r.state::text
         WHEN p.run_id IS NOT NULL THEN 'parked'
         WHEN tm.run_id IS NOT NULL THEN 'waiting'
         WHEN t.run_id IS NOT NULL THEN 'running'
         ELSE 'ready' END)
-  AND ($7::bigint[] IS NULL OR r.id = ANY($7))
+  AND ($9::bigint[] IS NULL OR r.id = ANY($9))
 ORDER BY r.id DESC
-LIMIT $6;
+LIMIT $8;
 
 -- name: RunLock
 SELECT state::text FROM stepward.run WHERE id = $1 FOR NO KEY UPDATE;
-
--- name: RunCancel
--- After RunLock, in its transaction. A run that never began, or that is parked, ends here and now; one
--- that waits is woken, so that its body can clean up.
-WITH t AS (
-    DELETE FROM stepward.timer WHERE run_id = $1 RETURNING run_id
-), woken AS (
-    INSERT INTO stepward.ready (requirement_id, run_id) SELECT r.requirement_id, r.id FROM stepward.run r JOIN t ON t.run_id = r.id
-), q AS (
-    DELETE FROM stepward.ready USING stepward.run r
-    WHERE r.id = $1 AND r.epoch = 0 AND (ready.requirement_id, ready.tenant, ready.rank, ready.run_id) = (r.requirement_id, r.tenant, stepward.rank(r.id, r.priority), r.id)
-    RETURNING run_id
-), p AS (
-    DELETE FROM stepward.parked WHERE run_id = $1 RETURNING run_id
-), free AS (
-    SELECT run_id FROM q UNION SELECT run_id FROM p
-), ended AS (
-    UPDATE stepward.run SET cancel = true,
-        state = CASE WHEN EXISTS (SELECT FROM free) THEN 'canceled'::stepward.run_state ELSE state END,
-        finished_at = CASE WHEN EXISTS (SELECT FROM free) THEN clock_timestamp() END,
-        epoch = epoch + CASE WHEN EXISTS (SELECT FROM free) THEN 1 ELSE 0 END
-    WHERE id = $1 AND state = 'live'
-    RETURNING id, state, parent_id
-), noted AS (
-    INSERT INTO stepward.event (run_id, kind, actor) SELECT id, 'run.cancel', $2 FROM ended
-), notices AS (
-    INSERT INTO stepward.notice (run_id, cancel)
-    SELECT parent_id, false FROM ended WHERE state = 'canceled' AND parent_id IS NOT NULL
-    UNION ALL SELECT w.child_id, true FROM stepward.wait w JOIN ended ON ended.id = w.run_id WHERE ended.state = 'canceled' AND w.child_id IS NOT NULL
-)
-SELECT state::text, EXISTS (SELECT FROM t) FROM ended;
-
--- name: RunResume
--- After RunLock, in its transaction: a parked run becomes ready.
-WITH p AS (
-    DELETE FROM stepward.parked WHERE run_id = $1 RETURNING run_id
-), back AS (
-    INSERT INTO stepward.ready (requirement_id, run_id)
-    SELECT r.requirement_id, r.id FROM stepward.run r JOIN p ON p.run_id = r.id RETURNING run_id
-), noted AS (
-    INSERT INTO stepward.event (run_id, kind, actor) SELECT run_id, 'run.resume', $2 FROM back
-)
-SELECT run_id FROM back;
 
 -- name: RunExpire
 -- Looks at so many runs after an id, and deletes so many at most: see the function.

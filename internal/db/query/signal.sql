@@ -22,11 +22,12 @@ SELECT id, state::text, output, error FROM stepward.run WHERE id = ANY($1::bigin
 
 -- name: ChildWait
 -- After the run's row was locked. No row: the lease is lost.
-SELECT coalesce((SELECT w.child_id FROM stepward.wait w WHERE w.run_id = r.id AND w.seq = $4), 0)
+SELECT coalesce((SELECT w.child_id FROM stepward.wait w WHERE w.run_id = r.id AND w.seq = $4 AND w.key = $5), 0)
 FROM stepward.run r WHERE r.id = $2 AND r.epoch = $3 AND r.session = $1 AND r.state = 'live';
 
 -- name: ChildInsert
-INSERT INTO stepward.wait (run_id, seq, key, child_id) VALUES ($1, $2, $3, $4);
+INSERT INTO stepward.wait (run_id, seq, key, child_id) VALUES ($1, $2, $3, $4)
+ON CONFLICT (run_id, seq) DO UPDATE SET key = excluded.key, child_id = excluded.child_id, wake_at = NULL, signal = NULL, since = excluded.since;
 
 -- name: ChildParent
 UPDATE stepward.run SET parent_id = $2 WHERE id = $1;
@@ -34,11 +35,11 @@ UPDATE stepward.run SET parent_id = $2 WHERE id = $1;
 -- name: NoticeTake
 -- Up to 500, and the lock on the runs that they are for, in order.
 WITH taken AS (
-    DELETE FROM stepward.notice WHERE id IN (SELECT id FROM stepward.notice ORDER BY id LIMIT 500 FOR UPDATE SKIP LOCKED) RETURNING run_id, cancel
+    DELETE FROM stepward.notice WHERE id IN (SELECT id FROM stepward.notice ORDER BY id LIMIT 500 FOR UPDATE SKIP LOCKED) RETURNING run_id, cancel, terminate
 ), each AS (
-    SELECT run_id, bool_or(cancel) AS cancel FROM taken GROUP BY run_id
+    SELECT run_id, bool_or(cancel) AS cancel, bool_or(terminate) AS terminate FROM taken GROUP BY run_id
 )
-SELECT r.id, each.cancel FROM stepward.run r JOIN each ON each.run_id = r.id WHERE r.state = 'live'
+SELECT r.id, each.cancel, each.terminate FROM stepward.run r JOIN each ON each.run_id = r.id WHERE r.state = 'live'
 ORDER BY r.id FOR NO KEY UPDATE OF r;
 
 -- name: NoticeWake

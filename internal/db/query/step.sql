@@ -1,10 +1,11 @@
 -- name: StepHistory
-SELECT seq, done, key, attempt, input_hash, nullif(output, ''), nullif(error, '') FROM stepward.step
+SELECT seq, done, key, attempt, input_hash, CASE WHEN error = '' THEN nullif(output, '') END, nullif(error, '') FROM stepward.step
 WHERE run_id = $1 AND seq > $2 ORDER BY seq LIMIT $3;
 
 -- name: AttemptHistory
 -- Of the steps without a checkpoint: how many failed, the last number given, and the wait that is left.
-SELECT a.seq, max(a.attempt)::int, count(a.error)::int, coalesce(extract(epoch FROM max(a.retry_at) - clock_timestamp()), 0)::float8
+SELECT a.seq, max(a.attempt)::int, (count(a.error) FILTER (WHERE a.forgiven IS NULL))::int,
+       coalesce(extract(epoch FROM max(a.retry_at) FILTER (WHERE a.forgiven IS NULL) - clock_timestamp()), 0)::float8
 FROM stepward.attempt a
 WHERE a.run_id = $1 AND NOT EXISTS (SELECT FROM stepward.step s WHERE s.run_id = $1 AND s.seq = a.seq)
 GROUP BY a.seq;
@@ -14,7 +15,7 @@ SELECT seq, key, CASE WHEN wake_at IS NULL THEN -1 ELSE greatest(extract(epoch F
 FROM stepward.wait WHERE run_id = $1;
 
 -- name: StepList
-SELECT s.seq, s.key, s.mode::int, s.attempt, s.epoch, s.started_at, s.elapsed, nullif(s.output, ''), nullif(s.error, ''), true, b.backend, b.id,
+SELECT s.seq, s.key, s.mode::int, s.attempt, s.epoch, s.started_at, s.elapsed, CASE WHEN s.error = '' THEN nullif(s.output, '') END, nullif(s.error, ''), true, b.backend, b.id,
        coalesce(w.name, ''), NULL::timestamptz
 FROM stepward.step s
 LEFT JOIN stepward.attempt a ON a.run_id = s.run_id AND a.seq = s.seq AND a.attempt = s.attempt

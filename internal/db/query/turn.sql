@@ -114,7 +114,8 @@ WITH held AS MATERIALIZED (
     SELECT x.run_id, x.seq, x.key, clock_timestamp() + make_interval(secs => x.left_s), x.signal
     FROM unnest($31::bigint[], $32::int[], $33::text[], $34::float8[], $35::text[]) AS x(run_id, seq, key, left_s, signal)
     JOIN held ON held.id = x.run_id
-    ON CONFLICT DO NOTHING
+    ON CONFLICT (run_id, seq) DO UPDATE SET key = excluded.key, wake_at = excluded.wake_at, signal = excluded.signal, child_id = NULL, since = excluded.since
+        WHERE wait.key <> excluded.key -- of a version that waited for something else at this place
 ), over AS (
     DELETE FROM stepward.wait USING unnest($36::bigint[], $37::int[]) AS x(run_id, seq), held
     WHERE held.id = x.run_id AND wait.run_id = x.run_id AND wait.seq = x.seq
@@ -172,11 +173,13 @@ FROM stepward.run r WHERE r.id = $1;
 -- name: TurnLeave
 -- Ends a turn without ending the run. $4 says where to: timer, parked or ready. A run that was
 -- canceled meanwhile does not wait: it goes to ready, so that its body can end, and one whose body
--- cannot go on ends here. Nor does one wait for which something has arrived: who sent it has locked
+-- cannot go on ends here. One that is to pause is parked, unless that was taken back. Nor does one wait for which something has arrived: who sent it has locked
 -- the run before, or will find it in timer.
 WITH held AS MATERIALIZED (
     SELECT r.id, r.requirement_id, r.parent_id,
-           CASE WHEN $4 = 'parked' THEN CASE WHEN r.cancel THEN 'canceled' ELSE 'parked' END
+           CASE WHEN $4 = 'parked' AND $6 = 'paused' THEN CASE WHEN r.pause AND NOT r.cancel THEN 'parked' ELSE 'ready' END
+                WHEN $4 = 'parked' THEN CASE WHEN r.cancel THEN 'canceled' ELSE 'parked' END
+                WHEN r.pause AND NOT r.cancel THEN 'parked'
                 WHEN $4 = 'timer' AND $9::bool AND NOT r.cancel THEN 'timer'
                 ELSE 'ready' END AS dest
     FROM stepward.run r
@@ -193,7 +196,7 @@ WITH held AS MATERIALIZED (
     SELECT id, clock_timestamp() + make_interval(secs => $5::float8) FROM held WHERE dest = 'timer' -- null: no time ends it
 ), parked AS (
     INSERT INTO stepward.parked (run_id, requirement_id, reason, detail)
-    SELECT id, requirement_id, $6::text, $7::bytea FROM held WHERE dest = 'parked'
+    SELECT id, requirement_id, CASE WHEN $4 = 'parked' THEN $6::text ELSE 'paused' END, $7::bytea FROM held WHERE dest = 'parked'
 ), noted AS (
     INSERT INTO stepward.event (run_id, kind, actor, detail)
     SELECT id, 'run.parked', $8::text, $7::bytea FROM held WHERE dest = 'parked'
@@ -201,10 +204,12 @@ WITH held AS MATERIALIZED (
     DELETE FROM stepward.turn USING held WHERE turn.run_id = held.id
 ), back AS (
     INSERT INTO stepward.ready (requirement_id, run_id) SELECT requirement_id, id FROM held WHERE dest = 'ready'
+), waits AS (
+    DELETE FROM stepward.wait USING held WHERE wait.run_id = held.id AND held.dest = 'canceled' RETURNING wait.child_id
 ), notices AS (
     INSERT INTO stepward.notice (run_id, cancel)
     SELECT parent_id, false FROM held WHERE dest = 'canceled' AND parent_id IS NOT NULL
-    UNION ALL SELECT w.child_id, true FROM stepward.wait w JOIN held ON held.id = w.run_id WHERE held.dest = 'canceled' AND w.child_id IS NOT NULL
+    UNION ALL SELECT child_id, true FROM waits WHERE child_id IS NOT NULL
 )
 SELECT dest FROM held;
 
@@ -217,9 +222,10 @@ SELECT NOT EXISTS (SELECT FROM stepward.wait w JOIN stepward.signal s ON s.run_i
    AND NOT EXISTS (SELECT FROM stepward.wait w JOIN stepward.run c ON c.id = w.child_id WHERE w.run_id = $1 AND c.state <> 'live');
 
 -- name: TurnRenew
--- A run begins anew, with $4 as its input and nothing on record. $6 is the blob of that input, if it is large.
+-- A run begins anew, with $4 as its input and nothing on record. $6 is the blob of that input, if it is large;
+-- $7 the record of a run that is paused.
 WITH held AS MATERIALIZED (
-    SELECT r.id, r.requirement_id FROM stepward.run r
+    SELECT r.id, r.requirement_id, r.pause AND NOT r.cancel AS pause FROM stepward.run r
     WHERE r.id = $2 AND r.epoch = $3 AND r.session = $1 AND r.state = 'live'
     FOR NO KEY UPDATE
 ), renewed AS (
@@ -244,12 +250,14 @@ WITH held AS MATERIALIZED (
 ), ended AS (
     DELETE FROM stepward.turn USING held WHERE turn.run_id = held.id
 ), back AS (
-    INSERT INTO stepward.ready (requirement_id, run_id) SELECT requirement_id, id FROM held
+    INSERT INTO stepward.ready (requirement_id, run_id) SELECT requirement_id, id FROM held WHERE NOT pause
+), parked AS (
+    INSERT INTO stepward.parked (run_id, requirement_id, reason, detail) SELECT id, requirement_id, 'paused', $7 FROM held WHERE pause
 )
-SELECT 'ready' FROM held;
+SELECT CASE WHEN pause THEN 'parked' ELSE 'ready' END FROM held;
 
 -- name: TurnList
-SELECT t.run_id, t.epoch, r.cancel,
+SELECT t.run_id, t.epoch, r.cancel, r.pause,
        EXISTS (SELECT FROM stepward.wait w WHERE w.run_id = t.run_id
                AND (EXISTS (SELECT FROM stepward.signal s WHERE s.run_id = w.run_id AND s.name = w.signal AND NOT s.received)
                     OR EXISTS (SELECT FROM stepward.run c WHERE c.id = w.child_id AND c.state <> 'live')))
@@ -272,7 +280,7 @@ WITH dead AS MATERIALIZED (
     UPDATE stepward.run r SET epoch = r.epoch + 1, session = NULL,
         crashes = CASE WHEN lost.state = 'gone' THEN r.crashes WHEN EXISTS (SELECT FROM stepward.step s WHERE s.run_id = r.id AND s.epoch = lost.epoch) THEN 1 ELSE r.crashes + 1 END
     FROM lost WHERE r.id = lost.id
-    RETURNING r.id, r.requirement_id, r.crashes, lost.session
+    RETURNING r.id, r.requirement_id, r.crashes, r.pause AND NOT r.cancel AS pause, lost.session
 ), noted AS (
     INSERT INTO stepward.event (run_id, kind, actor, detail)
     SELECT id, 'run.recovered', $3::text, convert_to(json_build_object('dead_worker', to_hex(session), 'crashes', crashes)::text, 'UTF8') FROM raised
@@ -280,9 +288,10 @@ WITH dead AS MATERIALIZED (
     INSERT INTO stepward.parked (run_id, requirement_id, reason, detail)
     SELECT id, requirement_id, 'crashed', convert_to(json_build_object('message', 'the worker died ' || crashes || ' times while it held this run')::text, 'UTF8')
     FROM raised WHERE crashes >= $2
+    UNION ALL SELECT id, requirement_id, 'paused', $4 FROM raised WHERE crashes < $2 AND pause
 ), ended AS (
     DELETE FROM stepward.turn USING lost WHERE turn.run_id = lost.id
 ), back AS (
-    INSERT INTO stepward.ready (requirement_id, run_id) SELECT requirement_id, id FROM raised WHERE crashes < $2
+    INSERT INTO stepward.ready (requirement_id, run_id) SELECT requirement_id, id FROM raised WHERE crashes < $2 AND NOT pause
 )
 SELECT id, crashes FROM raised;

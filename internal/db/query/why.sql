@@ -5,10 +5,10 @@ FROM stepward.wait w WHERE w.run_id = $1 ORDER BY w.seq LIMIT 1000;
 -- name: WhyAttempts
 -- Of the steps without a checkpoint whose last attempt failed: when that was, and when the next may start.
 SELECT key, started_at + make_interval(secs => elapsed), retry_at, error
-FROM (SELECT DISTINCT ON (a.seq) a.seq, a.key, a.started_at, a.elapsed, a.retry_at, a.error FROM stepward.attempt a
+FROM (SELECT DISTINCT ON (a.seq) a.seq, a.key, a.started_at, a.elapsed, a.retry_at, a.error, a.forgiven FROM stepward.attempt a
       WHERE a.run_id = $1 AND NOT EXISTS (SELECT FROM stepward.step s WHERE s.run_id = $1 AND s.seq = a.seq)
       ORDER BY a.seq, a.attempt DESC) last
-WHERE error IS NOT NULL AND retry_at > clock_timestamp() ORDER BY seq LIMIT 1000;
+WHERE error IS NOT NULL AND forgiven IS NULL AND retry_at > clock_timestamp() ORDER BY seq LIMIT 1000;
 
 -- name: WhyHolder
 -- Since when a run is held, and whether the lease of its worker lasts.

@@ -75,7 +75,7 @@ SELECT run_id FROM stuck;
 -- What a deploy may have cured is tried again by the worker that starts.
 WITH cured AS MATERIALIZED (
     SELECT p.run_id, r.requirement_id FROM stepward.parked p JOIN stepward.run r ON r.id = p.run_id
-    WHERE p.requirement_id = ANY($1::int[]) AND p.reason <> 'crashed'
+    WHERE p.requirement_id = ANY($1::int[]) AND p.reason <> 'crashed' AND NOT r.pause
     ORDER BY p.run_id LIMIT 500 FOR NO KEY UPDATE OF p, r SKIP LOCKED
 ), gone AS (
     DELETE FROM stepward.parked USING cured WHERE parked.run_id = cured.run_id

@@ -1,0 +1,194 @@
+package workflow
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"sync"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// Terminate ends a run here and now, whatever its body does: nothing of it is
+// called any more, not even what it gave to [Finally]. Its children are
+// terminated, too. A worker that holds it can write nothing more, and stops its
+// steps and sandboxes within about a second. [Run.Result] returns a *[RunError]
+// whose [RecordedError].Kind is "terminated", and which is an [ErrCanceled].
+// Errors: [ErrNotFound], [ErrFinished].
+func (c *Client) Terminate(ctx context.Context, id RunID) error {
+	return c.locked(ctx, id, "terminate", func(tx pgx.Tx) error {
+		e := &RecordedError{Message: "workflow: run terminated", Kind: "terminated"}
+		_, err := tx.Exec(ctx, c.q.RunTerminate, int64(id), "client", e.encode(), c.q.Channel())
+		return err
+	})
+}
+
+// Pause holds a run up until [Client.Resume]: it is parked, with the reason
+// "paused". One that is ready or waits is parked at once. Of one that a worker
+// holds, no further step starts, within about a second; attempts that execute
+// are let end and are recorded, and then it is parked. The wish is durable when
+// Pause returns: see [RunStatus].PauseRequested. What is sent to a paused run is
+// kept, and its times run on. Pausing twice is no error. Errors: [ErrNotFound],
+// [ErrFinished], and [ErrCanceled] for a run that cleans up.
+func (c *Client) Pause(ctx context.Context, id RunID) error {
+	return c.locked(ctx, id, "pause", func(tx pgx.Tx) error {
+		var canceled bool
+		var told int
+		if err := tx.QueryRow(ctx, c.q.RunPause, int64(id), "client", record(errPaused).encode(), c.q.Channel()).Scan(&canceled, &told); err != nil {
+			return err
+		}
+		if canceled {
+			return ErrCanceled
+		}
+		return nil
+	})
+}
+
+// Resume makes a parked run ready again, after the reason was seen to, and takes
+// back a pause that has not taken effect. Errors: [ErrNotFound], [ErrFinished],
+// and [ErrNotParked] when it is neither parked nor to be paused.
+func (c *Client) Resume(ctx context.Context, id RunID) error {
+	return c.locked(ctx, id, "resume", func(tx pgx.Tx) error {
+		var ready bool
+		var told int
+		err := tx.QueryRow(ctx, c.q.RunResume, int64(id), "client", c.q.Channel()).Scan(&ready, &told)
+		if errors.Is(err, pgx.ErrNoRows) {
+			return ErrNotParked
+		}
+		if err != nil {
+			return err
+		}
+		return c.announce(ctx, tx, id, ready)
+	})
+}
+
+// Retry lets a run that failed or was canceled go on at the step that it failed
+// with, whose attempts are counted anew. Results from before that are kept; what
+// the body called when it knew of the failure, such as in [Finally], is off the
+// record and happens again if the body comes there. The failure is that of the
+// step named in the run's error, and failures of which the body got to know
+// together with it, such as those of other items of a [Map]. A run whose body
+// failed without a step is called again with all that is recorded, for which a
+// deploy may have another answer. What it has shown since the failure is shown
+// again. Events keep what is taken off the record.
+// Errors: [ErrNotFound], [ErrNotFailed], a *[DecodeError] when the error of the run
+// cannot be read.
+func (c *Client) Retry(ctx context.Context, id RunID) error {
+	return c.begin(ctx, id, "retry", func(tx pgx.Tx) error {
+		var state string
+		var recorded []byte
+		err := tx.QueryRow(ctx, c.q.RunEnd, int64(id)).Scan(&state, &recorded)
+		switch {
+		case errors.Is(err, pgx.ErrNoRows):
+			return ErrNotFound
+		case err != nil:
+			return err
+		case state != string(StateFailed) && state != string(StateCanceled):
+			return fmt.Errorf("%w: it is %s", ErrNotFailed, state)
+		}
+		var step *string
+		if recorded != nil {
+			if recorded, err = c.open(ctx, "error of the run", recorded); err != nil {
+				return err
+			}
+			step = optional(decodeError(recorded).Step)
+		}
+		var calls *int
+		if err := tx.QueryRow(ctx, c.q.RetrySteps, int64(id), step).Scan(&calls); err != nil {
+			return err
+		}
+		if calls == nil {
+			calls = new(math.MaxInt32)
+		}
+		if _, err := tx.Exec(ctx, c.q.RetryAttempts, int64(id), *calls); err != nil {
+			return err
+		}
+		if _, err := tx.Exec(ctx, c.q.RunRetry, int64(id), "client"); err != nil {
+			return err
+		}
+		return c.announce(ctx, tx, id, true)
+	})
+}
+
+// Repin moves a run that has not ended to another version of its workflow, which
+// a worker has defined. The body of that version is replayed against what is
+// recorded; if it does not fit, the run parks with a *[NonDeterminismError]. A
+// run that is parked for something that another version may cure becomes ready.
+// Errors: [ErrNotFound], [ErrFinished], a *[DefinitionError] when there is no such
+// version, and [ErrHeld] for a run that a worker executes: Pause it, Repin it
+// once it is parked, and Resume it.
+func (c *Client) Repin(ctx context.Context, id RunID, version string) error {
+	return c.locked(ctx, id, "repin", func(tx pgx.Tx) error {
+		var held, ready bool
+		err := tx.QueryRow(ctx, c.q.RunRepin, int64(id), "client", version).Scan(&held, &ready)
+		switch {
+		case errors.Is(err, pgx.ErrNoRows):
+			s, err := c.get(ctx, tx, id)
+			if err != nil {
+				return err
+			}
+			return &DefinitionError{Workflow: s.Workflow, Reason: fmt.Sprintf("no worker has defined version %q", version)}
+		case err != nil:
+			return err
+		case held:
+			return ErrHeld
+		}
+		return c.announce(ctx, tx, id, ready)
+	})
+}
+
+// Each calls do for every run that a filter selects, newest first, such as
+//
+//	n, err := client.Each(ctx, workflow.RunFilter{State: workflow.StateParked, Reason: "image"}, client.Resume)
+//
+// It returns for how many do succeeded. Runs that do refuses as they have got on
+// meanwhile ([ErrFinished], [ErrNotParked], [ErrNotFailed], [ErrHeld],
+// [ErrNotFound]) are passed over; other errors are joined, and do not keep it from
+// the rest. It ends early with ctx, or when runs cannot be listed. Calling it again
+// does what is left. A few calls of do run at once; [RunFilter].Limit is how many
+// runs are read together.
+func (c *Client) Each(ctx context.Context, f RunFilter, do func(context.Context, RunID) error) (int, error) {
+	var (
+		mu    sync.Mutex
+		n     int
+		errs  []error
+		calls sync.WaitGroup
+		slots = make(chan struct{}, eachAtOnce)
+	)
+	for {
+		page, err := c.Runs(ctx, f)
+		if err != nil {
+			errs = append(errs, err)
+			break
+		}
+		for _, s := range page.Runs {
+			slots <- struct{}{}
+			calls.Go(func() {
+				defer func() { <-slots }()
+				if ctx.Err() != nil {
+					return
+				}
+				err := do(ctx, s.ID)
+				mu.Lock()
+				defer mu.Unlock()
+				switch {
+				case err == nil:
+					n++
+				case !slices.ContainsFunc(passedOver, func(target error) bool { return errors.Is(err, target) }):
+					errs = append(errs, err)
+				}
+			})
+		}
+		calls.Wait()
+		if f.Before = page.Next; page.Next == 0 {
+			break
+		}
+	}
+	return n, errors.Join(errs...)
+}
+
+const eachAtOnce = 4
+
+var passedOver = []error{ErrFinished, ErrNotParked, ErrNotFailed, ErrHeld, ErrNotFound}
