@@ -44,6 +44,9 @@ var (
 	panics = workflow.NewStep("panics", func(_ context.Context, s string) (string, error) { panic(s) }, workflow.StepOptions{Retry: workflow.Retry{MaxAttempts: 1}})
 	pens   = workflow.NewTxStep("pens", func(_ context.Context, _ pgx.Tx, s string) (string, error) { return s, nil }, workflow.StepOptions{})
 
+	song  = workflow.Progress[string]{Name: "song"}
+	notes = workflow.Stream[string]{Name: "notes"}
+
 	birdV1 = workflow.Define(bird, func(ctx workflow.Context, in string) (string, error) {
 		if in != large {
 			return "", bird.ContinueAsNew(large)
@@ -52,6 +55,9 @@ var (
 			if _, err := s.Run(ctx, in); err != nil {
 				return "", err
 			}
+		}
+		if err := errors.Join(song.Set(ctx, canary), notes.Append(ctx, canary)); err != nil {
+			return "", err
 		}
 		for _, s := range []*workflow.Step[string, string]{dies, panics} {
 			if _, err := s.Run(ctx, canary); err == nil || !strings.Contains(err.Error(), canary) {
@@ -196,6 +202,12 @@ func (f *fixture) fly(c workflow.Codec) {
 		f.t.Errorf("parked with %v", s.Err)
 	}
 	stop()
+	if s, _, err := song.Get(ctx, f.client, run.ID); err != nil || s != canary {
+		f.t.Errorf("progress: %q, %v", s, err)
+	}
+	if entries, end, err := notes.Read(ctx, f.client, run.ID, 0, 0); err != nil || len(entries) != 1 || !end || entries[0].Value != canary {
+		f.t.Errorf("stream: %v, %v", entries, err)
+	}
 	steps, err := f.client.Steps(ctx, run.ID, 0)
 	if err != nil || len(steps) != 10 || string(steps[0].Output) != `"`+large+large+`"` || !strings.Contains(steps[1].Err.Message, canary) {
 		f.t.Errorf("%d steps, %v", len(steps), err)
