@@ -145,28 +145,6 @@ func TestModeThatNothingExecutes(t *testing.T) {
 	}
 }
 
-func TestSizes(t *testing.T) {
-	f := newFixture(t)
-	grow := workflow.NewStep("grow", func(_ context.Context, n int) (string, error) { return strings.Repeat("x", n), nil }, workflow.StepOptions{})
-	w := workflow.DurableWorkflow[int, string]{Name: "grows"}
-	def := workflow.Define(w, func(ctx workflow.Context, n int) (string, error) { return grow.Run(ctx, n) }, workflow.Options{Steps: []workflow.Declared{grow}})
-	f.start(worker.Config{MaxBytes: 1000, Workflows: []*workflow.Definition{def}})
-	run, err := w.Enqueue(t.Context(), f.client, 2000, workflow.EnqueueOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, err = run.Result(t.Context())
-	var failed *workflow.RunError
-	if !errors.As(err, &failed) || failed.Err.Kind != "size" || !strings.Contains(failed.Err.Message, "output of step grow") {
-		t.Errorf("got %v", err)
-	}
-	huge := workflow.DurableWorkflow[string, string]{Name: "grows"}
-	var size *workflow.SizeError
-	if _, err := huge.Enqueue(t.Context(), f.client, strings.Repeat("x", 2<<20), workflow.EnqueueOptions{}); !errors.As(err, &size) {
-		t.Errorf("got %v", err)
-	}
-}
-
 func TestSchemaVersion(t *testing.T) {
 	f := newFixture(t)
 	cfg := worker.Config{Pool: f.pool, Schema: f.schema + "x", Workflows: []*workflow.Definition{chainV1}}

@@ -15,6 +15,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/stepward/stepward/internal/engine"
+	"github.com/stepward/stepward/internal/payload"
 	"github.com/stepward/stepward/sandbox"
 	"github.com/stepward/stepward/workflow"
 )
@@ -60,7 +61,7 @@ type Config struct {
 	MaxSandboxes int
 
 	// MaxBytes is the limit of an encoded value. Defaults to
-	// workflow.MaxBytesDefault.
+	// workflow.MaxBytesDefault; at most 64 MiB.
 	MaxBytes int
 
 	// Codec is applied to every value before it is stored, as that of
@@ -151,6 +152,9 @@ func (c Config) validate() error {
 		if v < 0 {
 			bad("Config.%s is negative: %d", name, v)
 		}
+	}
+	if c.MaxBytes > payload.MaxBytes {
+		bad("Config.MaxBytes is %d, at most %d is possible", c.MaxBytes, payload.MaxBytes)
 	}
 	if c.LeaseTTL < time.Second {
 		bad("Config.LeaseTTL is %v, at least 1s is needed", c.LeaseTTL)

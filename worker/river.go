@@ -13,6 +13,7 @@ import (
 	"github.com/riverqueue/river/riverdriver/riverpgxv5"
 
 	"github.com/stepward/stepward/internal/enqueue"
+	"github.com/stepward/stepward/workflow"
 )
 
 // ticketWorker rings the dispatcher. The job says nothing that the dispatcher
@@ -36,11 +37,8 @@ type startWorker struct {
 
 func (s *startWorker) Work(ctx context.Context, job *river.Job[enqueue.Start]) error {
 	a := job.Args
-	if a.Workflow == "" || len(a.Input) == 0 {
-		return river.JobCancel(fmt.Errorf("worker: a stepward_start job needs workflow and input"))
-	}
-	if len(a.Input) > s.w.MaxBytes {
-		return river.JobCancel(fmt.Errorf("worker: input of workflow %s is %d bytes, the limit is %d", a.Workflow, len(a.Input), s.w.MaxBytes))
+	if err := s.refuses(a); err != nil {
+		return river.JobCancel(err)
 	}
 	if a.Key == "" {
 		a.Key = "river:" + strconv.FormatInt(job.ID, 10)
@@ -63,6 +61,24 @@ func (s *startWorker) Work(ctx context.Context, job *river.Job[enqueue.Start]) e
 		s.w.wake()
 	}
 	return err
+}
+
+// refuses returns what is wrong with the arguments of a job.
+func (s *startWorker) refuses(a enqueue.Start) error {
+	switch {
+	case !enqueue.Name.MatchString(a.Workflow):
+		return &workflow.OptionError{Option: fmt.Sprintf("workflow %.40q of a stepward_start job", a.Workflow), Reason: enqueue.NameRule}
+	case len(a.Input) == 0:
+		return &workflow.OptionError{Option: "input of a stepward_start job", Reason: "there is none"}
+	case len(a.Input) > s.w.MaxBytes:
+		return &workflow.SizeError{What: "input of workflow " + a.Workflow, Bytes: len(a.Input), Limit: s.w.MaxBytes}
+	}
+	for name, v := range map[string]string{"tenant": a.Tenant, "key": a.Key} {
+		if reason := enqueue.BadText(v); reason != "" {
+			return &workflow.OptionError{Option: name + " of a stepward_start job", Reason: reason}
+		}
+	}
+	return nil
 }
 
 // startRiver begins to work tickets. All Stepward workers register the same

@@ -150,7 +150,7 @@ func goroutineID() string {
 func Go[Out any](ctx Context, name string, fn func(Context) (Out, error)) *Future[Out] {
 	b, s := ctx.at()
 	b.enter()
-	return &Future[Out]{goBranch(b, s, b.occurrence(name), fn, nil)}
+	return &Future[Out]{goBranch(b, s, b.occurrence(b.checked("a branch", name)), fn, nil)}
 }
 
 // goBranch starts a branch whose result is a future.
@@ -165,6 +165,15 @@ func goBranch[Out any](b *branch, s *scope, path string, fn func(Context) (Out, 
 		t.resolve(f, nil, err)
 	})
 	return f
+}
+
+// checked returns a name that a body gives to a part of itself. One that cannot be
+// in a key parks the run: a deploy can cure it.
+func (b *branch) checked(what, name string) string {
+	if !validName.MatchString(name) {
+		b.park("bad_name", &OptionError{Option: fmt.Sprintf("name of %s %.40q", what, name), Reason: nameRule})
+	}
+	return name
 }
 
 // Random returns a source of chance that is the same on every replay. Each

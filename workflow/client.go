@@ -32,7 +32,8 @@ type ClientConfig struct {
 	// Schema + "_river". Defaults to "stepward".
 	Schema string
 
-	// MaxBytes is the limit of an encoded input. Defaults to [MaxBytesDefault].
+	// MaxBytes is the limit of an encoded input. Defaults to [MaxBytesDefault];
+	// at most 64 MiB.
 	MaxBytes int
 
 	// Codec is applied to every value before it is stored. Defaults to none.
@@ -74,6 +75,9 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 	}
 	if cfg.MaxBytes == 0 {
 		cfg.MaxBytes = MaxBytesDefault
+	}
+	if cfg.MaxBytes < 0 || cfg.MaxBytes > payload.MaxBytes {
+		return nil, &OptionError{Option: "ClientConfig.MaxBytes", Reason: fmt.Sprintf("%d is not within 0 and %d", cfg.MaxBytes, payload.MaxBytes)}
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()

@@ -3,9 +3,9 @@ package workflow
 import (
 	"fmt"
 	"reflect"
-	"regexp"
 
 	"github.com/stepward/stepward/internal/engine"
+	"github.com/stepward/stepward/internal/enqueue"
 )
 
 // DurableWorkflow names a workflow and the types of its input and output. It
@@ -39,9 +39,9 @@ type Definition struct{ core *engine.Definition }
 // Engine is for package worker: what it returns cannot be used elsewhere.
 func (d *Definition) Engine() *engine.Definition { return d.core }
 
-var validName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_./-]{0,99}$`)
+var validName = enqueue.Name
 
-const nameRule = "want 1 to 100 letters, digits and _-./, not starting with -./"
+const nameRule = enqueue.NameRule
 
 // Define joins a workflow with its body and steps. What is wrong with them is
 // reported, all at once, when a worker starts.

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
-	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5"
 	"go.opentelemetry.io/otel/attribute"
@@ -134,12 +132,9 @@ func enqueueWith[In, Out any](ctx context.Context, w DurableWorkflow[In, Out], c
 }
 
 // checkText checks the text of an option.
-func checkText(option, v string) error {
-	switch {
-	case len(v) > 200:
-		return &OptionError{Option: option, Reason: fmt.Sprintf("%d bytes, the limit is 200", len(v))}
-	case strings.ContainsRune(v, 0) || !utf8.ValidString(v):
-		return &OptionError{Option: option, Reason: "want UTF-8 without NUL, as Postgres does"}
+func checkText(what, v string) error {
+	if reason := enqueue.BadText(v); reason != "" {
+		return &OptionError{Option: what, Reason: reason}
 	}
 	return nil
 }

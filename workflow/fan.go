@@ -45,7 +45,7 @@ func Map[In, Out any](ctx Context, items []In, s *Step[In, Out], o MapOptions) (
 func MapFunc[In, Out any](ctx Context, name string, items []In, fn func(Context, In) (Out, error), o MapOptions) ([]Out, error) {
 	b, sc := ctx.at()
 	b.enter()
-	name = b.occurrence(name)
+	name = b.occurrence(b.checked("a branch", name))
 	g := &group{b: b}
 	fs := make([]*future, len(items))
 	return fan[Out](b, g, fs, o.limit(), func(i int) {

@@ -67,7 +67,7 @@ func Now(ctx Context) time.Time {
 func Patched(ctx Context, name string) bool {
 	b, s := ctx.at()
 	b.enter()
-	t, key := b.t, b.path+keyPatched+name
+	t, key := b.t, b.path+keyPatched+b.checked("a patch", name)
 	if known, ok := t.patches[key]; ok {
 		return known
 	}

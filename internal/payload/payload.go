@@ -34,6 +34,10 @@ const (
 // Inline is how many bytes a stored value has at most that is not kept apart.
 const Inline = 64 << 10
 
+// MaxBytes is the highest limit of a value that can be configured: each is in
+// memory as a whole, several times over while it is stored.
+const MaxBytes = 64 << 20
+
 // A Box seals and opens. A nil Box, and one of which all is nil, changes nothing
 // of small values.
 type Box struct {

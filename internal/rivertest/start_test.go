@@ -2,6 +2,7 @@ package rivertest
 
 import (
 	"encoding/json"
+	"strings"
 	"testing"
 
 	"github.com/riverqueue/river"
@@ -120,10 +121,22 @@ func TestJobsWithOneKeyStartOneRun(t *testing.T) {
 	}
 }
 
-func TestJobWithoutWorkflowIsCanceled(t *testing.T) {
+// A job that can start nothing is canceled, with the part of it that is wrong.
+func TestBadJobIsCanceled(t *testing.T) {
 	f := newFixture(t)
-	job := f.insert(t, start{Input: json.RawMessage("1")})
-	if got := f.await(t, job.ID, 1); got.State != rivertype.JobStateCancelled || len(got.Errors) != 1 {
-		t.Errorf("the job is %s: %+v", got.State, got.Errors)
+	one, long := json.RawMessage("1"), strings.Repeat("x", 10<<10)
+	for want, args := range map[string]start{
+		"workflow":             {Input: one},
+		"workflow \"no spaces": {Workflow: "no spaces", Input: one},
+		"xxx":                  {Workflow: long, Input: one},
+		"tenant":               {Workflow: "double", Input: one, Tenant: long},
+		"key of":               {Workflow: "double", Input: one, Key: long},
+		"the limit is 1048576": {Workflow: "double", Input: json.RawMessage(`"` + strings.Repeat("x", 1<<20) + `"`)},
+		"input of workflow":    {Workflow: "double", Input: json.RawMessage(`"` + strings.Repeat("x", 2<<20) + `"`)},
+	} {
+		job := f.insert(t, args)
+		if got := f.await(t, job.ID, 1); got.State != rivertype.JobStateCancelled || len(got.Errors) != 1 || !strings.Contains(got.Errors[0].Error, want) {
+			t.Errorf("want %q, the job is %s: %+v", want, got.State, got.Errors)
+		}
 	}
 }
