@@ -175,6 +175,18 @@
 // Errors of steps are values too. The body gets a *[RecordedError] with the text
 // and the kind of the original, at first as on replay.
 //
+// Values of more than 64 KiB are kept apart, in a table or in a [BlobStore], and
+// change nothing else.
+//
+// A [Codec] is applied to every value before it is stored; package sealed has one
+// that encrypts. What is stored names its key, so keys rotate, and a codec may be set
+// while there are runs. Names are stored as they are: those of workflows, steps and
+// tenants, idempotency keys and attributes. A body, a step and a guest get the
+// values themselves.
+//
+// A run and all that is on record of it stay until a worker's Retention deletes
+// them: with the run go its idempotency key, its streams and its large values.
+//
 // # Map of the code
 //
 // Package worker claims runs, keeps leases and executes; sandbox says what a
@@ -184,7 +196,7 @@
 //
 // Here, a definition is in define.go, step.go, mode.go and retry.go; what a body
 // calls in context.go, step.go, future.go, fan.go, branch.go, scope.go, wait.go,
-// signal.go, child.go, progress.go, stream.go and attribute.go; the replay in turn.go and attempt.go; values in codec.go;
+// signal.go, child.go, progress.go, stream.go and attribute.go; the replay in turn.go and attempt.go; values in codec.go and seal.go;
 // a client in client.go, enqueue.go, schedule.go, trigger.go, run.go, watch.go, query.go, why.go,
 // operate.go and history.go; tables in migrate.go.
 //
