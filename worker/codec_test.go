@@ -51,8 +51,10 @@ func TestCodecRotation(t *testing.T) {
 	if err := tweet.Send(ctx, f.client, run.ID, "b"); err != nil {
 		t.Fatal(err)
 	}
-	for _, c := range []workflow.Codec{nil, newRing(t, "other")} {
+	f.encodes(newRing(t, "older", "other")) // the second worker encodes the reason with its own key
+	for i, c := range []workflow.Codec{nil, newRing(t, "other")} {
 		with(c, func() {
+			eventually(t, "the run parks again", func() bool { return f.count("SELECT count(*) FROM stepward.event WHERE kind = 'run.parked'") == i+1 })
 			s := f.parksAs(run.ID, "undecodable")
 			if !strings.Contains(s.Err.Error(), `"older"`) {
 				t.Errorf("parked with %v", s.Err)
