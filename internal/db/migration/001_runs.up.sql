@@ -381,14 +381,6 @@ RETURNS TABLE (deleted int, last_id bigint) LANGUAGE sql VOLATILE SECURITY DEFIN
         DELETE FROM stepward.event x USING due WHERE x.run_id = due.id
     ), keys AS (
         DELETE FROM stepward.idempotency x USING due WHERE x.run_id = due.id
-    ), entries AS (
-        DELETE FROM stepward.entry x USING due WHERE x.run_id = due.id
-    ), progressed AS (
-        DELETE FROM stepward.progress x USING due WHERE x.run_id = due.id
-    ), shown AS (
-        DELETE FROM stepward.shown x USING due WHERE x.run_id = due.id
-    ), attributes AS (
-        DELETE FROM stepward.attribute x USING due WHERE x.run_id = due.id
     ), uses AS (
         DELETE FROM stepward.blob_use x USING due WHERE x.run_id = due.id RETURNING x.key
     ), blobs AS (
