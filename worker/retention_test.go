@@ -18,7 +18,7 @@ import (
 
 var (
 	mother   = workflow.DurableWorkflow[int, int]{Name: "mother"}
-	motherV1 = workflow.Define(mother, func(ctx workflow.Context, n int) (int, error) { return chain.Run(ctx, n) }, workflow.Options{})
+	motherV1 = workflow.Define(mother, chain.Run, workflow.Options{})
 )
 
 // passOver runs a worker that executes nothing until it has deleted a run that

@@ -255,15 +255,8 @@ func record(err error) *RecordedError {
 	if errors.As(err, &perm) {
 		out.Permanent = true
 	}
-	for inner := err; ; inner = errors.Unwrap(inner) {
-		switch inner.(type) { //nolint:errorlint // each layer by itself
-		case *permanentError, *retryAfterError:
-			continue
-		}
-		if inner != err && out.Type == fmt.Sprintf("%T", err) {
-			out.Type = fmt.Sprintf("%T", inner)
-		}
-		break
+	if out.Type == fmt.Sprintf("%T", err) { // of what was marked, not of the mark
+		out.Type = fmt.Sprintf("%T", unmarked(err))
 	}
 	if errors.As(err, &step) {
 		out.Step, out.Attempt = step.Step, step.Attempt
@@ -289,6 +282,18 @@ func cut(s string, limit int) string {
 		return s
 	}
 	return strings.ToValidUTF8(s[:limit], "") + fmt.Sprintf(" … (%d bytes cut off)", len(s)-limit)
+}
+
+// unmarked takes off what Permanent and RetryAfter put around an error.
+func unmarked(err error) error {
+	for {
+		switch err.(type) { //nolint:errorlint // each layer by itself
+		case *permanentError, *retryAfterError:
+			err = errors.Unwrap(err)
+		default:
+			return err
+		}
+	}
 }
 
 func (e *RecordedError) encode() []byte {

@@ -123,7 +123,7 @@ func newStep[In, Out any](name string, o StepOptions, nilFn bool) *Step[In, Out]
 		errs = append(errs, errors.New("a field of Retry is negative"))
 	}
 	if o.Deadline < 0 {
-		errs = append(errs, errors.New("Deadline is negative"))
+		errs = append(errs, errors.New("a negative Deadline"))
 	}
 	if err := o.Sandbox.Validate(); err != nil {
 		errs = append(errs, err)

@@ -59,8 +59,7 @@ func (c *checker) call(call *ast.CallExpr, stack []ast.Node) bool {
 	if c.makesStep(call) {
 		return false // its function is no part of the body
 	}
-	switch fun := ast.Unparen(call.Fun).(type) {
-	case *ast.Ident:
+	if fun, ok := ast.Unparen(call.Fun).(*ast.Ident); ok {
 		if b, ok := c.TypesInfo.Uses[fun].(*types.Builtin); ok && b.Name() == "recover" {
 			c.report(call, "recover in a workflow's body: a panic parks the run for a deploy to cure, and recovered it leaves the run in a state that no replay has; return an error instead")
 		}
