@@ -68,10 +68,12 @@ func (f *future) child(name string, detach bool) {
 	}
 	c := engine.Child{Seq: f.seq, Key: f.key, Workflow: name, Input: f.input, Detach: detach}
 	t.attempts++
+	t.starting++
 	t.group.Go(func() {
 		id, err := t.in.Host.Child(t.ctx, c)
 		t.inbox.post(func() {
 			t.attempts--
+			t.starting--
 			switch {
 			case err != nil && t.ctx.Err() != nil:
 				return
@@ -81,9 +83,11 @@ func (f *future) child(name string, detach bool) {
 			}
 			f.wait.Child = id
 			switch {
-			case f.done && !detach: // it was canceled meanwhile
-				t.pending.Cancel = append(t.pending.Cancel, id)
-			case f.done:
+			case f.done: // it was canceled meanwhile
+				t.pending.Dropped = append(t.pending.Dropped, f.seq)
+				if !detach {
+					t.pending.Cancel = append(t.pending.Cancel, id)
+				}
 			case detach:
 				out, err := json.Marshal(RunID(id))
 				if err != nil {

@@ -53,6 +53,7 @@ type turn struct {
 	patches    map[string]bool
 	pending    engine.Batch
 	shows      shows
+	starting   int // children that are being added
 	attempts   int // that execute, or that ask Postgres
 	canceled   bool
 	left       *engine.End // set once: why the turn ends
@@ -192,7 +193,7 @@ func (t *turn) advance(ctx context.Context) {
 	if t.match() {
 		return
 	}
-	if len(t.branches) == 0 {
+	if len(t.branches) == 0 && t.starting == 0 { // a child that nobody waits for any more is canceled first
 		t.finish(ctx)
 		return
 	}
