@@ -1,8 +1,12 @@
+//go:build unix
+
 package worker_test
 
 import (
 	"fmt"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -238,5 +242,40 @@ func TestPlaceAfterWait(t *testing.T) {
 	}
 	if again, _, _ := c.claim(1); !slices.Equal(again, runs) {
 		t.Errorf("claimed %v, want %v", again, runs)
+	}
+}
+
+// Claims at the same time take each run once: the epoch would say otherwise.
+func TestClaimsTogether(t *testing.T) {
+	f := newFixture(t)
+	c := f.claims()
+	const runs = 3000
+	c.add(runs, enqueue.Item{})
+	args := c.args(7)
+	var wg sync.WaitGroup
+	var claimed atomic.Int64
+	for range 6 {
+		wg.Go(func() {
+			for claimed.Load() < runs && t.Context().Err() == nil {
+				rows, err := f.pool.Query(t.Context(), c.q.Claim, args...)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				for rows.Next() {
+					if values, err := rows.Values(); err != nil || values[0] != int64(0) {
+						claimed.Add(1)
+					}
+				}
+				if err := rows.Err(); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if n := f.count("SELECT count(*) FROM stepward.run WHERE epoch = 1"); n != runs || claimed.Load() != runs {
+		t.Errorf("%d of %d runs were claimed once, by %d claims", n, runs, claimed.Load())
 	}
 }

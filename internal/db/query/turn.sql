@@ -2,7 +2,9 @@
 -- $1 session, $2 requirement to take from, $3 and $4 requirement and version to pin, $5 how many, $6 the
 -- tenant that was served last. Tenants take turns, beginning after that one: lane finds, from index entry
 -- to index entry, those that have runs, and spread deals the places out to them, one each, then another.
--- Nothing is locked for it. What is taken is locked, and what others have locked is passed over. A last
+-- Nothing is locked for it. The runs that are taken are locked, and what others have locked is passed
+-- over. Their ready rows are deleted without: one that another claim deleted first does not come back
+-- from taken, and its run is left alone. A last
 -- row without a run says that more was there: a lane that was looked at in part, or what was passed over.
 -- The limits of 1,000 and the arrays are for the planner: without them it takes the rest for a tenth of all
 -- rows, and reads the tables from end to end.
@@ -43,15 +45,15 @@ WITH RECURSIVE want AS (
             SELECT q.run_id, q.ctid AS place, q.since FROM stepward.ready q
             CROSS JOIN LATERAL (SELECT FROM stepward.run WHERE run.id = q.run_id FOR NO KEY UPDATE SKIP LOCKED) r
             WHERE q.requirement_id = spread.id AND q.tenant = spread.tenant
-            ORDER BY q.rank LIMIT 1000 FOR NO KEY UPDATE OF q SKIP LOCKED
+            ORDER BY q.rank LIMIT 1000
         ) first LIMIT spread.n
     ) p
 ), taken AS (
-    DELETE FROM stepward.ready WHERE ctid = ANY(ARRAY(SELECT place FROM picked))
+    DELETE FROM stepward.ready WHERE ctid = ANY(ARRAY(SELECT place FROM picked)) RETURNING run_id
 ), held AS (
     UPDATE stepward.run r
     SET epoch = r.epoch + 1, session = $1, requirement_id = picked.pin_id, version = picked.version
-    FROM picked WHERE r.id = picked.run_id AND r.id = ANY(ARRAY(SELECT run_id FROM picked))
+    FROM picked WHERE r.id = picked.run_id AND r.id = ANY(ARRAY(SELECT run_id FROM taken))
     RETURNING r.id, r.epoch, r.tenant, r.workflow, r.version, r.traceparent, r.tick, r.input, r.cancel, coalesce(r.priority, 0) AS priority,
         coalesce(r.origin_id, r.id) AS seed, picked.since, picked.round
 ), turned AS (
