@@ -19,17 +19,6 @@ func sameAs(name, version string) *workflow.Definition {
 		workflow.Options{Version: version})
 }
 
-// begin opens a transaction that ends with the test at the latest.
-func (f *fixture) begin() pgx.Tx {
-	f.t.Helper()
-	tx, err := f.pool.Begin(f.t.Context())
-	if err != nil {
-		f.t.Fatal(err)
-	}
-	f.t.Cleanup(func() { _ = tx.Rollback(context.Background()) }) // most have ended
-	return tx
-}
-
 // run calls worker.Run and returns how it ended.
 func (f *fixture) run(ctx context.Context, cfg worker.Config) <-chan error {
 	cfg.Pool, cfg.Schema = f.pool, f.schema

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/stepward/stepward/internal/testenv"
@@ -87,6 +88,17 @@ func (f *fixture) count(sql string, args ...any) (n int) {
 		f.t.Fatal(err)
 	}
 	return n
+}
+
+// begin opens a transaction that ends with the test at the latest.
+func (f *fixture) begin() pgx.Tx {
+	f.t.Helper()
+	tx, err := f.pool.Begin(f.t.Context())
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	f.t.Cleanup(func() { _ = tx.Rollback(context.Background()) }) // most have ended
+	return tx
 }
 
 // expire lets the leases of workers with a name run out, so that a test need not
