@@ -106,6 +106,7 @@ var clientWrites = map[string]string{
 	"RetrySteps":    "in that of RunRetry",
 	"RetryAttempts": "in that of RunRetry",
 	"RunRepin":      "one transaction; again is no change",
+	"RunForked":     "fork: one transaction; a repetition is another fork",
 	"SignalSend":    "send: one transaction; a repetition is another signal",
 
 	"SchedulePut":    "schedule: one transaction, which may be repeated",

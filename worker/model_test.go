@@ -248,6 +248,26 @@ func TestModel(t *testing.T) {
 			rt.Fatalf("appended %q, not %q", got, told)
 		}
 		f.exec("DELETE FROM stepward.entry")
+		// Forked at any place, it comes to the same.
+		steps, err := f.client.Steps(ctx, run.ID, 0)
+		if err != nil {
+			rt.Fatal(err)
+		}
+		if len(steps) > 0 {
+			from := steps[rapid.IntRange(0, len(steps)-1).Draw(rt, "fork")].Step
+			fork, err := f.client.Fork(ctx, run.ID, workflow.ForkOptions{From: from, Signals: true})
+			if err != nil {
+				rt.Fatal(err)
+			}
+			if out, err := random.Handle(f.client, fork).Result(ctx); err != nil || out != want {
+				s, serr := f.client.Get(t.Context(), fork)
+				rt.Fatalf("forked from %s: got %d, %v; want %d; status %+v, %v", from, out, err, want, s, serr)
+			}
+			if err := f.client.Replay(ctx, fork, randomV1); err != nil {
+				rt.Errorf("what is on record of the fork from %s does not fit: %v", from, err)
+			}
+		}
+		f.exec("DELETE FROM stepward.entry")
 		for _, table := range []string{"ready", "turn", "timer", "parked", "wait", "notice"} {
 			eventually(t, "nothing is left in "+table, func() bool { return f.count("SELECT count(*) FROM stepward."+table) == 0 })
 		}

@@ -153,6 +153,9 @@
 // [Client.Export] returns the record as a document to keep beside the code, and
 // workflowtest.Replay does the same with that, in a test.
 //
+// [Client.Fork] makes a run of another one: what was called before some place is
+// taken over, and the rest is executed anew, with mended code perhaps.
+//
 // # Values
 //
 // Inputs and outputs of workflows and steps are encoded by encoding/json, at most
@@ -198,7 +201,7 @@
 // calls in context.go, step.go, future.go, fan.go, branch.go, scope.go, wait.go,
 // signal.go, child.go, progress.go, stream.go and attribute.go; the replay in turn.go and attempt.go; values in codec.go and seal.go;
 // a client in client.go, enqueue.go, schedule.go, trigger.go, run.go, watch.go, query.go, why.go,
-// operate.go and history.go; tables in migrate.go.
+// operate.go, history.go and fork.go; tables in migrate.go.
 //
 // # Where to go next
 //

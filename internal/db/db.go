@@ -26,17 +26,17 @@ type Queries struct {
 	Schema string // of Stepward's own tables
 	River  string // of River's tables
 
-	RunInsert, IdempotencyGet, RunResult, RunHistory, RunList, RunLock string
+	RunInsert, IdempotencyGet, RunResult, RunHistory, RunForkable, RunFork, RunForked, RunList, RunLock string
 
 	RunCancel, RunTerminate, RunPause, RunResume, RunEnd, RetrySteps, RetryAttempts, RunRetry, RunRepin string
 
-	DefinitionNewest, DefinitionInsert, RequirementGet, RequirementInsert, RequirementsOf string
+	DefinitionNewest, DefinitionGet, DefinitionInsert, RequirementGet, RequirementInsert, RequirementsOf string
 
 	Claim, Commit, CommitOutcome, TurnLeave, TurnLock, TurnWaits, TurnRenew, TurnList, TurnReap string
 
 	SignalSend, SignalList, ChildEnds, ChildWait, ChildInsert, ChildParent, NoticeTake, NoticeWake string
 
-	StepHistory, AttemptHistory, WaitList, StepList string
+	StepHistory, AttemptHistory, WaitList, StepList, StepPlace, StepKeys string
 
 	ShownGet, EntryList, ProgressList, AttributeEqual, AttributeRange, Watch string
 

@@ -215,6 +215,11 @@ func TestGrants(t *testing.T) {
 		if page, err := client.Runs(ctx, workflow.RunFilter{}); err != nil || len(page.Runs) != 6 {
 			t.Errorf("got %+v, %v", page, err)
 		}
+		if fork, err := client.Fork(ctx, early.ID, workflow.ForkOptions{From: "shaky#3"}); err != nil {
+			t.Error(err)
+		} else if out, err := count.Handle(client, fork).Result(ctx); err != nil || out != 4 {
+			t.Errorf("got %d, %v", out, err)
+		}
 		if steps, err := client.Steps(ctx, early.ID, 0); err != nil || len(steps) != 6 {
 			t.Errorf("got %+v, %v", steps, err)
 		}

@@ -58,8 +58,14 @@ type Item struct {
 	Priority              int16
 	Attributes            []engine.Attribute
 	Tick                  time.Time // of the schedule that asks for it; zero otherwise
-	hash, stored          []byte    // of workflow and input; what is stored of it
-	box                   *payload.Box
+
+	// Pin is the requirement and Version the version of a run that shall not
+	// have the newest. Zero: the newest.
+	Pin     int32
+	Version string
+
+	hash, stored []byte // of workflow and input; what is stored of it
+	box          *payload.Box
 }
 
 // Seal turns Input into what is stored of it. It comes before Insert and outside
@@ -133,6 +139,9 @@ func Insert(ctx context.Context, tx pgx.Tx, q *db.Queries, items []Item) ([]Resu
 	for i := range items {
 		it := &items[i]
 		d := defs[it.Workflow]
+		if it.Pin != 0 {
+			d = definition{version: it.Version, requirement: it.Pin}
+		}
 		if d.mode != "" {
 			results[i].Err = &ModeError{Mode: d.mode}
 			continue
@@ -252,7 +261,7 @@ func newest(ctx context.Context, tx pgx.Tx, q *db.Queries, items []Item) (map[st
 	defs := make(map[string]definition)
 	var names []string
 	for _, it := range items {
-		if !slices.Contains(names, it.Workflow) {
+		if it.Pin == 0 && !slices.Contains(names, it.Workflow) {
 			names = append(names, it.Workflow)
 		}
 	}

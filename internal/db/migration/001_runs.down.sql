@@ -5,6 +5,7 @@ DROP TABLE stepward.event, stepward.worker, stepward.blob_use, stepward.blob, st
     stepward.parked, stepward.timer, stepward.wait, stepward.signal, stepward.notice,
     stepward.shown, stepward.progress, stepward.entry, stepward.attribute, stepward.turn, stepward.ready, stepward.idempotency, stepward.run,
     stepward.definition, stepward.requirement;
+DROP FUNCTION stepward.fork;
 DROP TYPE stepward.run_state;
 DROP FUNCTION stepward.expire_runs(bigint, int, int, float8, float8, float8, text);
 DROP FUNCTION stepward.next_id(), stepward.ready_place(), stepward.rank(bigint, smallint);

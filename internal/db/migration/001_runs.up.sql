@@ -168,7 +168,7 @@ CREATE TABLE stepward.step (
     started_at timestamptz NOT NULL,
     input_hash bigint NOT NULL,
     seq        int NOT NULL, -- program order at issue, from 1; 0 is the cancelation of the run
-    epoch      int NOT NULL,
+    epoch      int NOT NULL, -- 0: taken over from the run that this one is a fork of
     done       int NOT NULL, -- order in which the body got to know the results, from 1
     elapsed    real NOT NULL, -- seconds, of the attempt that is recorded
     attempt    smallint NOT NULL,
@@ -315,6 +315,55 @@ CREATE TABLE stepward.event (
 
 CREATE INDEX event_run ON stepward.event (run_id, id);
 
+-- Makes a run that this transaction has added the fork of another one: with its chance, with the results
+-- of what it had called before a place in program order, and with the signals that those received; with
+-- the others, if it shall have them. A function of the owner, as nobody else may write results that no
+-- worker has recorded. Not taken over is a time limit that passed when the call at that place had begun
+-- (it would end that call at once), nor the cancelation of the run, unless what is there was called after
+-- it. Returns how many results were taken over.
+CREATE FUNCTION stepward.fork(source bigint, target bigint, place int, others boolean) RETURNS int
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    n int;
+    begun timestamptz := coalesce(
+        (SELECT started_at FROM stepward.step WHERE run_id = source AND seq = place),
+        (SELECT min(started_at) FROM stepward.attempt WHERE run_id = source AND seq = place),
+        (SELECT since FROM stepward.wait WHERE run_id = source AND seq = place));
+BEGIN
+    UPDATE stepward.run t SET origin_id = coalesce(s.origin_id, s.id) FROM stepward.run s
+    WHERE t.id = target AND s.id = source AND t.xmin = pg_current_xact_id()::xid
+      AND (t.tenant, t.workflow, t.input) = (s.tenant, s.workflow, s.input);
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'run % is no new run with the input of %', target, source;
+    END IF;
+    INSERT INTO stepward.step (run_id, started_at, input_hash, seq, epoch, done, elapsed, attempt, mode, key, output, error)
+    SELECT target, s.started_at, s.input_hash, s.seq, 0, s.done, s.elapsed, s.attempt, s.mode, s.key, s.output, s.error
+    FROM stepward.step s
+    WHERE s.run_id = source AND s.seq < place
+      AND CASE WHEN s.seq = 0 THEN EXISTS (SELECT FROM stepward.step l WHERE l.run_id = source AND l.seq BETWEEN 1 AND place AND l.done > s.done)
+               WHEN s.attempt = 0 AND s.key ~ '(^|/)timeout:(#[0-9]+)?$' THEN s.started_at + make_interval(secs => s.elapsed) <= begun
+               ELSE true END;
+    GET DIAGNOSTICS n = ROW_COUNT;
+    UPDATE stepward.run SET epoch = 1 WHERE id = target AND n > 0; -- it has something on record
+    INSERT INTO stepward.attribute (run_id, name, value) SELECT target, name, value FROM stepward.attribute WHERE run_id = source;
+    -- Large values are shared. It may be more than is referred to.
+    INSERT INTO stepward.blob_use (run_id, signal, key) SELECT target, signal, key FROM stepward.blob_use WHERE run_id = source ON CONFLICT DO NOTHING;
+    -- Of each name, what was received last belongs to the call that received last.
+    INSERT INTO stepward.signal (run_id, at, received, name, payload)
+    SELECT target, g.at, g.received AND coalesce(c.seq < place, false), g.name, g.payload
+    FROM (SELECT *, row_number() OVER (PARTITION BY name, received ORDER BY id DESC) AS n FROM stepward.signal WHERE run_id = source) g
+    LEFT JOIN (
+        SELECT seq, name, row_number() OVER (PARTITION BY name ORDER BY done DESC) AS n
+        FROM (SELECT seq, done, (regexp_match(key, '(?:^|/)signal:([^#:]+)(?:#[0-9]+)?$'))[1] AS name
+              FROM stepward.step WHERE run_id = source AND attempt = 0 AND error = '') k
+        WHERE name IS NOT NULL
+    ) c ON g.received AND c.name = g.name AND c.n = g.n
+    WHERE c.seq < place OR others AND (NOT g.received OR c.seq >= place)
+    ORDER BY g.id;
+    RETURN n;
+END $$;
+REVOKE EXECUTE ON FUNCTION stepward.fork FROM PUBLIC;
+
 -- Every record in one shape, wherever it is kept.
 CREATE VIEW stepward.audit_event AS
     SELECT at, run_id, kind, actor, step, detail FROM stepward.event
@@ -330,7 +379,7 @@ CREATE VIEW stepward.audit_event AS
     FROM stepward.claim
     UNION ALL
     SELECT started_at + make_interval(secs => elapsed), run_id,
-           CASE WHEN error = '' THEN 'step.completed' ELSE 'step.failed' END, 'worker', key,
+           CASE WHEN epoch = 0 THEN 'step.copied' WHEN error = '' THEN 'step.completed' ELSE 'step.failed' END, 'worker', key,
            convert_to(json_build_object('seq', seq, 'attempt', attempt, 'epoch', epoch, 'mode', mode::int, 'elapsed_s', elapsed)::text, 'UTF8')
     FROM stepward.step
     UNION ALL

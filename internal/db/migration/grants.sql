@@ -12,6 +12,7 @@ GRANT DELETE ON stepward.ready, stepward.timer, stepward.parked, stepward.turn, 
 GRANT DELETE ON stepward.step TO :client; -- failures of a run that is retried
 GRANT INSERT, UPDATE (elapsed, error, forgiven), DELETE ON stepward.attempt TO :client; -- where they are kept
 GRANT INSERT, UPDATE, DELETE ON stepward.schedule TO :client; -- it makes, pauses and triggers them; workers tick
+GRANT EXECUTE ON FUNCTION stepward.fork TO :client;
 GRANT INSERT ON stepward_river.river_job TO :client;
 GRANT UPDATE (kind) ON stepward_river.river_job TO :client; -- ON CONFLICT of a unique job
 GRANT USAGE ON ALL SEQUENCES IN SCHEMA stepward_river TO :client;

@@ -7,6 +7,9 @@ CROSS JOIN LATERAL (
 ) d
 JOIN stepward.requirement q ON q.id = d.requirement_id;
 
+-- name: DefinitionGet
+SELECT requirement_id FROM stepward.definition WHERE workflow = $1 AND version = $2;
+
 -- name: DefinitionInsert
 -- $5 orders the definitions of one transaction by age, in whatever order they are written.
 INSERT INTO stepward.definition (workflow, version, requirement_id, steps, created_at)

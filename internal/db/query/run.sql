@@ -34,6 +34,16 @@ SELECT state::text, output, error, epoch FROM stepward.run WHERE id = $1;
 -- name: RunHistory
 SELECT tenant, workflow, version, state::text, input, output, error, coalesce(origin_id, 0), tick FROM stepward.run WHERE id = $1;
 
+-- name: RunForkable
+SELECT tenant, workflow, version, requirement_id, input, coalesce(priority, 0) FROM stepward.run WHERE id = $1;
+
+-- name: RunFork
+SELECT stepward.fork($1, $2, $3, $4);
+
+-- name: RunForked
+INSERT INTO stepward.event (run_id, kind, actor, step, detail)
+VALUES ($1, 'run.forked', $3, $4, $5), ($2, 'run.forked', $3, $4, $5);
+
 -- name: RunList
 -- $2 is the page's lower end, exclusive; newest first.
 SELECT r.id, r.tenant, r.workflow, r.version, r.state::text, r.epoch, r.cancel, r.pause, r.finished_at, r.error, coalesce(r.priority, 0),

@@ -34,3 +34,17 @@ WHERE a.run_id = $1 AND a.seq > $2
   AND NOT EXISTS (SELECT FROM stepward.step s WHERE s.run_id = a.run_id AND s.seq = a.seq AND s.attempt = a.attempt)
 ORDER BY 1, 4
 LIMIT $3;
+
+-- name: StepPlace
+-- Where in program order a call is that is on record: by its result, by attempts that failed, or by
+-- what the body waits for.
+SELECT min(seq) FROM (
+    SELECT seq FROM stepward.step WHERE run_id = $1 AND key = $2 AND seq > 0
+    UNION ALL SELECT seq FROM stepward.attempt WHERE run_id = $1 AND key = $2
+    UNION ALL SELECT seq FROM stepward.wait WHERE run_id = $1 AND key = $2
+) c;
+
+-- name: StepKeys
+SELECT key FROM stepward.step WHERE run_id = $1 AND seq > 0
+UNION SELECT key FROM stepward.attempt WHERE run_id = $1
+UNION SELECT key FROM stepward.wait WHERE run_id = $1;
