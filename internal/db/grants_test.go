@@ -220,6 +220,11 @@ func TestGrants(t *testing.T) {
 		} else if out, err := count.Handle(client, fork).Result(ctx); err != nil || out != 4 {
 			t.Errorf("got %d, %v", out, err)
 		}
+		// Results go into a run that is just being added, and into no other.
+		var copied int
+		if err := clients.QueryRow(ctx, q.In("SELECT stepward.fork($1, $2, 9, true)"), int64(early.ID), int64(late.ID)).Scan(&copied); err == nil {
+			t.Error("a client put results into a run")
+		}
 		if steps, err := client.Steps(ctx, early.ID, 0); err != nil || len(steps) != 6 {
 			t.Errorf("got %+v, %v", steps, err)
 		}
