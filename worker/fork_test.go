@@ -454,3 +454,27 @@ func hashOf(input string) int64 {
 	h.Write([]byte(input)) // never fails
 	return int64(h.Sum64())
 }
+
+// Large values are there for a fork when the run itself is gone.
+func TestForkLargeValues(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	var count tally
+	a, b := count.step("a"), count.step("b")
+	f.start(worker.Config{Workflows: []*workflow.Definition{workflow.Define(story, func(ctx workflow.Context, s string) (string, error) {
+		s, err := a.Run(ctx, s)
+		if err != nil {
+			return "", err
+		}
+		return b.Run(ctx, s)
+	}, workflow.Options{Steps: []workflow.Declared{a, b}})}})
+	large := strings.Repeat("x", 100_000)
+	id := f.tell(large)
+	fork, out := f.forks(id, workflow.ForkOptions{From: "b"})
+	if out != large {
+		t.Errorf("%d bytes", len(out))
+	}
+	if n := f.count("SELECT count(*) FROM stepward.blob b WHERE NOT EXISTS (SELECT FROM stepward.blob_use u WHERE u.key = b.key AND u.run_id = $1)", fork); n != 0 {
+		t.Errorf("%d blobs are not of the fork", n)
+	}
+}
