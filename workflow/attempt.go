@@ -32,7 +32,7 @@ func (f *future) begin() {
 		return
 	}
 	if f.wait != nil {
-		f.deadline = time.Now().Add(f.wait.Left)
+		f.deadline = t.in.Now().Add(f.wait.Left)
 		if f.attempts.Wait >= f.wait.Left {
 			t.settle(f, f.overdue(f.checkpoint(nil, nil), nil))
 			return
@@ -68,6 +68,7 @@ func (f *future) try() {
 	ctx, cancel := context.WithCancelCause(t.ctx)
 	f.cancel = cancel
 	t.attempts++
+	t.begun++
 	t.group.Go(func() {
 		defer cancel(nil)
 		ctx := ctx
@@ -76,10 +77,10 @@ func (f *future) try() {
 			ctx, done = context.WithDeadlineCause(ctx, f.deadline, errOverdue)
 			defer done()
 		}
-		started := time.Now()
+		started := t.in.Now()
 		out, err := t.in.Host.Attempt(ctx, engine.Attempt{Step: f.step, Run: t.in.Run, Seq: f.seq, Key: f.key, Number: number, Input: input})
 		c := &engine.Checkpoint{Seq: f.seq, Key: f.key, Mode: f.step.Mode, Attempt: number, InputHash: f.hash,
-			Started: started, Elapsed: time.Since(started), Output: out.Output}
+			Started: started, Elapsed: t.in.Now().Sub(started), Output: out.Output}
 		if err == nil && t.in.MaxBytes > 0 && len(out.Output) > t.in.MaxBytes {
 			err = &SizeError{What: "output of step " + f.key, Bytes: len(out.Output), Limit: t.in.MaxBytes}
 			out.Drop(context.WithoutCancel(ctx))
@@ -162,7 +163,7 @@ func (f *future) fail(ctx context.Context, c *engine.Checkpoint, failed int, err
 	if !ok {
 		wait = f.step.Delay(failed)
 	}
-	if f.wait != nil && !time.Now().Add(wait).Before(f.deadline) {
+	if f.wait != nil && !t.in.Now().Add(wait).Before(f.deadline) {
 		return func() { t.settle(f, f.overdue(c, err)) }
 	}
 	err = t.in.Host.Write(context.WithoutCancel(ctx), engine.Batch{Failures: []engine.Failure{{
@@ -179,7 +180,7 @@ func (f *future) fail(ctx context.Context, c *engine.Checkpoint, failed int, err
 
 // arm keeps a future until its time has come; negative: until news end it.
 func (t *turn) arm(f *future, left time.Duration) {
-	f.armedAt, f.due = time.Now(), time.Time{}
+	f.armedAt, f.due = t.in.Now(), time.Time{}
 	if left >= 0 {
 		f.due = f.armedAt.Add(left)
 	}

@@ -68,6 +68,7 @@ func (f *future) child(name string, detach bool) {
 	}
 	c := engine.Child{Seq: f.seq, Key: f.key, Workflow: name, Input: f.input, Detach: detach}
 	t.attempts++
+	t.begun++
 	t.starting++
 	t.group.Go(func() {
 		id, err := t.in.Host.Child(t.ctx, c)

@@ -105,7 +105,7 @@ func (f *future) watch(w watcher) {
 func (b *branch) reserve(s *scope, key string) *future {
 	t := b.t
 	t.seq++
-	f := &future{t: t, seq: t.seq, key: key, scope: s, began: time.Now()}
+	f := &future{t: t, seq: t.seq, key: key, scope: s, began: t.in.Now()}
 	t.unresolved[f.seq] = f
 	if c, ok := t.recorded[f.seq]; ok && c.Key != key {
 		b.park("nondeterminism", &NonDeterminismError{Seq: f.seq, Recorded: c.Key, Attempted: key})

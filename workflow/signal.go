@@ -19,6 +19,9 @@ type Signal[T any] struct{ name string }
 // NewSignal names a signal: 1 to 100 of letters, digits and "_-./".
 func NewSignal[T any](name string) Signal[T] { return Signal[T]{name} }
 
+// Name returns the name that the signal was made with.
+func (s Signal[T]) Name() string { return s.name }
+
 // Receive waits for the next value. After timeout, if it is not 0, it returns
 // [ErrTimeout]. A run that waits is in Postgres and costs a worker nothing.
 func (s Signal[T]) Receive(ctx Context, timeout time.Duration) (T, error) {

@@ -147,6 +147,9 @@ func newStep[In, Out any](name string, o StepOptions, nilFn bool) *Step[In, Out]
 	}
 }
 
+// Name returns the name that the step was made with.
+func (s *Step[In, Out]) Name() string { return s.core.Name }
+
 func (s *Step[In, Out]) declare() *engine.Step { return s.core }
 
 func (s *Step[In, Out]) problem() error { return s.err }

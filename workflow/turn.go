@@ -55,6 +55,7 @@ type turn struct {
 	shows      shows
 	starting   int // children that are being added
 	attempts   int // that execute, or that ask Postgres
+	begun      int // of these, ever
 	canceled   bool
 	left       *engine.End // set once: why the turn ends
 	output     []byte      // of the body
@@ -181,7 +182,7 @@ func (t *turn) advance(ctx context.Context) {
 		return
 	}
 	if !t.canceled && !t.returned && closed(t.in.Canceled) {
-		c := &engine.Checkpoint{Seq: 0, Key: keyCancel, Started: time.Now()}
+		c := &engine.Checkpoint{Seq: 0, Key: keyCancel, Started: t.in.Now()}
 		t.record(c)
 		t.cancel()
 		return
@@ -237,7 +238,7 @@ func (t *turn) pause(ctx context.Context) {
 
 // wait blocks until something happens, or leaves when nothing is near.
 func (t *turn) wait(ctx context.Context) {
-	now := time.Now()
+	now := t.in.Now()
 	next := time.Duration(-1) // until the first of what waits is due
 	stay := now               // until when a run that waits for others stays
 	for _, f := range t.armed {
@@ -265,7 +266,9 @@ func (t *turn) wait(ctx context.Context) {
 		pause = min(stay.Sub(now), time.Second)
 	}
 	var due <-chan time.Time
-	if pause >= 0 {
+	if t.in.Idle != nil {
+		due = t.in.Idle(t.begun, t.attempts, next)
+	} else if pause >= 0 {
 		timer := time.NewTimer(pause)
 		defer timer.Stop()
 		due = timer.C
@@ -344,7 +347,7 @@ func (t *turn) record(c *engine.Checkpoint) {
 		c.Calls = t.seq
 	}
 	if c.Elapsed == 0 {
-		c.Elapsed = max(time.Since(c.Started), 0)
+		c.Elapsed = max(t.in.Now().Sub(c.Started), 0)
 	}
 	t.pending.Checkpoints = append(t.pending.Checkpoints, *c)
 }

@@ -131,6 +131,7 @@ func (t *turn) look() {
 	}
 	t.news.looking, t.news.again = true, false
 	t.attempts++
+	t.begun++
 	last := t.news.last
 	t.group.Go(func() {
 		n, err := t.in.Host.Look(t.ctx, last, children)

@@ -72,6 +72,12 @@ type Turn struct {
 	Sticky   time.Duration // how long a run stays in memory that waits for others
 	Host     Host
 
+	// Idle takes the place of the machine's timers, if it is not nil: a test
+	// has its own time. It is asked each time that the turn waits, with how many
+	// calls it has begun, how many of those it knows to go on, and the time until
+	// something is due (negative: never). What it returns tells to look again.
+	Idle func(begun, open int, next time.Duration) <-chan time.Time
+
 	// Open returns what was encoded, of what is stored in Steps and in News,
 	// and the input hash of a checkpoint if it is sealed with it. Nil: they are
 	// the same.

@@ -1,0 +1,258 @@
+package workflowtest_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/stepward/stepward/sandbox"
+	"github.com/stepward/stepward/workflow"
+	"github.com/stepward/stepward/workflow/workflowtest"
+)
+
+var (
+	echo = workflow.NewStep("echo", func(_ context.Context, s string) (string, error) { return s, nil }, workflow.StepOptions{})
+	slow = workflow.NewStep("slow", func(context.Context, string) (string, error) { return "really", nil },
+		workflow.StepOptions{Timeout: time.Hour, Retry: workflow.Retry{MaxAttempts: 3, Backoff: 24 * time.Hour, MaxBackoff: 24 * time.Hour}})
+	tool = workflow.NewToolStep("tool", func(context.Context, *sandbox.Sandbox, string) (string, error) { return "", nil },
+		workflow.StepOptions{Mode: workflow.Sandboxed})
+	txStep = workflow.NewTxStep("tx", func(context.Context, pgx.Tx, string) (string, error) { return "", nil }, workflow.StepOptions{})
+	hello  = workflow.NewSignal[string]("hello")
+	inner  = workflow.DurableWorkflow[string, string]{Name: "inner"}
+)
+
+func body(fn func(workflow.Context, string) (string, error)) *workflow.Definition {
+	return workflow.Define(double, fn, workflow.Options{Steps: []workflow.Declared{echo, slow, tool, txStep}})
+}
+
+// wants executes a run and compares its output, or its error, with what is wanted.
+func wants(t *testing.T, e *workflowtest.Env, want string) {
+	t.Helper()
+	out, err := workflowtest.Execute(e, double, "in")
+	if err != nil {
+		out = err.Error()
+	}
+	if out != want && (err == nil || !strings.Contains(out, want)) {
+		t.Errorf("got %q, want %q; on record:\n%s", out, want, e.Record())
+	}
+}
+
+// A year takes no time, and the clock shows it.
+func TestClock(t *testing.T) {
+	e := workflowtest.New(t, body(func(ctx workflow.Context, _ string) (string, error) {
+		began := workflow.Now(ctx)
+		for day := range 365 {
+			if err := workflow.Until(ctx, began.AddDate(0, 0, day+1)); err != nil {
+				return "", err
+			}
+		}
+		limited, cancel := workflow.WithTimeout(ctx, 30*time.Minute)
+		defer cancel()
+		if _, err := slow.Run(limited, ""); !errors.Is(err, workflow.ErrTimeout) {
+			return "", fmt.Errorf("within half an hour: %w", err)
+		}
+		passed := workflow.Now(ctx).Sub(began)
+		if _, err := slow.Run(ctx, ""); !errors.Is(err, workflow.ErrTimeout) {
+			return "", fmt.Errorf("within an hour: %w", err)
+		}
+		return passed.String(), nil
+	}))
+	workflowtest.Fake(e, slow, func(ctx context.Context, _ string) (string, error) { return "", e.Sleep(ctx, 2*time.Hour) })
+	wants(t, e, (365*24*time.Hour + 30*time.Minute).String())
+	// An hour, three times, with jittered days between.
+	if first := time.Date(2000, 12, 31, 3, 30, 0, 0, time.UTC); !e.Now().After(first) || e.Now().After(first.Add(96*time.Hour)) {
+		t.Errorf("it is %v", e.Now())
+	}
+	steps := e.Steps()
+	if last := steps[len(steps)-1]; last.Step != "slow#2" || last.Attempt != 3 || last.Elapsed != time.Hour || !last.Recorded {
+		t.Errorf("got %+v", last)
+	}
+}
+
+func TestFakes(t *testing.T) {
+	e := workflowtest.New(t, body(func(ctx workflow.Context, s string) (string, error) {
+		for _, step := range []*workflow.Step[string, string]{echo, tool, txStep} {
+			var err error
+			if s, err = step.Run(ctx, s); err != nil {
+				return "", err
+			}
+		}
+		return inner.Run(ctx, s)
+	}))
+	add := func(what string) func(context.Context, string) (string, error) {
+		return func(_ context.Context, s string) (string, error) { return s + " " + what, nil }
+	}
+	workflowtest.Fake(e, echo, add("echo"))
+	workflowtest.Fake(e, tool, add("tool"))
+	workflowtest.Fake(e, txStep, add("tx"))
+	workflowtest.FakeRun(e, inner, func(s string) (string, error) { return s + " inner", nil })
+	wants(t, e, "in echo tool tx inner")
+	if got, want := e.Record(), "echo = \"in echo\"\ntool = \"in echo tool\"\ntx = \"in echo tool tx\"\nchild:inner = \"in echo tool tx inner\"\n"; got != want {
+		t.Errorf("got\n%s", got)
+	}
+	workflowtest.FakeRun(e, inner, func(string) (string, error) { return "", errors.New("no inner") })
+	wants(t, e, "no inner")
+}
+
+// A worker is lost before a step, while it executes, and after its result is on
+// record: it executes again only if that is not.
+func TestCrash(t *testing.T) {
+	for name, want := range map[string]int{"before": 1, "in": 2, "after": 1} {
+		e := workflowtest.New(t, body(func(ctx workflow.Context, s string) (string, error) {
+			if _, err := echo.Run(ctx, "first"); err != nil {
+				return "", err
+			}
+			return echo.Run(ctx, s)
+		}))
+		executed := 0
+		workflowtest.Fake(e, echo, func(ctx context.Context, s string) (string, error) {
+			if info, _ := workflow.StepInfoFrom(ctx); info.Step == "echo#2" {
+				if executed++; name == "in" && executed == 1 {
+					e.Crash()
+				}
+			}
+			return s, nil
+		})
+		switch name {
+		case "before":
+			e.Before("echo#2", e.Crash)
+		case "after":
+			e.After("echo#2", e.Crash)
+		}
+		wants(t, e, "in")
+		if executed != want {
+			t.Errorf("%s: executed %d times, want %d", name, executed, want)
+		}
+	}
+}
+
+func TestSignalsAndCancelation(t *testing.T) {
+	d := body(func(ctx workflow.Context, s string) (string, error) {
+		workflow.Finally(ctx, func(ctx workflow.Context) error { _, err := echo.Run(ctx, "clean"); return err })
+		a, err := hello.Receive(ctx, 0)
+		if err != nil {
+			return "", err
+		}
+		if _, err := hello.Receive(ctx, time.Hour); !errors.Is(err, workflow.ErrTimeout) {
+			return "", fmt.Errorf("got %w", err)
+		}
+		b, err := hello.Receive(ctx, 0)
+		return a + b, err
+	})
+	send := func(e *workflowtest.Env, s string) func() {
+		return func() {
+			if err := workflowtest.Send(e, hello, s); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	e := workflowtest.New(t, d)
+	send(e, "a")()
+	e.Before("signal:hello#3", send(e, "b"))
+	e.After("signal:hello#2", e.Crash)
+	wants(t, e, "ab")
+
+	e = workflowtest.New(t, d)
+	send(e, "a")()
+	e.Before("signal:hello#3", e.Cancel)
+	wants(t, e, "run canceled")
+	if !strings.HasSuffix(e.Record(), "echo = \"clean\"\n") {
+		t.Errorf("on record:\n%s", e.Record())
+	}
+
+	e = workflowtest.New(t, d)
+	_, err := workflowtest.Execute(e, double, "in")
+	if !errors.Is(err, workflowtest.ErrStuck) || !strings.Contains(err.Error(), "signal:hello") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// Children are executed, on the same clock, and a history is what production
+// replays.
+func TestChildrenAndHistory(t *testing.T) {
+	child := workflow.Define(inner, func(ctx workflow.Context, s string) (string, error) {
+		if s == "late" {
+			return s, workflow.Sleep(ctx, 3*time.Hour)
+		}
+		out, err := echo.Run(ctx, s)
+		return out, errors.Join(err, workflow.Sleep(ctx, time.Hour))
+	}, workflow.Options{Steps: []workflow.Declared{echo}})
+	fn := func(ctx workflow.Context, s string) (string, error) {
+		limited, cancel := workflow.WithTimeout(ctx, 2*time.Hour)
+		defer cancel()
+		late := inner.Go(limited, "late")
+		s, err := inner.Run(ctx, s)
+		if err != nil {
+			return "", err
+		}
+		if _, err := late.Get(limited); !errors.Is(err, workflow.ErrTimeout) {
+			return "", fmt.Errorf("got %w", err)
+		}
+		return echo.Run(ctx, s)
+	}
+	e := workflowtest.New(t, body(fn), child)
+	e.After("echo", e.Crash) // that of the child
+	wants(t, e, "in")
+	history, err := e.History()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := workflowtest.Replay(body(fn), history); err != nil {
+		t.Errorf("%v\n%s", err, history)
+	}
+	err = workflowtest.Replay(body(inner.Run), history)
+	if wrong := (*workflow.NonDeterminismError)(nil); !errors.As(err, &wrong) {
+		t.Errorf("got %v", err)
+	}
+}
+
+// recorder is a test that notes that it fails.
+type recorder struct {
+	testing.TB
+	cleanup func()
+	failed  string
+}
+
+func (r *recorder) Helper()          {}
+func (r *recorder) Cleanup(f func()) { r.cleanup = f }
+func (r *recorder) Errorf(format string, args ...any) {
+	r.failed = fmt.Sprintf(format, args...)
+}
+
+// A body that leaves a goroutine behind fails its test.
+func TestLeak(t *testing.T) {
+	for _, leaks := range []bool{true, false} {
+		hold := make(chan struct{})
+		r := &recorder{}
+		e := workflowtest.New(r, body(func(_ workflow.Context, s string) (string, error) {
+			if leaks {
+				go func() { <-hold }()
+			}
+			return s, nil
+		}))
+		wants(t, e, "in")
+		r.cleanup()
+		close(hold)
+		if leaks != strings.Contains(r.failed, "TestLeak") {
+			t.Errorf("leaks %v: %q", leaks, r.failed)
+		}
+	}
+}
+
+// A body that is not deterministic shows, as its waits make it leave.
+func TestReplays(t *testing.T) {
+	calls := 0
+	e := workflowtest.New(t, body(func(ctx workflow.Context, s string) (string, error) {
+		calls++
+		if _, err := echo.Run(ctx, fmt.Sprint(calls)); err != nil {
+			return "", err
+		}
+		return s, workflow.Sleep(ctx, time.Hour)
+	}))
+	wants(t, e, "another input")
+}
