@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5"
@@ -46,7 +47,7 @@ func (e *NoStepError) Error() string {
 	return s
 }
 
-// Fork adds a run with the tenant, priority and input of another one, and with the
+// Fork adds a run with the tenant, priority, tick and input of another one, and with the
 // results of all that its body called before From in program order: those are not
 // executed again, and children among them are not started again. Everything else
 // is executed anew. [Random] gives the fork the numbers of the run, and [Now] the
@@ -89,12 +90,16 @@ func (c *Client) Fork(ctx context.Context, id RunID, o ForkOptions) (fork RunID,
 
 func (c *Client) forkTx(ctx context.Context, tx pgx.Tx, id RunID, o ForkOptions) (RunID, error) {
 	var item enqueue.Item
-	err := tx.QueryRow(ctx, c.q.RunForkable, int64(id)).Scan(&item.Tenant, &item.Workflow, &item.Version, &item.Pin, &item.Input, &item.Priority)
+	var tick *time.Time
+	err := tx.QueryRow(ctx, c.q.RunForkable, int64(id)).Scan(&item.Tenant, &item.Workflow, &item.Version, &item.Pin, &item.Input, &item.Priority, &tick)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return 0, fmt.Errorf("%w: %v", ErrNotFound, id)
 	}
 	if err != nil {
 		return 0, err
+	}
+	if tick != nil {
+		item.Tick = *tick
 	}
 	if o.Version != "" {
 		item.Version = o.Version

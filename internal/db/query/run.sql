@@ -35,7 +35,7 @@ SELECT state::text, output, error, epoch FROM stepward.run WHERE id = $1;
 SELECT tenant, workflow, version, state::text, input, output, error, coalesce(origin_id, 0), tick FROM stepward.run WHERE id = $1;
 
 -- name: RunForkable
-SELECT tenant, workflow, version, requirement_id, input, coalesce(priority, 0) FROM stepward.run WHERE id = $1;
+SELECT tenant, workflow, version, requirement_id, input, coalesce(priority, 0), tick FROM stepward.run WHERE id = $1;
 
 -- name: RunFork
 SELECT stepward.fork($1, $2, $3, $4);
