@@ -113,13 +113,6 @@ func branches(ctx workflow.Context, parts []part) []*workflow.Future[int] {
 	return fs
 }
 
-func sum(ns []int) (total int) {
-	for _, n := range ns {
-		total += n
-	}
-	return total
-}
-
 // model returns the value of a part, and how many coins it takes.
 func (p part) model() (value, coins int) {
 	switch p.Op {

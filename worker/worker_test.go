@@ -101,6 +101,13 @@ func (f *fixture) begin() pgx.Tx {
 	return tx
 }
 
+func sum(ns []int) (total int) {
+	for _, n := range ns {
+		total += n
+	}
+	return total
+}
+
 // expire lets the leases of workers with a name run out, so that a test need not
 // wait for it.
 func (f *fixture) expire(name string) {
