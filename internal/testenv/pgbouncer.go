@@ -67,7 +67,9 @@ ignore_startup_parameters = extra_float_digits, application_name
 	go func() { ended <- cmd.Wait() }()
 	t.Cleanup(func() {
 		_ = cmd.Process.Kill() // it may have ended
-		_ = <-ended            // killed
+		if err := <-ended; err == nil {
+			t.Log("pgbouncer ended by itself")
+		}
 	})
 	pooler := url.URL{Scheme: "postgres", User: url.User("anybody"), Path: "/" + server.Database,
 		RawQuery: url.Values{"host": {dir}, "port": {strconv.Itoa(6432)}, "sslmode": {"disable"}}.Encode()}
