@@ -358,7 +358,7 @@ func (w *worker) leaveTo(ctx context.Context, q querier, t *heldTurn, end engine
 	if detail == nil {
 		detail = pausedDetail
 	}
-	err = q.QueryRow(ctx, w.q.TurnLeave, t.session, t.run, t.epoch, to, delay, end.Reason, detail, w.actor(), waits).Scan(&dest)
+	err = q.QueryRow(ctx, w.q.TurnLeave, t.session, t.run, t.epoch, to, delay, end.Reason, detail, w.actor(), waits, late).Scan(&dest)
 	return dest, err
 }
 

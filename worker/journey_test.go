@@ -57,6 +57,7 @@ var (
 	placeGate  = place("gate", workflow.StepOptions{}, nil) // the old definition does not declare it
 	placeFlaky = place("flaky", workflow.StepOptions{Retry: workflow.Retry{Backoff: time.Millisecond}}, failOnce)
 	placeSlow  = place("slow", workflow.StepOptions{Retry: workflow.Retry{Backoff: time.Hour, MaxBackoff: time.Hour}}, failOnce)
+	placeLate  = place("late", workflow.StepOptions{}, nil)
 	placeHold  = place("hold", workflow.StepOptions{Timeout: -1}, hold)
 	placeBig   = workflow.NewStep("big", func(ctx context.Context, log string) (string, error) {
 		_, err := visit(ctx, log)
@@ -73,9 +74,9 @@ var (
 		"flaky": placeFlaky, "slow": placeSlow, "hold": placeHold, "box": placeBox, "big": placeBig}
 
 	journeyOld = workflow.Define(journey, travel, workflow.Options{Version: "1",
-		Steps: []workflow.Declared{placeA, placeB, placeC, placeFlaky, placeSlow, placeHold, placeBox, placeBig}})
+		Steps: []workflow.Declared{placeA, placeB, placeC, placeFlaky, placeSlow, placeHold, placeLate, placeBox, placeBig}})
 	journeyNew = workflow.Define(journey, travel, workflow.Options{Version: "1",
-		Steps: []workflow.Declared{placeA, placeB, placeC, placeFlaky, placeSlow, placeHold, placeBox, placeBig, placeGate}})
+		Steps: []workflow.Declared{placeA, placeB, placeC, placeFlaky, placeSlow, placeHold, placeLate, placeBox, placeBig, placeGate}})
 )
 
 // What a path holds beside steps, and the key that it is on record with.
@@ -140,6 +141,14 @@ func travel(ctx workflow.Context, in trip) (string, error) {
 			if out, err = placeBig.Run(ctx, in.Log); err == nil && out != bulk {
 				err = errors.New("a large value is not what it was")
 			}
+		case "late": // the last, for what is to be done when the run's time is over
+			workflow.Finally(ctx, func(ctx workflow.Context) error {
+				_, err := placeLate.Run(ctx, in.Log)
+				return err
+			})
+			if err = workflow.Sleep(ctx, time.Hour); errors.Is(err, workflow.ErrTimeout) {
+				err = nil
+			}
 		case "renew":
 			if !in.Again {
 				return "", journey.ContinueAsNew(trip{in.Path, in.Log, true})
@@ -165,7 +174,11 @@ type traveller struct {
 func (f *fixture) travel(path ...string) *traveller {
 	f.t.Helper()
 	in := trip{Path: path, Log: f.t.TempDir() + "/log"}
-	run, err := journey.Enqueue(f.t.Context(), f.client, in, workflow.EnqueueOptions{Tenant: "acme"})
+	o := workflow.EnqueueOptions{Tenant: "acme"}
+	if slices.Contains(path, "late") {
+		o.Timeout = time.Hour
+	}
+	run, err := journey.Enqueue(f.t.Context(), f.client, in, o)
 	if err != nil {
 		f.t.Fatal(err)
 	}

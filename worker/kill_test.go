@@ -33,6 +33,7 @@ type killing struct {
 	ticks      bool // a schedule is due, beside the run
 	unknown    bool // as ticks, but the schedule is of a kind that no worker knows
 	pause      bool // the client pauses the run in step hold, and resumes it when it is parked
+	late       bool // its deadline passes after the first death
 }
 
 var (
@@ -91,6 +92,8 @@ var killings = []killing{
 	{statement: "WorkerReap", n: 1, path: plain, firstCrash: "Commit:after:1"},
 	{statement: "TurnReap", n: 1, path: plain, firstCrash: "Commit:after:1"},
 	{statement: "TimerWake", n: 1, path: []string{"a", "slow", "c"}, firstCrash: "TurnLeave:after:1", wake: true},
+	{statement: "DeadlineTake", n: 1, path: []string{"a", "late"}, firstCrash: "TurnLeave:after:1", late: true},
+	{statement: "DeadlinePass", n: 1, path: []string{"a", "late"}, firstCrash: "TurnLeave:after:1", late: true},
 	{statement: "Unpark", n: 1, path: []string{"a", "gate", "c"}, first: victimConfig{Old: true}, firstCrash: "TurnLeave:after:1"},
 	{statement: "ParkUnservable", n: 1, path: []string{"a", "box", "c"}, victim: victimConfig{NoBackend: true}},
 }
@@ -161,6 +164,9 @@ func (k killing) test(t *testing.T, crashAt string) {
 		f.expire("first")
 		f.ageBlobs()
 		k.wakeUp(r)
+	}
+	if k.late {
+		f.elapse()
 	}
 	p := f.startVictim(k.victim, crashAt)
 	if k.drain {

@@ -81,7 +81,11 @@ func (w *worker) wakeTimers(ctx context.Context) (run, schedule *time.Duration, 
 		try, cancel := context.WithTimeout(ctx, maintenanceTimeout)
 		var n int
 		var next, tick *float64
-		err := w.Pool.QueryRow(try, w.q.TimerWake).Scan(&n, &next, &tick)
+		var overdue bool
+		err := w.Pool.QueryRow(try, w.q.TimerWake).Scan(&n, &next, &tick, &overdue)
+		if err == nil && overdue {
+			err = w.passDeadlines(try)
+		}
 		cancel()
 		if err != nil {
 			return nil, nil, err
@@ -100,6 +104,35 @@ func (w *worker) wakeTimers(ctx context.Context) (run, schedule *time.Duration, 
 		}
 		return run, schedule, nil
 	}
+}
+
+// late is the error of a run that its deadline ends before its body could.
+var late = []byte(`{"message":"the run did not end in time","kind":"timeout"}`)
+
+// passDeadlines cancels runs whose deadline has passed.
+func (w *worker) passDeadlines(ctx context.Context) error {
+	var woken, notices bool
+	err := pgx.BeginFunc(ctx, w.Pool, func(tx pgx.Tx) error {
+		rows, err := tx.Query(ctx, w.q.DeadlineTake)
+		if err != nil {
+			return err
+		}
+		runs, err := pgx.CollectRows(rows, pgx.RowTo[int64])
+		if err != nil || len(runs) == 0 {
+			return err
+		}
+		return tx.QueryRow(ctx, w.q.DeadlinePass, runs, w.actor(), late).Scan(&woken, &notices)
+	})
+	if err != nil {
+		return err
+	}
+	if woken {
+		w.wake()
+	}
+	if notices {
+		w.notify()
+	}
+	return nil
 }
 
 // reap declares workers dead whose lease has run out, and frees their runs.

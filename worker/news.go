@@ -99,6 +99,14 @@ func (w *worker) childTx(ctx context.Context, tx pgx.Tx, t *heldTurn, c engine.C
 	return id, err
 }
 
+// Late implements engine.Host.
+func (h *host) Late(ctx context.Context) (late bool, err error) {
+	err = h.w.retry(ctx, h.t, func(ctx context.Context) error {
+		return h.w.Pool.QueryRow(ctx, h.w.q.RunLate, h.t.run).Scan(&late)
+	})
+	return late, err
+}
+
 // notify asks the maintenance to look for notices.
 func (w *worker) notify() {
 	select {

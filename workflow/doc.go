@@ -108,6 +108,10 @@
 // that is used up the body gets a *[StepError]; a body that returns an error fails
 // its run.
 //
+// A run that was enqueued with a Timeout fails when that passes, wherever it is:
+// its calls return [ErrTimeout], what it gave to [Finally] is called, and its
+// children are canceled.
+//
 // A run that cannot go on until somebody does something is parked with the
 // reason, not failed: its code does not fit its history, a step is not declared,
 // no worker has a backend, its worker died five times. See [RunStatus].Reason and

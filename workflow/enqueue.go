@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"go.opentelemetry.io/otel/attribute"
@@ -39,6 +40,14 @@ type EnqueueOptions struct {
 	// integer, a float64, a bool or a time.Time. When Key finds an earlier run,
 	// they are not added to it.
 	Attributes map[string]any
+
+	// Timeout bounds the run from this call to its end, waits included, by the
+	// clock of Postgres. When it passes, the durable calls of its body return
+	// [ErrTimeout], what it gave to [Finally] is called, and the run ends as
+	// failed when its body returns an error; Result's error is [ErrTimeout]. A
+	// run that has not begun, or is parked, fails at once. It takes any worker to
+	// notice, within about a second. 0 is none.
+	Timeout time.Duration
 }
 
 // An OptionError reports a field of an options struct that cannot be used.
@@ -96,6 +105,9 @@ func enqueueWith[In, Out any](ctx context.Context, w DurableWorkflow[In, Out], c
 	if o.Priority < -1000 || o.Priority > 1000 {
 		return run, &OptionError{Option: "EnqueueOptions.Priority", Reason: fmt.Sprintf("%d is not within -1,000 and 1,000", o.Priority)}
 	}
+	if o.Timeout < 0 {
+		return run, &OptionError{Option: "EnqueueOptions.Timeout", Reason: "it is negative"}
+	}
 	attributes, err := encodeAttributes(o.Attributes)
 	if err != nil {
 		return run, err
@@ -106,7 +118,7 @@ func enqueueWith[In, Out any](ctx context.Context, w DurableWorkflow[In, Out], c
 	}
 	carrier := propagation.MapCarrier{}
 	propagation.TraceContext{}.Inject(ctx, carrier)
-	item := enqueue.Item{Tenant: o.Tenant, Workflow: w.Name, Key: o.Key, Input: input, Traceparent: carrier["traceparent"], Priority: int16(o.Priority), Attributes: attributes}
+	item := enqueue.Item{Tenant: o.Tenant, Workflow: w.Name, Key: o.Key, Input: input, Traceparent: carrier["traceparent"], Priority: int16(o.Priority), Attributes: attributes, Timeout: o.Timeout}
 	if err := item.Seal(ctx, c.box); err != nil {
 		return run, fmt.Errorf("workflow: store input of workflow %s: %w", w.Name, err)
 	}

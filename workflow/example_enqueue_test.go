@@ -2,6 +2,8 @@ package workflow_test
 
 import (
 	"context"
+	"errors"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -25,4 +27,21 @@ func ExampleDurableWorkflow_EnqueueTx() {
 		return run, err
 	}
 	_ = signUp
+}
+
+// A run that has to be over in time. (Compiled, not run: it needs Postgres.)
+func ExampleEnqueueOptions_timeout() {
+	order := workflow.DurableWorkflow[string, string]{Name: "order"}
+	enqueue := func(ctx context.Context, c *workflow.Client) (string, error) {
+		run, err := order.Enqueue(ctx, c, "tea", workflow.EnqueueOptions{Key: "order-7", Timeout: 24 * time.Hour})
+		if err != nil {
+			return "", err
+		}
+		out, err := run.Result(ctx)
+		if errors.Is(err, workflow.ErrTimeout) {
+			return "too late, and cleaned up", nil
+		}
+		return out, err
+	}
+	_ = enqueue
 }

@@ -57,6 +57,7 @@ type turn struct {
 	attempts   int // that execute, or that ask Postgres
 	begun      int // of these, ever
 	canceled   bool
+	late       bool        // it is its deadline that has canceled it
 	left       *engine.End // set once: why the turn ends
 	output     []byte      // of the body
 	err        error
@@ -182,9 +183,17 @@ func (t *turn) advance(ctx context.Context) {
 		return
 	}
 	if !t.canceled && !t.returned && closed(t.in.Canceled) {
-		c := &engine.Checkpoint{Seq: 0, Key: keyCancel, Started: t.in.Now()}
-		t.record(c)
-		t.cancel()
+		late, err := t.in.Host.Late(context.WithoutCancel(ctx))
+		if err != nil {
+			t.leave(refused(err))
+			return
+		}
+		key := keyCancel
+		if late {
+			key = keyLate
+		}
+		t.record(&engine.Checkpoint{Seq: 0, Key: key, Started: t.in.Now()})
+		t.cancel(key)
 		return
 	}
 	if post := t.inbox.take(); post != nil {
@@ -301,8 +310,12 @@ func closed(c <-chan struct{}) bool {
 }
 
 // cancel ends what the body waits for. What its cleanups do goes on.
-func (t *turn) cancel() {
-	t.canceled = true
+func (t *turn) cancel(key string) {
+	t.canceled, t.late = true, key == keyLate
+	if t.late {
+		t.body.scope.cancel(ErrTimeout)
+		return
+	}
 	t.body.scope.cancel(ErrCanceled)
 }
 
@@ -310,7 +323,7 @@ func (t *turn) cancel() {
 func (t *turn) handOver(c *engine.Checkpoint) {
 	if c.Seq == 0 {
 		t.consume(c)
-		t.cancel()
+		t.cancel(c.Key)
 		return
 	}
 	f := t.unresolved[c.Seq]
@@ -392,6 +405,10 @@ func (t *turn) finish(ctx context.Context) {
 	end := engine.End{Kind: engine.Completed, Output: t.output}
 	switch {
 	case t.err == nil:
+	case t.late:
+		rec := record(t.err)
+		rec.Message, rec.Kind = "the run did not end in time: "+rec.Message, "timeout"
+		end = engine.End{Kind: engine.Failed, Error: rec.encode(), Err: t.err}
 	case t.canceled:
 		end = engine.End{Kind: engine.Canceled, Error: record(t.err).encode(), Err: t.err}
 	case errors.As(t.err, &renew):

@@ -11,6 +11,7 @@ import (
 // step cannot have.
 const (
 	keyCancel  = "cancel:"
+	keyLate    = "deadline:"
 	keyTimeout = "timeout:"
 	keySleep   = "sleep:"
 	keyNow     = "now:"

@@ -48,6 +48,8 @@ type Queries struct {
 
 	WorkerInsert, WorkerHeartbeat, WorkerState, WorkerReap, WorkerForget string
 
+	DeadlineTake, DeadlinePass, RunLate string
+
 	Backlog, TimerWake, ParkUnservable, Unpark string
 
 	ScheduleNow, SchedulePut, ScheduleList, SchedulePause, ScheduleResume, ScheduleDelete string

@@ -61,7 +61,7 @@ type Turn struct {
 	Steps    []Checkpoint     // recorded by earlier turns, in the order of Done
 	Attempts map[int]Attempts // of steps without a checkpoint, by seq
 	Waits    map[int]Wait     // that earlier turns began, by seq
-	Canceled <-chan struct{}  // closed when somebody cancels the run
+	Canceled <-chan struct{}  // closed when somebody cancels the run, or its deadline does
 	Draining <-chan struct{}  // closed when no further step may start here
 	Paused   func() bool      // whether somebody has paused the run; nil: nobody can
 	News     <-chan struct{}  // receives when a signal or the end of a child may have arrived, or Paused may have changed
@@ -106,6 +106,9 @@ type Host interface {
 	// Child adds the run that a Wait of this run is for, unless an earlier
 	// turn did, and returns its id.
 	Child(ctx context.Context, c Child) (int64, error)
+
+	// Late reports whether it is its deadline that has canceled the run.
+	Late(ctx context.Context) (bool, error)
 
 	// Look returns the signals with an id above after that no turn has
 	// received, oldest first, and the children that have ended.

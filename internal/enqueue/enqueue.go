@@ -57,7 +57,8 @@ type Item struct {
 	Input                 []byte // as it is stored: see Seal
 	Priority              int16
 	Attributes            []engine.Attribute
-	Tick                  time.Time // of the schedule that asks for it; zero otherwise
+	Tick                  time.Time     // of the schedule that asks for it; zero otherwise
+	Timeout               time.Duration // until the run has to end; 0: never
 
 	// Pin is the requirement and Version the version of a run that shall not
 	// have the newest. Zero: the newest.
@@ -130,6 +131,7 @@ func Insert(ctx context.Context, tx pgx.Tx, q *db.Queries, items []Item) ([]Resu
 		inputs, hashes               [][]byte
 		priorities                   []*int16
 		ticks                        []*time.Time
+		timeouts                     []*float64
 		places                       []int
 		aPlaces                      []int64
 		aNames                       []string
@@ -154,12 +156,16 @@ func Insert(ctx context.Context, tx pgx.Tx, q *db.Queries, items []Item) ([]Resu
 		tenants, workflows, versions = append(tenants, it.Tenant), append(workflows, it.Workflow), append(versions, d.version)
 		requirements, inputs = append(requirements, d.requirement), append(inputs, it.Input)
 		traces, keys = append(traces, optional(it.Traceparent)), append(keys, optional(it.Key))
-		hashes, priorities, ticks = append(hashes, it.stored), append(priorities, nil), append(ticks, nil)
+		hashes, priorities = append(hashes, it.stored), append(priorities, nil)
+		ticks, timeouts = append(ticks, nil), append(timeouts, nil)
 		if it.Priority != 0 {
 			priorities[len(priorities)-1] = &it.Priority
 		}
 		if !it.Tick.IsZero() {
 			ticks[len(ticks)-1] = &it.Tick
+		}
+		if it.Timeout > 0 {
+			timeouts[len(timeouts)-1] = new(it.Timeout.Seconds())
 		}
 		for _, a := range it.Attributes {
 			aPlaces, aNames, aValues = append(aPlaces, int64(len(places))), append(aNames, a.Name), append(aValues, a.Value)
@@ -168,7 +174,7 @@ func Insert(ctx context.Context, tx pgx.Tx, q *db.Queries, items []Item) ([]Resu
 	if len(places) == 0 {
 		return results, nil
 	}
-	rows, err := tx.Query(ctx, q.RunInsert, tenants, workflows, versions, requirements, traces, inputs, keys, hashes, priorities, aPlaces, aNames, aValues, ticks)
+	rows, err := tx.Query(ctx, q.RunInsert, tenants, workflows, versions, requirements, traces, inputs, keys, hashes, priorities, aPlaces, aNames, aValues, ticks, timeouts)
 	if err != nil {
 		return nil, err
 	}

@@ -496,6 +496,9 @@ func (r *memRun) Shown(context.Context) (engine.Place, error) {
 	return r.shown, nil
 }
 
+// Late implements engine.Host. Runs have no deadline here.
+func (r *memRun) Late(context.Context) (bool, error) { return false, nil }
+
 // Look implements engine.Host.
 func (r *memRun) Look(_ context.Context, after int64, children []int64) (n engine.News, err error) {
 	e := r.e

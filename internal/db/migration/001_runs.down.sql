@@ -3,7 +3,7 @@ DROP VIEW stepward.audit_event;
 DROP TABLE stepward.schedule;
 DROP TABLE stepward.event, stepward.worker, stepward.blob_use, stepward.blob, stepward.sandbox, stepward.attempt, stepward.step, stepward.claim,
     stepward.parked, stepward.timer, stepward.wait, stepward.signal, stepward.notice,
-    stepward.shown, stepward.progress, stepward.entry, stepward.attribute, stepward.turn, stepward.ready, stepward.idempotency, stepward.run,
+    stepward.shown, stepward.progress, stepward.entry, stepward.attribute, stepward.turn, stepward.ready, stepward.idempotency, stepward.deadline, stepward.run,
     stepward.definition, stepward.requirement;
 DROP FUNCTION stepward.fork;
 DROP TYPE stepward.run_state;

@@ -49,6 +49,7 @@ CREATE TABLE stepward.run (
     crashes        smallint NOT NULL DEFAULT 0,
     cancel         boolean NOT NULL DEFAULT false,
     pause          boolean NOT NULL DEFAULT false, -- it is parked, or will be by the turn that holds it
+    late           boolean NOT NULL DEFAULT false, -- its deadline has passed, and that is why it is canceled
     state          stepward.run_state NOT NULL DEFAULT 'live',
     finished_at    timestamptz,
     output         bytea,
@@ -66,6 +67,15 @@ CREATE TABLE stepward.idempotency (
 );
 
 CREATE INDEX idempotency_run ON stepward.idempotency (run_id);
+
+-- Until when a run has to end, if it was enqueued so. A row goes when its time has
+-- come, whatever has become of the run.
+CREATE TABLE stepward.deadline (
+    run_id bigint PRIMARY KEY,
+    at     timestamptz NOT NULL
+);
+
+CREATE INDEX deadline_due ON stepward.deadline (at);
 
 -- Where a run stands among those of its tenant: its id is its age, and a step of
 -- priority is worth a minute of it.
@@ -430,6 +440,8 @@ RETURNS TABLE (deleted int, last_id bigint) LANGUAGE sql VOLATILE SECURITY DEFIN
         DELETE FROM stepward.event x USING due WHERE x.run_id = due.id
     ), keys AS (
         DELETE FROM stepward.idempotency x USING due WHERE x.run_id = due.id
+    ), deadlines AS (
+        DELETE FROM stepward.deadline x USING due WHERE x.run_id = due.id
     ), uses AS (
         DELETE FROM stepward.blob_use x USING due WHERE x.run_id = due.id RETURNING x.key
     ), blobs AS (

@@ -2,9 +2,9 @@
 -- One row per item of a batch. An item whose idempotency key is taken is not inserted. $10 to $12 are
 -- attributes: the place of the item, name, value.
 WITH x AS MATERIALIZED (
-    SELECT stepward.next_id() AS id, t.n, t.tenant, t.workflow, t.version, t.requirement_id, t.traceparent, t.input, t.key, t.input_hash, t.priority, t.tick
-    FROM unnest($1::text[], $2::text[], $3::text[], $4::int[], $5::text[], $6::bytea[], $7::text[], $8::bytea[], $9::smallint[], $13::timestamptz[])
-        WITH ORDINALITY AS t(tenant, workflow, version, requirement_id, traceparent, input, key, input_hash, priority, tick, n)
+    SELECT stepward.next_id() AS id, t.n, t.tenant, t.workflow, t.version, t.requirement_id, t.traceparent, t.input, t.key, t.input_hash, t.priority, t.tick, t.timeout
+    FROM unnest($1::text[], $2::text[], $3::text[], $4::int[], $5::text[], $6::bytea[], $7::text[], $8::bytea[], $9::smallint[], $13::timestamptz[], $14::float8[])
+        WITH ORDINALITY AS t(tenant, workflow, version, requirement_id, traceparent, input, key, input_hash, priority, tick, timeout, n)
 ), keyed AS (
     INSERT INTO stepward.idempotency (tenant, key, run_id, input_hash)
     SELECT tenant, key, id, input_hash FROM x WHERE key IS NOT NULL ORDER BY tenant, key
@@ -21,6 +21,9 @@ WITH x AS MATERIALIZED (
     INSERT INTO stepward.attribute (run_id, name, value)
     SELECT added.id, a.name, a.value FROM unnest($10::bigint[], $11::text[], $12::bytea[]) AS a(n, name, value)
     JOIN x ON x.n = a.n JOIN added ON added.id = x.id
+), limited AS (
+    INSERT INTO stepward.deadline (run_id, at)
+    SELECT x.id, clock_timestamp() + make_interval(secs => x.timeout) FROM x JOIN added ON added.id = x.id WHERE x.timeout IS NOT NULL
 )
 SELECT x.id, EXISTS (SELECT FROM added WHERE added.id = x.id) FROM x ORDER BY x.n;
 

@@ -189,9 +189,9 @@ WITH held AS MATERIALIZED (
     FOR NO KEY UPDATE
 ), freed AS (
     UPDATE stepward.run r SET session = NULL,
-        state = CASE WHEN dest = 'canceled' THEN 'canceled'::stepward.run_state ELSE r.state END,
+        state = CASE WHEN dest = 'canceled' THEN CASE WHEN r.late THEN 'failed' ELSE 'canceled' END::stepward.run_state ELSE r.state END,
         finished_at = CASE WHEN dest = 'canceled' THEN clock_timestamp() END,
-        error = CASE WHEN dest = 'canceled' THEN $7::bytea END
+        error = CASE WHEN dest = 'canceled' THEN CASE WHEN r.late THEN $10::bytea ELSE $7::bytea END END
     FROM held WHERE r.id = held.id
 ), timed AS (
     INSERT INTO stepward.timer (run_id, wake_at)

@@ -145,7 +145,7 @@ WITH was AS (
     INSERT INTO stepward.event (at, run_id, kind, actor, detail)
     SELECT at, run_id, kind, actor, detail FROM was UNION ALL SELECT clock_timestamp(), $1, 'run.retry', $2, NULL
 ), opened AS (
-    UPDATE stepward.run SET state = 'live', finished_at = NULL, error = NULL, cancel = false, pause = false, crashes = 0, epoch = epoch + 1, session = NULL
+    UPDATE stepward.run SET state = 'live', finished_at = NULL, error = NULL, cancel = false, late = false, pause = false, crashes = 0, epoch = epoch + 1, session = NULL
     WHERE id = $1 RETURNING id, requirement_id
 )
 INSERT INTO stepward.ready (requirement_id, run_id) SELECT requirement_id, id FROM opened;

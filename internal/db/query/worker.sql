@@ -46,11 +46,12 @@ WITH due AS MATERIALIZED (
     INSERT INTO stepward.ready (requirement_id, run_id) SELECT requirement_id, run_id FROM due
 )
 SELECT (SELECT count(*)::int FROM due),
-       (SELECT extract(epoch FROM min(wake_at) - clock_timestamp())::float8 FROM stepward.timer
-        WHERE run_id NOT IN (SELECT run_id FROM due)),
+       extract(epoch FROM least((SELECT min(wake_at) FROM stepward.timer WHERE run_id NOT IN (SELECT run_id FROM due)),
+                                (SELECT min(at) FROM stepward.deadline)) - clock_timestamp())::float8,
        least((SELECT extract(epoch FROM min(due_at) - clock_timestamp())::float8 FROM stepward.schedule),
              (SELECT 0 WHERE EXISTS (SELECT FROM stepward.schedule s WHERE s.buffered_at IS NOT NULL
-              AND NOT EXISTS (SELECT FROM stepward.run r WHERE r.id = ANY(s.live) AND r.state = 'live'))));
+              AND NOT EXISTS (SELECT FROM stepward.run r WHERE r.id = ANY(s.live) AND r.state = 'live')))),
+       EXISTS (SELECT FROM stepward.deadline WHERE at <= clock_timestamp());
 
 -- name: ParkUnservable
 -- Runs of $1, which no live worker can serve, are parked with the reason.
