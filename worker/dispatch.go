@@ -329,7 +329,7 @@ func (w *worker) leave(ctx context.Context, t *heldTurn, end engine.End) error {
 		case engine.Renewed:
 			err = w.Pool.QueryRow(ctx, w.q.TurnRenew, t.session, t.run, t.epoch, end.Output, w.actor(), payload.BlobKey(end.Output), pausedDetail).Scan(&dest)
 		case engine.Timer:
-			dest, err = w.leaveToWait(ctx, t, end.Delay)
+			dest, err = w.leaveToWait(ctx, t, end)
 		default:
 			dest, err = w.leaveTo(ctx, w.Pool, t, end, nil, true)
 		}
@@ -358,13 +358,13 @@ func (w *worker) leaveTo(ctx context.Context, q querier, t *heldTurn, end engine
 	if detail == nil {
 		detail = pausedDetail
 	}
-	err = q.QueryRow(ctx, w.q.TurnLeave, t.session, t.run, t.epoch, to, delay, end.Reason, detail, w.actor(), waits, late).Scan(&dest)
+	err = q.QueryRow(ctx, w.q.TurnLeave, t.session, t.run, t.epoch, to, delay, end.Reason, detail, w.actor(), waits, late, end.Aware).Scan(&dest)
 	return dest, err
 }
 
 // leaveToWait lets a run wait in Postgres, unless what it waits for has arrived:
 // who sends locks the run as well, so one of the two sees the other.
-func (w *worker) leaveToWait(ctx context.Context, t *heldTurn, delay time.Duration) (dest string, err error) {
+func (w *worker) leaveToWait(ctx context.Context, t *heldTurn, end engine.End) (dest string, err error) {
 	err = pgx.BeginFunc(ctx, w.Pool, func(tx pgx.Tx) error {
 		var waits bool
 		if _, err := tx.Exec(ctx, w.q.TurnLock, t.run); err != nil {
@@ -374,10 +374,10 @@ func (w *worker) leaveToWait(ctx context.Context, t *heldTurn, delay time.Durati
 			return err
 		}
 		var due *float64
-		if delay >= 0 {
-			due = new(delay.Seconds())
+		if end.Delay >= 0 {
+			due = new(end.Delay.Seconds())
 		}
-		dest, err = w.leaveTo(ctx, tx, t, engine.End{Kind: engine.Timer}, due, waits)
+		dest, err = w.leaveTo(ctx, tx, t, end, due, waits)
 		return err
 	})
 	return dest, err

@@ -112,6 +112,7 @@ var late = []byte(`{"message":"the run did not end in time","kind":"timeout"}`)
 // passDeadlines cancels runs whose deadline has passed.
 func (w *worker) passDeadlines(ctx context.Context) error {
 	var woken, notices bool
+	var told int
 	err := pgx.BeginFunc(ctx, w.Pool, func(tx pgx.Tx) error {
 		rows, err := tx.Query(ctx, w.q.DeadlineTake)
 		if err != nil {
@@ -121,7 +122,7 @@ func (w *worker) passDeadlines(ctx context.Context) error {
 		if err != nil || len(runs) == 0 {
 			return err
 		}
-		return tx.QueryRow(ctx, w.q.DeadlinePass, runs, w.actor(), late).Scan(&woken, &notices)
+		return tx.QueryRow(ctx, w.q.DeadlinePass, runs, w.actor(), late, w.q.Channel()).Scan(&woken, &notices, &told)
 	})
 	if err != nil {
 		return err

@@ -269,7 +269,7 @@ func (t *turn) wait(ctx context.Context) {
 	pause := next
 	if t.attempts == 0 && len(t.armed) > 0 && (next < 0 || next > t.in.Patience) {
 		if !stay.After(now) || closed(t.in.Draining) || t.in.Crowded != nil && t.in.Crowded() {
-			t.leave(engine.End{Kind: engine.Timer, Delay: next})
+			t.leave(engine.End{Kind: engine.Timer, Delay: next, Aware: t.canceled})
 			return
 		}
 		pause = min(stay.Sub(now), time.Second)

@@ -304,6 +304,7 @@ type End struct {
 	Output []byte
 	Error  []byte
 	Delay  time.Duration // of Timer; negative: no time ends the wait
+	Aware  bool          // of Timer: the body knows that it was canceled, and waits all the same
 	Reason string        // of Parked
 	Err    error         // of Parked, Failed and Lost, for the log
 }

@@ -174,7 +174,7 @@ FROM stepward.run r WHERE r.id = $1;
 
 -- name: TurnLeave
 -- Ends a turn without ending the run. $4 says where to: timer, parked or ready. A run that was
--- canceled meanwhile does not wait: it goes to ready, so that its body can end, and one whose body
+-- canceled meanwhile does not wait, unless its body knows ($11): it goes to ready, so that its body can end, and one whose body
 -- cannot go on ends here. One that is to pause is parked, unless that was taken back. Nor does one wait for which something has arrived: who sent it has locked
 -- the run before, or will find it in timer.
 WITH held AS MATERIALIZED (
@@ -182,7 +182,7 @@ WITH held AS MATERIALIZED (
            CASE WHEN $4 = 'parked' AND $6 = 'paused' THEN CASE WHEN r.pause AND NOT r.cancel THEN 'parked' ELSE 'ready' END
                 WHEN $4 = 'parked' THEN CASE WHEN r.cancel THEN 'canceled' ELSE 'parked' END
                 WHEN r.pause AND NOT r.cancel THEN 'parked'
-                WHEN $4 = 'timer' AND $9::bool AND NOT r.cancel THEN 'timer'
+                WHEN $4 = 'timer' AND $9::bool AND (NOT r.cancel OR $11::bool) THEN 'timer'
                 ELSE 'ready' END AS dest
     FROM stepward.run r
     WHERE r.id = $2 AND r.epoch = $3 AND r.session = $1 AND r.state = 'live'
