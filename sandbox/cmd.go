@@ -201,6 +201,12 @@ type GuestStep struct {
 	// the deadline of the context given to [Sandbox.Guest] does. 0 is none.
 	Timeout time.Duration
 
+	// Details is what an earlier attempt reported last. Beat, if not nil, is called
+	// with what this one reports, no more often than BeatEvery.
+	Details   []byte
+	Beat      func(details []byte)
+	BeatEvery time.Duration
+
 	// Stdout and Stderr get what the function's process prints; [Tail] keeps
 	// just the end. Nil discards it.
 	Stdout, Stderr io.Writer
@@ -217,12 +223,13 @@ func (s *Sandbox) Guest(ctx context.Context, g GuestStep) ([]byte, error) {
 		stderr = io.MultiWriter(g.Stderr, tail)
 	}
 	x := &execution{
-		sb: s, name: "guest step " + g.Step, stdout: g.Stdout, stderr: stderr,
+		sb: s, beat: g.Beat, name: "guest step " + g.Step, stdout: g.Stdout, stderr: stderr,
 		req: &rpc.ExecRequest{
 			Id: s.nextExec(), Env: s.environ(), DiscardStdout: g.Stdout == nil,
 			Guest: &rpc.GuestCall{
 				Workflow: g.Workflow, Version: g.Version, Step: g.Step, RunId: g.RunID, Attempt: int32(g.Attempt),
 				IdempotencyKey: g.IdempotencyKey, Input: g.Input, TimeoutNs: int64(g.Timeout),
+				Details: g.Details, BeatEveryNs: int64(g.BeatEvery),
 			},
 		},
 	}

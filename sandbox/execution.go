@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -14,6 +15,7 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/trace"
+	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/stepward/stepward/internal/rpc"
 	"github.com/stepward/stepward/internal/rpc/rpcconnect"
@@ -36,6 +38,7 @@ type execution struct {
 
 	answer     []byte
 	answerLost bool
+	beat       func([]byte) // of a guest step; may be nil
 
 	ended    chan struct{}
 	err      error
@@ -185,6 +188,7 @@ func (x *execution) output(o *rpc.Output) {
 		x.answerLost = x.answerLost || o.Truncated > 0 || len(x.answer)+len(o.Data) > maxAnswer
 		if !x.answerLost {
 			x.answer = append(x.answer, o.Data...)
+			x.beats()
 		}
 		x.req.AnswerOffset = next
 		return
@@ -197,6 +201,26 @@ func (x *execution) output(o *rpc.Output) {
 	}
 	if _, err := w.Write(o.Data); err != nil {
 		x.writeErr = err
+	}
+}
+
+// beats takes heartbeats off the front of an answer. An answer is the encodings of
+// GuestAnswers one after the other, so that a guest without heartbeats needs no
+// framing; those in front hold details alone.
+func (x *execution) beats() {
+	for {
+		field, kind, n := protowire.ConsumeTag(x.answer)
+		if n < 0 || field != rpc.DetailsField || kind != protowire.BytesType {
+			return
+		}
+		details, m := protowire.ConsumeBytes(x.answer[n:])
+		if m < 0 {
+			return // the rest is under way
+		}
+		x.answer = x.answer[n+m:]
+		if x.beat != nil && len(details) <= rpc.MaxDetails {
+			x.beat(bytes.Clone(details))
+		}
 	}
 }
 

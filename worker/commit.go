@@ -26,7 +26,10 @@ func (x write) size() int {
 		n += len(c.Output) + len(c.Error) + 100
 	}
 	for _, f := range x.Failures {
-		n += len(f.Error) + 100
+		n += len(f.Error) + len(f.Details) + 100
+	}
+	for _, b := range x.Beats {
+		n += len(b.Details) + 100
 	}
 	if x.End != nil {
 		n += len(x.End.Output) + len(x.End.Error)
@@ -170,9 +173,12 @@ func arguments(writes []write) []any {
 		cRun, cHash, aRun             []int64
 		cSeq, cAttempt, cEpoch, cMode []int
 		cKey, aKey, eState            []string
-		cAgo, aAgo, aDelay            []float64
-		cElapsed, aElapsed            []float32
-		cOutput, cError, aError       [][]byte
+		cAgo, aAgo                    []float64
+		aDelay                        []*float64
+		cElapsed                      []float32
+		aElapsed                      []*float32
+		cOutput, cError               [][]byte
+		aError, aDetails              [][]byte
 		aSeq, aAttempt, aEpoch, aMode []int
 		aSandbox                      []*string
 		eRun                          []int64
@@ -203,8 +209,14 @@ func arguments(writes []write) []any {
 		for _, f := range x.Failures {
 			aRun, aSeq, aKey, aAttempt = append(aRun, x.t.run), append(aSeq, f.Seq), append(aKey, f.Key), append(aAttempt, f.Attempt)
 			aEpoch, aMode, aAgo = append(aEpoch, x.t.epoch), append(aMode, f.Mode), append(aAgo, now.Sub(f.Started).Seconds())
-			aElapsed, aSandbox = append(aElapsed, float32(f.Elapsed.Seconds())), append(aSandbox, nil)
-			aError, aDelay = append(aError, f.Error), append(aDelay, f.Delay.Seconds())
+			aElapsed, aSandbox = append(aElapsed, new(float32(f.Elapsed.Seconds()))), append(aSandbox, nil)
+			aError, aDelay, aDetails = append(aError, f.Error), append(aDelay, new(f.Delay.Seconds())), append(aDetails, f.Details)
+		}
+		for _, b := range x.Beats {
+			aRun, aSeq, aKey, aAttempt = append(aRun, x.t.run), append(aSeq, b.Seq), append(aKey, b.Key), append(aAttempt, b.Attempt)
+			aEpoch, aMode, aAgo = append(aEpoch, x.t.epoch), append(aMode, b.Mode), append(aAgo, now.Sub(b.Started).Seconds())
+			aElapsed, aSandbox = append(aElapsed, nil), append(aSandbox, nil)
+			aError, aDelay, aDetails = append(aError, nil), append(aDelay, nil), append(aDetails, b.Details)
 		}
 		for _, a := range x.Waits {
 			wRun, wSeq, wKey, wSignal = append(wRun, x.t.run), append(wSeq, a.Seq), append(wKey, a.Key), append(wSignal, optional(a.Signal))
@@ -237,7 +249,7 @@ func arguments(writes []write) []any {
 		aRun, aSeq, aKey, aAttempt, aEpoch, aMode, aAgo, aElapsed, aSandbox, aError, aDelay,
 		eRun, eState, eOutput, eError,
 		cDone, wRun, wSeq, wKey, wLeft, wSignal, dRun, dSeq, sRun, sID, nRun, nChild, bRun, bKey}
-	return append(append(args, out.columns()...), told)
+	return append(append(args, out.columns()...), told, aDetails)
 }
 
 func optional(s string) *string {

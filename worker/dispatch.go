@@ -285,9 +285,10 @@ func (w *worker) history(ctx context.Context, in *engine.Turn) error {
 	var seq int
 	var a engine.Attempts
 	var left float64
-	_, err = pgx.ForEachRow(rows, []any{&seq, &a.Last, &a.Failed, &left}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&seq, &a.Last, &a.Failed, &left, &a.Details}, func() error {
 		a.Wait = max(seconds(left), 0)
 		attempts[seq] = a
+		a.Details = nil
 		return nil
 	})
 	if err != nil {

@@ -52,6 +52,18 @@ func (h *host) Attempt(ctx context.Context, a engine.Attempt) (engine.Outcome, e
 		ctx, cancel = context.WithTimeoutCause(ctx, a.Step.Timeout, errTimedOut)
 		defer cancel()
 	}
+	if a.Details != nil {
+		var err error
+		if a.Details, _, err = h.open(ctx, a.Details); err != nil {
+			free()
+			return engine.Outcome{}, err
+		}
+	}
+	turn := ctx
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	p := h.pulse(ctx, a, cancel)
+	a.Beat = p.beat
 	o := &outlet{h: h, ctx: context.WithoutCancel(ctx), step: a.Key, attempt: a.Number}
 	a.Outlet = o
 	ctx = engine.WithAttempt(ctx, a)
@@ -60,15 +72,24 @@ func (h *host) Attempt(ctx context.Context, a engine.Attempt) (engine.Outcome, e
 	var err error
 	switch {
 	case a.Step.CallTx != nil:
+		p.begin()
 		out, err = h.inTx(ctx, a, free)
 	case mode == workflow.Bare:
+		p.begin()
 		out.Output, err = h.inline(ctx, a.Key, free, func() ([]byte, error) { return a.Step.Call(ctx, a.Input) })
 	default:
-		out.Output, err = h.sandboxed(ctx, a, free)
+		out.Output, err = h.sandboxed(ctx, a, p, free)
 	}
 	out.Progress = o.close(err == nil)
-	if err != nil && errors.Is(context.Cause(ctx), errTimedOut) {
+	out.Details = p.end(turn)
+	switch cause := context.Cause(ctx); {
+	case err == nil:
+	case errors.Is(cause, errTimedOut):
 		err = &engine.Fault{Kind: "timeout", Message: fmt.Sprintf("attempt took longer than %v: %v", a.Step.Timeout, err), Type: fmt.Sprintf("%T", err), Err: workflow.ErrTimeout}
+	case errors.Is(cause, errSilent):
+		err = &engine.Fault{Kind: "timeout", Message: fmt.Sprintf("attempt sent no heartbeat for %v: %v", a.Step.Heartbeat, err), Type: fmt.Sprintf("%T", err), Err: workflow.ErrTimeout}
+	case errors.Is(cause, engine.ErrLeaseLost):
+		err = cause
 	}
 	h.w.tel.attempts.Record(ctx, time.Since(start).Seconds(), attemptAttributes(mode, err))
 	if err != nil {

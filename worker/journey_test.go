@@ -57,6 +57,7 @@ var (
 	placeGate  = place("gate", workflow.StepOptions{}, nil) // the old definition does not declare it
 	placeFlaky = place("flaky", workflow.StepOptions{Retry: workflow.Retry{Backoff: time.Millisecond}}, failOnce)
 	placeSlow  = place("slow", workflow.StepOptions{Retry: workflow.Retry{Backoff: time.Hour, MaxBackoff: time.Hour}}, failOnce)
+	placeBeat  = place("beat", workflow.StepOptions{}, halfway)
 	placeLate  = place("late", workflow.StepOptions{}, nil)
 	placeHold  = place("hold", workflow.StepOptions{Timeout: -1}, hold)
 	placeBig   = workflow.NewStep("big", func(ctx context.Context, log string) (string, error) {
@@ -71,12 +72,12 @@ var (
 	}, workflow.StepOptions{Mode: workflow.Sandboxed})
 
 	places = map[string]*workflow.Step[string, string]{"a": placeA, "b": placeB, "c": placeC, "gate": placeGate,
-		"flaky": placeFlaky, "slow": placeSlow, "hold": placeHold, "box": placeBox, "big": placeBig}
+		"flaky": placeFlaky, "slow": placeSlow, "hold": placeHold, "beat": placeBeat, "box": placeBox, "big": placeBig}
 
 	journeyOld = workflow.Define(journey, travel, workflow.Options{Version: "1",
-		Steps: []workflow.Declared{placeA, placeB, placeC, placeFlaky, placeSlow, placeHold, placeLate, placeBox, placeBig}})
+		Steps: []workflow.Declared{placeA, placeB, placeC, placeFlaky, placeSlow, placeHold, placeBeat, placeLate, placeBox, placeBig}})
 	journeyNew = workflow.Define(journey, travel, workflow.Options{Version: "1",
-		Steps: []workflow.Declared{placeA, placeB, placeC, placeFlaky, placeSlow, placeHold, placeLate, placeBox, placeBig, placeGate}})
+		Steps: []workflow.Declared{placeA, placeB, placeC, placeFlaky, placeSlow, placeHold, placeBeat, placeLate, placeBox, placeBig, placeGate}})
 )
 
 // What a path holds beside steps, and the key that it is on record with.
@@ -101,6 +102,24 @@ func failOnce(_ context.Context, _ string, info workflow.StepInfo) error {
 		return errors.New("the first attempt fails")
 	}
 	return nil
+}
+
+// halfway keeps a victim after its heartbeat. Who comes after one that was
+// written knows of it.
+func halfway(ctx context.Context, _ string, info workflow.StepInfo) error {
+	var at string
+	ok, err := info.Details(&at)
+	if err != nil || ok != (info.Attempt > 1) || ok && at != "half" {
+		return workflow.Permanent(fmt.Errorf("attempt %d is told %q: %v", info.Attempt, at, err))
+	}
+	if victim == nil {
+		return nil
+	}
+	if err := workflow.Heartbeat(ctx, "half"); err != nil {
+		return err
+	}
+	<-ctx.Done()
+	return context.Cause(ctx)
 }
 
 // hold keeps a victim in the middle of a step. Elsewhere it goes on at once.

@@ -54,6 +54,7 @@ var killings = []killing{
 	{name: "middle", statement: "Commit", n: 2, path: plain},
 	{name: "last", statement: "Commit", n: 3, path: plain},
 	{name: "failure", statement: "Commit", n: 2, path: []string{"a", "flaky", "c"}},
+	{name: "heartbeat", statement: "Commit", n: 2, path: []string{"a", "beat", "c"}},
 	{statement: "AttemptDispatch", n: 1, path: []string{"a", "box", "c"}},
 	{statement: "SandboxCreated", n: 1, path: []string{"a", "box", "c"}},
 	{statement: "SandboxDestroyed", n: 1, path: []string{"a", "box", "c"}},

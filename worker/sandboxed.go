@@ -21,7 +21,7 @@ import (
 )
 
 // sandboxed runs one attempt in a sandbox of its own.
-func (h *host) sandboxed(ctx context.Context, a engine.Attempt, free func()) ([]byte, error) {
+func (h *host) sandboxed(ctx context.Context, a engine.Attempt, p *pulse, free func()) ([]byte, error) {
 	w := h.w
 	kept := false // the place, by a tool step's function that does not return
 	defer func() {
@@ -60,6 +60,7 @@ func (h *host) sandboxed(ctx context.Context, a engine.Attempt, free func()) ([]
 			return nil, err // no audit, no work
 		}
 	}
+	p.begin() // not earlier: a sandbox may take its time
 	if a.Step.Tool {
 		kept = true
 		return h.inline(ctx, a.Key, free, func() ([]byte, error) { return a.Step.CallTool(ctx, sb, a.Input) })
@@ -72,7 +73,7 @@ func (h *host) guest(ctx context.Context, sb *sandbox.Sandbox, a engine.Attempt)
 	info, _ := workflow.StepInfoFrom(ctx)
 	out, err := sb.Guest(ctx, sandbox.GuestStep{
 		Workflow: h.t.def.Workflow, Version: h.t.def.Version, Step: a.Step.Name, RunID: info.Run.String(),
-		Attempt: a.Number, IdempotencyKey: info.IdempotencyKey, Input: a.Input,
+		Attempt: a.Number, IdempotencyKey: info.IdempotencyKey, Input: a.Input, Details: a.Details, Beat: a.Beat, BeatEvery: beatPause(a.Step),
 	})
 	var failed *sandbox.GuestError
 	var exit *sandbox.ExitError
@@ -91,6 +92,14 @@ func (h *host) guest(ctx context.Context, sb *sandbox.Sandbox, a engine.Attempt)
 		return nil, &engine.Fault{Kind: "sandbox", Message: err.Error(), Type: fmt.Sprintf("%T", err), Err: err}
 	}
 	return nil, err
+}
+
+// beatPause is how often a guest passes its heartbeats on.
+func beatPause(s *engine.Step) time.Duration {
+	if s.Heartbeat > 0 {
+		return min(beatEvery, s.Heartbeat/4)
+	}
+	return beatEvery
 }
 
 // dispatch records that the attempt leaves the worker, before it does.

@@ -46,11 +46,13 @@ func (h *host) seal(ctx context.Context, b engine.Batch) (write, error) {
 	}
 	for i := range x.Failures {
 		f := &x.Failures[i]
-		if h.w.box.Plain(f.Error) {
+		if h.w.box.Plain(f.Error) && h.w.box.Plain(f.Details) {
 			continue
 		}
 		seal(func(ctx context.Context) (err error) {
-			f.Error, err = h.w.box.SealInline(ctx, f.Error)
+			if f.Error, err = h.w.box.SealInline(ctx, f.Error); err == nil && f.Details != nil {
+				f.Details, err = h.w.box.SealInline(ctx, f.Details)
+			}
 			return err
 		})
 	}
@@ -68,6 +70,9 @@ func (h *host) seal(ctx context.Context, b engine.Batch) (write, error) {
 	}
 	for i := range x.Progress {
 		inline(&x.Progress[i].Value)
+	}
+	for i := range x.Beats {
+		inline(&x.Beats[i].Details)
 	}
 	if b.End != nil {
 		end := *b.End // the turn's own stays as it is

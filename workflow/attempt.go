@@ -64,7 +64,7 @@ func (f *future) try() {
 	t := f.t
 	f.attempts.Last++
 	f.attempts.Wait = 0
-	number, failed, input := f.attempts.Last, f.attempts.Failed, f.input
+	number, failed, input, details := f.attempts.Last, f.attempts.Failed, f.input, f.attempts.Details
 	ctx, cancel := context.WithCancelCause(t.ctx)
 	f.cancel = cancel
 	t.attempts++
@@ -74,21 +74,21 @@ func (f *future) try() {
 		ctx := ctx
 		if f.wait != nil {
 			var done context.CancelFunc
-			ctx, done = context.WithDeadlineCause(ctx, f.deadline, errOverdue)
+			ctx, done = context.WithTimeoutCause(ctx, f.deadline.Sub(t.in.Now()), errOverdue) // on a clock of a test, too
 			defer done()
 		}
 		started := t.in.Now()
-		out, err := t.in.Host.Attempt(ctx, engine.Attempt{Step: f.step, Run: t.in.Run, Seq: f.seq, Key: f.key, Number: number, Input: input})
+		out, err := t.in.Host.Attempt(ctx, engine.Attempt{Step: f.step, Run: t.in.Run, Seq: f.seq, Key: f.key, Number: number, Input: input, Details: details})
 		c := &engine.Checkpoint{Seq: f.seq, Key: f.key, Mode: f.step.Mode, Attempt: number, InputHash: f.hash,
 			Started: started, Elapsed: t.in.Now().Sub(started), Output: out.Output}
 		if err == nil && t.in.MaxBytes > 0 && len(out.Output) > t.in.MaxBytes {
 			err = &SizeError{What: "output of step " + f.key, Bytes: len(out.Output), Limit: t.in.MaxBytes}
 			out.Drop(context.WithoutCancel(ctx))
-			out = engine.Outcome{}
+			out = engine.Outcome{Details: out.Details}
 		}
 		post := func() { t.succeed(f, c, out, failed) }
 		if err != nil {
-			post = f.fail(ctx, c, failed, err)
+			post = f.fail(ctx, c, failed, out.Details, err)
 		}
 		t.inbox.post(func() {
 			t.attempts--
@@ -130,12 +130,12 @@ func (t *turn) succeed(f *future, c *engine.Checkpoint, out engine.Outcome, fail
 		return
 	}
 	c.Output = nil
-	f.fail(ctx, c, failed, err)()
+	f.fail(ctx, c, failed, out.Details, err)()
 }
 
 // fail returns what the turn has to do about an attempt that did not succeed. A
 // failure that is to be repeated is durable when it returns.
-func (f *future) fail(ctx context.Context, c *engine.Checkpoint, failed int, err error) func() {
+func (f *future) fail(ctx context.Context, c *engine.Checkpoint, failed int, details []byte, err error) func() {
 	t := f.t
 	var park *engine.ParkError
 	switch {
@@ -167,13 +167,16 @@ func (f *future) fail(ctx context.Context, c *engine.Checkpoint, failed int, err
 		return func() { t.settle(f, f.overdue(c, err)) }
 	}
 	err = t.in.Host.Write(context.WithoutCancel(ctx), engine.Batch{Failures: []engine.Failure{{
-		Seq: f.seq, Key: f.key, Mode: f.step.Mode, Attempt: c.Attempt, Started: c.Started, Elapsed: c.Elapsed, Error: rec.encode(), Delay: wait,
+		Seq: f.seq, Key: f.key, Mode: f.step.Mode, Attempt: c.Attempt, Started: c.Started, Elapsed: c.Elapsed, Error: rec.encode(), Delay: wait, Details: details,
 	}}})
 	if err != nil {
 		return func() { t.leave(refused(err)) }
 	}
 	return func() {
-		f.attempts = engine.Attempts{Last: c.Attempt, Failed: failed, Wait: wait}
+		if details == nil {
+			details = f.attempts.Details
+		}
+		f.attempts = engine.Attempts{Last: c.Attempt, Failed: failed, Wait: wait, Details: details}
 		t.arm(f, wait)
 	}
 }

@@ -108,6 +108,11 @@
 // that is used up the body gets a *[StepError]; a body that returns an error fails
 // its run.
 //
+// A step that takes long calls [Heartbeat] with how far it has come: that is
+// written about once a second, and the next attempt, on whichever worker, reads it
+// with [StepInfo.Details]. With [StepOptions].HeartbeatTimeout, silence ends an
+// attempt.
+//
 // A run that was enqueued with a Timeout fails when that passes, wherever it is:
 // its calls return [ErrTimeout], what it gave to [Finally] is called, and its
 // children are canceled.

@@ -46,7 +46,8 @@ type EnqueueOptions struct {
 	// [ErrTimeout], what it gave to [Finally] is called, and the run ends as
 	// failed when its body returns an error; Result's error is [ErrTimeout]. A
 	// run that has not begun, or is parked, fails at once. It takes any worker to
-	// notice, within about a second. 0 is none.
+	// notice, within about a second. A run that [Client.Retry] brings back has none
+	// any more. 0 is none.
 	Timeout time.Duration
 }
 

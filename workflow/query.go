@@ -190,6 +190,11 @@ type StepStatus struct {
 	Output   []byte         // JSON, of a recorded step that succeeded
 	Err      *RecordedError // of an attempt that failed
 	RetryAt  time.Time      // when the next attempt may start
+
+	// What the attempt last said with [Heartbeat], as JSON, and when. Nil and zero
+	// if that was not written, as when the attempt ended before.
+	Details   []byte
+	Heartbeat time.Time
 }
 
 // Steps lists the steps of a run, by Seq and Attempt, after the Seq given, at
@@ -207,10 +212,10 @@ func (c *Client) Steps(ctx context.Context, id RunID, afterSeq int) ([]StepStatu
 			elapsed          *float32
 			recorded         []byte
 			backend, sandbox *string
-			retryAt          *time.Time
+			retryAt, beatAt  *time.Time
 		)
 		err := row.Scan(&s.Seq, &s.Step, &s.Mode, &s.Attempt, &epoch, &s.Started, &elapsed, &s.Output, &recorded, &s.Recorded,
-			&backend, &sandbox, &s.Worker, &retryAt)
+			&backend, &sandbox, &s.Worker, &retryAt, &s.Details, &beatAt)
 		if elapsed != nil {
 			s.Elapsed = time.Duration(float64(*elapsed) * float64(time.Second))
 		}
@@ -221,6 +226,9 @@ func (c *Client) Steps(ctx context.Context, id RunID, afterSeq int) ([]StepStatu
 		if retryAt != nil {
 			s.RetryAt = *retryAt
 		}
+		if beatAt != nil {
+			s.Heartbeat = *beatAt
+		}
 		return s, err
 	})
 	if err != nil {
@@ -229,6 +237,9 @@ func (c *Client) Steps(ctx context.Context, id RunID, afterSeq int) ([]StepStatu
 	for i := range steps {
 		steps[i].Err = c.openError(ctx, errs[i])
 		if steps[i].Output, err = c.open(ctx, "output of step "+steps[i].Step, steps[i].Output); err != nil {
+			return nil, err
+		}
+		if steps[i].Details, err = c.open(ctx, "details of step "+steps[i].Step, steps[i].Details); err != nil {
 			return nil, err
 		}
 	}

@@ -24,6 +24,10 @@ type StepOptions struct {
 	// means none.
 	Timeout time.Duration
 
+	// HeartbeatTimeout is how long an attempt may go without a [Heartbeat] before
+	// it has failed with [ErrTimeout]. 0 is for ever.
+	HeartbeatTimeout time.Duration
+
 	// Deadline bounds the step: all its attempts and the waits between them,
 	// counted from when the body called it, over all workers. When it passes, or
 	// when no further attempt could begin before, the step has failed with
@@ -122,8 +126,8 @@ func newStep[In, Out any](name string, o StepOptions, nilFn bool) *Step[In, Out]
 	if o.Retry.MaxAttempts < 0 || o.Retry.Backoff < 0 || o.Retry.MaxBackoff < 0 {
 		errs = append(errs, errors.New("a field of Retry is negative"))
 	}
-	if o.Deadline < 0 {
-		errs = append(errs, errors.New("a negative Deadline"))
+	if o.Deadline < 0 || o.HeartbeatTimeout < 0 {
+		errs = append(errs, errors.New("a negative Deadline or HeartbeatTimeout"))
 	}
 	if err := o.Sandbox.Validate(); err != nil {
 		errs = append(errs, err)
@@ -141,7 +145,7 @@ func newStep[In, Out any](name string, o StepOptions, nilFn bool) *Step[In, Out]
 	}
 	retry := o.Retry.withDefaults()
 	return &Step[In, Out]{
-		core: &engine.Step{Name: name, Mode: int(o.Mode), Spec: o.Sandbox, Timeout: max(o.Timeout, 0), Deadline: o.Deadline,
+		core: &engine.Step{Name: name, Mode: int(o.Mode), Spec: o.Sandbox, Timeout: max(o.Timeout, 0), Heartbeat: o.HeartbeatTimeout, Deadline: o.Deadline,
 			MaxAttempts: retry.MaxAttempts, Delay: retry.delay, Again: retry.judge},
 		err: errors.Join(errs...),
 	}
@@ -174,12 +178,14 @@ func (s *Step[In, Out]) Go(ctx Context, in In) *Future[Out] {
 type StepInfo struct {
 	Run     RunID
 	Step    string // the step's key: name, and occurrence or index
-	Attempt int    // from 1; attempts that failed are counted, and those above Bare that were lost with a worker
+	Attempt int    // from 1; attempts that failed are counted, and of those that were lost with a worker the ones above Bare and those that sent a heartbeat
 
 	// IdempotencyKey is the same for all attempts of the step, on every
 	// worker. Hand it to outside systems, so that they can recognise a
 	// repeated request: no database can do that for them.
 	IdempotencyKey string
+
+	details string // see Details
 }
 
 // StepInfoFrom returns the attempt that ctx belongs to. It works in a bare
@@ -189,5 +195,5 @@ func StepInfoFrom(ctx context.Context) (info StepInfo, ok bool) {
 	if !ok {
 		return StepInfo{}, false
 	}
-	return StepInfo{Run: RunID(a.Run), Step: a.Key, Attempt: a.Number, IdempotencyKey: fmt.Sprintf("%v/%s", RunID(a.Run), a.Key)}, true
+	return StepInfo{Run: RunID(a.Run), Step: a.Key, Attempt: a.Number, IdempotencyKey: fmt.Sprintf("%v/%s", RunID(a.Run), a.Key), details: string(a.Details)}, true
 }

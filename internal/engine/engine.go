@@ -35,6 +35,7 @@ type Step struct {
 	Tool        bool
 	Spec        sandbox.Spec
 	Timeout     time.Duration // of one attempt; 0: none
+	Heartbeat   time.Duration // that an attempt may be silent; 0: for ever
 	Deadline    time.Duration // of all attempts, and the waits between; 0: none
 	MaxAttempts int
 	Delay       func(failed int) time.Duration // after so many failures
@@ -118,9 +119,10 @@ type Host interface {
 	Shown(ctx context.Context) (Place, error)
 }
 
-// An Outcome is what an attempt that succeeded leaves behind.
+// An Outcome is what an attempt leaves behind: one that failed, only Details.
 type Outcome struct {
-	Output []byte // encoded
+	Output  []byte // encoded
+	Details []byte // that it reported last; nil if it did not
 
 	// Of a step in a transaction, which is open: one of the two is called.
 	// Commit writes the checkpoint in it. Its error is ErrLeaseLost, or means
@@ -142,6 +144,7 @@ func (o Outcome) Drop(ctx context.Context) {
 type Batch struct {
 	Checkpoints []Checkpoint
 	Failures    []Failure
+	Beats       []Beat
 	Waits       []Wait
 	Dropped     []int   // waits that ended without a checkpoint, by seq
 	Received    []int64 // signals that a checkpoint holds
@@ -155,7 +158,7 @@ type Batch struct {
 
 // Empty reports whether there is nothing to write.
 func (b Batch) Empty() bool {
-	return len(b.Checkpoints) == 0 && len(b.Failures) == 0 && len(b.Waits) == 0 && len(b.Dropped) == 0 && len(b.Received) == 0 && len(b.Cancel) == 0 &&
+	return len(b.Checkpoints) == 0 && len(b.Failures) == 0 && len(b.Beats) == 0 && len(b.Waits) == 0 && len(b.Dropped) == 0 && len(b.Received) == 0 && len(b.Cancel) == 0 &&
 		len(b.Entries) == 0 && len(b.Progress) == 0 && len(b.Attributes) == 0 && b.End == nil
 }
 
@@ -246,6 +249,9 @@ type Attempt struct {
 	Number int
 	Input  []byte
 	Outlet Outlet // nil where there is none: in a guest
+
+	Details []byte               // that an earlier attempt reported last
+	Beat    func(details []byte) // reports that it is alive
 }
 
 // A Checkpoint is the recorded result of a step.
@@ -274,6 +280,17 @@ type Failure struct {
 	Elapsed time.Duration
 	Error   []byte
 	Delay   time.Duration // until the next attempt
+	Details []byte        // that it reported last
+}
+
+// A Beat is what an attempt reports while it runs.
+type Beat struct {
+	Seq     int
+	Key     string
+	Mode    int
+	Attempt int
+	Started time.Time
+	Details []byte
 }
 
 // Attempts is what earlier turns left behind of a step.
@@ -281,6 +298,8 @@ type Attempts struct {
 	Last   int           // the highest number given
 	Failed int           // how many ended with an error
 	Wait   time.Duration // until the next may start
+
+	Details []byte // that were reported last
 }
 
 // EndKind says how a turn ended.

@@ -42,6 +42,7 @@ var clientSide = []string{
 var workerSide = append([]string{
 	module + "worker",
 	module + "sandbox/local",
+	module + "internal/beat",
 	module + "internal/boottime",
 	module + "internal/confine",
 	module + "internal/fdpass",

@@ -350,7 +350,9 @@ type GuestCall struct {
 	Attempt        int32                  `protobuf:"varint,5,opt,name=attempt,proto3" json:"attempt,omitempty"`
 	IdempotencyKey string                 `protobuf:"bytes,6,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
 	Input          []byte                 `protobuf:"bytes,7,opt,name=input,proto3" json:"input,omitempty"`
-	TimeoutNs      int64                  `protobuf:"varint,8,opt,name=timeout_ns,json=timeoutNs,proto3" json:"timeout_ns,omitempty"` // 0: none
+	TimeoutNs      int64                  `protobuf:"varint,8,opt,name=timeout_ns,json=timeoutNs,proto3" json:"timeout_ns,omitempty"`          // 0: none
+	Details        []byte                 `protobuf:"bytes,9,opt,name=details,proto3" json:"details,omitempty"`                                // that an earlier attempt reported last
+	BeatEveryNs    int64                  `protobuf:"varint,10,opt,name=beat_every_ns,json=beatEveryNs,proto3" json:"beat_every_ns,omitempty"` // how often the guest may report
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -441,12 +443,28 @@ func (x *GuestCall) GetTimeoutNs() int64 {
 	return 0
 }
 
-// GuestAnswer is what the guest process writes when the step has returned.
+func (x *GuestCall) GetDetails() []byte {
+	if x != nil {
+		return x.Details
+	}
+	return nil
+}
+
+func (x *GuestCall) GetBeatEveryNs() int64 {
+	if x != nil {
+		return x.BeatEveryNs
+	}
+	return 0
+}
+
+// GuestAnswer is what the guest process writes when the step has returned. Each
+// heartbeat before that is one with details alone.
 type GuestAnswer struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Output        []byte                 `protobuf:"bytes,1,opt,name=output,proto3" json:"output,omitempty"`
 	Failure       *GuestFailure          `protobuf:"bytes,2,opt,name=failure,proto3" json:"failure,omitempty"`
 	Done          bool                   `protobuf:"varint,3,opt,name=done,proto3" json:"done,omitempty"` // always set, so that no answer differs from an empty one
+	Details       []byte                 `protobuf:"bytes,4,opt,name=details,proto3" json:"details,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -500,6 +518,13 @@ func (x *GuestAnswer) GetDone() bool {
 		return x.Done
 	}
 	return false
+}
+
+func (x *GuestAnswer) GetDetails() []byte {
+	if x != nil {
+		return x.Details
+	}
+	return nil
 }
 
 type GuestFailure struct {
@@ -1561,7 +1586,7 @@ const file_runner_proto_rawDesc = "" +
 	"\rstdout_offset\x18\n" +
 	" \x01(\x03R\fstdoutOffset\x12#\n" +
 	"\rstderr_offset\x18\v \x01(\x03R\fstderrOffset\x12#\n" +
-	"\ranswer_offset\x18\f \x01(\x03R\fanswerOffset\"\xe4\x01\n" +
+	"\ranswer_offset\x18\f \x01(\x03R\fanswerOffset\"\xa2\x02\n" +
 	"\tGuestCall\x12\x1a\n" +
 	"\bworkflow\x18\x01 \x01(\tR\bworkflow\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x12\n" +
@@ -1571,11 +1596,15 @@ const file_runner_proto_rawDesc = "" +
 	"\x0fidempotency_key\x18\x06 \x01(\tR\x0eidempotencyKey\x12\x14\n" +
 	"\x05input\x18\a \x01(\fR\x05input\x12\x1d\n" +
 	"\n" +
-	"timeout_ns\x18\b \x01(\x03R\ttimeoutNs\"u\n" +
+	"timeout_ns\x18\b \x01(\x03R\ttimeoutNs\x12\x18\n" +
+	"\adetails\x18\t \x01(\fR\adetails\x12\"\n" +
+	"\rbeat_every_ns\x18\n" +
+	" \x01(\x03R\vbeatEveryNs\"\x8f\x01\n" +
 	"\vGuestAnswer\x12\x16\n" +
 	"\x06output\x18\x01 \x01(\fR\x06output\x12:\n" +
 	"\afailure\x18\x02 \x01(\v2 .stepward.runner.v1.GuestFailureR\afailure\x12\x12\n" +
-	"\x04done\x18\x03 \x01(\bR\x04done\"\xac\x01\n" +
+	"\x04done\x18\x03 \x01(\bR\x04done\x12\x18\n" +
+	"\adetails\x18\x04 \x01(\fR\adetails\"\xac\x01\n" +
 	"\fGuestFailure\x12\x18\n" +
 	"\amessage\x18\x01 \x01(\tR\amessage\x12\x12\n" +
 	"\x04type\x18\x02 \x01(\tR\x04type\x12\x14\n" +

@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,8 +11,10 @@ import (
 	"strings"
 	"time"
 
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/stepward/stepward/internal/beat"
 	"github.com/stepward/stepward/internal/rpc"
 )
 
@@ -37,7 +40,14 @@ func serveGuest(g Guest, in io.Reader, out io.Writer) error {
 		ctx, cancel = context.WithTimeout(ctx, time.Duration(call.TimeoutNs))
 		defer cancel()
 	}
-	answer := callGuest(ctx, g, &call)
+	beats := &beat.Line{
+		Every: cmp.Or(time.Duration(call.BeatEveryNs), time.Second),
+		Pass:  func(details []byte) { _, _ = out.Write(heartbeat(details)) }, // fails when the runner has gone, and this process with it
+	}
+	answer := callGuest(ctx, g, &call, beats.Send)
+	if newest, left := beats.Close(); left {
+		beats.Pass(newest)
+	}
 	answer.Done = true
 	raw, err = proto.Marshal(answer)
 	if err != nil {
@@ -47,7 +57,12 @@ func serveGuest(g Guest, in io.Reader, out io.Writer) error {
 	return err
 }
 
-func callGuest(ctx context.Context, g Guest, call *rpc.GuestCall) (a *rpc.GuestAnswer) {
+// heartbeat encodes details as they stand before an answer.
+func heartbeat(details []byte) []byte {
+	return protowire.AppendBytes(protowire.AppendTag(nil, rpc.DetailsField, protowire.BytesType), details)
+}
+
+func callGuest(ctx context.Context, g Guest, call *rpc.GuestCall, report func([]byte)) (a *rpc.GuestAnswer) {
 	defer func() {
 		if p := recover(); p != nil {
 			a = &rpc.GuestAnswer{Failure: &rpc.GuestFailure{
@@ -61,6 +76,7 @@ func callGuest(ctx context.Context, g Guest, call *rpc.GuestCall) (a *rpc.GuestA
 	out, err := g(ctx, GuestRequest{
 		Workflow: call.Workflow, Version: call.Version, Step: call.Step, RunID: call.RunId,
 		Attempt: int(call.Attempt), IdempotencyKey: call.IdempotencyKey, Input: call.Input,
+		Details: call.Details, Beat: report,
 	})
 	if err != nil {
 		return &rpc.GuestAnswer{Failure: failure(err)}

@@ -54,6 +54,8 @@ type GuestRequest struct {
 	Attempt                 int
 	IdempotencyKey          string
 	Input                   []byte
+	Details                 []byte               // that an earlier attempt reported last
+	Beat                    func(details []byte) // reports that the step is alive
 }
 
 // A Guest runs a guest step. An error that has a method Permanent() bool or

@@ -45,6 +45,18 @@ var shout = workflow.NewStep("shout", func(ctx context.Context, s string) (strin
 		return "", workflow.RetryAfter(errors.New("too many requests"), 2*time.Hour)
 	}
 	info, ok := workflow.StepInfoFrom(ctx)
+	if s == "heartbeat" {
+		var at int
+		if ok, err := info.Details(&at); ok || err != nil {
+			return fmt.Sprint("went on at ", at), err
+		}
+		for i := range 1000 {
+			if err := workflow.Heartbeat(ctx, i); err != nil {
+				return "", err
+			}
+		}
+		return "", errors.New("a guest that fails")
+	}
 	if !ok || info.Step != "shout" || info.Attempt != 1 {
 		return "", errors.New("no step info in the guest")
 	}
@@ -209,5 +221,21 @@ func TestGuestRetryAfter(t *testing.T) {
 			return
 		}
 		<-time.After(10 * time.Millisecond) // nothing tells when an attempt has failed
+	}
+}
+
+// TestGuestHeartbeat: what a guest reports last reaches the next attempt's sandbox.
+func TestGuestHeartbeat(t *testing.T) {
+	client, _ := start(t, worker.Config{})
+	run, err := words.Enqueue(t.Context(), client, "heartbeat", workflow.EnqueueOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out, err := run.Result(t.Context()); err != nil || out != "went on at 999" {
+		t.Errorf("got %q, %v", out, err)
+	}
+	steps, err := client.Steps(t.Context(), run.ID, 0)
+	if err != nil || len(steps) < 2 || string(steps[0].Details) != "999" {
+		t.Errorf("steps: %+v, %v", steps, err)
 	}
 }

@@ -329,8 +329,26 @@ func (r *memRun) Attempt(ctx context.Context, a engine.Attempt) (out engine.Outc
 		}()
 	}
 	a.Outlet = nowhere{}
+	var silence *time.Timer
+	if a.Step.Heartbeat > 0 {
+		silence = time.AfterFunc(a.Step.Heartbeat, func() { cancel(errSilent) })
+		defer silence.Stop()
+	}
+	var details []byte
+	a.Beat = func(d []byte) {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		details = d
+		if silence != nil {
+			silence.Reset(a.Step.Heartbeat)
+		}
+	}
 	out.Output, err = inline(engine.WithAttempt(ctx, a), fn, a.Input)
-	if err != nil && errors.Is(context.Cause(ctx), errTimedOut) {
+	switch cause := context.Cause(ctx); {
+	case err == nil:
+	case errors.Is(cause, errSilent):
+		err = &engine.Fault{Kind: "timeout", Message: fmt.Sprintf("attempt sent no heartbeat for %v: %v", a.Step.Heartbeat, err), Type: fmt.Sprintf("%T", err), Err: workflow.ErrTimeout}
+	case errors.Is(cause, errTimedOut):
 		err = &engine.Fault{Kind: "timeout", Message: fmt.Sprintf("attempt took longer than %v: %v", a.Step.Timeout, err), Type: fmt.Sprintf("%T", err), Err: workflow.ErrTimeout}
 	}
 	e.mu.Lock()
@@ -338,8 +356,11 @@ func (r *memRun) Attempt(ctx context.Context, a engine.Attempt) (out engine.Outc
 	if r.lost {
 		return engine.Outcome{}, engine.ErrLeaseLost
 	}
+	out.Details = details
 	return out, err
 }
+
+var errSilent = errors.New("no heartbeat")
 
 // leniency is how long a function may go on after its context is done.
 const leniency = time.Second
@@ -392,7 +413,11 @@ func (r *memRun) Write(_ context.Context, b engine.Batch) error {
 	}
 	for _, f := range b.Failures {
 		r.failures = append(r.failures, f)
-		r.attempts[f.Seq] = engine.Attempts{Last: f.Attempt, Failed: r.attempts[f.Seq].Failed + 1}
+		a := engine.Attempts{Last: f.Attempt, Failed: r.attempts[f.Seq].Failed + 1, Details: f.Details}
+		if a.Details == nil {
+			a.Details = r.attempts[f.Seq].Details
+		}
+		r.attempts[f.Seq] = a
 		r.retryAt[f.Seq] = e.clock.Add(f.Delay)
 	}
 	for _, w := range b.Waits {

@@ -231,7 +231,7 @@ CREATE TABLE stepward.attribute (
 
 CREATE INDEX attribute_value ON stepward.attribute (name, value, run_id);
 
--- An attempt that failed, or that was dispatched into a sandbox.
+-- An attempt that failed, that was dispatched into a sandbox, or that has reported.
 CREATE TABLE stepward.attempt (
     run_id     bigint NOT NULL,
     started_at timestamptz NOT NULL,
@@ -245,6 +245,8 @@ CREATE TABLE stepward.attempt (
     error      bytea,
     retry_at   timestamptz,
     forgiven   boolean, -- it does not count: the step was retried by an operator
+    beat_at    timestamptz,
+    details    bytea, -- what it said then
     PRIMARY KEY (run_id, seq, attempt)
 );
 

@@ -3,9 +3,10 @@ SELECT seq, done, key, attempt, input_hash, CASE WHEN error = '' THEN nullif(out
 WHERE run_id = $1 AND seq > $2 ORDER BY seq LIMIT $3;
 
 -- name: AttemptHistory
--- Of the steps without a checkpoint: how many failed, the last number given, and the wait that is left.
+-- Of the steps without a checkpoint: how many failed, the last number given, the wait that is left, and what was reported last.
 SELECT a.seq, max(a.attempt)::int, (count(a.error) FILTER (WHERE a.forgiven IS NULL))::int,
-       coalesce(extract(epoch FROM max(a.retry_at) FILTER (WHERE a.forgiven IS NULL) - clock_timestamp()), 0)::float8
+       coalesce(extract(epoch FROM max(a.retry_at) FILTER (WHERE a.forgiven IS NULL) - clock_timestamp()), 0)::float8,
+       (array_agg(a.details ORDER BY a.attempt DESC) FILTER (WHERE a.details IS NOT NULL))[1]
 FROM stepward.attempt a
 WHERE a.run_id = $1 AND NOT EXISTS (SELECT FROM stepward.step s WHERE s.run_id = $1 AND s.seq = a.seq)
 GROUP BY a.seq;
@@ -16,7 +17,7 @@ FROM stepward.wait WHERE run_id = $1;
 
 -- name: StepList
 SELECT s.seq, s.key, s.mode::int, s.attempt, s.epoch, s.started_at, s.elapsed, CASE WHEN s.error = '' THEN nullif(s.output, '') END, nullif(s.error, ''), true, b.backend, b.id,
-       coalesce(w.name, ''), NULL::timestamptz
+       coalesce(w.name, ''), NULL::timestamptz, a.details, a.beat_at
 FROM stepward.step s
 LEFT JOIN stepward.attempt a ON a.run_id = s.run_id AND a.seq = s.seq AND a.attempt = s.attempt
 LEFT JOIN stepward.sandbox b ON b.id = a.sandbox_id
@@ -25,7 +26,7 @@ LEFT JOIN stepward.worker w ON w.session = c.session
 WHERE s.run_id = $1 AND s.seq > $2
 UNION ALL
 SELECT a.seq, a.key, a.mode, a.attempt, a.epoch, a.started_at, a.elapsed, NULL, a.error, false, b.backend, b.id,
-       coalesce(w.name, ''), a.retry_at
+       coalesce(w.name, ''), a.retry_at, a.details, a.beat_at
 FROM stepward.attempt a
 LEFT JOIN stepward.sandbox b ON b.id = a.sandbox_id
 LEFT JOIN stepward.claim c ON c.run_id = a.run_id AND c.epoch = a.epoch

@@ -71,11 +71,11 @@ ORDER BY id = 0, round, tenant COLLATE "C", id;
 
 -- name: Commit
 -- The writes of many turns in one statement. $1 session; $2, $3 the turns (run, epoch); $4 to $14
--- checkpoints; $15 to $25 attempts; $26 to $29 finished runs; $30 the checkpoints' place in the order
+-- checkpoints; $15 to $25 attempts, with what they report in $60; $26 to $29 finished runs; $30 the checkpoints' place in the order
 -- of results; $31 to $35 waits; $36, $37 waits that ended without a checkpoint; $38, $39 signals that
 -- a checkpoint holds; $40, $41 children to cancel; $42, $43 blobs that it refers to; $44 to $46 up to where
 -- the body's calls are shown; $47 to $51 entries; $52 to $55 progress; $56 to $58 attributes; $59 runs
--- whose watchers are told, through the channel $60. A run that does not come back is no
+-- whose watchers are told, through the channel $61. A run that does not come back is no
 -- longer this session's: nothing of it was written. The row lock waits for a claim or a reaper that
 -- is committing, and orders this statement before or after it. A checkpoint that is there already is
 -- left out, not ON CONFLICT: that would cost a record of WAL for each. The price is an error,
@@ -94,14 +94,15 @@ WITH held AS MATERIALIZED (
     WHERE NOT EXISTS (SELECT FROM stepward.step s WHERE s.run_id = x.run_id AND s.seq = x.seq)
     RETURNING run_id
 ), attempted AS (
-    INSERT INTO stepward.attempt (run_id, seq, key, attempt, epoch, mode, started_at, elapsed, sandbox_id, error, retry_at)
+    INSERT INTO stepward.attempt (run_id, seq, key, attempt, epoch, mode, started_at, elapsed, sandbox_id, error, retry_at, beat_at, details)
     SELECT x.run_id, x.seq, x.key, x.attempt, x.epoch, x.mode, statement_timestamp() - make_interval(secs => x.ago), x.elapsed, x.sandbox_id, x.error,
-           clock_timestamp() + make_interval(secs => x.delay)
-    FROM unnest($15::bigint[], $16::int[], $17::text[], $18::int[], $19::int[], $20::int[], $21::float8[], $22::float4[], $23::text[], $24::bytea[], $25::float8[])
-        AS x(run_id, seq, key, attempt, epoch, mode, ago, elapsed, sandbox_id, error, delay)
+           clock_timestamp() + make_interval(secs => x.delay), CASE WHEN x.details IS NOT NULL THEN statement_timestamp() END, x.details
+    FROM unnest($15::bigint[], $16::int[], $17::text[], $18::int[], $19::int[], $20::int[], $21::float8[], $22::float4[], $23::text[], $24::bytea[], $25::float8[], $60::bytea[])
+        AS x(run_id, seq, key, attempt, epoch, mode, ago, elapsed, sandbox_id, error, delay, details)
     JOIN held ON held.id = x.run_id
     ON CONFLICT (run_id, seq, attempt) DO UPDATE
-        SET elapsed = excluded.elapsed, error = excluded.error, retry_at = excluded.retry_at
+        SET elapsed = excluded.elapsed, error = excluded.error, retry_at = excluded.retry_at,
+            beat_at = coalesce(excluded.beat_at, attempt.beat_at), details = coalesce(excluded.details, attempt.details)
         WHERE attempt.epoch = excluded.epoch AND attempt.error IS NULL
 ), finished AS (
     UPDATE stepward.run r SET state = x.state::stepward.run_state, output = x.output, error = x.error, finished_at = statement_timestamp()
@@ -162,7 +163,7 @@ WITH held AS MATERIALIZED (
     ON CONFLICT (run_id, name) DO UPDATE SET value = excluded.value WHERE attribute.value <> excluded.value
 )
 SELECT held.id, held.cancel, EXISTS (SELECT FROM notices), (SELECT count(*)::int FROM checkpoint WHERE checkpoint.run_id = held.id),
-       CASE WHEN held.id = ANY($59::bigint[]) THEN pg_notify($60::text, held.id::text) IS NULL END
+       CASE WHEN held.id = ANY($59::bigint[]) THEN pg_notify($61::text, held.id::text) IS NULL END
 FROM held;
 
 -- name: CommitOutcome
