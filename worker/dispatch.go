@@ -43,6 +43,7 @@ type heldTurn struct {
 	isCancel bool
 	watched  atomic.Bool // a client waits for what it shows, or for its end
 	paused   atomic.Bool
+	limited  bool // its end lets another one begin
 }
 
 // claimed is what a claim returns of a run.
@@ -79,26 +80,40 @@ func (w *worker) dispatch(ctx, base context.Context) {
 		if err := w.claim(ctx, base); err != nil && ctx.Err() == nil {
 			w.log.WarnContext(ctx, "claim failed", "error", err)
 		}
-		timer.Reset(jittered())
+		timer.Reset(w.limits.next(jittered()))
 	}
 }
 
-// claim takes runs until the worker is full or none is left.
+// claim takes runs until the worker is full or none is left. While runs with a
+// limit are ready, half of the places are theirs first.
 func (w *worker) claim(ctx, base context.Context) error {
+	limited := false
 	for ctx.Err() == nil && w.lease.slack() > 0 && len(w.wants.ids) > 0 {
 		free := w.MaxRuns - w.held()
 		if free <= 0 {
 			w.hungry.Store(true)
 			return nil
 		}
-		turns, more, err := w.claimSome(ctx, free)
+		places := free
+		if limited {
+			places = (free + 1) / 2
+		}
+		turns, more, waiting, err := w.claimSome(ctx, places)
 		if err != nil {
 			return err
 		}
-		for _, t := range turns {
-			w.begin(base, t)
+		w.beginAll(base, turns)
+		n := len(turns)
+		more = more || n == places
+		if limited = waiting; limited && n < free {
+			if turns, err = w.claimLimited(ctx, free-n); err != nil {
+				return err
+			}
+			w.beginAll(base, turns)
+			n += len(turns)
+			more = more || len(turns) > 0
 		}
-		if len(turns) == 0 || len(turns) < free && !more {
+		if n == 0 || n < free && !more {
 			w.hungry.Store(more)
 			return nil
 		}
@@ -106,28 +121,44 @@ func (w *worker) claim(ctx, base context.Context) error {
 	return nil
 }
 
-// claimSome claims up to n runs; more says that there may be others. It is not
-// interrupted by ctx, so that what was claimed is known; a claim whose answer is
-// lost is found by reconcile.
-func (w *worker) claimSome(ctx context.Context, n int) (turns []*heldTurn, more bool, err error) {
+func (w *worker) beginAll(base context.Context, turns []*heldTurn) {
+	for _, t := range turns {
+		w.begin(base, t)
+	}
+}
+
+// claimSome claims up to n runs without a limit; more says that there may be
+// others, limited that there are some with a limit.
+func (w *worker) claimSome(ctx context.Context, n int) (turns []*heldTurn, more, limited bool, err error) {
+	answer, err := w.claimBy(ctx, w.q.Claim, n, w.served)
+	for _, t := range answer {
+		switch {
+		case t.run != 0:
+			turns, w.served = append(turns, t), t.tenant
+		case t.epoch == 0:
+			more = true
+		default:
+			limited = true
+		}
+	}
+	return turns, more, limited, err
+}
+
+// claimBy executes a statement that claims up to n runs. It is not interrupted by
+// ctx, so that what was claimed is known; a claim whose answer is lost is found
+// by reconcile.
+func (w *worker) claimBy(ctx context.Context, statement string, n int, arg any) ([]*heldTurn, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), w.LeaseTTL)
 	defer cancel()
 	session := w.lease.session()
-	rows, err := w.Pool.Query(ctx, w.q.Claim, session, w.wants.ids, w.wants.pins, w.wants.versions, n, w.served)
+	rows, err := w.Pool.Query(ctx, statement, session, w.wants.ids, w.wants.pins, w.wants.versions, n, arg)
 	if err != nil {
-		return nil, false, err
+		return nil, err
 	}
-	turns, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (*heldTurn, error) {
+	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (*heldTurn, error) {
 		t := &heldTurn{session: session, canceled: make(chan struct{}), news: make(chan struct{}, 1)}
 		return t, row.Scan(&t.run, &t.epoch, &t.tenant, &t.workflow, &t.version, &t.traceparent, &t.tick, &t.input, &t.cancel, &t.priority, &t.waited, &t.seed)
 	})
-	if n := len(turns); n > 0 && turns[n-1].run == 0 {
-		turns, more = turns[:n-1], true
-	}
-	if n := len(turns); n > 0 {
-		w.served = turns[n-1].tenant
-	}
-	return turns, more, err
 }
 
 // begin starts the turn of a claimed run.
@@ -152,7 +183,7 @@ func (w *worker) begin(base context.Context, t *heldTurn) {
 			delete(w.turns, t.run)
 		}
 		w.mu.Unlock()
-		if w.hungry.Load() {
+		if w.hungry.Load() || t.limited {
 			w.wake()
 		}
 	})

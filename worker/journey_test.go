@@ -192,8 +192,12 @@ type traveller struct {
 
 func (f *fixture) travel(path ...string) *traveller {
 	f.t.Helper()
+	return f.travelWith(workflow.EnqueueOptions{Tenant: "acme"}, path...)
+}
+
+func (f *fixture) travelWith(o workflow.EnqueueOptions, path ...string) *traveller {
+	f.t.Helper()
 	in := trip{Path: path, Log: f.t.TempDir() + "/log"}
-	o := workflow.EnqueueOptions{Tenant: "acme"}
 	if slices.Contains(path, "late") {
 		o.Timeout = time.Hour
 	}

@@ -34,10 +34,12 @@ type killing struct {
 	unknown    bool // as ticks, but the schedule is of a kind that no worker knows
 	pause      bool // the client pauses the run in step hold, and resumes it when it is parked
 	late       bool // its deadline passes after the first death
+	limit      workflow.Limit
 }
 
 var (
 	plain = []string{"a", "b", "c"}
+	one   = workflow.Limit{Key: "one", Concurrency: 1, Rate: 1000}
 	holds = victimConfig{Hold: "context", DrainTimeout: time.Millisecond}
 )
 
@@ -50,6 +52,9 @@ var killings = []killing{
 	{statement: "WorkerForget", n: 1, path: plain},
 	{statement: "WorkerHeartbeat", n: 1, path: []string{"a", "hold", "c"}, victim: victimConfig{Hold: "context", LeaseTTL: time.Second}},
 	{statement: "Claim", n: 1, path: plain},
+	{statement: "ClaimLimited", n: 1, path: plain, limit: one},
+	{name: "limited", statement: "Commit", n: 3, path: plain, limit: one},
+	{name: "limited", statement: "TurnReap", n: 1, path: plain, limit: one, firstCrash: "Commit:after:1"},
 	{name: "first", statement: "Commit", n: 1, path: plain},
 	{name: "middle", statement: "Commit", n: 2, path: plain},
 	{name: "last", statement: "Commit", n: 3, path: plain},
@@ -102,6 +107,7 @@ var killings = []killing{
 // Statements that write, but not on a worker.
 var clientWrites = map[string]string{
 	"RunInsert":     "enqueue: one transaction, which a key makes repeatable",
+	"LimitPut":      "in that of RunInsert",
 	"RunCancel":     "one transaction; again is no error",
 	"RunTerminate":  "one transaction; again is ErrFinished",
 	"RunPause":      "one transaction; again is no error",
@@ -157,7 +163,7 @@ func TestKill(t *testing.T) {
 
 func (k killing) test(t *testing.T, crashAt string) {
 	f := newFixture(t)
-	r := f.travel(k.path...)
+	r := f.travelWith(workflow.EnqueueOptions{Tenant: "acme", Limit: k.limit}, k.path...)
 	k.tick(r)
 	if k.firstCrash != "" {
 		k.first.Name = "first"
@@ -191,6 +197,9 @@ func (k killing) test(t *testing.T, crashAt string) {
 	}
 	r.arrives(t.Context(), before, visited)
 	k.ticked(r)
+	if k.limit.Key != "" { // the slot is free
+		f.travelWith(workflow.EnqueueOptions{Limit: k.limit}, "a").arrives(t.Context(), nil, 0)
+	}
 	if slices.Contains(k.path, "box") {
 		f.noSandboxLeft()
 	}

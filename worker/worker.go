@@ -119,6 +119,7 @@ type worker struct {
 	river    *river.Client[pgx.Tx]
 	hungry   atomic.Bool // the last claim left something behind
 	served   string      // tenant of the last run that was claimed: the next one is another's; the dispatcher's own
+	limits   limits      // the dispatcher's own
 	draining chan struct{}
 	stuck    atomic.Int64 // attempts that ended while their function goes on
 

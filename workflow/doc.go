@@ -76,6 +76,12 @@
 // many places as there are tenants. Within a tenant the older run goes first, and
 // [EnqueueOptions].Priority moves one forward or back, by a minute a step.
 //
+// A [Limit] bounds how many of the runs that share it are executed at once, and
+// how many begin per time. Those that it holds back delay no others, and take
+// turns by tenant as well. The slot of a run is free when its turn ends, however it
+// does: a worker that is killed keeps none longer than its lease. When a slot gets
+// free on a worker that cannot use it, another one sees it within a second or so.
+//
 // # What a run shows
 //
 // A run can be followed while it goes on, and read after it has ended.

@@ -1,6 +1,7 @@
 package workflow
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -49,6 +50,10 @@ type EnqueueOptions struct {
 	// notice, within about a second. A run that [Client.Retry] brings back has none
 	// any more. 0 is none.
 	Timeout time.Duration
+
+	// Limit, if it has a Key, holds the run back while those that share it
+	// are too many.
+	Limit Limit
 }
 
 // An OptionError reports a field of an options struct that cannot be used.
@@ -100,11 +105,14 @@ func enqueueWith[In, Out any](ctx context.Context, w DurableWorkflow[In, Out], c
 	if !validName.MatchString(w.Name) {
 		return run, &DefinitionError{Workflow: w.Name, Reason: "bad name: " + nameRule}
 	}
-	if err := errors.Join(checkText("EnqueueOptions.Tenant", o.Tenant), checkText("EnqueueOptions.Key", o.Key)); err != nil {
+	if err := errors.Join(checkText("EnqueueOptions.Tenant", o.Tenant), checkText("EnqueueOptions.Key", o.Key), checkText("EnqueueOptions.Limit.Key", o.Limit.Key)); err != nil {
 		return run, err
 	}
 	if o.Priority < -1000 || o.Priority > 1000 {
 		return run, &OptionError{Option: "EnqueueOptions.Priority", Reason: fmt.Sprintf("%d is not within -1,000 and 1,000", o.Priority)}
+	}
+	if err := o.Limit.check(); err != nil {
+		return run, err
 	}
 	if o.Timeout < 0 {
 		return run, &OptionError{Option: "EnqueueOptions.Timeout", Reason: "it is negative"}
@@ -119,7 +127,8 @@ func enqueueWith[In, Out any](ctx context.Context, w DurableWorkflow[In, Out], c
 	}
 	carrier := propagation.MapCarrier{}
 	propagation.TraceContext{}.Inject(ctx, carrier)
-	item := enqueue.Item{Tenant: o.Tenant, Workflow: w.Name, Key: o.Key, Input: input, Traceparent: carrier["traceparent"], Priority: int16(o.Priority), Attributes: attributes, Timeout: o.Timeout}
+	item := enqueue.Item{Tenant: o.Tenant, Workflow: w.Name, Key: o.Key, Input: input, Traceparent: carrier["traceparent"], Priority: int16(o.Priority), Attributes: attributes, Timeout: o.Timeout,
+		Limit: enqueue.Limit{Key: o.Limit.Key, Concurrency: o.Limit.Concurrency, Rate: o.Limit.Rate, Per: cmp.Or(o.Limit.Per, time.Second)}}
 	if err := item.Seal(ctx, c.box); err != nil {
 		return run, fmt.Errorf("workflow: store input of workflow %s: %w", w.Name, err)
 	}

@@ -83,6 +83,12 @@ func refusals(ctx context.Context, c *workflow.Client, tx pgx.Tx) []error {
 	check(enqueueAny(ctx, c, tx, "w7", 1, workflow.EnqueueOptions{Key: "a\x00b"}), &option, "EnqueueOptions.Key")
 	check(enqueueAny(ctx, c, tx, "w7", 1, workflow.EnqueueOptions{Key: strings.Repeat("k", 201)}), &option, "EnqueueOptions.Key")
 	check(enqueueAny(ctx, c, tx, "w7", 1, workflow.EnqueueOptions{Priority: 1001}), &option, "EnqueueOptions.Priority")
+	for _, l := range []workflow.Limit{
+		{Concurrency: 1}, {Key: "k"}, {Key: "k", Concurrency: -1}, {Key: "k", Rate: -1}, {Key: "k", Rate: 1_000_001},
+		{Key: "k", Rate: 1, Per: -1}, {Key: "a\x00b", Rate: 1}, {Key: "a\x01b", Rate: 1}, {Key: strings.Repeat("k", 201), Rate: 1},
+	} {
+		check(enqueueAny(ctx, c, tx, "w7", 1, workflow.EnqueueOptions{Limit: l}), &option, "EnqueueOptions.Limit.")
+	}
 	check(enqueueAny(ctx, c, tx, "", 1, workflow.EnqueueOptions{}), &name, "bad name")
 	check(enqueueAny(ctx, c, tx, "a\x00b", 1, workflow.EnqueueOptions{}), &name, "bad name")
 	check(enqueueAny(ctx, c, tx, "agentic", 1, workflow.EnqueueOptions{}), &mode, "agentic: mode agent ")

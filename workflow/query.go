@@ -29,6 +29,7 @@ type RunStatus struct {
 	Workflow, Version string // Version is empty while no worker has defined the workflow
 	State             State
 	Priority          int            // see [EnqueueOptions]
+	Limit             string         // key of its [Limit]
 	Worker            string         // name of the worker that holds it
 	Turns             int            // how often it was claimed or recovered
 	CancelRequested   bool           // and not ended yet
@@ -128,7 +129,7 @@ func (c *Client) list(ctx context.Context, q querier, args ...any) ([]RunStatus,
 			names                                    []string
 			values                                   [][]byte
 		)
-		err := row.Scan(&s.ID, &s.Tenant, &s.Workflow, &s.Version, &state, &s.Turns, &s.CancelRequested, &s.PauseRequested, &finished, &recorded, &s.Priority,
+		err := row.Scan(&s.ID, &s.Tenant, &s.Workflow, &s.Version, &state, &s.Turns, &s.CancelRequested, &s.PauseRequested, &finished, &recorded, &s.Priority, &s.Limit,
 			&session, &worker, &readySince, &timer, &wakeAt, &reason, &detail, &parkedFrom, &names, &values)
 		if err != nil {
 			return s, err

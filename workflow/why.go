@@ -17,14 +17,14 @@ type Why struct {
 	// Cause is, of a run, "finished", "waiting", "parked", "held" (its worker
 	// is at it), "silent" (its worker does not answer; another one takes over),
 	// "undefined" (no worker has ever defined the workflow), "no_worker" (none
-	// that lives has this version), "full" (those that have it have no place) or
+	// that lives has this version), "limit" (its Limit holds it back), "full" (those that have it have no place) or
 	// "claim" (it is about to be claimed). Of what a run waits for it is
 	// "signal", "timer", "child", "step" (the next attempt of one) or "deadline"
 	// (of a step).
 	Cause string
 
 	Run RunID  // that is asked about; of a child, the child
-	Key string // of a call, or the name of a signal; of a run that is parked, RunStatus.Reason
+	Key string // of a call, of a limit, or the name of a signal; of a run that is parked, RunStatus.Reason
 
 	// Since is when that began: when the run ended, was claimed, was parked,
 	// became ready, or when the wait began. Until is when it ends by itself;
@@ -211,7 +211,15 @@ func (c *Client) whyReady(ctx context.Context, tx pgx.Tx, s RunStatus, w *Why) e
 		}
 		return nil
 	})
+	if err != nil {
+		return err
+	}
 	what := s.Workflow + "@" + s.Version
+	if len(names) > 0 && s.Limit != "" {
+		if held, err := c.whyLimited(ctx, tx, s, w); err != nil || held {
+			return err
+		}
+	}
 	switch {
 	case len(names) == 0 && s.Version == "":
 		w.Cause, w.text = "undefined", "it is ready, and no worker has defined "+s.Workflow
@@ -226,4 +234,27 @@ func (c *Client) whyReady(ctx context.Context, tx pgx.Tx, s RunStatus, w *Why) e
 		w.Cause, w.text = "claim", "it is ready, and worker "+free+" is about to claim it"
 	}
 	return err
+}
+
+// whyLimited is about a run that has a limit, and reports whether that holds it
+// back.
+func (c *Client) whyLimited(ctx context.Context, tx pgx.Tx, s RunStatus, w *Why) (bool, error) {
+	var l Limit
+	var used int
+	var per, wait float64
+	if err := tx.QueryRow(ctx, c.q.LimitUse, s.Limit).Scan(&l.Concurrency, &used, &l.Rate, &per, &wait); err != nil {
+		return false, err
+	}
+	switch {
+	case l.Concurrency > 0 && used >= l.Concurrency:
+		w.text = fmt.Sprintf("it is ready, and limit %s has %d of %d in use", s.Limit, used, l.Concurrency)
+		w.Unblock = "wait until one of them ends or waits"
+	case wait > 0 && s.Turns == 0:
+		w.text = fmt.Sprintf("it is ready, and limit %s lets %d begin in %v", s.Limit, l.Rate, time.Duration(per*float64(time.Second)))
+		w.Unblock = fmt.Sprintf("wait, for %v at least", time.Duration(wait*float64(time.Second)).Round(time.Millisecond))
+	default:
+		return false, nil
+	}
+	w.Cause, w.Key = "limit", s.Limit
+	return true, nil
 }

@@ -46,6 +46,8 @@ type Queries struct {
 
 	BlobPut, BlobGet, BlobUse, BlobLoose, BlobDelete string
 
+	LimitPut, LimitOpen, ClaimLimited, LimitUse string
+
 	WorkerInsert, WorkerHeartbeat, WorkerState, WorkerReap, WorkerForget string
 
 	DeadlineTake, DeadlinePass, RunLate string

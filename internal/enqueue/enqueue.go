@@ -8,6 +8,7 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -59,6 +60,7 @@ type Item struct {
 	Attributes            []engine.Attribute
 	Tick                  time.Time     // of the schedule that asks for it; zero otherwise
 	Timeout               time.Duration // until the run has to end; 0: never
+	Limit                 Limit
 
 	// Pin is the requirement and Version the version of a run that shall not
 	// have the newest. Zero: the newest.
@@ -99,6 +101,13 @@ func (i *Item) same(ctx context.Context, stored []byte) (bool, error) {
 		}
 	}
 	return bytes.Equal(hash, i.hash), nil
+}
+
+// A Limit is shared by the runs that name its key. Zero numbers: no limit.
+type Limit struct {
+	Key               string
+	Concurrency, Rate int
+	Per               time.Duration
 }
 
 // A Result says what became of an item.
@@ -174,7 +183,11 @@ func Insert(ctx context.Context, tx pgx.Tx, q *db.Queries, items []Item) ([]Resu
 	if len(places) == 0 {
 		return results, nil
 	}
-	rows, err := tx.Query(ctx, q.RunInsert, tenants, workflows, versions, requirements, traces, inputs, keys, hashes, priorities, aPlaces, aNames, aValues, ticks, timeouts)
+	limits, err := putLimits(ctx, tx, q, items, places)
+	if err != nil {
+		return nil, err
+	}
+	rows, err := tx.Query(ctx, q.RunInsert, tenants, workflows, versions, requirements, traces, inputs, keys, hashes, priorities, aPlaces, aNames, aValues, ticks, timeouts, limits)
 	if err != nil {
 		return nil, err
 	}
@@ -200,6 +213,29 @@ func Insert(ctx context.Context, tx pgx.Tx, q *db.Queries, items []Item) ([]Resu
 		return nil, err
 	}
 	return results, nil
+}
+
+// putLimits writes down the limits that items name, and returns their keys.
+func putLimits(ctx context.Context, tx pgx.Tx, q *db.Queries, items []Item, places []int) ([]*string, error) {
+	of := make([]*string, len(places))
+	newest := make(map[string]Limit)
+	for j, i := range places {
+		if l := items[i].Limit; l.Key != "" {
+			of[j], newest[l.Key] = &items[i].Limit.Key, l
+		}
+	}
+	if len(newest) == 0 {
+		return of, nil
+	}
+	var keys []string
+	var concurrency, rate []int
+	var per []float64
+	for _, key := range slices.Sorted(maps.Keys(newest)) {
+		l := newest[key]
+		keys, concurrency, rate, per = append(keys, key), append(concurrency, l.Concurrency), append(rate, l.Rate), append(per, l.Per.Seconds())
+	}
+	_, err := tx.Exec(ctx, q.LimitPut, keys, concurrency, rate, per)
+	return of, err
 }
 
 // existing looks up the runs that keys belong to.

@@ -40,6 +40,7 @@ CREATE TABLE stepward.run (
     origin_id      bigint,  -- of a fork: the run that the chance of both comes from
     priority       smallint, -- null: 0
     tick           timestamptz, -- of the schedule that enqueued it
+    limit_key      text,
     -- from here on, what a turn changes
     input          bytea NOT NULL,
     version        text NOT NULL,
@@ -83,32 +84,60 @@ CREATE FUNCTION stepward.rank(id bigint, priority smallint) RETURNS bigint LANGU
     SELECT id - coalesce(priority, 0)::bigint * (60000::bigint << 20)
 $$;
 
--- A run that may be claimed. It stands in the lane of its tenant, and its place
--- follows from its row in run, where whoever looks for one run takes it from.
+-- What a run has to pass before it is claimed: its limit, if any. One that has
+-- begun needs no token any more, and stands apart.
+CREATE FUNCTION stepward.gate(limit_key text, epoch int) RETURNS text LANGUAGE sql IMMUTABLE AS $$
+    SELECT coalesce(CASE WHEN epoch > 0 THEN limit_key || E'\x01' ELSE limit_key END, '')
+$$;
+
+-- A run that may be claimed. It stands in the lane of its limit and tenant, and
+-- its place follows from its row in run, where whoever looks for one run takes
+-- it from.
 CREATE TABLE stepward.ready (
     rank           bigint NOT NULL,
     run_id         bigint NOT NULL,
     since          timestamptz NOT NULL DEFAULT clock_timestamp(),
     requirement_id int NOT NULL,
+    gate           text COLLATE "C" NOT NULL,
     tenant         text COLLATE "C" NOT NULL
 ) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);
 
-CREATE INDEX ready_lane ON stepward.ready (requirement_id, tenant, rank);
+CREATE INDEX ready_lane ON stepward.ready (requirement_id, gate, tenant, rank);
 
 -- However a run comes back, it comes back to its place.
 CREATE FUNCTION stepward.ready_place() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    SELECT r.tenant, stepward.rank(r.id, r.priority) INTO NEW.tenant, NEW.rank FROM stepward.run r WHERE r.id = NEW.run_id;
+    SELECT stepward.gate(r.limit_key, r.epoch), r.tenant, stepward.rank(r.id, r.priority) INTO NEW.gate, NEW.tenant, NEW.rank FROM stepward.run r WHERE r.id = NEW.run_id;
     RETURN NEW;
 END $$;
 
 CREATE TRIGGER ready_place BEFORE INSERT ON stepward.ready FOR EACH ROW WHEN (NEW.rank IS NULL) EXECUTE FUNCTION stepward.ready_place();
 
+-- Of a run whose limit counts how many are executed, limit_key and slot: no two
+-- have the same, so that no mistake of a claim exceeds the limit, and what ends
+-- the turn frees the slot.
 CREATE TABLE stepward.turn (
-    run_id  bigint PRIMARY KEY,
-    session bigint NOT NULL,
-    epoch   int NOT NULL
+    run_id    bigint PRIMARY KEY,
+    session   bigint NOT NULL,
+    epoch     int NOT NULL,
+    slot      int,
+    limit_key text COLLATE "C"
 ) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);
+
+CREATE UNIQUE INDEX turn_slot ON stepward.turn (limit_key, slot) WHERE limit_key IS NOT NULL;
+
+-- A limit that runs share: how many may be executed at once, and how many may
+-- begin per time. 0: any number. Claims change it; enqueues, when the numbers are
+-- new.
+CREATE TABLE stepward.run_limit (
+    key         text COLLATE "C" PRIMARY KEY,
+    concurrency int NOT NULL,
+    rate        int NOT NULL,
+    per_s       float8 NOT NULL,
+    tokens      float8 NOT NULL, -- at the time filled_at
+    filled_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
+    served      text COLLATE "C" NOT NULL DEFAULT '' -- the tenant of the last run that was claimed
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.02);
 
 -- A run that waits: for a time, or, without one, for what wait says.
 CREATE TABLE stepward.timer (

@@ -18,7 +18,8 @@ WITH t AS (
     DELETE FROM stepward.timer WHERE run_id = ANY($1::bigint[]) RETURNING run_id
 ), q AS (
     DELETE FROM stepward.ready USING stepward.run r
-    WHERE r.id = ANY($1::bigint[]) AND r.epoch = 0 AND (ready.requirement_id, ready.tenant, ready.rank, ready.run_id) = (r.requirement_id, r.tenant, stepward.rank(r.id, r.priority), r.id)
+    WHERE r.id = ANY($1::bigint[]) AND r.epoch = 0 AND (ready.requirement_id, ready.gate, ready.tenant, ready.rank, ready.run_id)
+        = (r.requirement_id, stepward.gate(r.limit_key, r.epoch), r.tenant, stepward.rank(r.id, r.priority), r.id)
     RETURNING run_id
 ), p AS (
     DELETE FROM stepward.parked WHERE run_id = ANY($1::bigint[]) RETURNING run_id, reason

@@ -1,22 +1,22 @@
 -- name: RunInsert
 -- One row per item of a batch. An item whose idempotency key is taken is not inserted. $10 to $12 are
--- attributes: the place of the item, name, value.
+-- attributes: the place of the item, name, value; $13 ticks; $14 timeouts; $15 keys of limits.
 WITH x AS MATERIALIZED (
-    SELECT stepward.next_id() AS id, t.n, t.tenant, t.workflow, t.version, t.requirement_id, t.traceparent, t.input, t.key, t.input_hash, t.priority, t.tick, t.timeout
-    FROM unnest($1::text[], $2::text[], $3::text[], $4::int[], $5::text[], $6::bytea[], $7::text[], $8::bytea[], $9::smallint[], $13::timestamptz[], $14::float8[])
-        WITH ORDINALITY AS t(tenant, workflow, version, requirement_id, traceparent, input, key, input_hash, priority, tick, timeout, n)
+    SELECT stepward.next_id() AS id, t.n, t.tenant, t.workflow, t.version, t.requirement_id, t.traceparent, t.input, t.key, t.input_hash, t.priority, t.tick, t.timeout, t.limit_key
+    FROM unnest($1::text[], $2::text[], $3::text[], $4::int[], $5::text[], $6::bytea[], $7::text[], $8::bytea[], $9::smallint[], $13::timestamptz[], $14::float8[], $15::text[])
+        WITH ORDINALITY AS t(tenant, workflow, version, requirement_id, traceparent, input, key, input_hash, priority, tick, timeout, limit_key, n)
 ), keyed AS (
     INSERT INTO stepward.idempotency (tenant, key, run_id, input_hash)
     SELECT tenant, key, id, input_hash FROM x WHERE key IS NOT NULL ORDER BY tenant, key
     ON CONFLICT DO NOTHING RETURNING run_id
 ), added AS (
-    INSERT INTO stepward.run (id, tenant, workflow, traceparent, tick, input, version, requirement_id, priority)
-    SELECT id, tenant, workflow, traceparent, tick, input, version, requirement_id, priority FROM x
+    INSERT INTO stepward.run (id, tenant, workflow, traceparent, tick, input, version, requirement_id, priority, limit_key)
+    SELECT id, tenant, workflow, traceparent, tick, input, version, requirement_id, priority, limit_key FROM x
     WHERE key IS NULL OR id IN (SELECT run_id FROM keyed)
-    RETURNING id, requirement_id, tenant, priority
+    RETURNING id, requirement_id, tenant, priority, limit_key
 ), queued AS (
-    INSERT INTO stepward.ready (requirement_id, tenant, rank, run_id)
-    SELECT requirement_id, tenant, stepward.rank(id, priority), id FROM added
+    INSERT INTO stepward.ready (requirement_id, gate, tenant, rank, run_id)
+    SELECT requirement_id, stepward.gate(limit_key, 0), tenant, stepward.rank(id, priority), id FROM added
 ), tagged AS (
     INSERT INTO stepward.attribute (run_id, name, value)
     SELECT added.id, a.name, a.value FROM unnest($10::bigint[], $11::text[], $12::bytea[]) AS a(n, name, value)
@@ -49,14 +49,15 @@ VALUES ($1, 'run.forked', $3, $4, $5), ($2, 'run.forked', $3, $4, $5);
 
 -- name: RunList
 -- $2 is the page's lower end, exclusive; newest first.
-SELECT r.id, r.tenant, r.workflow, r.version, r.state::text, r.epoch, r.cancel, r.pause, r.finished_at, r.error, coalesce(r.priority, 0),
+SELECT r.id, r.tenant, r.workflow, r.version, r.state::text, r.epoch, r.cancel, r.pause, r.finished_at, r.error, coalesce(r.priority, 0), coalesce(r.limit_key, ''),
        t.session, w.name, q.since, tm.run_id, tm.wake_at, p.reason, p.detail, p.since,
        (SELECT array_agg(a.name ORDER BY a.name) FROM stepward.attribute a WHERE a.run_id = r.id),
        (SELECT array_agg(a.value ORDER BY a.name) FROM stepward.attribute a WHERE a.run_id = r.id)
 FROM stepward.run r
 LEFT JOIN stepward.turn t ON t.run_id = r.id
 LEFT JOIN stepward.worker w ON w.session = t.session
-LEFT JOIN stepward.ready q ON (q.requirement_id, q.tenant, q.rank, q.run_id) = (r.requirement_id, r.tenant, stepward.rank(r.id, r.priority), r.id)
+LEFT JOIN stepward.ready q ON (q.requirement_id, q.gate, q.tenant, q.rank, q.run_id)
+        = (r.requirement_id, stepward.gate(r.limit_key, r.epoch), r.tenant, stepward.rank(r.id, r.priority), r.id)
 LEFT JOIN stepward.timer tm ON tm.run_id = r.id
 LEFT JOIN stepward.parked p ON p.run_id = r.id
 WHERE ($1::bigint IS NULL OR r.id = $1)

@@ -5,7 +5,8 @@
 -- Nothing is locked for it. The runs that are taken are locked, and what others have locked is passed
 -- over. Their ready rows are deleted without: one that another claim deleted first does not come back
 -- from taken, and its run is left alone. A last
--- row without a run says that more was there: a lane that was looked at in part, or what was passed over.
+-- row without a run says that more was there: a lane that was looked at in part, or what was passed over;
+-- one of epoch 1 that there are runs with a limit, which ClaimLimited takes.
 -- The limits of 1,000 and the arrays are for the planner: without them it takes the rest for a tenth of all
 -- rows, and reads the tables from end to end.
 WITH RECURSIVE want AS (
@@ -17,11 +18,11 @@ WITH RECURSIVE want AS (
     SELECT lane.id, next.tenant, next.round, lane.n + 1
     FROM lane CROSS JOIN LATERAL (
         SELECT tenant, lane.round FROM (
-            SELECT q.tenant FROM stepward.ready q WHERE q.requirement_id = lane.id AND q.tenant > lane.tenant ORDER BY q.tenant LIMIT 1
+            SELECT q.tenant FROM stepward.ready q WHERE q.requirement_id = lane.id AND q.gate = '' AND q.tenant > lane.tenant ORDER BY q.tenant LIMIT 1
         ) later WHERE tenant <= $6 OR NOT lane.round
         UNION ALL
         (SELECT q.tenant, true FROM stepward.ready q
-         WHERE q.requirement_id = lane.id AND q.tenant <= $6 AND NOT lane.round ORDER BY q.tenant LIMIT 1)
+         WHERE q.requirement_id = lane.id AND q.gate = '' AND q.tenant <= $6 AND NOT lane.round ORDER BY q.tenant LIMIT 1)
         ORDER BY round LIMIT 1
     ) next
     WHERE lane.n < $5
@@ -31,7 +32,7 @@ WITH RECURSIVE want AS (
     SELECT lane.id, lane.tenant, lane.round, deep.depth, head.rank, row_number() OVER (PARTITION BY lane.tenant ORDER BY head.rank) AS k
     FROM deep CROSS JOIN lane CROSS JOIN LATERAL (
         SELECT rank FROM (
-            SELECT q.rank FROM stepward.ready q WHERE q.requirement_id = lane.id AND q.tenant = lane.tenant ORDER BY q.rank LIMIT 1000
+            SELECT q.rank FROM stepward.ready q WHERE q.requirement_id = lane.id AND q.gate = '' AND q.tenant = lane.tenant ORDER BY q.rank LIMIT 1000
         ) first LIMIT deep.depth
     ) head
     WHERE lane.n > 0
@@ -44,7 +45,7 @@ WITH RECURSIVE want AS (
         SELECT * FROM (
             SELECT q.run_id, q.ctid AS place, q.since FROM stepward.ready q
             CROSS JOIN LATERAL (SELECT FROM stepward.run WHERE run.id = q.run_id FOR NO KEY UPDATE SKIP LOCKED) r
-            WHERE q.requirement_id = spread.id AND q.tenant = spread.tenant
+            WHERE q.requirement_id = spread.id AND q.gate = '' AND q.tenant = spread.tenant
             ORDER BY q.rank LIMIT 1000
         ) first LIMIT spread.n
     ) p
@@ -66,6 +67,9 @@ SELECT id, epoch, tenant, workflow, version, traceparent, tick, input, cancel, p
     UNION ALL
     SELECT 0, 0, '', '', '', NULL, NULL, '', false, 0, 0, NULL, true, 0 FROM spread
     HAVING sum(n) > (SELECT count(*) FROM picked) OR bool_or(cut) AND (SELECT count(*) FROM picked) < $5
+    UNION ALL
+    SELECT 0, 1, '', '', '', NULL, NULL, '', false, 0, 0, NULL, true, 0
+    WHERE EXISTS (SELECT FROM want CROSS JOIN LATERAL (SELECT FROM stepward.ready q WHERE q.requirement_id = want.id AND q.gate > '' LIMIT 1) x)
 ) answer
 ORDER BY id = 0, round, tenant COLLATE "C", id;
 

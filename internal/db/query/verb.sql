@@ -6,7 +6,8 @@ WITH t AS (
     DELETE FROM stepward.timer WHERE run_id = $1 RETURNING run_id
 ), q AS (
     DELETE FROM stepward.ready USING stepward.run r
-    WHERE r.id = $1 AND r.epoch = 0 AND (ready.requirement_id, ready.tenant, ready.rank, ready.run_id) = (r.requirement_id, r.tenant, stepward.rank(r.id, r.priority), r.id) RETURNING run_id
+    WHERE r.id = $1 AND r.epoch = 0 AND (ready.requirement_id, ready.gate, ready.tenant, ready.rank, ready.run_id)
+        = (r.requirement_id, stepward.gate(r.limit_key, r.epoch), r.tenant, stepward.rank(r.id, r.priority), r.id) RETURNING run_id
 ), p AS (
     DELETE FROM stepward.parked WHERE run_id = $1 RETURNING run_id, reason
 ), free AS (
@@ -39,11 +40,13 @@ SELECT EXISTS (SELECT FROM woken), (SELECT count(*) FROM told) FROM ended;
 WITH ended AS (
     UPDATE stepward.run SET state = 'canceled', finished_at = clock_timestamp(), error = $3, pause = false, epoch = epoch + 1, session = NULL
     WHERE id = $1 AND state = 'live'
-    RETURNING id, requirement_id, tenant, priority, parent_id
+    RETURNING id, requirement_id, tenant, priority, limit_key, epoch - 1 AS epoch, parent_id
 ), t AS (
     DELETE FROM stepward.timer USING ended WHERE timer.run_id = ended.id
 ), q AS (
-    DELETE FROM stepward.ready USING ended WHERE (ready.requirement_id, ready.tenant, ready.rank, ready.run_id) = (ended.requirement_id, ended.tenant, stepward.rank(ended.id, ended.priority), ended.id)
+    DELETE FROM stepward.ready USING ended
+    WHERE (ready.requirement_id, ready.gate, ready.tenant, ready.rank, ready.run_id)
+        = (ended.requirement_id, stepward.gate(ended.limit_key, ended.epoch), ended.tenant, stepward.rank(ended.id, ended.priority), ended.id)
 ), p AS (
     DELETE FROM stepward.parked USING ended WHERE parked.run_id = ended.id
 ), held AS (
@@ -63,9 +66,11 @@ SELECT count(pg_notify($4::text, '!' || run_id)) FROM held;
 -- After RunLock, in its transaction. A run that is ready or waits is parked; one that is held is told,
 -- and its turn parks it. Returns whether the run was canceled, which it cleans up after.
 WITH paused AS (
-    UPDATE stepward.run SET pause = true WHERE id = $1 AND NOT pause AND NOT cancel RETURNING id, requirement_id, tenant, priority
+    UPDATE stepward.run SET pause = true WHERE id = $1 AND NOT pause AND NOT cancel RETURNING id, requirement_id, tenant, priority, limit_key, epoch
 ), q AS (
-    DELETE FROM stepward.ready USING paused WHERE (ready.requirement_id, ready.tenant, ready.rank, ready.run_id) = (paused.requirement_id, paused.tenant, stepward.rank(paused.id, paused.priority), paused.id) RETURNING run_id
+    DELETE FROM stepward.ready USING paused
+    WHERE (ready.requirement_id, ready.gate, ready.tenant, ready.rank, ready.run_id)
+        = (paused.requirement_id, stepward.gate(paused.limit_key, paused.epoch), paused.tenant, stepward.rank(paused.id, paused.priority), paused.id) RETURNING run_id
 ), t AS (
     DELETE FROM stepward.timer USING paused WHERE timer.run_id = paused.id RETURNING run_id
 ), parked AS (
@@ -162,7 +167,8 @@ WITH target AS (
     RETURNING r.id, r.requirement_id, r.pause, target.old
 ), q AS (
     DELETE FROM stepward.ready USING moved, stepward.run r -- its snapshot is from before
-    WHERE r.id = moved.id AND (ready.requirement_id, ready.tenant, ready.rank, ready.run_id) = (r.requirement_id, r.tenant, stepward.rank(r.id, r.priority), r.id) RETURNING ready.run_id
+    WHERE r.id = moved.id AND (ready.requirement_id, ready.gate, ready.tenant, ready.rank, ready.run_id)
+        = (r.requirement_id, stepward.gate(r.limit_key, r.epoch), r.tenant, stepward.rank(r.id, r.priority), r.id) RETURNING ready.run_id
 ), p AS (
     DELETE FROM stepward.parked USING moved
     WHERE parked.run_id = moved.id AND parked.reason <> 'crashed' AND NOT moved.pause RETURNING parked.run_id

@@ -56,14 +56,15 @@ SELECT (SELECT count(*)::int FROM due),
 -- name: ParkUnservable
 -- Runs of $1, which no live worker can serve, are parked with the reason.
 WITH stuck AS MATERIALIZED (
-    SELECT q.run_id, q.requirement_id, q.tenant, q.rank FROM stepward.ready q JOIN stepward.run r ON r.id = q.run_id
+    SELECT q.run_id, q.requirement_id, q.gate, q.tenant, q.rank FROM stepward.ready q JOIN stepward.run r ON r.id = q.run_id
     WHERE q.requirement_id = ANY($1::int[])
       AND NOT EXISTS (SELECT FROM stepward.worker w WHERE w.state = 'live' AND w.lease_until > clock_timestamp()
                       AND q.requirement_id = ANY(w.requirements))
     ORDER BY q.run_id LIMIT 500 FOR NO KEY UPDATE OF q, r SKIP LOCKED
 ), gone AS (
     DELETE FROM stepward.ready USING stuck
-    WHERE (ready.requirement_id, ready.tenant, ready.rank, ready.run_id) = (stuck.requirement_id, stuck.tenant, stuck.rank, stuck.run_id)
+    WHERE (ready.requirement_id, ready.gate, ready.tenant, ready.rank, ready.run_id)
+        = (stuck.requirement_id, stuck.gate, stuck.tenant, stuck.rank, stuck.run_id)
 ), noted AS (
     INSERT INTO stepward.event (run_id, kind, actor, detail) SELECT run_id, 'run.parked', $3::text, $2::bytea FROM stuck
 ), parked AS (

@@ -1,0 +1,226 @@
+package worker_test
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/stepward/stepward/internal/enqueue"
+	"github.com/stepward/stepward/workflow"
+)
+
+// claimLimited claims as a worker does: the limits that are open, then runs. It
+// returns the runs, their tenants, and until when there are no tokens.
+func (c *claims) claimLimited(n int) (runs []int64, tenants []string, wait time.Duration) {
+	c.t.Helper()
+	rows, err := c.pool.Query(c.t.Context(), c.q.LimitOpen, c.args(n)[1], n)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	var keys []string
+	var key string
+	var s float64
+	if _, err := pgx.ForEachRow(rows, []any{&key, &s}, func() error {
+		if key != "" {
+			keys = append(keys, key)
+		} else {
+			wait = time.Duration(s * float64(time.Second))
+		}
+		return nil
+	}); err != nil {
+		c.t.Fatal(err)
+	}
+	if len(keys) == 0 {
+		return nil, nil, wait
+	}
+	args := c.args(n)
+	args[5] = keys
+	if rows, err = c.pool.Query(c.t.Context(), c.q.ClaimLimited, args...); err != nil {
+		c.t.Fatal(err)
+	}
+	for rows.Next() {
+		values, err := rows.Values()
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		runs, tenants = append(runs, values[0].(int64)), append(tenants, values[2].(string))
+	}
+	if err := rows.Err(); err != nil {
+		c.t.Fatal(err)
+	}
+	return runs, tenants, wait
+}
+
+// leave ends a turn; the run is ready again.
+func (c *claims) leave(run int64, epoch int) {
+	c.t.Helper()
+	var dest string
+	if err := c.pool.QueryRow(c.t.Context(), c.q.TurnLeave, c.session, run, epoch, "ready", nil, "", []byte("{}"), "test", true).Scan(&dest); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// A limit lets as many runs through as it says; those it holds back delay
+// nobody, and the end of a turn lets the next one through.
+func TestLimitConcurrency(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	c := f.claims()
+	two := enqueue.Limit{Key: "two", Concurrency: 2, Per: time.Second}
+	c.add(20000, enqueue.Item{Tenant: "a", Limit: two})
+	c.add(1, enqueue.Item{Tenant: "b", Limit: two})
+	c.add(1, enqueue.Item{Tenant: "a"})
+	c.add(1, enqueue.Item{Tenant: "a", Limit: enqueue.Limit{Key: "other", Concurrency: 1}})
+	f.exec("ANALYZE stepward.ready, stepward.run")
+	if runs, _, _ := c.claim(10); len(runs) != 1 {
+		t.Errorf("claimed %d runs without a limit", len(runs))
+	}
+	runs, tenants, _ := c.claimLimited(10)
+	if len(runs) != 3 {
+		t.Fatalf("claimed %d, of %v", len(runs), tenants)
+	}
+	if n := f.count("SELECT count(*) FROM stepward.turn t JOIN stepward.run r ON r.id = t.run_id WHERE t.limit_key = 'two' AND r.tenant = 'b'"); n != 1 {
+		t.Error("the two places were not shared by the tenants")
+	}
+	if more, _, _ := c.claimLimited(10); len(more) != 0 {
+		t.Errorf("claimed %d more", len(more))
+	}
+	if n := c.buffers(32); n > 200 {
+		t.Errorf("a claim that finds nothing touches %d buffers", n)
+	}
+	again := int64(f.count("SELECT run_id FROM stepward.turn WHERE limit_key = 'two' ORDER BY slot LIMIT 1"))
+	c.leave(again, 1)
+	if runs, _, _ := c.claimLimited(10); len(runs) != 1 || runs[0] != again {
+		t.Errorf("claimed %v, want %v, which has begun", runs, again)
+	}
+	f.exec("DELETE FROM stepward.turn WHERE limit_key = 'two'")
+	if runs, _, _ := c.claimLimited(1); len(runs) != 1 {
+		t.Errorf("claimed %d for one place", len(runs))
+	}
+	if runs, _, _ := c.claimLimited(10); len(runs) != 1 {
+		t.Errorf("claimed %d for one slot", len(runs))
+	}
+	var id int64
+	err := f.pool.QueryRow(t.Context(), f.sql("INSERT INTO stepward.turn (run_id, session, epoch, limit_key, slot) SELECT 1, 1, 1, limit_key, slot FROM stepward.turn WHERE limit_key = 'two' LIMIT 1 RETURNING run_id")).Scan(&id)
+	if err == nil {
+		t.Error("two turns have the same slot")
+	}
+}
+
+// The numbers of the newest enqueue hold for all; one that changes nothing in a
+// transaction of the application holds up nobody.
+func TestLimitChanges(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	c := f.claims()
+	c.add(10, enqueue.Item{Limit: enqueue.Limit{Key: "k", Concurrency: 1}})
+	if runs, _, _ := c.claimLimited(10); len(runs) != 1 {
+		t.Fatalf("claimed %d", len(runs))
+	}
+	c.add(1, enqueue.Item{Limit: enqueue.Limit{Key: "k", Concurrency: 4}})
+	tx := f.begin()
+	if _, err := enqueue.Insert(t.Context(), tx, c.q, []enqueue.Item{{Workflow: chain.Name, Input: []byte("0"), Limit: enqueue.Limit{Key: "k", Concurrency: 4}}}); err != nil {
+		t.Fatal(err)
+	}
+	if runs, _, _ := c.claimLimited(10); len(runs) != 3 {
+		t.Errorf("claimed %d", len(runs))
+	}
+	if err := tx.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	c.add(1, enqueue.Item{Limit: enqueue.Limit{Key: "k", Concurrency: 2}})
+	for _, held := range []int{3, 2} {
+		f.exec("DELETE FROM stepward.turn WHERE run_id = (SELECT max(run_id) FROM stepward.turn)")
+		if runs, _, _ := c.claimLimited(10); len(runs) != 0 {
+			t.Errorf("claimed %d while %d are held", len(runs), held)
+		}
+	}
+	f.exec("DELETE FROM stepward.turn WHERE run_id = (SELECT max(run_id) FROM stepward.turn)")
+	if runs, _, _ := c.claimLimited(10); len(runs) != 1 {
+		t.Errorf("claimed %d", len(runs))
+	}
+}
+
+// A rate counts what begins, on the clock of the database; what goes on needs no
+// token.
+func TestLimitRate(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	c := f.claims()
+	c.add(10, enqueue.Item{Limit: enqueue.Limit{Key: "k", Rate: 2, Per: time.Hour}})
+	runs, _, _ := c.claimLimited(10)
+	if len(runs) != 2 {
+		t.Fatalf("claimed %d", len(runs))
+	}
+	none, _, wait := c.claimLimited(10)
+	if len(none) != 0 || wait < 20*time.Minute || wait > 30*time.Minute {
+		t.Errorf("claimed %d, and the next one in %v", len(none), wait)
+	}
+	c.leave(runs[0], 1)
+	if again, _, _ := c.claimLimited(10); len(again) != 1 || again[0] != runs[0] {
+		t.Errorf("claimed %v, want %v", again, runs[0])
+	}
+	f.exec("UPDATE stepward.run_limit SET filled_at = filled_at - interval '30 min'")
+	if runs, _, _ := c.claimLimited(10); len(runs) != 1 {
+		t.Errorf("claimed %d", len(runs))
+	}
+	f.exec("UPDATE stepward.run_limit SET filled_at = filled_at - interval '30 days'")
+	if runs, _, _ := c.claimLimited(1); len(runs) != 1 {
+		t.Errorf("claimed %d for one place", len(runs))
+	}
+	if runs, _, _ := c.claimLimited(10); len(runs) != 1 {
+		t.Errorf("claimed %d after a long pause", len(runs))
+	}
+}
+
+// Both at once, and many limits.
+func TestLimitsTogether(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	c := f.claims()
+	for i := range 50 {
+		c.add(3, enqueue.Item{Tenant: "a", Limit: enqueue.Limit{Key: fmt.Sprint("k", i), Concurrency: 2, Rate: 3, Per: time.Hour}})
+	}
+	total := 0
+	for range 20 {
+		runs, _, _ := c.claimLimited(13)
+		if total += len(runs); len(runs) > 13 {
+			t.Errorf("claimed %d", len(runs))
+		}
+	}
+	if n := f.count("SELECT count(DISTINCT (limit_key, slot)) FROM stepward.turn WHERE slot <= 2"); total != 100 || n != 100 {
+		t.Errorf("claimed %d, and %d slots are taken", total, n)
+	}
+	f.exec("DELETE FROM stepward.turn WHERE slot = 1")
+	for range 20 {
+		runs, _, _ := c.claimLimited(13)
+		total += len(runs)
+	}
+	if total != 150 {
+		t.Errorf("claimed %d", total)
+	}
+	if s := f.state(workflow.RunID(f.count("SELECT max(run_id) FROM stepward.turn"))); s.Limit == "" {
+		t.Errorf("it has no limit: %+v", s)
+	}
+}
+
+// Why names the limit that holds a run back.
+func TestWhyLimited(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	c := f.claims()
+	c.add(2, enqueue.Item{Limit: enqueue.Limit{Key: "slots", Concurrency: 1}})
+	c.claimLimited(10)
+	c.add(2, enqueue.Item{Limit: enqueue.Limit{Key: "tokens", Rate: 1, Per: time.Hour}})
+	c.claimLimited(10)
+	f.exec("UPDATE stepward.worker SET requirements = ARRAY(SELECT id FROM stepward.requirement)")
+	held := func(key string) workflow.RunID {
+		return workflow.RunID(f.count("SELECT run_id FROM stepward.ready WHERE gate = $1", key))
+	}
+	f.because(held("slots"), "limit", "it is ready, and limit slots has 1 of 1 in use since", "wait until one of them ends or waits")
+	f.because(held("tokens"), "limit", "it is ready, and limit tokens lets 1 begin in 1h0m0s since", "wait, for ")
+	f.exec("DELETE FROM stepward.turn")
+	f.because(held("slots"), "claim")
+}
