@@ -60,8 +60,8 @@ type Config struct {
 	// number of processors.
 	MaxSandboxes int
 
-	// MaxBytes is the limit of an encoded value. Defaults to
-	// workflow.MaxBytesDefault; at most 64 MiB.
+	// MaxBytes is the limit of an encoded value. Defaults to 1 MiB; at most
+	// 64 MiB.
 	MaxBytes int
 
 	// Codec is applied to every value before it is stored, as that of
@@ -120,7 +120,7 @@ func (c Config) withDefaults() Config {
 	c.MaxRuns = cmp.Or(c.MaxRuns, MaxRunsDefault)
 	c.MaxSteps = cmp.Or(c.MaxSteps, MaxStepsDefault)
 	c.MaxSandboxes = cmp.Or(c.MaxSandboxes, 2*runtime.NumCPU())
-	c.MaxBytes = cmp.Or(c.MaxBytes, workflow.MaxBytesDefault)
+	c.MaxBytes = cmp.Or(c.MaxBytes, engine.MaxBytesDefault)
 	if c.Logger == nil {
 		c.Logger = slog.Default()
 	}

@@ -17,12 +17,10 @@ import (
 
 	"github.com/stepward/stepward/internal/batch"
 	"github.com/stepward/stepward/internal/db"
+	"github.com/stepward/stepward/internal/engine"
 	"github.com/stepward/stepward/internal/enqueue"
 	"github.com/stepward/stepward/internal/payload"
 )
-
-// MaxBytesDefault is the default limit of an encoded input or output: 1 MiB.
-const MaxBytesDefault = 1 << 20
 
 // ClientConfig configures [NewClient]. Every field but Pool may be left zero.
 type ClientConfig struct {
@@ -32,7 +30,7 @@ type ClientConfig struct {
 	// Schema + "_river". Defaults to "stepward".
 	Schema string
 
-	// MaxBytes is the limit of an encoded input. Defaults to [MaxBytesDefault];
+	// MaxBytes is the limit of an encoded input. Defaults to 1 MiB;
 	// at most 64 MiB.
 	MaxBytes int
 
@@ -74,7 +72,7 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 		return nil, err
 	}
 	if cfg.MaxBytes == 0 {
-		cfg.MaxBytes = MaxBytesDefault
+		cfg.MaxBytes = engine.MaxBytesDefault
 	}
 	if cfg.MaxBytes < 0 || cfg.MaxBytes > payload.MaxBytes {
 		return nil, &OptionError{Option: "ClientConfig.MaxBytes", Reason: fmt.Sprintf("%d is not within 0 and %d", cfg.MaxBytes, payload.MaxBytes)}

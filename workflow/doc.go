@@ -174,7 +174,7 @@
 // # Values
 //
 // Inputs and outputs of workflows and steps are encoded by encoding/json, at most
-// [MaxBytesDefault] bytes each unless configured. This holds in production, in
+// 1 MiB each unless configured. This holds in production, in
 // guests and in workflowtest alike:
 //
 //   - Integers keep every digit in a Go integer type. In an any they arrive as a

@@ -77,7 +77,7 @@ func refusals(ctx context.Context, c *workflow.Client, tx pgx.Tx) []error {
 	check(enqueueAny(ctx, c, tx, "w3", math.NaN(), workflow.EnqueueOptions{}), &encode, "input of workflow w3: json: unsupported value: NaN")
 	check(enqueueAny(ctx, c, tx, "w4", loop, workflow.EnqueueOptions{}), &encode, "input of workflow w4: json: unsupported value: encountered a cycle")
 	check(enqueueAny(ctx, c, tx, "w5", explosive{}, workflow.EnqueueOptions{}), &encode, "input of workflow w5: panic: boom")
-	check(enqueueAny(ctx, c, tx, "w6", strings.Repeat("x", workflow.MaxBytesDefault), workflow.EnqueueOptions{}), &size, "input of workflow w6")
+	check(enqueueAny(ctx, c, tx, "w6", strings.Repeat("x", 1<<20), workflow.EnqueueOptions{}), &size, "input of workflow w6")
 	check(enqueueAny(ctx, c, tx, "w7", 1, workflow.EnqueueOptions{Tenant: "a\x00b"}), &option, "EnqueueOptions.Tenant")
 	check(enqueueAny(ctx, c, tx, "w7", 1, workflow.EnqueueOptions{Tenant: "\xff"}), &option, "EnqueueOptions.Tenant")
 	check(enqueueAny(ctx, c, tx, "w7", 1, workflow.EnqueueOptions{Key: "a\x00b"}), &option, "EnqueueOptions.Key")

@@ -52,7 +52,7 @@ func replayDocument(def *engine.Definition, document []byte) error {
 	if err != nil {
 		return &DecodeError{What: "history", Err: err}
 	}
-	return replay(context.Background(), def, h, MaxBytesDefault)
+	return replay(context.Background(), def, h, engine.MaxBytesDefault)
 }
 
 // How a body ended, of the runs of which that is known. One that was canceled or

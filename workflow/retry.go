@@ -27,21 +27,21 @@ type Retry struct {
 
 // Defaults of [Retry] and [StepOptions].
 const (
-	MaxAttemptsDefault = 5
-	BackoffDefault     = 500 * time.Millisecond
-	MaxBackoffDefault  = time.Minute
-	StepTimeoutDefault = 10 * time.Minute
+	maxAttemptsDefault = 5
+	backoffDefault     = 500 * time.Millisecond
+	maxBackoffDefault  = time.Minute
+	stepTimeoutDefault = 10 * time.Minute
 )
 
 func (r Retry) withDefaults() Retry {
 	if r.MaxAttempts == 0 {
-		r.MaxAttempts = MaxAttemptsDefault
+		r.MaxAttempts = maxAttemptsDefault
 	}
 	if r.Backoff == 0 {
-		r.Backoff = BackoffDefault
+		r.Backoff = backoffDefault
 	}
 	if r.MaxBackoff == 0 {
-		r.MaxBackoff = max(MaxBackoffDefault, r.Backoff)
+		r.MaxBackoff = max(maxBackoffDefault, r.Backoff)
 	}
 	return r
 }

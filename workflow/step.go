@@ -20,8 +20,7 @@ type StepOptions struct {
 	Sandbox sandbox.Spec // what its sandbox requires, above Bare
 	Retry   Retry
 
-	// Timeout bounds one attempt. Defaults to [StepTimeoutDefault]; negative
-	// means none.
+	// Timeout bounds one attempt. Defaults to 10 minutes; negative means none.
 	Timeout time.Duration
 
 	// HeartbeatTimeout is how long an attempt may go without a [Heartbeat] before
@@ -141,7 +140,7 @@ func newStep[In, Out any](name string, o StepOptions, nilFn bool) *Step[In, Out]
 		}
 	}
 	if o.Timeout == 0 {
-		o.Timeout = StepTimeoutDefault
+		o.Timeout = stepTimeoutDefault
 	}
 	retry := o.Retry.withDefaults()
 	return &Step[In, Out]{

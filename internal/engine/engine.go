@@ -14,6 +14,9 @@ import (
 	"github.com/stepward/stepward/sandbox"
 )
 
+// MaxBytesDefault is the default limit of an encoded value: 1 MiB.
+const MaxBytesDefault = 1 << 20
+
 // A Definition is a workflow with its body and steps.
 type Definition struct {
 	Workflow, Version string

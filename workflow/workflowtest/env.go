@@ -113,8 +113,8 @@ func encode(what string, v any) ([]byte, error) {
 	if err != nil {
 		return nil, &workflow.EncodeError{What: what, Err: err}
 	}
-	if len(b) > workflow.MaxBytesDefault {
-		return nil, &workflow.SizeError{What: what, Bytes: len(b), Limit: workflow.MaxBytesDefault}
+	if len(b) > engine.MaxBytesDefault {
+		return nil, &workflow.SizeError{What: what, Bytes: len(b), Limit: engine.MaxBytesDefault}
 	}
 	return b, nil
 }

@@ -138,7 +138,7 @@ func (r *memRun) turn() {
 	}
 	t := engine.Turn{
 		Run: int64(r.id), Epoch: r.epoch, Seed: int64(r.id), Input: r.input, Canceled: r.canceled, News: r.news, Now: e.Now, Idle: r.rests,
-		MaxBytes: workflow.MaxBytesDefault, Host: r, Logger: slog.Default(), Attempts: make(map[int]engine.Attempts), Waits: make(map[int]engine.Wait),
+		MaxBytes: engine.MaxBytesDefault, Host: r, Logger: slog.Default(), Attempts: make(map[int]engine.Attempts), Waits: make(map[int]engine.Wait),
 	}
 	if r.epoch > replays {
 		t.Patience, t.Sticky = math.MaxInt64/4, math.MaxInt64/4
