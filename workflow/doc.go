@@ -205,6 +205,41 @@
 // A run and all that is on record of it stay until a worker's Retention deletes
 // them: with the run go its idempotency key, its streams and its large values.
 //
+// # The names
+//
+// Each exported name belongs to one of these groups.
+//
+// Who defines: [DurableWorkflow], [Define] with [Options], [Declared] and
+// [Definition]; [NewStep], [NewToolStep], [NewTxStep] with [Step], [StepOptions],
+// [Retry] and [Mode] with its five values.
+//
+// What a body is given and calls: [Context] and [Info]; [Future], [Go], [Map],
+// [MapFunc], [MapOptions], [Ready], [WithTimeout], [WithCancel] for what is side by
+// side; [Sleep], [Until], [Signal], [NewSignal] for waits; [Now], [Random],
+// [Patched] for what must be the same again; [Finally] for what must be done.
+//
+// What a step's function calls: [StepInfoFrom] with [StepInfo], [Heartbeat],
+// [Permanent], [RetryAfter].
+//
+// What a run shows: [Progress], [Stream] with [StreamEntry].
+//
+// Who enqueues and operates: [NewClient] with [ClientConfig], [Client],
+// [EnqueueOptions], [Run]; [RunID], [ParseRunID]; [RunFilter], [AttributeFilter],
+// [RunPage], [RunStatus] with [State] and its seven values, [StepStatus], [Why],
+// [ForkOptions]; [Schedule], [ScheduleOptions], [ScheduleStatus]; [Migrate] with
+// [MigrateOptions].
+//
+// What others implement: [Codec], [BlobStore].
+//
+// What callers decide by: an error of a value is an [EncodeError], a [DecodeError]
+// or a [SizeError]; of a definition a [DefinitionError], a [ModeError], an
+// [UndeclaredStepError] or a [NonDeterminismError]; of a call an [OptionError], a
+// [KeyConflictError], a [NoStepError]; of what was executed a [StepError], a
+// [RunError], both around a [RecordedError]; of the schema a [SchemaNameError], a
+// [SchemaVersionError], a [DeletesError]. The rest are one fact each, for
+// errors.Is: [ErrCanceled], [ErrTimeout], [ErrLeaseLost], [ErrNotFound],
+// [ErrFinished], [ErrNotParked], [ErrNotFailed], [ErrHeld], [ErrWorkersLive].
+//
 // # Map of the code
 //
 // Package worker claims runs, keeps leases and executes; sandbox says what a

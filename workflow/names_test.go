@@ -1,0 +1,60 @@
+package workflow_test
+
+import (
+	"go/ast"
+	"go/doc"
+	"go/parser"
+	"go/token"
+	"os"
+	"strings"
+	"testing"
+)
+
+// The package's documentation says of each exported name why it is there.
+func TestNames(t *testing.T) {
+	fset := token.NewFileSet()
+	entries, err := os.ReadDir(".")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var files []*ast.File
+	for _, e := range entries {
+		if !strings.HasSuffix(e.Name(), ".go") || strings.HasSuffix(e.Name(), "_test.go") {
+			continue
+		}
+		f, err := parser.ParseFile(fset, e.Name(), nil, parser.ParseComments)
+		if err != nil {
+			t.Fatal(err)
+		}
+		files = append(files, f)
+	}
+	p, err := doc.NewFromFiles(fset, files, "github.com/stepward/stepward/workflow")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, group, ok := strings.Cut(p.Doc, "# The names")
+	if !ok {
+		t.Fatal("no section about the names")
+	}
+	var names []string
+	for _, f := range p.Funcs {
+		names = append(names, f.Name)
+	}
+	for _, v := range append(p.Vars, p.Consts...) {
+		names = append(names, v.Names...)
+	}
+	for _, x := range p.Types {
+		names = append(names, x.Name)
+		for _, f := range x.Funcs {
+			names = append(names, f.Name)
+		}
+		for _, v := range x.Vars {
+			names = append(names, v.Names...)
+		}
+	}
+	for _, name := range names {
+		if ast.IsExported(name) && !strings.Contains(group, "["+name+"]") {
+			t.Errorf("%s is in no group", name)
+		}
+	}
+}
