@@ -224,7 +224,8 @@
 // What a run shows: [Progress], [Stream] with [StreamEntry].
 //
 // Who enqueues and operates: [NewClient] with [ClientConfig], [Client],
-// [EnqueueOptions], [Run]; [RunID], [ParseRunID]; [RunFilter], [AttributeFilter],
+// [EnqueueOptions] with [Limit], [Run]; [RunID], [ParseRunID]; [RunFilter],
+// [AttributeFilter],
 // [RunPage], [RunStatus] with [State] and its seven values, [StepStatus], [Why],
 // [ForkOptions]; [Schedule], [ScheduleOptions], [ScheduleStatus]; [Migrate] with
 // [MigrateOptions].
