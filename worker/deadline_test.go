@@ -66,7 +66,7 @@ func TestRunDeadline(t *testing.T) {
 				}
 				out, err := at.body(ctx, n)
 				if err != nil {
-					return 0, fmt.Errorf("the body's own words: %v", err)
+					return 0, errors.New("the body's own words: " + err.Error())
 				}
 				return out, nil
 			}, mop, forever)}})

@@ -110,7 +110,7 @@ func halfway(ctx context.Context, _ string, info workflow.StepInfo) error {
 	var at string
 	ok, err := info.Details(&at)
 	if err != nil || ok != (info.Attempt > 1) || ok && at != "half" {
-		return workflow.Permanent(fmt.Errorf("attempt %d is told %q: %v", info.Attempt, at, err))
+		return workflow.Permanent(fmt.Errorf("attempt %d is told %q: %w", info.Attempt, at, err))
 	}
 	if victim == nil {
 		return nil

@@ -1,0 +1,98 @@
+package worker_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stepward/stepward/worker"
+	"github.com/stepward/stepward/workflow"
+)
+
+// logged keeps what workers and bodies log.
+type logged struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *logged) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *logged) count(what string) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return strings.Count(l.b.String(), what)
+}
+
+// A body's logger names the run, and is silent while steps are replayed.
+func TestBodyLogger(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	var l logged
+	body := func(ctx workflow.Context, n int) (_ int, err error) {
+		ctx.Logger().Info("it begins")
+		if n, err = double.Run(ctx, n); err != nil {
+			return 0, err
+		}
+		ctx.Logger().With("n", n).WithGroup("g").Info("it goes on", "half", n/2)
+		if n, err = keep.Run(ctx, n); err != nil {
+			return 0, err
+		}
+		return gate.Run(ctx, n)
+	}
+	cfg := worker.Config{Name: "w", Logger: slog.New(slog.NewTextHandler(&l, nil)), Workflows: []*workflow.Definition{defines(body, double, keep)}}
+	stop := f.start(cfg)
+	run := f.enqueue(21)
+	f.parksAs(run.ID, "undeclared_step")
+	stop()
+	cfg.Workflows = []*workflow.Definition{defines(body, double, keep, gate)}
+	f.start(cfg)
+	ends(t, run, 42)
+	for _, line := range []string{`msg="it begins" worker=w run=` + run.ID.String(), `msg="it goes on" worker=w run=` + run.ID.String() + " n=42 g.half=21"} {
+		if n := l.count(line); n != 1 {
+			t.Errorf("%d times: %s", n, line)
+		}
+	}
+}
+
+// The idempotency key of a step is the same for all its attempts, on every worker,
+// and another one for each call.
+func TestStepIdempotencyKey(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	keys := make(chan string, 10)
+	pay := workflow.NewStep("pay", func(ctx context.Context, n int) (int, error) {
+		info, _ := workflow.StepInfoFrom(ctx)
+		keys <- info.IdempotencyKey
+		if info.Attempt == 1 {
+			return 0, workflow.RetryAfter(errors.New("not yet"), time.Hour)
+		}
+		return n, nil
+	}, workflow.StepOptions{})
+	def := defines(passes(pay, pay), pay)
+	run := f.enqueue(42)
+	for n := range 2 { // each call is tried by one worker, and again by the next
+		stop := f.start(worker.Config{Workflows: []*workflow.Definition{def}})
+		eventually(t, "the next call has failed", func() bool { return f.count("SELECT count(*) FROM stepward.attempt") == n+1 })
+		f.waits(run.ID)
+		stop()
+		f.exec("UPDATE stepward.attempt SET retry_at = clock_timestamp()")
+		f.exec("UPDATE stepward.timer SET wake_at = clock_timestamp()")
+	}
+	f.start(worker.Config{Workflows: []*workflow.Definition{def}})
+	ends(t, run, 42)
+	id := run.ID.String()
+	for _, want := range []string{id + "/pay", id + "/pay", id + "/pay#2", id + "/pay#2"} {
+		if got := <-keys; got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
+	}
+}
