@@ -56,7 +56,7 @@ func TestEventsOfOneRun(t *testing.T) {
 	}
 	for id, want := range map[workflow.RunID][]string{
 		run.ID:      {audit.RunEnqueued, audit.RunClaimed, audit.StepCompleted, audit.RunCompleted},
-		canceled.ID: {audit.RunEnqueued, audit.RunCancel},
+		canceled.ID: {audit.RunEnqueued, audit.RunCancel, audit.RunCanceled},
 	} {
 		events, err := audit.Events(ctx, pool, audit.Filter{Schema: schema, Run: id})
 		if err != nil {

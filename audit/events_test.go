@@ -121,12 +121,12 @@ func TestEventsFilters(t *testing.T) {
 		filter audit.Filter
 		want   int
 	}{
-		{"all", audit.Filter{}, 9},
-		{"a run", audit.Filter{Run: runs[0].ID}, 2},
+		{"all", audit.Filter{}, 12},
+		{"a run", audit.Filter{Run: runs[0].ID}, 3},
 		{"a run without a cancelation", audit.Filter{Run: runs[5].ID}, 1},
 		{"an unknown run", audit.Filter{Run: 1}, 0},
-		{"a tenant", audit.Filter{Tenant: &acme}, 3},
-		{"no tenant", audit.Filter{Tenant: &none}, 3},
+		{"a tenant", audit.Filter{Tenant: &acme}, 4},
+		{"no tenant", audit.Filter{Tenant: &none}, 4},
 		{"an unknown tenant", audit.Filter{Tenant: &unknown}, 0},
 		{"a kind", audit.Filter{Kinds: []string{audit.RunCancel}}, 3},
 		{"two kinds", audit.Filter{Kinds: []string{audit.RunCancel, audit.RunEnqueued}}, 9},
@@ -134,9 +134,9 @@ func TestEventsFilters(t *testing.T) {
 		{"a tenant and a kind", audit.Filter{Tenant: &acme, Kinds: []string{audit.RunCancel}}, 1},
 		{"a run of another tenant", audit.Filter{Tenant: &acme, Run: runs[1].ID}, 0},
 		{"a limit", audit.Filter{Limit: 4}, 4},
-		{"the end", audit.Filter{Offset: 7}, 2},
-		{"beyond the end", audit.Filter{Offset: 9}, 0},
-		{"nonsense", audit.Filter{Limit: -1, Offset: -1}, 9},
+		{"the end", audit.Filter{Offset: 10}, 2},
+		{"beyond the end", audit.Filter{Offset: 12}, 0},
+		{"nonsense", audit.Filter{Limit: -1, Offset: -1}, 12},
 	} {
 		c.filter.Schema = schema
 		if got := list(t, pool, c.filter); len(got) != c.want {

@@ -225,13 +225,14 @@ func (c cluster) initdb(ctx context.Context, acct account, bin, password string,
 
 // runnerScript is started with: folder, folder of programs, options of the
 // server. fd 3 ends when the guardian ends; the guardian waits for the end of
-// fd 4. A throw-away cluster needs no shutdown checkpoint, hence SIGQUIT.
+// fd 4. A throw-away cluster needs no shutdown checkpoint, hence SIGQUIT, which a
+// server that is just starting ignores, hence again and again.
 const runnerScript = `
 pg=$1; bin=$2; shift 2
 (
 	"$bin/postgres" -D "$pg/data" -k "$pg" "$@" </dev/null >>"$pg/log" 2>&1 3<&- 4>&- &
 	server=$!
-	{ read -r _; kill -QUIT "$server"; } <&3 &
+	{ read -r _; while kill -QUIT "$server"; do sleep 0.1; done; } <&3 2>/dev/null &
 	dog=$!
 	wait "$server"
 	: >"$pg/down"

@@ -23,7 +23,7 @@ WITH t AS (
     WHERE id = $1 AND state = 'live'
     RETURNING id, state, parent_id
 ), noted AS (
-    INSERT INTO stepward.event (run_id, kind, actor) SELECT id, 'run.cancel', $2 FROM ended
+    INSERT INTO stepward.event (at, run_id, kind, actor) SELECT statement_timestamp(), id, 'run.cancel', $2 FROM ended -- before its end
 ), waits AS (
     DELETE FROM stepward.wait USING ended WHERE wait.run_id = ended.id AND ended.state = 'canceled' RETURNING wait.child_id
 ), notices AS (
@@ -54,7 +54,7 @@ WITH ended AS (
 ), waits AS (
     DELETE FROM stepward.wait USING ended WHERE wait.run_id = ended.id RETURNING wait.child_id
 ), noted AS (
-    INSERT INTO stepward.event (run_id, kind, actor) SELECT id, 'run.terminate', $2 FROM ended
+    INSERT INTO stepward.event (at, run_id, kind, actor) SELECT statement_timestamp(), id, 'run.terminate', $2 FROM ended
 ), notices AS (
     INSERT INTO stepward.notice (run_id, cancel, terminate)
     SELECT parent_id, false, false FROM ended WHERE parent_id IS NOT NULL
