@@ -110,15 +110,7 @@ func TestCut(t *testing.T) {
 
 func (k killing) testCut(t *testing.T) {
 	f := newFixture(t)
-	r := f.travel(k.path...)
-	k.tick(r)
-	if k.firstCrash != "" {
-		k.first.Name = "first"
-		f.startVictim(k.first, k.firstCrash).diedOf(syscall.SIGKILL)
-		f.expire("first")
-		f.ageBlobs()
-		k.wakeUp(r)
-	}
+	r := k.begin(f)
 	k.victim.CutMark = t.TempDir() + "/cut"
 	if k.victim.LeaseTTL != 0 {
 		k.victim.LeaseTTL = 5 * time.Second // time for another beat
@@ -165,7 +157,7 @@ func (k killing) testCut(t *testing.T) {
 	}
 	r.arrives(t.Context(), before, visited)
 	k.ticked(r)
-	if s := f.state(r.run.ID); !k.wake && k.statement != "TurnRenew" && !strings.Contains(fmt.Sprint(k.path), "kin") && s.Turns != k.turns() {
+	if s := f.state(r.run.ID); !k.wake && !k.late && k.statement != "TurnRenew" && !strings.Contains(fmt.Sprint(k.path), "kin") && s.Turns != k.turns() {
 		t.Errorf("the run was claimed or recovered %d times, not %d", s.Turns, k.turns())
 	}
 	for key, n := range counts(r.visits()) {
@@ -193,7 +185,7 @@ func (k killing) turns() int {
 	switch {
 	case k.statement == "WorkerReap", k.statement == "TurnReap", k.statement == "BlobDelete":
 		return 3 // claimed, recovered, claimed
-	case k.statement == "ParkUnservable", k.firstCrash == "" && !k.drain && !k.victim.Old && k.statement != "Claim":
+	case k.statement == "ParkUnservable", k.firstCrash == "" && !k.drain && !k.victim.Old && k.statement != "Claim" && k.statement != "ClaimLimited":
 		return 1
 	}
 	return 2 // another worker, or a claim that its worker never heard of

@@ -115,7 +115,7 @@ func halfway(ctx context.Context, _ string, info workflow.StepInfo) error {
 	if victim == nil {
 		return nil
 	}
-	if err := workflow.Heartbeat(ctx, "half"); err != nil {
+	if err := workflow.Heartbeat(ctx, "half"); err != nil || victim.CutMark != "" { // who only loses an answer goes on
 		return err
 	}
 	<-ctx.Done()

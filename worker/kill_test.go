@@ -161,8 +161,9 @@ func TestKill(t *testing.T) {
 	}
 }
 
-func (k killing) test(t *testing.T, crashAt string) {
-	f := newFixture(t)
+// begin brings a run to where the victim comes in.
+func (k killing) begin(f *fixture) *traveller {
+	f.t.Helper()
 	r := f.travelWith(workflow.EnqueueOptions{Tenant: "acme", Limit: k.limit}, k.path...)
 	k.tick(r)
 	if k.firstCrash != "" {
@@ -175,6 +176,12 @@ func (k killing) test(t *testing.T, crashAt string) {
 	if k.late {
 		f.elapse()
 	}
+	return r
+}
+
+func (k killing) test(t *testing.T, crashAt string) {
+	f := newFixture(t)
+	r := k.begin(f)
 	p := f.startVictim(k.victim, crashAt)
 	if k.drain {
 		eventually(t, "step hold begins", func() bool { return slices.Contains(r.visits(), "hold") })
