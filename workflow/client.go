@@ -163,12 +163,22 @@ func (c *Client) insertTx(ctx context.Context, tx pgx.Tx, items []enqueue.Item) 
 	return results, c.announceAll(ctx, tx, results)
 }
 
-// announceAll adds the ticket for runs that were added.
+// announceAll adds a ticket for every hundred of the runs that were added.
 func (c *Client) announceAll(ctx context.Context, tx pgx.Tx, results []enqueue.Result) error {
 	ticket, ok := enqueue.Announcement(results)
 	if !ok {
 		return nil
 	}
-	_, err := c.river.InsertTx(ctx, tx, ticket, nil)
+	if ticket.Count <= runsPerTicket {
+		_, err := c.river.InsertTx(ctx, tx, ticket, nil)
+		return err
+	}
+	var tickets []river.InsertManyParams
+	for left := ticket.Count; left > 0; left -= runsPerTicket {
+		tickets = append(tickets, river.InsertManyParams{Args: enqueue.Ticket{Count: min(left, runsPerTicket)}})
+	}
+	_, err := c.river.InsertManyFastTx(ctx, tx, tickets)
 	return err
 }
+
+const runsPerTicket = 100

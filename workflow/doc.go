@@ -69,6 +69,11 @@
 // worker does it, holding the schedule's row while it adds the runs and moves on.
 // A tick comes within about a second of its time.
 //
+// # Many at once
+//
+// [DurableWorkflow.EnqueueMany] adds any number of runs, with a result for each, and
+// holds only a part of them in memory.
+//
 // # Whose turn it is
 //
 // Tenants take turns: of however many runs of one that are ready, another's single

@@ -102,40 +102,22 @@ func enqueueWith[In, Out any](ctx context.Context, w DurableWorkflow[In, Out], c
 		}
 		span.End()
 	}()
-	if !validName.MatchString(w.Name) {
-		return run, &DefinitionError{Workflow: w.Name, Reason: "bad name: " + nameRule}
-	}
-	if err := errors.Join(checkText("EnqueueOptions.Tenant", o.Tenant), checkText("EnqueueOptions.Key", o.Key), checkText("EnqueueOptions.Limit.Key", o.Limit.Key)); err != nil {
-		return run, err
-	}
-	if o.Priority < -1000 || o.Priority > 1000 {
-		return run, &OptionError{Option: "EnqueueOptions.Priority", Reason: fmt.Sprintf("%d is not within -1,000 and 1,000", o.Priority)}
-	}
-	if err := o.Limit.check(); err != nil {
-		return run, err
-	}
-	if o.Timeout < 0 {
-		return run, &OptionError{Option: "EnqueueOptions.Timeout", Reason: "it is negative"}
-	}
-	attributes, err := encodeAttributes(o.Attributes)
+	item, err := c.item(ctx, w.Name, in, o)
 	if err != nil {
 		return run, err
-	}
-	input, err := encode("input of workflow "+w.Name, in, c.maxBytes)
-	if err != nil {
-		return run, err
-	}
-	carrier := propagation.MapCarrier{}
-	propagation.TraceContext{}.Inject(ctx, carrier)
-	item := enqueue.Item{Tenant: o.Tenant, Workflow: w.Name, Key: o.Key, Input: input, Traceparent: carrier["traceparent"], Priority: int16(o.Priority), Attributes: attributes, Timeout: o.Timeout,
-		Limit: enqueue.Limit{Key: o.Limit.Key, Concurrency: o.Limit.Concurrency, Rate: o.Limit.Rate, Per: cmp.Or(o.Limit.Per, time.Second)}}
-	if err := item.Seal(ctx, c.box); err != nil {
-		return run, fmt.Errorf("workflow: store input of workflow %s: %w", w.Name, err)
 	}
 	r, err := insert(ctx, item)
 	if err == nil {
 		err = r.Err
 	}
+	if run, err = added(w, c, o, r, err); err == nil {
+		span.SetAttributes(attribute.String("stepward.run", run.ID.String()))
+	}
+	return run, err
+}
+
+// added turns what became of an item into a handle.
+func added[In, Out any](w DurableWorkflow[In, Out], c *Client, o EnqueueOptions, r enqueue.Result, err error) (run Run[Out], _ error) {
 	var conflict *enqueue.ConflictError
 	var mode *enqueue.ModeError
 	var sealed *payload.OpenError
@@ -149,8 +131,44 @@ func enqueueWith[In, Out any](ctx context.Context, w DurableWorkflow[In, Out], c
 	case err != nil:
 		return run, fmt.Errorf("workflow: enqueue %s: %w", w.Name, err)
 	}
-	span.SetAttributes(attribute.String("stepward.run", RunID(r.Run).String()))
-	return w.Handle(c, RunID(r.Run)), nil
+	run = w.Handle(c, RunID(r.Run))
+	run.Existing = r.Existing
+	return run, nil
+}
+
+// item checks what is to be enqueued, and encodes it.
+func (c *Client) item(ctx context.Context, name string, in any, o EnqueueOptions) (item enqueue.Item, err error) {
+	if !validName.MatchString(name) {
+		return item, &DefinitionError{Workflow: name, Reason: "bad name: " + nameRule}
+	}
+	if err := errors.Join(checkText("EnqueueOptions.Tenant", o.Tenant), checkText("EnqueueOptions.Key", o.Key), checkText("EnqueueOptions.Limit.Key", o.Limit.Key)); err != nil {
+		return item, err
+	}
+	if o.Priority < -1000 || o.Priority > 1000 {
+		return item, &OptionError{Option: "EnqueueOptions.Priority", Reason: fmt.Sprintf("%d is not within -1,000 and 1,000", o.Priority)}
+	}
+	if err := o.Limit.check(); err != nil {
+		return item, err
+	}
+	if o.Timeout < 0 {
+		return item, &OptionError{Option: "EnqueueOptions.Timeout", Reason: "it is negative"}
+	}
+	attributes, err := encodeAttributes(o.Attributes)
+	if err != nil {
+		return item, err
+	}
+	input, err := encode("input of workflow "+name, in, c.maxBytes)
+	if err != nil {
+		return item, err
+	}
+	carrier := propagation.MapCarrier{}
+	propagation.TraceContext{}.Inject(ctx, carrier)
+	item = enqueue.Item{Tenant: o.Tenant, Workflow: name, Key: o.Key, Input: input, Traceparent: carrier["traceparent"], Priority: int16(o.Priority), Attributes: attributes, Timeout: o.Timeout,
+		Limit: enqueue.Limit{Key: o.Limit.Key, Concurrency: o.Limit.Concurrency, Rate: o.Limit.Rate, Per: cmp.Or(o.Limit.Per, time.Second)}}
+	if err := item.Seal(ctx, c.box); err != nil {
+		return item, fmt.Errorf("workflow: store input of workflow %s: %w", name, err)
+	}
+	return item, nil
 }
 
 // checkText checks the text of an option.

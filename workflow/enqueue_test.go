@@ -273,3 +273,60 @@ func TestEnqueueConflict(t *testing.T) {
 		f.want("1 run, 1 ready, 1 ticket, 1 key, 1 event")
 	}
 }
+
+// Of calls with one key and two inputs that race, in batches and in transactions
+// of the application, one input wins, and the other gets the typed error.
+func TestEnqueueKeyRace(t *testing.T) {
+	f := newFixture(t)
+	ctx := t.Context()
+	type result struct {
+		in  int
+		run workflow.Run[int]
+		err error
+	}
+	const calls = 24
+	results := make(chan result, calls)
+	for i := range calls {
+		r := result{in: i % 2}
+		o := workflow.EnqueueOptions{Key: "k"}
+		go func() {
+			if i%3 == 0 {
+				err := pgx.BeginFunc(ctx, f.pool, func(tx pgx.Tx) error {
+					r.run, r.err = count.EnqueueTx(ctx, f.client, tx, r.in, o)
+					_, err := tx.Exec(ctx, "SELECT") // it goes on
+					return err
+				})
+				if err != nil {
+					t.Error(err)
+				}
+			} else {
+				r.run, r.err = count.Enqueue(ctx, f.client, r.in, o)
+			}
+			results <- r
+		}()
+	}
+	won := make(map[int]workflow.RunID)
+	var lost []result
+	added := 0
+	for range calls {
+		r := <-results
+		if r.err != nil {
+			lost = append(lost, r)
+			continue
+		}
+		won[r.in] = r.run.ID
+		if !r.run.Existing {
+			added++
+		}
+	}
+	if len(won) != 1 || len(lost) != calls/2 || added != 1 {
+		t.Fatalf("won: %v; %d lost; %d added one", won, len(lost), added)
+	}
+	for _, r := range lost {
+		var conflict *workflow.KeyConflictError
+		if !errors.As(r.err, &conflict) || conflict.Run != won[1-r.in] {
+			t.Errorf("got %v, want a conflict with %v", r.err, won)
+		}
+	}
+	f.want("1 run, 1 ready, 1 ticket, 1 key, 1 event")
+}

@@ -14,6 +14,7 @@ import (
 // A Run is a handle of a run, with the type of its output.
 type Run[Out any] struct {
 	ID       RunID
+	Existing bool // [DurableWorkflow.Enqueue] found it by its key, and added none
 	client   *Client
 	workflow string
 }

@@ -47,6 +47,8 @@ times Enqueue, the start of the first step and Result for runs that come one at 
 time, then for 64 callers, and how fast a backlog is worked off.`},
 	{"enqueue", benchEnqueue, true, `
 times Enqueue and EnqueueTx without a worker.`},
+	{"limits", benchLimits, true, `
+works off runs without and with tenants, priorities and limits, in turn, and compares.`},
 	{"recovery", benchRecovery, true, `
 kills worker processes with SIGKILL and times until the step that they executed starts
 in another process.`},
