@@ -80,14 +80,18 @@ func (b *Backend) start(ctx context.Context, api *client.Client, e *engine, img 
 		return err
 	}
 	config, host := b.describe(ctx, img, prog, limits, c, dir)
-	made, err := api.ContainerCreate(ctx, client.ContainerCreateOptions{Name: containerName(c.ID), Config: config, HostConfig: host})
+	// Not ended by ctx, or the engine might make a container after we have gone:
+	// one that nobody knows of. What ctx has ended is destroyed below.
+	making, cancel := context.WithTimeout(context.WithoutCancel(ctx), createTimeout)
+	defer cancel()
+	made, err := api.ContainerCreate(making, client.ContainerCreateOptions{Name: containerName(c.ID), Config: config, HostConfig: host})
 	if err != nil && dir != "" && strings.Contains(err.Error(), "bind source path does not exist") {
 		// The engine sees another file system than we do.
 		dir.remove()
 		b.forgetBind()
 		dir = ""
 		config, host = b.describe(ctx, img, prog, limits, c, dir)
-		made, err = api.ContainerCreate(ctx, client.ContainerCreateOptions{Name: containerName(c.ID), Config: config, HostConfig: host})
+		made, err = api.ContainerCreate(making, client.ContainerCreateOptions{Name: containerName(c.ID), Config: config, HostConfig: host})
 	}
 	if err != nil {
 		dir.remove()
@@ -104,6 +108,9 @@ func (b *Backend) start(ctx context.Context, api *client.Client, e *engine, img 
 	}
 	return err
 }
+
+// createTimeout bounds how long an engine may take to make a container.
+const createTimeout = time.Minute
 
 // startTimeout bounds how long a started container may take to be dialled.
 const startTimeout = 30 * time.Second
