@@ -87,26 +87,31 @@ func (w *worker) dispatch(ctx, base context.Context) {
 // claim takes runs until the worker is full or none is left. While runs with a
 // limit are ready, half of the places are theirs first.
 func (w *worker) claim(ctx, base context.Context) error {
-	limited := false
+	limited := w.limits.alone()
 	for ctx.Err() == nil && w.lease.slack() > 0 && len(w.wants.ids) > 0 {
 		free := w.MaxRuns - w.held()
 		if free <= 0 {
 			w.hungry.Store(true)
 			return nil
 		}
-		places := free
-		if limited {
-			places = (free + 1) / 2
+		n, more := 0, false
+		if !w.limits.alone() {
+			places := free
+			if limited {
+				places = (free + 1) / 2
+			}
+			turns, cut, waiting, err := w.claimSome(ctx, places)
+			if err != nil {
+				return err
+			}
+			w.beginAll(base, turns)
+			n, limited = len(turns), waiting
+			more = cut || n == places
+			w.limits.found(limited && n == 0)
 		}
-		turns, more, waiting, err := w.claimSome(ctx, places)
-		if err != nil {
-			return err
-		}
-		w.beginAll(base, turns)
-		n := len(turns)
-		more = more || n == places
-		if limited = waiting; limited && n < free {
-			if turns, err = w.claimLimited(ctx, free-n); err != nil {
+		if limited && n < free {
+			turns, err := w.claimLimited(ctx, free-n)
+			if err != nil {
 				return err
 			}
 			w.beginAll(base, turns)

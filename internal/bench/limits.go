@@ -49,8 +49,8 @@ func benchLimits(ctx context.Context, b *bench) error {
 		{name: "4 limits of concurrency and rate that hold none back", options: func(i int) workflow.EnqueueOptions {
 			return workflow.EnqueueOptions{Limit: workflow.Limit{Key: fmt.Sprint("wide", i%4), Concurrency: 10000, Rate: 1000000}}
 		}},
-		{name: "a limit of 50 at once", options: func(int) workflow.EnqueueOptions {
-			return workflow.EnqueueOptions{Limit: workflow.Limit{Key: "narrow", Concurrency: 50}}
+		{name: "4 limits that together let as many through as the worker has places", options: func(i int) workflow.EnqueueOptions {
+			return workflow.EnqueueOptions{Limit: workflow.Limit{Key: fmt.Sprint("narrow", i%4), Concurrency: worker.MaxRunsDefault / 4}}
 		}},
 	}
 	const rounds = 7
