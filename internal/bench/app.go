@@ -58,7 +58,7 @@ func (b *bench) newApp(ctx context.Context, cfg worker.Config) (_ *app, err erro
 		return nil, err
 	}
 	a.schema, a.closers = schema, append(a.closers, drop)
-	if a.pool, err = b.cluster.newPool(ctx, 16, schema, nil); err != nil {
+	if a.pool, err = b.cluster.NewPool(ctx, 16, schema, nil); err != nil {
 		return nil, err
 	}
 	a.closers = append(a.closers, a.pool.Close)
@@ -72,7 +72,7 @@ func (b *bench) newApp(ctx context.Context, cfg worker.Config) (_ *app, err erro
 	if a.workerConfig.Workflows == nil {
 		a.workerConfig.Workflows = []*workflow.Definition{chainV1}
 	}
-	if a.workerConfig.Pool, err = b.cluster.newPool(ctx, 16, schema, a.counter); err != nil {
+	if a.workerConfig.Pool, err = b.cluster.NewPool(ctx, 16, schema, a.counter); err != nil {
 		return nil, err
 	}
 	a.closers = append(a.closers, a.workerConfig.Pool.Close)
@@ -155,31 +155,4 @@ func (a *app) execute(ctx context.Context, steps int) error {
 		err = fmt.Errorf("run %v of %d steps returned %d", run.ID, steps, n)
 	}
 	return err
-}
-
-// parallel calls f n times in all, from so many goroutines.
-func parallel(ctx context.Context, callers, n int, f func(ctx context.Context) error) error {
-	work := make(chan struct{}, n)
-	for range n {
-		work <- struct{}{}
-	}
-	close(work)
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	var wg sync.WaitGroup
-	for range callers {
-		wg.Go(func() {
-			for range work {
-				if ctx.Err() != nil {
-					return
-				}
-				if err := f(ctx); err != nil {
-					cancel(err)
-					return
-				}
-			}
-		})
-	}
-	wg.Wait()
-	return context.Cause(ctx)
 }

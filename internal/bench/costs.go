@@ -10,6 +10,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/stepward/stepward/internal/bench/measure"
 	"github.com/stepward/stepward/worker"
 	"github.com/stepward/stepward/workflow"
 )
@@ -112,7 +113,7 @@ var loads = []load{
 			if err != nil {
 				return err
 			}
-			if err := parallel(ctx, 100, 1000, func(ctx context.Context) error {
+			if err := measure.Parallel(ctx, 100, 1000, func(ctx context.Context) error {
 				_, err := nap.Enqueue(ctx, a.client, time.Hour, workflow.EnqueueOptions{})
 				return err
 			}); err != nil {
@@ -131,7 +132,7 @@ func (a *app) waiting(ctx context.Context) (n int, err error) {
 
 // crowd enqueues n runs from 100 callers and waits for each result.
 func (a *app) crowd(ctx context.Context, steps, n int) error {
-	if err := parallel(ctx, 100, n, func(ctx context.Context) error { return a.execute(ctx, steps) }); err != nil {
+	if err := measure.Parallel(ctx, 100, n, func(ctx context.Context) error { return a.execute(ctx, steps) }); err != nil {
 		return err
 	}
 	return a.settled(ctx)
@@ -192,18 +193,18 @@ func (b *bench) price(ctx context.Context, l load, times int) (prices []price, e
 	}
 	a.counter.take()
 	for i := range 1 + times {
-		from, err := b.cluster.mark(ctx)
+		from, err := b.cluster.Mark(ctx)
 		if err != nil {
 			return nil, err
 		}
 		if err := l.do(ctx, a); err != nil {
 			return nil, fmt.Errorf("%s: %w", l.name, err)
 		}
-		to, err := b.cluster.mark(ctx)
+		to, err := b.cluster.Mark(ctx)
 		if err != nil {
 			return nil, err
 		}
-		x, names, total := from.to(to), a.counter.take(), 0
+		x, names, total := from.To(to), a.counter.take(), 0
 		for _, n := range names {
 			total += n
 		}
@@ -213,7 +214,7 @@ func (b *bench) price(ctx context.Context, l load, times int) (prices []price, e
 			}
 		}
 		n := float64(l.units)
-		prices = append(prices, price{float64(total) / n, x.xacts / n, x.bytes / n, 0, names})
+		prices = append(prices, price{float64(total) / n, x.Xacts / n, x.Bytes / n, 0, names})
 	}
 	rows, err := a.rows(ctx)
 	for i := range prices {
@@ -234,7 +235,7 @@ func (a *app) rows(ctx context.Context) (n float64, err error) {
 	defer tick.Stop()
 	for {
 		var there int
-		err := a.c.pool.QueryRow(ctx, `SELECT (SELECT count(*) FROM pg_stat_activity WHERE application_name = $1),
+		err := a.c.Pool.QueryRow(ctx, `SELECT (SELECT count(*) FROM pg_stat_activity WHERE application_name = $1),
 			(SELECT coalesce(sum(n_tup_ins + n_tup_upd + n_tup_del), 0)::float8 FROM pg_stat_user_tables WHERE schemaname = $1)`, a.schema).Scan(&there, &n)
 		if err != nil || there == 0 {
 			return n, err
@@ -261,10 +262,10 @@ func least(prices []price) price {
 
 // benchCosts counts fixed loads.
 func benchCosts(ctx context.Context, b *bench) error {
-	if err := b.cluster.set(ctx, "autovacuum = off"); err != nil {
+	if err := b.cluster.Set(ctx, "autovacuum = off"); err != nil {
 		return err
 	}
-	defer func() { _ = b.cluster.set(context.WithoutCancel(ctx), "autovacuum = on") }()
+	defer func() { _ = b.cluster.Set(context.WithoutCancel(ctx), "autovacuum = on") }()
 	for _, l := range loads {
 		prices, err := b.price(ctx, l, b.times(5))
 		if err != nil {

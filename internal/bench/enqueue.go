@@ -6,6 +6,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/stepward/stepward/internal/bench/measure"
 	"github.com/stepward/stepward/worker"
 	"github.com/stepward/stepward/workflow"
 )
@@ -38,23 +39,23 @@ func benchEnqueue(ctx context.Context, b *bench) error {
 		{"EnqueueTx, 16 callers, 1 run per transaction", 16, 4000, inTx},
 	} {
 		n := b.times(x.n)
-		if err := parallel(ctx, x.callers, n/5, x.f); err != nil {
+		if err := measure.Parallel(ctx, x.callers, n/5, x.f); err != nil {
 			return err
 		}
-		from, err := b.cluster.mark(ctx)
+		from, err := b.cluster.Mark(ctx)
 		if err != nil {
 			return err
 		}
-		if err := parallel(ctx, x.callers, n, x.f); err != nil {
+		if err := measure.Parallel(ctx, x.callers, n, x.f); err != nil {
 			return err
 		}
-		took := time.Since(from.at).Seconds()
-		to, err := b.cluster.mark(ctx)
+		took := time.Since(from.At).Seconds()
+		to, err := b.cluster.Mark(ctx)
 		if err != nil {
 			return err
 		}
 		b.report.add(x.name+": runs", float64(n)/took, "/s")
-		b.report.add(x.name+": write transactions per run", from.to(to).xacts/float64(n), "")
+		b.report.add(x.name+": write transactions per run", from.To(to).Xacts/float64(n), "")
 	}
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/stepward/stepward/internal/bench/measure"
 	"github.com/stepward/stepward/worker"
 	"github.com/stepward/stepward/workflow"
 )
@@ -89,12 +90,12 @@ func (b *bench) throughput(ctx context.Context, steps, n, concurrent int) error 
 		all = append(all, time.Since(begin))
 		return err
 	}
-	if err := parallel(ctx, concurrent, n/5, one); err != nil {
+	if err := measure.Parallel(ctx, concurrent, n/5, one); err != nil {
 		return err
 	}
 	all = nil
 	begin := time.Now()
-	if err := parallel(ctx, concurrent, n, one); err != nil {
+	if err := measure.Parallel(ctx, concurrent, n, one); err != nil {
 		return err
 	}
 	took := time.Since(begin).Seconds()

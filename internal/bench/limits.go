@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/stepward/stepward/internal/bench/measure"
 	"github.com/stepward/stepward/worker"
 	"github.com/stepward/stepward/workflow"
 )
@@ -65,13 +66,13 @@ func benchLimits(ctx context.Context, b *bench) error {
 			}
 		}
 	}
-	b.report.add("runs of 1 step, enqueued together", float64(n)/(quantile(kinds[0].took, 0.5)/1000), "/s")
+	b.report.add("runs of 1 step, enqueued together", float64(n)/(measure.Quantile(kinds[0].took, 0.5)/1000), "/s")
 	for _, k := range kinds[1:] {
 		ratios := make([]time.Duration, len(k.took))
 		for i, took := range k.took {
 			ratios[i] = time.Duration(float64(took) / float64(kinds[0].took[i]) * float64(time.Millisecond))
 		}
-		b.report.bar("with "+k.name+", times as long, p50 of "+fmt.Sprint(rounds)+" pairs", quantile(ratios, 0.5), "", 1.25)
+		b.report.bar("with "+k.name+", times as long, p50 of "+fmt.Sprint(rounds)+" pairs", measure.Quantile(ratios, 0.5), "", 1.25)
 	}
 	return nil
 }

@@ -20,6 +20,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/stepward/stepward/internal/bench/measure"
 	"github.com/stepward/stepward/internal/program"
 	"github.com/stepward/stepward/worker/bootstrap"
 )
@@ -128,7 +129,7 @@ func run() (err error) {
 		level = slog.LevelInfo
 	}
 	b := &bench{options: options{scale: *scale, wal: *wal, log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))}}
-	b.report = &report{Command: strings.Join(append([]string{"go run ./internal/bench"}, os.Args[1:]...), " "), Machine: machine()}
+	b.report = &report{Command: strings.Join(append([]string{"go run ./internal/bench"}, os.Args[1:]...), " "), Machine: measure.Machine()}
 	if slices.Contains(wanted, "sandbox") { // first: it may be built from sources, which may change meanwhile
 		b.runner, b.runnerErr = program.Find(ctx, program.Want{})
 	}
@@ -138,14 +139,16 @@ func run() (err error) {
 			continue
 		}
 		if s.postgres && b.cluster == nil {
-			progress("starting Postgres")
-			if b.cluster, err = openCluster(ctx, *fsync, nil); err != nil {
+			measure.Progress("starting Postgres")
+			server, err := measure.Open(ctx, *fsync, nil)
+			if err != nil {
 				return err
 			}
-			defer b.cluster.close()
-			b.report.Postgres, b.report.Settings = b.cluster.source, b.cluster.settings
+			b.cluster = &cluster{Cluster: server}
+			defer b.cluster.Close()
+			b.report.Postgres, b.report.Settings = b.cluster.Source, b.cluster.Settings
 		}
-		progress("%s", s.name)
+		measure.Progress("%s", s.name)
 		b.report.suite = s.name
 		if err := s.run(ctx, b); err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", s.name, err))

@@ -17,6 +17,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/stepward/stepward/internal/bench/measure"
 	"github.com/stepward/stepward/worker"
 	"github.com/stepward/stepward/workflow"
 )
@@ -79,7 +80,7 @@ func benchRecovery(ctx context.Context, b *bench) error {
 	var mu sync.Mutex
 	var all []time.Duration
 	n := max(b.times(5), 3)
-	if err := parallel(ctx, n, n, func(ctx context.Context) error {
+	if err := measure.Parallel(ctx, n, n, func(ctx context.Context) error {
 		took, err := b.recoverOnce(ctx)
 		mu.Lock()
 		defer mu.Unlock()
@@ -88,8 +89,8 @@ func benchRecovery(ctx context.Context, b *bench) error {
 	}); err != nil {
 		return err
 	}
-	b.report.add(fmt.Sprintf("kill -9 to start of the run's step elsewhere, p50 of %d", n), quantile(all, 0.5)/1000, "s")
-	b.report.bar(fmt.Sprintf("kill -9 to start of the run's step elsewhere, max of %d", n), quantile(all, 1)/1000, "s", 15)
+	b.report.add(fmt.Sprintf("kill -9 to start of the run's step elsewhere, p50 of %d", n), measure.Quantile(all, 0.5)/1000, "s")
+	b.report.bar(fmt.Sprintf("kill -9 to start of the run's step elsewhere, max of %d", n), measure.Quantile(all, 1)/1000, "s", 15)
 	return nil
 }
 
@@ -146,7 +147,7 @@ func (a *app) startChild(ctx context.Context, env ...string) (*process, error) {
 		return nil, err
 	}
 	cmd := exec.CommandContext(ctx, self)
-	cmd.Env = append(append(os.Environ(), envChild+"="+a.schema, envURL+"="+a.c.url), env...)
+	cmd.Env = append(append(os.Environ(), envChild+"="+a.schema, envURL+"="+a.c.URL), env...)
 	cmd.Stderr = os.Stderr
 	stdin, err := cmd.StdinPipe()
 	if err != nil {

@@ -4,11 +4,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/stepward/stepward/internal/bench/measure"
 )
 
 // report is what a call of bench found out.
@@ -37,12 +38,7 @@ func (r *report) add(name string, value float64, unit string) { r.bar(name, valu
 func (r *report) bar(name string, value float64, unit string, bar float64) {
 	x := result{Suite: r.suite, Name: name, Value: value, Unit: unit, Bar: bar, Missed: bar != 0 && value > bar}
 	r.Results = append(r.Results, x)
-	progress("%s: %s: %s %s", x.Suite, x.Name, number(x.Value), x.Unit)
-}
-
-// progress says on standard error how far the program is.
-func progress(format string, args ...any) {
-	fmt.Fprintf(os.Stderr, "%s bench: %s\n", time.Now().Format("15:04:05"), fmt.Sprintf(format, args...))
+	measure.Progress("%s: %s: %s %s", x.Suite, x.Name, measure.Number(x.Value), x.Unit)
 }
 
 func (r *report) note(format string, args ...any) {
@@ -56,17 +52,8 @@ func (r *report) durations(name string, all []time.Duration, quantiles ...float6
 		if q == 0 {
 			what = "least"
 		}
-		r.add(name+", "+what, quantile(all, q), "ms")
+		r.add(name+", "+what, measure.Quantile(all, q), "ms")
 	}
-}
-
-// quantile is in milliseconds.
-func quantile(all []time.Duration, q float64) float64 {
-	if len(all) == 0 {
-		return 0
-	}
-	sorted := slices.Sorted(slices.Values(all))
-	return sorted[min(int(q*float64(len(sorted))), len(sorted)-1)].Seconds() * 1000
 }
 
 func (r *report) write(w io.Writer, asJSON bool) error {
@@ -96,7 +83,7 @@ func (r *report) write(w io.Writer, asJSON bool) error {
 				bar = strings.TrimSuffix(bar, "met") + "**missed**"
 			}
 		}
-		fmt.Fprintf(&b, "| %s: %s | %s | %s | %s |\n", x.Suite, x.Name, number(x.Value), x.Unit, bar)
+		fmt.Fprintf(&b, "| %s: %s | %s | %s | %s |\n", x.Suite, x.Name, measure.Number(x.Value), x.Unit, bar)
 	}
 	if len(r.Notes) > 0 {
 		b.WriteString("\n")
@@ -106,17 +93,6 @@ func (r *report) write(w io.Writer, asJSON bool) error {
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
-}
-
-// number shows three digits that say something.
-func number(v float64) string {
-	switch {
-	case v >= 100:
-		return fmt.Sprintf("%.0f", v)
-	case v >= 10:
-		return fmt.Sprintf("%.1f", v)
-	}
-	return fmt.Sprintf("%.2f", v)
 }
 
 func sortedKeys(m map[string]string) []string {

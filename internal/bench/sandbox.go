@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/stepward/stepward/internal/bench/measure"
 	"github.com/stepward/stepward/sandbox"
 	"github.com/stepward/stepward/sandbox/local"
 )
@@ -175,7 +176,7 @@ func (b *bench) live(ctx context.Context, backend sandbox.Backend, n int) error 
 			took = append(took, time.Since(begin))
 		}
 	}
-	b.report.bar("exec of true in a live sandbox, p50", quantile(took, 0.5), "ms", barExec)
+	b.report.bar("exec of true in a live sandbox, p50", measure.Quantile(took, 0.5), "ms", barExec)
 	b.report.durations("exec of true in a live sandbox", took, 0.95, 0.99)
 	kB, err := anonymousOfChildren()
 	if err != nil {

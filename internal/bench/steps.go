@@ -9,6 +9,7 @@ import (
 	"github.com/riverqueue/river"
 	"github.com/riverqueue/river/riverdriver/riverpgxv5"
 
+	"github.com/stepward/stepward/internal/bench/measure"
 	"github.com/stepward/stepward/internal/enqueue"
 	"github.com/stepward/stepward/worker"
 	"github.com/stepward/stepward/workflow"
@@ -20,11 +21,11 @@ var stepBars = map[int]struct{ commits, bytes float64 }{1: {3, 1600}, 10: {12, 4
 // benchSteps counts what runs write. Autovacuum is off meanwhile: what it does
 // and when is no property of a run.
 func benchSteps(ctx context.Context, b *bench) error {
-	if err := b.cluster.set(ctx, "autovacuum = off"); err != nil {
+	if err := b.cluster.Set(ctx, "autovacuum = off"); err != nil {
 		return err
 	}
-	defer func() { _ = b.cluster.set(context.WithoutCancel(ctx), "autovacuum = on") }()
-	if b.cluster.settings["full_page_writes"] != "off" {
+	defer func() { _ = b.cluster.Set(context.WithoutCancel(ctx), "autovacuum = on") }()
+	if b.cluster.Settings["full_page_writes"] != "off" {
 		b.report.note("full_page_writes is on: WAL bytes cannot be compared")
 	}
 	for _, steps := range []int{1, 10} {
@@ -33,27 +34,27 @@ func benchSteps(ctx context.Context, b *bench) error {
 			return err
 		}
 		bar := stepBars[steps]
-		b.report.bar(fmt.Sprintf("%s, alone: write transactions per run", plural(steps, "step")), round(x.xacts/n, 1), "", bar.commits) // upkeep is subtracted to about one in a hundred
-		b.report.bar(fmt.Sprintf("%s, alone: WAL per run", plural(steps, "step")), x.bytes/n, "B", bar.bytes)
+		b.report.bar(fmt.Sprintf("%s, alone: write transactions per run", plural(steps, "step")), round(x.Xacts/n, 1), "", bar.commits) // upkeep is subtracted to about one in a hundred
+		b.report.bar(fmt.Sprintf("%s, alone: WAL per run", plural(steps, "step")), x.Bytes/n, "B", bar.bytes)
 		if x, n, err = b.enqueued(ctx, steps, b.times(300), 1); err != nil {
 			return err
 		}
-		b.report.add(fmt.Sprintf("%s, alone, with its ticket: write transactions per run", plural(steps, "step")), x.xacts/n, "")
-		b.report.add(fmt.Sprintf("%s, alone, with its ticket: WAL per run", plural(steps, "step")), x.bytes/n, "B")
+		b.report.add(fmt.Sprintf("%s, alone, with its ticket: write transactions per run", plural(steps, "step")), x.Xacts/n, "")
+		b.report.add(fmt.Sprintf("%s, alone, with its ticket: WAL per run", plural(steps, "step")), x.Bytes/n, "B")
 	}
 	x, n, err := b.tickets(ctx, b.times(300))
 	if err != nil {
 		return err
 	}
-	b.report.add("a ticket (River job inserted, fetched, completed): write transactions", x.xacts/n, "")
-	b.report.add("a ticket: WAL", x.bytes/n, "B")
+	b.report.add("a ticket (River job inserted, fetched, completed): write transactions", x.Xacts/n, "")
+	b.report.add("a ticket: WAL", x.Bytes/n, "B")
 	for _, steps := range []int{1, 10} {
 		if x, n, err = b.ready(ctx, steps, b.times(2000), 32); err != nil {
 			return err
 		}
 		name := fmt.Sprintf("%s, 32 concurrent, already enqueued", plural(steps, "step"))
-		b.report.add(name+": write transactions per step", x.xacts/n/float64(steps), "")
-		b.report.add(name+": WAL per run", x.bytes/n, "B")
+		b.report.add(name+": write transactions per step", x.Xacts/n/float64(steps), "")
+		b.report.add(name+": WAL per run", x.Bytes/n, "B")
 		if x, n, err = b.enqueued(ctx, steps, b.times(2000), 32); err != nil {
 			return err
 		}
@@ -62,8 +63,8 @@ func benchSteps(ctx context.Context, b *bench) error {
 		if steps == 10 {
 			bar = 0.2
 		}
-		b.report.bar(name+": write transactions per step", x.xacts/n/float64(steps), "", bar)
-		b.report.add(name+": WAL per run", x.bytes/n, "B")
+		b.report.bar(name+": write transactions per step", x.Xacts/n/float64(steps), "", bar)
+		b.report.add(name+": WAL per run", x.Bytes/n, "B")
 	}
 	return nil
 }
@@ -107,14 +108,14 @@ func (b *bench) newLoner(ctx context.Context, cfg worker.Config, steps int) (a *
 }
 
 // alone measures n runs, one at a time and without a ticket each.
-func (b *bench) alone(ctx context.Context, steps, n int) (cost, float64, error) {
+func (b *bench) alone(ctx context.Context, steps, n int) (measure.Cost, float64, error) {
 	a, execute, err := b.newLoner(ctx, worker.Config{}, steps)
 	if err != nil {
-		return cost{}, 0, err
+		return measure.Cost{}, 0, err
 	}
 	defer a.close()
 	if err := execute(n/3 + 1); err != nil { // warm up: pages, plans, prepared statements
-		return cost{}, 0, err
+		return measure.Cost{}, 0, err
 	}
 	x, err := b.cluster.measure(ctx, func() error { return execute(n) })
 	if err == nil && b.wal {
@@ -124,14 +125,14 @@ func (b *bench) alone(ctx context.Context, steps, n int) (cost, float64, error) 
 }
 
 // ready measures runs that are there when the worker looks.
-func (b *bench) ready(ctx context.Context, steps, n, concurrent int) (cost, float64, error) {
+func (b *bench) ready(ctx context.Context, steps, n, concurrent int) (measure.Cost, float64, error) {
 	a, err := b.newApp(ctx, worker.Config{MaxRuns: concurrent})
 	if err != nil {
-		return cost{}, 0, err
+		return measure.Cost{}, 0, err
 	}
 	defer a.close()
 	if err := a.work(ctx); err != nil {
-		return cost{}, 0, err
+		return measure.Cost{}, 0, err
 	}
 	once := func(n int) func() error {
 		return func() error {
@@ -142,32 +143,32 @@ func (b *bench) ready(ctx context.Context, steps, n, concurrent int) (cost, floa
 		}
 	}
 	if err := once(n / 5)(); err != nil {
-		return cost{}, 0, err
+		return measure.Cost{}, 0, err
 	}
 	x, err := b.cluster.measure(ctx, once(n))
 	return x, float64(n), err
 }
 
 // enqueued measures runs from the client's call to the result, tickets and all.
-func (b *bench) enqueued(ctx context.Context, steps, n, concurrent int) (cost, float64, error) {
+func (b *bench) enqueued(ctx context.Context, steps, n, concurrent int) (measure.Cost, float64, error) {
 	a, err := b.newApp(ctx, worker.Config{})
 	if err != nil {
-		return cost{}, 0, err
+		return measure.Cost{}, 0, err
 	}
 	defer a.close()
 	if err := a.work(ctx); err != nil {
-		return cost{}, 0, err
+		return measure.Cost{}, 0, err
 	}
 	once := func(n int) func() error {
 		return func() error {
-			if err := parallel(ctx, concurrent, n, func(ctx context.Context) error { return a.execute(ctx, steps) }); err != nil {
+			if err := measure.Parallel(ctx, concurrent, n, func(ctx context.Context) error { return a.execute(ctx, steps) }); err != nil {
 				return err
 			}
 			return a.settled(ctx)
 		}
 	}
 	if err := once(n / 5)(); err != nil {
-		return cost{}, 0, err
+		return measure.Cost{}, 0, err
 	}
 	x, err := b.cluster.measure(ctx, once(n))
 	if err == nil && b.wal && concurrent == 1 {
@@ -189,10 +190,10 @@ func (t *ticketDone) Work(context.Context, *river.Job[enqueue.Ticket]) error {
 
 // tickets measures the River jobs alone, one at a time, with River configured as
 // a worker does.
-func (b *bench) tickets(ctx context.Context, n int) (cost, float64, error) {
+func (b *bench) tickets(ctx context.Context, n int) (measure.Cost, float64, error) {
 	a, err := b.newApp(ctx, worker.Config{})
 	if err != nil {
-		return cost{}, 0, err
+		return measure.Cost{}, 0, err
 	}
 	defer a.close()
 	done := &ticketDone{done: make(chan struct{}, 1)}
@@ -204,10 +205,10 @@ func (b *bench) tickets(ctx context.Context, n int) (cost, float64, error) {
 		FetchCooldown: river.FetchCooldownMin, FetchPollInterval: fetchPoll, // the client of an application notifies as often
 	})
 	if err != nil {
-		return cost{}, 0, err
+		return measure.Cost{}, 0, err
 	}
 	if err := client.Start(ctx); err != nil {
-		return cost{}, 0, err
+		return measure.Cost{}, 0, err
 	}
 	defer func() { _ = client.StopAndCancel(context.WithoutCancel(ctx)) }()
 	once := func(n int) func() error {
@@ -229,7 +230,7 @@ func (b *bench) tickets(ctx context.Context, n int) (cost, float64, error) {
 		}
 	}
 	if err := once(n / 5)(); err != nil {
-		return cost{}, 0, err
+		return measure.Cost{}, 0, err
 	}
 	x, err := b.cluster.measure(ctx, once(n))
 	return x, float64(n), err

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stepward/stepward/internal/bench/measure"
 	"github.com/stepward/stepward/internal/devdb"
 	"github.com/stepward/stepward/internal/testenv"
 	"github.com/stepward/stepward/worker"
@@ -17,7 +18,7 @@ import (
 func countingBench(t *testing.T) *bench {
 	t.Helper()
 	// Not DATABASE_URL: others may write there.
-	cluster, err := openCluster(t.Context(), false, []devdb.Way{devdb.WayLocal, devdb.WayDocker, devdb.WayEmbedded})
+	server, err := measure.Open(t.Context(), false, []devdb.Way{devdb.WayLocal, devdb.WayDocker, devdb.WayEmbedded})
 	var unavailable *devdb.UnavailableError
 	if errors.As(err, &unavailable) {
 		testenv.Skip(t, testenv.PartPostgres, err.Error())
@@ -25,14 +26,14 @@ func countingBench(t *testing.T) *bench {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(cluster.close)
-	if got := cluster.settings["full_page_writes"]; got != "off" {
+	t.Cleanup(server.Close)
+	if got := server.Settings["full_page_writes"]; got != "off" {
 		t.Fatalf("full_page_writes is %s", got)
 	}
-	if err := cluster.set(t.Context(), "autovacuum = off"); err != nil {
+	if err := server.Set(t.Context(), "autovacuum = off"); err != nil {
 		t.Fatal(err)
 	}
-	return &bench{options: options{scale: 1, log: slog.New(slog.DiscardHandler)}, cluster: cluster, report: &report{}}
+	return &bench{options: options{scale: 1, log: slog.New(slog.DiscardHandler)}, cluster: &cluster{Cluster: server}, report: &report{}}
 }
 
 // A run that is alone stays within its bars. These are counts, not times, on a
@@ -51,19 +52,19 @@ func TestRunCosts(t *testing.T) {
 			const batches, runs = 5, 10
 			var commits, bytes []float64
 			for range 1 + batches { // the first one makes pages and plans
-				from, err := b.cluster.mark(t.Context())
+				from, err := b.cluster.Mark(t.Context())
 				if err != nil {
 					t.Fatal(err)
 				}
 				if err := execute(runs); err != nil {
 					t.Fatal(err)
 				}
-				to, err := b.cluster.mark(t.Context())
+				to, err := b.cluster.Mark(t.Context())
 				if err != nil {
 					t.Fatal(err)
 				}
-				x := from.to(to)
-				commits, bytes = append(commits, x.xacts/runs), append(bytes, x.bytes/runs)
+				x := from.To(to)
+				commits, bytes = append(commits, x.Xacts/runs), append(bytes, x.Bytes/runs)
 			}
 			commits, bytes = commits[1:], bytes[1:]
 			t.Logf("write transactions per run: %.2f", commits)

@@ -1,4 +1,4 @@
-package main
+package measure
 
 import (
 	"os"
@@ -8,9 +8,9 @@ import (
 	"strings"
 )
 
-// machine says what the figures were measured on. What cannot be found out is
+// Machine says what the figures were measured on. What cannot be found out is
 // left out.
-func machine() map[string]string {
+func Machine() map[string]string {
 	m := map[string]string{
 		"Go":    runtime.Version(),
 		"Cores": strconv.Itoa(runtime.NumCPU()),
