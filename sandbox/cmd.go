@@ -37,14 +37,41 @@ type Cmd struct {
 	// one goroutine at a time calls Write.
 	Stdout, Stderr io.Writer
 
-	sb   *Sandbox
-	exec *execution
+	// Terminal, if not nil, makes the command's standard input, output and error a
+	// terminal of this size. All that it prints goes to Stdout; Stdin is typed, its
+	// end as ^D.
+	Terminal *Terminal
+
+	// Timeout ends the command like the deadline of a context, also when no worker
+	// is connected. Zero means none.
+	Timeout time.Duration
+
+	// MaxOutput, if not zero, bounds what is kept of each output stream in bytes, up
+	// to 8 MiB. The command is not held up by a reader then. What it writes beyond
+	// the first half of MaxOutput arrives when it has ended, and only the last half
+	// of that: the middle is left out, a line says so, and [Usage].Truncated has the
+	// number of bytes.
+	MaxOutput int64
+
+	// ID names the command in its sandbox, for [Sandbox.Attach]: up to 128 printable
+	// characters. To start another Cmd of the same ID, Name, Args and Dir starts
+	// nothing: it follows the same command, from its first byte. Another command
+	// under an ID that is taken is a [CommandError] that is [io/fs.ErrExist].
+	// Defaults to one that nobody else would choose.
+	ID string
+
+	sb     *Sandbox
+	exec   *execution
+	attach *rpc.ExecRequest // of Attach
 }
 
 // Command returns a command that runs in the sandbox.
 func (s *Sandbox) Command(name string, args ...string) *Cmd {
 	return &Cmd{Name: name, Args: args, sb: s}
 }
+
+// maxOutput is the most that MaxOutput can be: the tool runner holds it.
+const maxOutput = 8 << 20
 
 // stderrTail is how much of the standard error goes into an ExitError.
 const stderrTail = 64 << 10
@@ -100,8 +127,26 @@ func (c *Cmd) Start(ctx context.Context) error {
 	if c.exec != nil {
 		return errors.New("sandbox: command was started already")
 	}
+	if err := c.checkID(); err != nil {
+		return err
+	}
+	if c.attach != nil {
+		c.attach.Id, c.attach.Stdin = c.ID, c.Stdin != nil
+		c.exec = &execution{sb: c.sb, name: "command " + c.ID, stdin: c.Stdin, stdout: c.Stdout, stderr: c.Stderr, req: c.attach}
+		return c.exec.start(ctx)
+	}
 	if c.Name == "" {
 		return errors.New("sandbox: command without a name")
+	}
+	if c.MaxOutput < 0 || c.MaxOutput > maxOutput {
+		return fmt.Errorf("sandbox: MaxOutput of %s is %d, not between 0 and %d", c.Name, c.MaxOutput, int64(maxOutput))
+	}
+	if c.Timeout < 0 {
+		return fmt.Errorf("sandbox: Timeout of %s is negative: %v", c.Name, c.Timeout)
+	}
+	named := c.ID != ""
+	if !named {
+		c.ID = c.sb.nextExec()
 	}
 	env := append(c.sb.environ(), c.Env...)
 	if err := c.check(env); err != nil {
@@ -110,9 +155,10 @@ func (c *Cmd) Start(ctx context.Context) error {
 	x := &execution{
 		sb: c.sb, name: c.Name, stdin: c.Stdin, stdout: c.Stdout, stderr: c.Stderr,
 		req: &rpc.ExecRequest{
-			Id: c.sb.nextExec(), Name: c.Name, Args: c.Args, Dir: c.Dir,
-			Env: env, Stdin: c.Stdin != nil,
-			DiscardStdout: c.Stdout == nil, DiscardStderr: c.Stderr == nil,
+			Id: c.ID, Named: named, Name: c.Name, Args: c.Args, Dir: c.Dir,
+			Env: env, Stdin: c.Stdin != nil, Terminal: c.Terminal.wire(),
+			DiscardStdout: c.Stdout == nil && !named, DiscardStderr: c.Stderr == nil && !named,
+			TimeoutNs: int64(c.Timeout), MaxOutput: c.MaxOutput,
 		},
 	}
 	c.exec = x

@@ -36,13 +36,23 @@
 // has finished is unknown then. A command is never run twice.
 //
 // A command may print without end: what its reader has not taken holds it up
-// instead of filling memory. Of a guest step's output callers keep the end, see
-// [Tail].
+// instead of filling memory, or with [Cmd].MaxOutput is left out of the middle, and
+// counted. Of a guest step's output callers keep the end, see [Tail]. Output is
+// bytes, as they came: who shows it must make control characters harmless.
+//
+// # Commands that go on
+//
+// [Cmd.Start] returns while a command runs. It can be sent a signal, and have a
+// terminal whose size changes. A command with an ID can be left with [Cmd.Detach],
+// or by a worker that dies, and found again by [Sandbox.Attach], at the byte where
+// its reader stopped. To start it once more under its ID starts nothing: it is the
+// same command. What it used is in [Cmd.Usage] at its end.
 //
 // # Errors
 //
 // A command that cannot be started is a [CommandError], one that ends without
-// success an [ExitError]; a function's own error, or its panic, is a [GuestError].
+// success an [ExitError], which also says when a limit of the sandbox was met; a
+// function's own error, or its panic, is a [GuestError].
 // A backend that cannot work on a host says why and what to do: [UnavailableError].
 // An image is to blame for an [ImageError].
 //

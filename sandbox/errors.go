@@ -3,6 +3,7 @@ package sandbox
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -61,10 +62,19 @@ type ExitError struct {
 	Command  string
 	Code     int    // exit status, -1 when a signal ended it
 	Signal   string // "SIGKILL", empty when it exited
-	TimedOut bool   // its context's deadline passed
+	TimedOut bool   // its context's deadline, or its Timeout, passed
+
+	// Limit is the field of [Limits] that something in the sandbox met while the
+	// command ran, and which may be why it failed: "Memory" when a process was
+	// ended because of it, "PIDs" when one could not be started, "Disk" when
+	// /workspace or /tmp is full. Empty when none is known to have been.
+	Limit string
+
 	NoAnswer bool   // a guest step's process exited well, but without its answer
 	Stderr   []byte // the end of its standard error, when it was not read otherwise
 	Err      error  // why it was killed: the cause of its context's end
+
+	limit string // what Limit is
 }
 
 func (e *ExitError) Unwrap() error { return e.Err }
@@ -79,8 +89,37 @@ func (e *ExitError) Error() string {
 		how += " (timed out)"
 	case e.NoAnswer:
 		how += " without an answer"
+	case e.Limit != "":
+		how += " (the sandbox met its limit of " + strings.TrimSpace(e.limit+" "+limitNames[e.Limit]) + ", Limits." + e.Limit + ")"
 	}
 	return "sandbox: " + e.Command + ": " + how
+}
+
+var limitNames = map[string]string{"Memory": "memory", "PIDs": "processes", "Disk": "files"}
+
+// limit returns the name of a limit that the tool runner says was met, and what it
+// is. What is no limit's name is none.
+func (s *Sandbox) limit(name string) (field, value string) {
+	l := s.enforce.Limits
+	switch name {
+	case "Memory":
+		return name, size(l.Memory)
+	case "PIDs":
+		return name, fmt.Sprint(l.PIDs)
+	case "Disk":
+		return name, size(l.Disk)
+	}
+	return "", ""
+}
+
+func size(n int64) string {
+	switch {
+	case n == 0:
+		return ""
+	case n%(1<<20) == 0:
+		return fmt.Sprintf("%d MiB of", n>>20)
+	}
+	return fmt.Sprintf("%d bytes of", n)
 }
 
 // A CommandError reports that a command could not be started. It matches

@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -44,6 +45,12 @@ type execution struct {
 	err      error
 	writeErr error
 	killing  sync.WaitGroup
+
+	stop     context.CancelFunc // the following
+	detached atomic.Bool
+
+	usage Usage
+	given atomic.Int64 // the input that it had when it was attached to
 }
 
 // start returns when the process runs, or failed to.
@@ -54,6 +61,7 @@ func (x *execution) start(ctx context.Context) error {
 	x.ended = make(chan struct{})
 	started := make(chan struct{})
 	stream, stop := context.WithCancel(context.WithoutCancel(ctx))
+	x.stop = stop
 
 	// The stream outlives ctx: it brings the end after the kill.
 	span := x.span(ctx)
@@ -67,11 +75,20 @@ func (x *execution) start(ctx context.Context) error {
 			span.End()
 		}()
 		x.err = x.follow(ctx, stream, sync.OnceFunc(func() { close(started) }))
+		if x.detached.Load() && (x.err == nil || errors.Is(x.err, ErrLost)) {
+			x.err = ErrDetached
+		}
+		if x.sb.done != nil {
+			x.sb.done(x.name, x.usage, x.err)
+		}
 	}()
 	x.killing.Go(func() {
 		select {
 		case <-x.ended:
 		case <-ctx.Done():
+			if x.detached.Load() {
+				return
+			}
 			if err := x.kill(stream); err != nil {
 				stop() // nothing can be said about it any more
 			}
@@ -112,6 +129,18 @@ func (x *execution) wait() error {
 	return x.err
 }
 
+// detach stops following.
+func (x *execution) detach() error {
+	x.detached.Store(true)
+	x.stop()
+	<-x.ended
+	x.killing.Wait()
+	if errors.Is(x.err, ErrDetached) {
+		return nil
+	}
+	return x.err // it was over
+}
+
 func (x *execution) kill(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, killTimeout)
 	defer cancel()
@@ -141,6 +170,9 @@ func (x *execution) follow(ctx, stream context.Context, started func()) error {
 		}
 		var ce *connect.Error
 		if errors.As(err, &ce) && connect.IsWireError(err) && ce.Code() != connect.CodeUnavailable {
+			if code := ce.Code(); code == connect.CodeNotFound || code == connect.CodeAlreadyExists {
+				return &CommandError{Command: x.name, Err: fileError(err)}
+			}
 			return fmt.Errorf("sandbox: %s: %w", x.name, err)
 		}
 		if tries == 2 || stream.Err() != nil || errors.Is(err, ErrLost) {
@@ -166,6 +198,9 @@ func (x *execution) attach(ctx context.Context, c rpcconnect.RunnerClient, start
 		progress = true
 		switch ev := events.Msg().Event.(type) {
 		case *rpc.ExecEvent_Started:
+			if x.req.Attach {
+				x.given.CompareAndSwap(0, ev.Started.GetStdinOffset())
+			}
 			started()
 		case *rpc.ExecEvent_Output:
 			x.output(ev.Output)
@@ -181,9 +216,9 @@ func (x *execution) output(o *rpc.Output) {
 	var w io.Writer
 	switch o.Stream {
 	case rpc.Output_STDOUT:
-		w, x.req.StdoutOffset = x.stdout, next
+		w, x.req.StdoutOffset, x.usage.Stdout = x.stdout, next, next
 	case rpc.Output_STDERR:
-		w, x.req.StderrOffset = x.stderr, next
+		w, x.req.StderrOffset, x.usage.Stderr = x.stderr, next, next
 	case rpc.Output_ANSWER:
 		x.answerLost = x.answerLost || o.Truncated > 0 || len(x.answer)+len(o.Data) > maxAnswer
 		if !x.answerLost {
@@ -193,8 +228,9 @@ func (x *execution) output(o *rpc.Output) {
 		x.req.AnswerOffset = next
 		return
 	}
-	if o.Truncated > 0 && w != nil {
-		fmt.Fprintf(w, "\n[%d bytes of output were lost with a connection]\n", o.Truncated)
+	x.usage.Truncated += max(o.Truncated, 0)
+	if o.Truncated > 0 && w != nil && x.writeErr == nil {
+		fmt.Fprintf(w, "\n[%d bytes of output are left out]\n", o.Truncated)
 	}
 	if w == nil || x.writeErr != nil {
 		return // as a pipe whose reader has gone, but without a signal
@@ -226,6 +262,9 @@ func (x *execution) beats() {
 
 // result turns the end event into what the caller gets.
 func (x *execution) result(ctx context.Context, end *rpc.End) error {
+	u := end.GetUsage()
+	x.usage.CPU, x.usage.Memory, x.usage.Wall = time.Duration(u.GetCpuNs()), u.GetMaxMemory(), time.Duration(u.GetWallNs())
+	x.usage.Stdin = u.GetStdin()
 	switch {
 	case end.StartError != "":
 		return &CommandError{Command: x.name, Err: startError(end)}
@@ -235,9 +274,14 @@ func (x *execution) result(ctx context.Context, end *rpc.End) error {
 		return nil
 	}
 	ee := &ExitError{Command: x.name, Code: int(end.Code), Signal: end.Signal}
-	if end.Killed && ctx.Err() != nil {
+	switch {
+	case end.TimedOut:
+		ee.Err, ee.TimedOut = context.DeadlineExceeded, true
+	case end.Killed && ctx.Err() != nil:
 		ee.Err = context.Cause(ctx)
 		ee.TimedOut = errors.Is(ctx.Err(), context.DeadlineExceeded)
+	default:
+		ee.Limit, ee.limit = x.sb.limit(end.Limit)
 	}
 	return ee
 }
@@ -261,7 +305,7 @@ func startError(end *rpc.End) error {
 // blocks is left behind when the command has ended, as nothing can interrupt it.
 func (x *execution) feed(ctx context.Context) {
 	buf := make([]byte, 64<<10)
-	var offset int64
+	offset := x.given.Load()
 	for {
 		n, rerr := x.stdin.Read(buf)
 		c, err := x.sb.data.get(ctx)

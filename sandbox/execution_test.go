@@ -39,7 +39,7 @@ func FuzzEvents(f *testing.F) {
 			return
 		}
 		var out bytes.Buffer
-		x := &execution{name: "x", req: &rpc.ExecRequest{}, stdout: &out}
+		x := &execution{sb: &Sandbox{}, name: "x", req: &rpc.ExecRequest{}, stdout: &out}
 		switch ev := ev.Event.(type) {
 		case *rpc.ExecEvent_Output:
 			x.output(ev.Output)
@@ -62,7 +62,7 @@ func TestStartErrors(t *testing.T) {
 	for errno, want := range map[syscall.Errno]error{
 		syscall.ENOENT: fs.ErrNotExist, syscall.EACCES: fs.ErrPermission, syscall.E2BIG: nil, syscall.EAGAIN: nil, 0: nil,
 	} {
-		x := &execution{name: "tool"}
+		x := &execution{sb: &Sandbox{}, name: "tool"}
 		err := x.result(t.Context(), &rpc.End{Code: -1, StartErrno: int32(errno), StartError: "it did not start"})
 		var ce *CommandError
 		if !errors.As(err, &ce) || ce.Command != "tool" || (want != nil && !errors.Is(err, want)) {

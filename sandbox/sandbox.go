@@ -29,6 +29,10 @@ type Options struct {
 	// OrphanAfter ends the sandbox when it has had no connection for so long.
 	// Defaults to [DefaultOrphanAfter].
 	OrphanAfter time.Duration
+
+	// Done, if not nil, is called when a command or guest step has ended, with what
+	// it used and the error that it ended with.
+	Done func(command string, u Usage, err error)
 }
 
 // A Sandbox is a running sandbox. Its methods are safe for concurrent use.
@@ -42,6 +46,7 @@ type Sandbox struct {
 
 	data, control *link // bulk data must never delay a kill
 
+	done      func(string, Usage, error)
 	execs     atomic.Int64
 	destroyed chan struct{}
 	destroy   sync.Once
@@ -69,7 +74,7 @@ func Start(ctx context.Context, b Backend, o Options) (*Sandbox, error) {
 	token := make([]byte, 32)
 	rand.Read(token)
 	s := &Sandbox{
-		backend: b, id: o.ID, spec: o.Spec, labels: o.Labels, token: token,
+		backend: b, id: o.ID, spec: o.Spec, labels: o.Labels, token: token, done: o.Done,
 		destroyed: make(chan struct{}),
 	}
 	s.spec.Env = maps.Clone(o.Spec.Env)

@@ -3,6 +3,7 @@ package confine
 import (
 	"errors"
 	"fmt"
+	"os"
 	"sync"
 
 	ll "github.com/landlock-lsm/go-landlock/landlock/syscall"
@@ -47,8 +48,8 @@ func domain(abi int) (attr ll.RulesetAttr, file uint64) {
 	return attr, file
 }
 
-// Ruleset describes the domain of an exec: it reads anything that it could read
-// before, writes to /workspace, /tmp and some devices, and neither traces nor
+// Ruleset describes the domain of an exec: it reads any file that it could read
+// before, but of devices only some: another exec's terminal is one. It writes to /workspace, /tmp and some devices, and neither traces nor
 // signals a process outside of the domain. It is the same for all execs, each of
 // which gets a domain of its own by it.
 var Ruleset = sync.OnceValues(func() (fd int, err error) {
@@ -56,17 +57,31 @@ var Ruleset = sync.OnceValues(func() (fd int, err error) {
 	if fd, err = ll.LandlockCreateRuleset(&attr, 0); err != nil {
 		return -1, fmt.Errorf("landlock: %w", err)
 	}
-	for _, r := range []struct {
+	type rule struct {
 		path   string
 		access uint64
-	}{
-		{"/", fsRead},
+	}
+	rules := []rule{{"/", ll.AccessFSReadDir}}
+	top, err := os.ReadDir("/")
+	if err != nil {
+		return -1, fmt.Errorf("landlock: %w", err)
+	}
+	for _, e := range top { // the root is read-only: there will be no other
+		switch {
+		case e.Name() == "dev":
+		case e.IsDir():
+			rules = append(rules, rule{"/" + e.Name(), fsRead})
+		case e.Type().IsRegular():
+			rules = append(rules, rule{"/" + e.Name(), fsRead & file})
+		}
+	}
+	for _, r := range append(rules, []rule{
 		{Self, ll.AccessFSExecute | ll.AccessFSReadFile}, // on a mount of its own
 		{Workspace, attr.HandledAccessFS},
 		{"/tmp", attr.HandledAccessFS},
 		{"/dev/null", file}, {"/dev/zero", file}, {"/dev/full", file},
 		{"/dev/random", file}, {"/dev/urandom", file}, {"/dev/tty", file},
-	} {
+	}...) {
 		at, err := unix.Open(r.path, unix.O_PATH|unix.O_CLOEXEC, 0)
 		if errors.Is(err, unix.ENOENT) {
 			continue

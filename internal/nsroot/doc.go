@@ -26,6 +26,9 @@ type Setup struct {
 	Disk        int64  // bytes of /workspace and of /tmp
 	PIDs        int
 	OpenFiles   int
+
+	// Files of the host that count how often the sandbox met its limits.
+	Memory, Processes string
 }
 
 // Facts is what the process inside reports once it is set up.

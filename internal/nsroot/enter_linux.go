@@ -178,18 +178,25 @@ func devices() error {
 	if err := os.Mkdir(base+"/dev", 0o755); err != nil {
 		return err
 	}
-	for _, d := range []string{"null", "zero", "full", "random", "urandom"} {
+	for _, d := range []string{"null", "zero", "full", "random", "urandom", "tty"} {
 		if err := show("/dev/"+d, true); err != nil {
 			return err
 		}
 	}
 	for name, target := range map[string]string{
 		"fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/proc/self/fd/1", "stderr": "/proc/self/fd/2",
-		"shm": "/tmp", // nothing but /workspace and /tmp can be written to
+		"shm":  "/tmp", // nothing but /workspace and /tmp can be written to
+		"ptmx": "pts/ptmx",
 	} {
 		if err := os.Symlink(target, base+"/dev/"+name); err != nil {
 			return err
 		}
+	}
+	if err := os.Mkdir(base+"/dev/pts", 0o755); err != nil {
+		return err
+	}
+	if err := unix.Mount("devpts", base+"/dev/pts", "devpts", unix.MS_NOSUID|unix.MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0600"); err != nil {
+		return fmt.Errorf("mount /dev/pts: %w", err)
 	}
 	return nil
 }

@@ -19,6 +19,8 @@ type Inside struct {
 	Setup   Setup
 	Control *Control
 	Shim    *shim.Process // waits for a first request; nil if it could not be started
+
+	Memory, Processes *os.File // of the Setup; nil without
 }
 
 var inside *Inside
@@ -53,6 +55,12 @@ func become() (*Inside, error) {
 	i := &Inside{Control: &Control{conn}}
 	if i.Setup, err = i.Control.Receive(); err != nil {
 		return nil, err
+	}
+	if i.Setup.Memory != "" {
+		i.Memory, _ = os.Open(i.Setup.Memory) // without it a limit's name is missing in a result
+	}
+	if i.Setup.Processes != "" {
+		i.Processes, _ = os.Open(i.Setup.Processes)
 	}
 	if err = enter(i.Setup); err == nil {
 		err = confine.GiveUp(i.Setup.Without)

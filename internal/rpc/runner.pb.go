@@ -69,7 +69,7 @@ func (x Output_Stream) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Output_Stream.Descriptor instead.
 func (Output_Stream) EnumDescriptor() ([]byte, []int) {
-	return file_runner_proto_rawDescGZIP(), []int{8, 0}
+	return file_runner_proto_rawDescGZIP(), []int{9, 0}
 }
 
 type HelloRequest struct {
@@ -220,9 +220,14 @@ type ExecRequest struct {
 	DiscardStderr bool                   `protobuf:"varint,8,opt,name=discard_stderr,json=discardStderr,proto3" json:"discard_stderr,omitempty"`
 	Guest         *GuestCall             `protobuf:"bytes,9,opt,name=guest,proto3" json:"guest,omitempty"` // instead of a command
 	// Where to begin when attaching.
-	StdoutOffset  int64 `protobuf:"varint,10,opt,name=stdout_offset,json=stdoutOffset,proto3" json:"stdout_offset,omitempty"`
-	StderrOffset  int64 `protobuf:"varint,11,opt,name=stderr_offset,json=stderrOffset,proto3" json:"stderr_offset,omitempty"`
-	AnswerOffset  int64 `protobuf:"varint,12,opt,name=answer_offset,json=answerOffset,proto3" json:"answer_offset,omitempty"`
+	StdoutOffset  int64     `protobuf:"varint,10,opt,name=stdout_offset,json=stdoutOffset,proto3" json:"stdout_offset,omitempty"`
+	StderrOffset  int64     `protobuf:"varint,11,opt,name=stderr_offset,json=stderrOffset,proto3" json:"stderr_offset,omitempty"`
+	AnswerOffset  int64     `protobuf:"varint,12,opt,name=answer_offset,json=answerOffset,proto3" json:"answer_offset,omitempty"`
+	Attach        bool      `protobuf:"varint,13,opt,name=attach,proto3" json:"attach,omitempty"`                        // never start it
+	Named         bool      `protobuf:"varint,14,opt,name=named,proto3" json:"named,omitempty"`                          // the caller chose the id: what it was is remembered, and its output kept for a while
+	Terminal      *Terminal `protobuf:"bytes,15,opt,name=terminal,proto3" json:"terminal,omitempty"`                     // its standard input, output and error; output is stdout
+	TimeoutNs     int64     `protobuf:"varint,16,opt,name=timeout_ns,json=timeoutNs,proto3" json:"timeout_ns,omitempty"` // it is killed then; 0: none
+	MaxOutput     int64     `protobuf:"varint,17,opt,name=max_output,json=maxOutput,proto3" json:"max_output,omitempty"` // of each stream, whose middle is left out; 0: all, at the reader's pace
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -341,6 +346,93 @@ func (x *ExecRequest) GetAnswerOffset() int64 {
 	return 0
 }
 
+func (x *ExecRequest) GetAttach() bool {
+	if x != nil {
+		return x.Attach
+	}
+	return false
+}
+
+func (x *ExecRequest) GetNamed() bool {
+	if x != nil {
+		return x.Named
+	}
+	return false
+}
+
+func (x *ExecRequest) GetTerminal() *Terminal {
+	if x != nil {
+		return x.Terminal
+	}
+	return nil
+}
+
+func (x *ExecRequest) GetTimeoutNs() int64 {
+	if x != nil {
+		return x.TimeoutNs
+	}
+	return 0
+}
+
+func (x *ExecRequest) GetMaxOutput() int64 {
+	if x != nil {
+		return x.MaxOutput
+	}
+	return 0
+}
+
+type Terminal struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Rows          uint32                 `protobuf:"varint,1,opt,name=rows,proto3" json:"rows,omitempty"`
+	Cols          uint32                 `protobuf:"varint,2,opt,name=cols,proto3" json:"cols,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Terminal) Reset() {
+	*x = Terminal{}
+	mi := &file_runner_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Terminal) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Terminal) ProtoMessage() {}
+
+func (x *Terminal) ProtoReflect() protoreflect.Message {
+	mi := &file_runner_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Terminal.ProtoReflect.Descriptor instead.
+func (*Terminal) Descriptor() ([]byte, []int) {
+	return file_runner_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Terminal) GetRows() uint32 {
+	if x != nil {
+		return x.Rows
+	}
+	return 0
+}
+
+func (x *Terminal) GetCols() uint32 {
+	if x != nil {
+		return x.Cols
+	}
+	return 0
+}
+
 type GuestCall struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	Workflow       string                 `protobuf:"bytes,1,opt,name=workflow,proto3" json:"workflow,omitempty"`
@@ -359,7 +451,7 @@ type GuestCall struct {
 
 func (x *GuestCall) Reset() {
 	*x = GuestCall{}
-	mi := &file_runner_proto_msgTypes[3]
+	mi := &file_runner_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -371,7 +463,7 @@ func (x *GuestCall) String() string {
 func (*GuestCall) ProtoMessage() {}
 
 func (x *GuestCall) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_proto_msgTypes[3]
+	mi := &file_runner_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -384,7 +476,7 @@ func (x *GuestCall) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GuestCall.ProtoReflect.Descriptor instead.
 func (*GuestCall) Descriptor() ([]byte, []int) {
-	return file_runner_proto_rawDescGZIP(), []int{3}
+	return file_runner_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *GuestCall) GetWorkflow() string {
@@ -471,7 +563,7 @@ type GuestAnswer struct {
 
 func (x *GuestAnswer) Reset() {
 	*x = GuestAnswer{}
-	mi := &file_runner_proto_msgTypes[4]
+	mi := &file_runner_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -483,7 +575,7 @@ func (x *GuestAnswer) String() string {
 func (*GuestAnswer) ProtoMessage() {}
 
 func (x *GuestAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_proto_msgTypes[4]
+	mi := &file_runner_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -496,7 +588,7 @@ func (x *GuestAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GuestAnswer.ProtoReflect.Descriptor instead.
 func (*GuestAnswer) Descriptor() ([]byte, []int) {
-	return file_runner_proto_rawDescGZIP(), []int{4}
+	return file_runner_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *GuestAnswer) GetOutput() []byte {
@@ -541,7 +633,7 @@ type GuestFailure struct {
 
 func (x *GuestFailure) Reset() {
 	*x = GuestFailure{}
-	mi := &file_runner_proto_msgTypes[5]
+	mi := &file_runner_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -553,7 +645,7 @@ func (x *GuestFailure) String() string {
 func (*GuestFailure) ProtoMessage() {}
 
 func (x *GuestFailure) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_proto_msgTypes[5]
+	mi := &file_runner_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -566,7 +658,7 @@ func (x *GuestFailure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GuestFailure.ProtoReflect.Descriptor instead.
 func (*GuestFailure) Descriptor() ([]byte, []int) {
-	return file_runner_proto_rawDescGZIP(), []int{5}
+	return file_runner_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *GuestFailure) GetMessage() string {
@@ -625,7 +717,7 @@ type ExecEvent struct {
 
 func (x *ExecEvent) Reset() {
 	*x = ExecEvent{}
-	mi := &file_runner_proto_msgTypes[6]
+	mi := &file_runner_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -637,7 +729,7 @@ func (x *ExecEvent) String() string {
 func (*ExecEvent) ProtoMessage() {}
 
 func (x *ExecEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_proto_msgTypes[6]
+	mi := &file_runner_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -650,7 +742,7 @@ func (x *ExecEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecEvent.ProtoReflect.Descriptor instead.
 func (*ExecEvent) Descriptor() ([]byte, []int) {
-	return file_runner_proto_rawDescGZIP(), []int{6}
+	return file_runner_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ExecEvent) GetEvent() isExecEvent_Event {
@@ -711,13 +803,14 @@ func (*ExecEvent_End) isExecEvent_Event() {}
 
 type Started struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
+	StdinOffset   int64                  `protobuf:"varint,1,opt,name=stdin_offset,json=stdinOffset,proto3" json:"stdin_offset,omitempty"` // how much input it has been given
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Started) Reset() {
 	*x = Started{}
-	mi := &file_runner_proto_msgTypes[7]
+	mi := &file_runner_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -729,7 +822,7 @@ func (x *Started) String() string {
 func (*Started) ProtoMessage() {}
 
 func (x *Started) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_proto_msgTypes[7]
+	mi := &file_runner_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -742,7 +835,14 @@ func (x *Started) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Started.ProtoReflect.Descriptor instead.
 func (*Started) Descriptor() ([]byte, []int) {
-	return file_runner_proto_rawDescGZIP(), []int{7}
+	return file_runner_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Started) GetStdinOffset() int64 {
+	if x != nil {
+		return x.StdinOffset
+	}
+	return 0
 }
 
 type Output struct {
@@ -757,7 +857,7 @@ type Output struct {
 
 func (x *Output) Reset() {
 	*x = Output{}
-	mi := &file_runner_proto_msgTypes[8]
+	mi := &file_runner_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -769,7 +869,7 @@ func (x *Output) String() string {
 func (*Output) ProtoMessage() {}
 
 func (x *Output) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_proto_msgTypes[8]
+	mi := &file_runner_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -782,7 +882,7 @@ func (x *Output) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Output.ProtoReflect.Descriptor instead.
 func (*Output) Descriptor() ([]byte, []int) {
-	return file_runner_proto_rawDescGZIP(), []int{8}
+	return file_runner_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Output) GetStream() Output_Stream {
@@ -820,14 +920,17 @@ type End struct {
 	Killed        bool                   `protobuf:"varint,3,opt,name=killed,proto3" json:"killed,omitempty"`                           // by Kill
 	StartErrno    int32                  `protobuf:"varint,4,opt,name=start_errno,json=startErrno,proto3" json:"start_errno,omitempty"` // it never started
 	StartError    string                 `protobuf:"bytes,5,opt,name=start_error,json=startError,proto3" json:"start_error,omitempty"`
-	Lost          bool                   `protobuf:"varint,6,opt,name=lost,proto3" json:"lost,omitempty"` // its processes are gone, how it ended is unknown
+	Lost          bool                   `protobuf:"varint,6,opt,name=lost,proto3" json:"lost,omitempty"`                         // its processes are gone, how it ended is unknown
+	TimedOut      bool                   `protobuf:"varint,7,opt,name=timed_out,json=timedOut,proto3" json:"timed_out,omitempty"` // killed at the end of timeout_ns
+	Usage         *Usage                 `protobuf:"bytes,8,opt,name=usage,proto3" json:"usage,omitempty"`
+	Limit         string                 `protobuf:"bytes,9,opt,name=limit,proto3" json:"limit,omitempty"` // of sandbox.Limits that was met meanwhile: "Memory"
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *End) Reset() {
 	*x = End{}
-	mi := &file_runner_proto_msgTypes[9]
+	mi := &file_runner_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -839,7 +942,7 @@ func (x *End) String() string {
 func (*End) ProtoMessage() {}
 
 func (x *End) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_proto_msgTypes[9]
+	mi := &file_runner_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -852,7 +955,7 @@ func (x *End) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use End.ProtoReflect.Descriptor instead.
 func (*End) Descriptor() ([]byte, []int) {
-	return file_runner_proto_rawDescGZIP(), []int{9}
+	return file_runner_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *End) GetCode() int32 {
@@ -897,6 +1000,95 @@ func (x *End) GetLost() bool {
 	return false
 }
 
+func (x *End) GetTimedOut() bool {
+	if x != nil {
+		return x.TimedOut
+	}
+	return false
+}
+
+func (x *End) GetUsage() *Usage {
+	if x != nil {
+		return x.Usage
+	}
+	return nil
+}
+
+func (x *End) GetLimit() string {
+	if x != nil {
+		return x.Limit
+	}
+	return ""
+}
+
+type Usage struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	CpuNs         int64                  `protobuf:"varint,1,opt,name=cpu_ns,json=cpuNs,proto3" json:"cpu_ns,omitempty"`             // user and system, of all its processes
+	MaxMemory     int64                  `protobuf:"varint,2,opt,name=max_memory,json=maxMemory,proto3" json:"max_memory,omitempty"` // bytes resident, of its largest process
+	WallNs        int64                  `protobuf:"varint,3,opt,name=wall_ns,json=wallNs,proto3" json:"wall_ns,omitempty"`
+	Stdin         int64                  `protobuf:"varint,4,opt,name=stdin,proto3" json:"stdin,omitempty"` // bytes that it was given
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Usage) Reset() {
+	*x = Usage{}
+	mi := &file_runner_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Usage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Usage) ProtoMessage() {}
+
+func (x *Usage) ProtoReflect() protoreflect.Message {
+	mi := &file_runner_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Usage.ProtoReflect.Descriptor instead.
+func (*Usage) Descriptor() ([]byte, []int) {
+	return file_runner_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *Usage) GetCpuNs() int64 {
+	if x != nil {
+		return x.CpuNs
+	}
+	return 0
+}
+
+func (x *Usage) GetMaxMemory() int64 {
+	if x != nil {
+		return x.MaxMemory
+	}
+	return 0
+}
+
+func (x *Usage) GetWallNs() int64 {
+	if x != nil {
+		return x.WallNs
+	}
+	return 0
+}
+
+func (x *Usage) GetStdin() int64 {
+	if x != nil {
+		return x.Stdin
+	}
+	return 0
+}
+
 type InputRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -909,7 +1101,7 @@ type InputRequest struct {
 
 func (x *InputRequest) Reset() {
 	*x = InputRequest{}
-	mi := &file_runner_proto_msgTypes[10]
+	mi := &file_runner_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -921,7 +1113,7 @@ func (x *InputRequest) String() string {
 func (*InputRequest) ProtoMessage() {}
 
 func (x *InputRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_proto_msgTypes[10]
+	mi := &file_runner_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -934,7 +1126,7 @@ func (x *InputRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InputRequest.ProtoReflect.Descriptor instead.
 func (*InputRequest) Descriptor() ([]byte, []int) {
-	return file_runner_proto_rawDescGZIP(), []int{10}
+	return file_runner_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *InputRequest) GetId() string {
@@ -974,7 +1166,7 @@ type InputResponse struct {
 
 func (x *InputResponse) Reset() {
 	*x = InputResponse{}
-	mi := &file_runner_proto_msgTypes[11]
+	mi := &file_runner_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -986,7 +1178,7 @@ func (x *InputResponse) String() string {
 func (*InputResponse) ProtoMessage() {}
 
 func (x *InputResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_proto_msgTypes[11]
+	mi := &file_runner_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -999,12 +1191,116 @@ func (x *InputResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InputResponse.ProtoReflect.Descriptor instead.
 func (*InputResponse) Descriptor() ([]byte, []int) {
-	return file_runner_proto_rawDescGZIP(), []int{11}
+	return file_runner_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *InputResponse) GetClosed() bool {
 	if x != nil {
 		return x.Closed
+	}
+	return false
+}
+
+type SignalRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Signal        string                 `protobuf:"bytes,2,opt,name=signal,proto3" json:"signal,omitempty"`     // "SIGINT"; empty: none
+	Terminal      *Terminal              `protobuf:"bytes,3,opt,name=terminal,proto3" json:"terminal,omitempty"` // its new size
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SignalRequest) Reset() {
+	*x = SignalRequest{}
+	mi := &file_runner_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SignalRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SignalRequest) ProtoMessage() {}
+
+func (x *SignalRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_runner_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SignalRequest.ProtoReflect.Descriptor instead.
+func (*SignalRequest) Descriptor() ([]byte, []int) {
+	return file_runner_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *SignalRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *SignalRequest) GetSignal() string {
+	if x != nil {
+		return x.Signal
+	}
+	return ""
+}
+
+func (x *SignalRequest) GetTerminal() *Terminal {
+	if x != nil {
+		return x.Terminal
+	}
+	return nil
+}
+
+type SignalResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Found         bool                   `protobuf:"varint,1,opt,name=found,proto3" json:"found,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SignalResponse) Reset() {
+	*x = SignalResponse{}
+	mi := &file_runner_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SignalResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SignalResponse) ProtoMessage() {}
+
+func (x *SignalResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_runner_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SignalResponse.ProtoReflect.Descriptor instead.
+func (*SignalResponse) Descriptor() ([]byte, []int) {
+	return file_runner_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *SignalResponse) GetFound() bool {
+	if x != nil {
+		return x.Found
 	}
 	return false
 }
@@ -1018,7 +1314,7 @@ type KillRequest struct {
 
 func (x *KillRequest) Reset() {
 	*x = KillRequest{}
-	mi := &file_runner_proto_msgTypes[12]
+	mi := &file_runner_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1030,7 +1326,7 @@ func (x *KillRequest) String() string {
 func (*KillRequest) ProtoMessage() {}
 
 func (x *KillRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_proto_msgTypes[12]
+	mi := &file_runner_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1043,7 +1339,7 @@ func (x *KillRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KillRequest.ProtoReflect.Descriptor instead.
 func (*KillRequest) Descriptor() ([]byte, []int) {
-	return file_runner_proto_rawDescGZIP(), []int{12}
+	return file_runner_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *KillRequest) GetId() string {
@@ -1062,7 +1358,7 @@ type KillResponse struct {
 
 func (x *KillResponse) Reset() {
 	*x = KillResponse{}
-	mi := &file_runner_proto_msgTypes[13]
+	mi := &file_runner_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1074,7 +1370,7 @@ func (x *KillResponse) String() string {
 func (*KillResponse) ProtoMessage() {}
 
 func (x *KillResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_proto_msgTypes[13]
+	mi := &file_runner_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1087,7 +1383,7 @@ func (x *KillResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KillResponse.ProtoReflect.Descriptor instead.
 func (*KillResponse) Descriptor() ([]byte, []int) {
-	return file_runner_proto_rawDescGZIP(), []int{13}
+	return file_runner_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *KillResponse) GetFound() bool {
@@ -1109,7 +1405,7 @@ type FileInfo struct {
 
 func (x *FileInfo) Reset() {
 	*x = FileInfo{}
-	mi := &file_runner_proto_msgTypes[14]
+	mi := &file_runner_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1121,7 +1417,7 @@ func (x *FileInfo) String() string {
 func (*FileInfo) ProtoMessage() {}
 
 func (x *FileInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_proto_msgTypes[14]
+	mi := &file_runner_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1134,7 +1430,7 @@ func (x *FileInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileInfo.ProtoReflect.Descriptor instead.
 func (*FileInfo) Descriptor() ([]byte, []int) {
-	return file_runner_proto_rawDescGZIP(), []int{14}
+	return file_runner_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *FileInfo) GetName() string {
@@ -1175,7 +1471,7 @@ type StatRequest struct {
 
 func (x *StatRequest) Reset() {
 	*x = StatRequest{}
-	mi := &file_runner_proto_msgTypes[15]
+	mi := &file_runner_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1187,7 +1483,7 @@ func (x *StatRequest) String() string {
 func (*StatRequest) ProtoMessage() {}
 
 func (x *StatRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_proto_msgTypes[15]
+	mi := &file_runner_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1200,7 +1496,7 @@ func (x *StatRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatRequest.ProtoReflect.Descriptor instead.
 func (*StatRequest) Descriptor() ([]byte, []int) {
-	return file_runner_proto_rawDescGZIP(), []int{15}
+	return file_runner_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *StatRequest) GetPath() string {
@@ -1226,7 +1522,7 @@ type StatResponse struct {
 
 func (x *StatResponse) Reset() {
 	*x = StatResponse{}
-	mi := &file_runner_proto_msgTypes[16]
+	mi := &file_runner_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1238,7 +1534,7 @@ func (x *StatResponse) String() string {
 func (*StatResponse) ProtoMessage() {}
 
 func (x *StatResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_proto_msgTypes[16]
+	mi := &file_runner_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1251,7 +1547,7 @@ func (x *StatResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatResponse.ProtoReflect.Descriptor instead.
 func (*StatResponse) Descriptor() ([]byte, []int) {
-	return file_runner_proto_rawDescGZIP(), []int{16}
+	return file_runner_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *StatResponse) GetInfo() *FileInfo {
@@ -1270,7 +1566,7 @@ type ReadDirRequest struct {
 
 func (x *ReadDirRequest) Reset() {
 	*x = ReadDirRequest{}
-	mi := &file_runner_proto_msgTypes[17]
+	mi := &file_runner_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1282,7 +1578,7 @@ func (x *ReadDirRequest) String() string {
 func (*ReadDirRequest) ProtoMessage() {}
 
 func (x *ReadDirRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_proto_msgTypes[17]
+	mi := &file_runner_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1295,7 +1591,7 @@ func (x *ReadDirRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadDirRequest.ProtoReflect.Descriptor instead.
 func (*ReadDirRequest) Descriptor() ([]byte, []int) {
-	return file_runner_proto_rawDescGZIP(), []int{17}
+	return file_runner_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ReadDirRequest) GetPath() string {
@@ -1314,7 +1610,7 @@ type ReadDirResponse struct {
 
 func (x *ReadDirResponse) Reset() {
 	*x = ReadDirResponse{}
-	mi := &file_runner_proto_msgTypes[18]
+	mi := &file_runner_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1326,7 +1622,7 @@ func (x *ReadDirResponse) String() string {
 func (*ReadDirResponse) ProtoMessage() {}
 
 func (x *ReadDirResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_proto_msgTypes[18]
+	mi := &file_runner_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1339,7 +1635,7 @@ func (x *ReadDirResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadDirResponse.ProtoReflect.Descriptor instead.
 func (*ReadDirResponse) Descriptor() ([]byte, []int) {
-	return file_runner_proto_rawDescGZIP(), []int{18}
+	return file_runner_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ReadDirResponse) GetEntries() []*FileInfo {
@@ -1360,7 +1656,7 @@ type ReadFileRequest struct {
 
 func (x *ReadFileRequest) Reset() {
 	*x = ReadFileRequest{}
-	mi := &file_runner_proto_msgTypes[19]
+	mi := &file_runner_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1372,7 +1668,7 @@ func (x *ReadFileRequest) String() string {
 func (*ReadFileRequest) ProtoMessage() {}
 
 func (x *ReadFileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_proto_msgTypes[19]
+	mi := &file_runner_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1385,7 +1681,7 @@ func (x *ReadFileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadFileRequest.ProtoReflect.Descriptor instead.
 func (*ReadFileRequest) Descriptor() ([]byte, []int) {
-	return file_runner_proto_rawDescGZIP(), []int{19}
+	return file_runner_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ReadFileRequest) GetPath() string {
@@ -1418,7 +1714,7 @@ type ReadFileResponse struct {
 
 func (x *ReadFileResponse) Reset() {
 	*x = ReadFileResponse{}
-	mi := &file_runner_proto_msgTypes[20]
+	mi := &file_runner_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1430,7 +1726,7 @@ func (x *ReadFileResponse) String() string {
 func (*ReadFileResponse) ProtoMessage() {}
 
 func (x *ReadFileResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_proto_msgTypes[20]
+	mi := &file_runner_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1443,7 +1739,7 @@ func (x *ReadFileResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadFileResponse.ProtoReflect.Descriptor instead.
 func (*ReadFileResponse) Descriptor() ([]byte, []int) {
-	return file_runner_proto_rawDescGZIP(), []int{20}
+	return file_runner_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ReadFileResponse) GetData() []byte {
@@ -1464,7 +1760,7 @@ type WriteFileRequest struct {
 
 func (x *WriteFileRequest) Reset() {
 	*x = WriteFileRequest{}
-	mi := &file_runner_proto_msgTypes[21]
+	mi := &file_runner_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1476,7 +1772,7 @@ func (x *WriteFileRequest) String() string {
 func (*WriteFileRequest) ProtoMessage() {}
 
 func (x *WriteFileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_proto_msgTypes[21]
+	mi := &file_runner_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1489,7 +1785,7 @@ func (x *WriteFileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WriteFileRequest.ProtoReflect.Descriptor instead.
 func (*WriteFileRequest) Descriptor() ([]byte, []int) {
-	return file_runner_proto_rawDescGZIP(), []int{21}
+	return file_runner_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *WriteFileRequest) GetPath() string {
@@ -1522,7 +1818,7 @@ type WriteFileResponse struct {
 
 func (x *WriteFileResponse) Reset() {
 	*x = WriteFileResponse{}
-	mi := &file_runner_proto_msgTypes[22]
+	mi := &file_runner_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1534,7 +1830,7 @@ func (x *WriteFileResponse) String() string {
 func (*WriteFileResponse) ProtoMessage() {}
 
 func (x *WriteFileResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_proto_msgTypes[22]
+	mi := &file_runner_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1547,7 +1843,7 @@ func (x *WriteFileResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WriteFileResponse.ProtoReflect.Descriptor instead.
 func (*WriteFileResponse) Descriptor() ([]byte, []int) {
-	return file_runner_proto_rawDescGZIP(), []int{22}
+	return file_runner_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *WriteFileResponse) GetSize() int64 {
@@ -1572,7 +1868,7 @@ const file_runner_proto_rawDesc = "" +
 	"\aseccomp\x18\x03 \x01(\bR\aseccomp\x12 \n" +
 	"\fno_new_privs\x18\x04 \x01(\bR\n" +
 	"noNewPrivs\x12\"\n" +
-	"\fcapabilities\x18\x05 \x01(\bR\fcapabilities\"\xf1\x02\n" +
+	"\fcapabilities\x18\x05 \x01(\bR\fcapabilities\"\x97\x04\n" +
 	"\vExecRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
@@ -1586,7 +1882,17 @@ const file_runner_proto_rawDesc = "" +
 	"\rstdout_offset\x18\n" +
 	" \x01(\x03R\fstdoutOffset\x12#\n" +
 	"\rstderr_offset\x18\v \x01(\x03R\fstderrOffset\x12#\n" +
-	"\ranswer_offset\x18\f \x01(\x03R\fanswerOffset\"\xa2\x02\n" +
+	"\ranswer_offset\x18\f \x01(\x03R\fanswerOffset\x12\x16\n" +
+	"\x06attach\x18\r \x01(\bR\x06attach\x12\x14\n" +
+	"\x05named\x18\x0e \x01(\bR\x05named\x128\n" +
+	"\bterminal\x18\x0f \x01(\v2\x1c.stepward.runner.v1.TerminalR\bterminal\x12\x1d\n" +
+	"\n" +
+	"timeout_ns\x18\x10 \x01(\x03R\ttimeoutNs\x12\x1d\n" +
+	"\n" +
+	"max_output\x18\x11 \x01(\x03R\tmaxOutput\"2\n" +
+	"\bTerminal\x12\x12\n" +
+	"\x04rows\x18\x01 \x01(\rR\x04rows\x12\x12\n" +
+	"\x04cols\x18\x02 \x01(\rR\x04cols\"\xa2\x02\n" +
 	"\tGuestCall\x12\x1a\n" +
 	"\bworkflow\x18\x01 \x01(\tR\bworkflow\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x12\n" +
@@ -1616,8 +1922,9 @@ const file_runner_proto_rawDesc = "" +
 	"\astarted\x18\x01 \x01(\v2\x1b.stepward.runner.v1.StartedH\x00R\astarted\x124\n" +
 	"\x06output\x18\x02 \x01(\v2\x1a.stepward.runner.v1.OutputH\x00R\x06output\x12+\n" +
 	"\x03end\x18\x03 \x01(\v2\x17.stepward.runner.v1.EndH\x00R\x03endB\a\n" +
-	"\x05event\"\t\n" +
-	"\aStarted\"\xbb\x01\n" +
+	"\x05event\",\n" +
+	"\aStarted\x12!\n" +
+	"\fstdin_offset\x18\x01 \x01(\x03R\vstdinOffset\"\xbb\x01\n" +
 	"\x06Output\x129\n" +
 	"\x06stream\x18\x01 \x01(\x0e2!.stepward.runner.v1.Output.StreamR\x06stream\x12\x16\n" +
 	"\x06offset\x18\x02 \x01(\x03R\x06offset\x12\x12\n" +
@@ -1629,7 +1936,7 @@ const file_runner_proto_rawDesc = "" +
 	"\n" +
 	"\x06STDERR\x10\x01\x12\n" +
 	"\n" +
-	"\x06ANSWER\x10\x02\"\x9f\x01\n" +
+	"\x06ANSWER\x10\x02\"\x83\x02\n" +
 	"\x03End\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\x05R\x04code\x12\x16\n" +
 	"\x06signal\x18\x02 \x01(\tR\x06signal\x12\x16\n" +
@@ -1638,14 +1945,29 @@ const file_runner_proto_rawDesc = "" +
 	"startErrno\x12\x1f\n" +
 	"\vstart_error\x18\x05 \x01(\tR\n" +
 	"startError\x12\x12\n" +
-	"\x04lost\x18\x06 \x01(\bR\x04lost\"\\\n" +
+	"\x04lost\x18\x06 \x01(\bR\x04lost\x12\x1b\n" +
+	"\ttimed_out\x18\a \x01(\bR\btimedOut\x12/\n" +
+	"\x05usage\x18\b \x01(\v2\x19.stepward.runner.v1.UsageR\x05usage\x12\x14\n" +
+	"\x05limit\x18\t \x01(\tR\x05limit\"l\n" +
+	"\x05Usage\x12\x15\n" +
+	"\x06cpu_ns\x18\x01 \x01(\x03R\x05cpuNs\x12\x1d\n" +
+	"\n" +
+	"max_memory\x18\x02 \x01(\x03R\tmaxMemory\x12\x17\n" +
+	"\awall_ns\x18\x03 \x01(\x03R\x06wallNs\x12\x14\n" +
+	"\x05stdin\x18\x04 \x01(\x03R\x05stdin\"\\\n" +
 	"\fInputRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
 	"\x06offset\x18\x02 \x01(\x03R\x06offset\x12\x12\n" +
 	"\x04data\x18\x03 \x01(\fR\x04data\x12\x10\n" +
 	"\x03eof\x18\x04 \x01(\bR\x03eof\"'\n" +
 	"\rInputResponse\x12\x16\n" +
-	"\x06closed\x18\x01 \x01(\bR\x06closed\"\x1d\n" +
+	"\x06closed\x18\x01 \x01(\bR\x06closed\"q\n" +
+	"\rSignalRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
+	"\x06signal\x18\x02 \x01(\tR\x06signal\x128\n" +
+	"\bterminal\x18\x03 \x01(\v2\x1c.stepward.runner.v1.TerminalR\bterminal\"&\n" +
+	"\x0eSignalResponse\x12\x14\n" +
+	"\x05found\x18\x01 \x01(\bR\x05found\"\x1d\n" +
 	"\vKillRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"$\n" +
 	"\fKillResponse\x12\x14\n" +
@@ -1675,11 +1997,12 @@ const file_runner_proto_rawDesc = "" +
 	"\x04perm\x18\x02 \x01(\rR\x04perm\x12\x12\n" +
 	"\x04data\x18\x03 \x01(\fR\x04data\"'\n" +
 	"\x11WriteFileResponse\x12\x12\n" +
-	"\x04size\x18\x01 \x01(\x03R\x04size2\x8f\x05\n" +
+	"\x04size\x18\x01 \x01(\x03R\x04size2\xe0\x05\n" +
 	"\x06Runner\x12L\n" +
 	"\x05Hello\x12 .stepward.runner.v1.HelloRequest\x1a!.stepward.runner.v1.HelloResponse\x12H\n" +
 	"\x04Exec\x12\x1f.stepward.runner.v1.ExecRequest\x1a\x1d.stepward.runner.v1.ExecEvent0\x01\x12L\n" +
-	"\x05Input\x12 .stepward.runner.v1.InputRequest\x1a!.stepward.runner.v1.InputResponse\x12I\n" +
+	"\x05Input\x12 .stepward.runner.v1.InputRequest\x1a!.stepward.runner.v1.InputResponse\x12O\n" +
+	"\x06Signal\x12!.stepward.runner.v1.SignalRequest\x1a\".stepward.runner.v1.SignalResponse\x12I\n" +
 	"\x04Kill\x12\x1f.stepward.runner.v1.KillRequest\x1a .stepward.runner.v1.KillResponse\x12I\n" +
 	"\x04Stat\x12\x1f.stepward.runner.v1.StatRequest\x1a .stepward.runner.v1.StatResponse\x12T\n" +
 	"\aReadDir\x12\".stepward.runner.v1.ReadDirRequest\x1a#.stepward.runner.v1.ReadDirResponse0\x01\x12W\n" +
@@ -1699,63 +2022,72 @@ func file_runner_proto_rawDescGZIP() []byte {
 }
 
 var file_runner_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_runner_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_runner_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
 var file_runner_proto_goTypes = []any{
 	(Output_Stream)(0),        // 0: stepward.runner.v1.Output.Stream
 	(*HelloRequest)(nil),      // 1: stepward.runner.v1.HelloRequest
 	(*HelloResponse)(nil),     // 2: stepward.runner.v1.HelloResponse
 	(*ExecRequest)(nil),       // 3: stepward.runner.v1.ExecRequest
-	(*GuestCall)(nil),         // 4: stepward.runner.v1.GuestCall
-	(*GuestAnswer)(nil),       // 5: stepward.runner.v1.GuestAnswer
-	(*GuestFailure)(nil),      // 6: stepward.runner.v1.GuestFailure
-	(*ExecEvent)(nil),         // 7: stepward.runner.v1.ExecEvent
-	(*Started)(nil),           // 8: stepward.runner.v1.Started
-	(*Output)(nil),            // 9: stepward.runner.v1.Output
-	(*End)(nil),               // 10: stepward.runner.v1.End
-	(*InputRequest)(nil),      // 11: stepward.runner.v1.InputRequest
-	(*InputResponse)(nil),     // 12: stepward.runner.v1.InputResponse
-	(*KillRequest)(nil),       // 13: stepward.runner.v1.KillRequest
-	(*KillResponse)(nil),      // 14: stepward.runner.v1.KillResponse
-	(*FileInfo)(nil),          // 15: stepward.runner.v1.FileInfo
-	(*StatRequest)(nil),       // 16: stepward.runner.v1.StatRequest
-	(*StatResponse)(nil),      // 17: stepward.runner.v1.StatResponse
-	(*ReadDirRequest)(nil),    // 18: stepward.runner.v1.ReadDirRequest
-	(*ReadDirResponse)(nil),   // 19: stepward.runner.v1.ReadDirResponse
-	(*ReadFileRequest)(nil),   // 20: stepward.runner.v1.ReadFileRequest
-	(*ReadFileResponse)(nil),  // 21: stepward.runner.v1.ReadFileResponse
-	(*WriteFileRequest)(nil),  // 22: stepward.runner.v1.WriteFileRequest
-	(*WriteFileResponse)(nil), // 23: stepward.runner.v1.WriteFileResponse
+	(*Terminal)(nil),          // 4: stepward.runner.v1.Terminal
+	(*GuestCall)(nil),         // 5: stepward.runner.v1.GuestCall
+	(*GuestAnswer)(nil),       // 6: stepward.runner.v1.GuestAnswer
+	(*GuestFailure)(nil),      // 7: stepward.runner.v1.GuestFailure
+	(*ExecEvent)(nil),         // 8: stepward.runner.v1.ExecEvent
+	(*Started)(nil),           // 9: stepward.runner.v1.Started
+	(*Output)(nil),            // 10: stepward.runner.v1.Output
+	(*End)(nil),               // 11: stepward.runner.v1.End
+	(*Usage)(nil),             // 12: stepward.runner.v1.Usage
+	(*InputRequest)(nil),      // 13: stepward.runner.v1.InputRequest
+	(*InputResponse)(nil),     // 14: stepward.runner.v1.InputResponse
+	(*SignalRequest)(nil),     // 15: stepward.runner.v1.SignalRequest
+	(*SignalResponse)(nil),    // 16: stepward.runner.v1.SignalResponse
+	(*KillRequest)(nil),       // 17: stepward.runner.v1.KillRequest
+	(*KillResponse)(nil),      // 18: stepward.runner.v1.KillResponse
+	(*FileInfo)(nil),          // 19: stepward.runner.v1.FileInfo
+	(*StatRequest)(nil),       // 20: stepward.runner.v1.StatRequest
+	(*StatResponse)(nil),      // 21: stepward.runner.v1.StatResponse
+	(*ReadDirRequest)(nil),    // 22: stepward.runner.v1.ReadDirRequest
+	(*ReadDirResponse)(nil),   // 23: stepward.runner.v1.ReadDirResponse
+	(*ReadFileRequest)(nil),   // 24: stepward.runner.v1.ReadFileRequest
+	(*ReadFileResponse)(nil),  // 25: stepward.runner.v1.ReadFileResponse
+	(*WriteFileRequest)(nil),  // 26: stepward.runner.v1.WriteFileRequest
+	(*WriteFileResponse)(nil), // 27: stepward.runner.v1.WriteFileResponse
 }
 var file_runner_proto_depIdxs = []int32{
-	4,  // 0: stepward.runner.v1.ExecRequest.guest:type_name -> stepward.runner.v1.GuestCall
-	6,  // 1: stepward.runner.v1.GuestAnswer.failure:type_name -> stepward.runner.v1.GuestFailure
-	8,  // 2: stepward.runner.v1.ExecEvent.started:type_name -> stepward.runner.v1.Started
-	9,  // 3: stepward.runner.v1.ExecEvent.output:type_name -> stepward.runner.v1.Output
-	10, // 4: stepward.runner.v1.ExecEvent.end:type_name -> stepward.runner.v1.End
-	0,  // 5: stepward.runner.v1.Output.stream:type_name -> stepward.runner.v1.Output.Stream
-	15, // 6: stepward.runner.v1.StatResponse.info:type_name -> stepward.runner.v1.FileInfo
-	15, // 7: stepward.runner.v1.ReadDirResponse.entries:type_name -> stepward.runner.v1.FileInfo
-	1,  // 8: stepward.runner.v1.Runner.Hello:input_type -> stepward.runner.v1.HelloRequest
-	3,  // 9: stepward.runner.v1.Runner.Exec:input_type -> stepward.runner.v1.ExecRequest
-	11, // 10: stepward.runner.v1.Runner.Input:input_type -> stepward.runner.v1.InputRequest
-	13, // 11: stepward.runner.v1.Runner.Kill:input_type -> stepward.runner.v1.KillRequest
-	16, // 12: stepward.runner.v1.Runner.Stat:input_type -> stepward.runner.v1.StatRequest
-	18, // 13: stepward.runner.v1.Runner.ReadDir:input_type -> stepward.runner.v1.ReadDirRequest
-	20, // 14: stepward.runner.v1.Runner.ReadFile:input_type -> stepward.runner.v1.ReadFileRequest
-	22, // 15: stepward.runner.v1.Runner.WriteFile:input_type -> stepward.runner.v1.WriteFileRequest
-	2,  // 16: stepward.runner.v1.Runner.Hello:output_type -> stepward.runner.v1.HelloResponse
-	7,  // 17: stepward.runner.v1.Runner.Exec:output_type -> stepward.runner.v1.ExecEvent
-	12, // 18: stepward.runner.v1.Runner.Input:output_type -> stepward.runner.v1.InputResponse
-	14, // 19: stepward.runner.v1.Runner.Kill:output_type -> stepward.runner.v1.KillResponse
-	17, // 20: stepward.runner.v1.Runner.Stat:output_type -> stepward.runner.v1.StatResponse
-	19, // 21: stepward.runner.v1.Runner.ReadDir:output_type -> stepward.runner.v1.ReadDirResponse
-	21, // 22: stepward.runner.v1.Runner.ReadFile:output_type -> stepward.runner.v1.ReadFileResponse
-	23, // 23: stepward.runner.v1.Runner.WriteFile:output_type -> stepward.runner.v1.WriteFileResponse
-	16, // [16:24] is the sub-list for method output_type
-	8,  // [8:16] is the sub-list for method input_type
-	8,  // [8:8] is the sub-list for extension type_name
-	8,  // [8:8] is the sub-list for extension extendee
-	0,  // [0:8] is the sub-list for field type_name
+	5,  // 0: stepward.runner.v1.ExecRequest.guest:type_name -> stepward.runner.v1.GuestCall
+	4,  // 1: stepward.runner.v1.ExecRequest.terminal:type_name -> stepward.runner.v1.Terminal
+	7,  // 2: stepward.runner.v1.GuestAnswer.failure:type_name -> stepward.runner.v1.GuestFailure
+	9,  // 3: stepward.runner.v1.ExecEvent.started:type_name -> stepward.runner.v1.Started
+	10, // 4: stepward.runner.v1.ExecEvent.output:type_name -> stepward.runner.v1.Output
+	11, // 5: stepward.runner.v1.ExecEvent.end:type_name -> stepward.runner.v1.End
+	0,  // 6: stepward.runner.v1.Output.stream:type_name -> stepward.runner.v1.Output.Stream
+	12, // 7: stepward.runner.v1.End.usage:type_name -> stepward.runner.v1.Usage
+	4,  // 8: stepward.runner.v1.SignalRequest.terminal:type_name -> stepward.runner.v1.Terminal
+	19, // 9: stepward.runner.v1.StatResponse.info:type_name -> stepward.runner.v1.FileInfo
+	19, // 10: stepward.runner.v1.ReadDirResponse.entries:type_name -> stepward.runner.v1.FileInfo
+	1,  // 11: stepward.runner.v1.Runner.Hello:input_type -> stepward.runner.v1.HelloRequest
+	3,  // 12: stepward.runner.v1.Runner.Exec:input_type -> stepward.runner.v1.ExecRequest
+	13, // 13: stepward.runner.v1.Runner.Input:input_type -> stepward.runner.v1.InputRequest
+	15, // 14: stepward.runner.v1.Runner.Signal:input_type -> stepward.runner.v1.SignalRequest
+	17, // 15: stepward.runner.v1.Runner.Kill:input_type -> stepward.runner.v1.KillRequest
+	20, // 16: stepward.runner.v1.Runner.Stat:input_type -> stepward.runner.v1.StatRequest
+	22, // 17: stepward.runner.v1.Runner.ReadDir:input_type -> stepward.runner.v1.ReadDirRequest
+	24, // 18: stepward.runner.v1.Runner.ReadFile:input_type -> stepward.runner.v1.ReadFileRequest
+	26, // 19: stepward.runner.v1.Runner.WriteFile:input_type -> stepward.runner.v1.WriteFileRequest
+	2,  // 20: stepward.runner.v1.Runner.Hello:output_type -> stepward.runner.v1.HelloResponse
+	8,  // 21: stepward.runner.v1.Runner.Exec:output_type -> stepward.runner.v1.ExecEvent
+	14, // 22: stepward.runner.v1.Runner.Input:output_type -> stepward.runner.v1.InputResponse
+	16, // 23: stepward.runner.v1.Runner.Signal:output_type -> stepward.runner.v1.SignalResponse
+	18, // 24: stepward.runner.v1.Runner.Kill:output_type -> stepward.runner.v1.KillResponse
+	21, // 25: stepward.runner.v1.Runner.Stat:output_type -> stepward.runner.v1.StatResponse
+	23, // 26: stepward.runner.v1.Runner.ReadDir:output_type -> stepward.runner.v1.ReadDirResponse
+	25, // 27: stepward.runner.v1.Runner.ReadFile:output_type -> stepward.runner.v1.ReadFileResponse
+	27, // 28: stepward.runner.v1.Runner.WriteFile:output_type -> stepward.runner.v1.WriteFileResponse
+	20, // [20:29] is the sub-list for method output_type
+	11, // [11:20] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_runner_proto_init() }
@@ -1763,7 +2095,7 @@ func file_runner_proto_init() {
 	if File_runner_proto != nil {
 		return
 	}
-	file_runner_proto_msgTypes[6].OneofWrappers = []any{
+	file_runner_proto_msgTypes[7].OneofWrappers = []any{
 		(*ExecEvent_Started)(nil),
 		(*ExecEvent_Output)(nil),
 		(*ExecEvent_End)(nil),
@@ -1774,7 +2106,7 @@ func file_runner_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_runner_proto_rawDesc), len(file_runner_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   23,
+			NumMessages:   27,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

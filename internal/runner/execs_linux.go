@@ -3,10 +3,14 @@ package runner
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
 	"errors"
+	"fmt"
+	"io"
 	"os"
 	"slices"
 	"sync"
+	"time"
 
 	"connectrpc.com/connect"
 	"golang.org/x/sys/unix"
@@ -18,8 +22,10 @@ import (
 )
 
 const (
-	maxExecs = 1024 // that run at a time
-	keepDone = 64   // that have ended and whose end can still be asked for
+	maxExecs  = 1024    // that run at a time
+	keepDone  = 64      // that have ended and whose end can still be asked for
+	keepNamed = 1024    // the same of those whose ids their callers chose
+	keepBytes = 4 << 20 // of output that was read to its end, of those
 )
 
 // execs are the execs of a sandbox, by the id that the worker chose.
@@ -29,29 +35,35 @@ type execs struct {
 	idle     chan *shim.Process
 	starts   chan func()   // for serve to do
 	prepared chan struct{} // closed when this process is safe from what it runs
+	met      met
 
-	mu   sync.Mutex
-	byID map[string]*exec
-	done []string // oldest first
-	live int
+	mu    sync.Mutex
+	byID  map[string]*exec
+	done  []string // oldest first
+	named []string // the same, of named ones
+	kept  []*exec  // named ones whose output was read and is still here, oldest first
+	live  int
 }
 
 // An exec is one command or guest step.
 type exec struct {
 	id      string
-	guest   bool
-	ready   chan struct{} // closed when shim has been set, or will not be
+	named   bool
+	what    [sha256.Size]byte // of a named one: the command that its id stands for
+	ready   chan struct{}     // closed when shim has been set, or will not be
 	wake    broadcast
 	out     [3]outlog // by rpc.Output_Stream
 	started chan struct{}
 	empty   chan struct{} // closed when none of its processes is left
 	end     *rpc.End      // set before empty is closed
 
-	inMu   sync.Mutex
-	shim   *shim.Process // while it runs
-	stdin  *os.File
-	inOff  int64
-	killed bool
+	inMu     sync.Mutex
+	shim     *shim.Process // while it runs
+	stdin    io.WriteCloser
+	terminal *terminal
+	inOff    int64
+	killed   bool
+	timedOut bool
 }
 
 func newExecs(cfg config, abi int) *execs {
@@ -72,20 +84,34 @@ func (x *execs) prepare() {
 // get returns the exec of req.Id, which it starts if there is none.
 func (x *execs) get(req *rpc.ExecRequest) (*exec, error) {
 	x.mu.Lock()
-	if e := x.byID[req.Id]; e != nil {
+	what := digest(req)
+	e := x.byID[req.Id]
+	switch {
+	case e == nil && req.Attach:
 		x.mu.Unlock()
+		return nil, connect.NewError(connect.CodeNotFound, errors.New("no command has this id"))
+	case e != nil:
+		x.mu.Unlock()
+		if e.named && !req.Attach && e.what != what {
+			return nil, connect.NewError(connect.CodeAlreadyExists, errors.New("another command has this id"))
+		}
 		return e, nil
 	}
 	if x.live >= maxExecs {
 		x.mu.Unlock()
 		return nil, connect.NewError(connect.CodeResourceExhausted, errors.New("too many commands at a time"))
 	}
-	e := &exec{
-		id: req.Id, guest: req.Guest != nil,
+	e = &exec{
+		id: req.Id, named: req.Named, what: what,
 		ready: make(chan struct{}), started: make(chan struct{}), empty: make(chan struct{}),
 	}
 	for i := range e.out {
 		e.out[i].wake = &e.wake
+	}
+	if req.MaxOutput > 0 {
+		for _, s := range []rpc.Output_Stream{rpc.Output_STDOUT, rpc.Output_STDERR} {
+			e.out[s].middle = &middleless{most: max(2, req.MaxOutput)}
+		}
 	}
 	x.byID[req.Id] = e
 	x.live++
@@ -97,13 +123,30 @@ func (x *execs) get(req *rpc.ExecRequest) (*exec, error) {
 // run is the life of an exec.
 func (x *execs) run(e *exec, req *rpc.ExecRequest) {
 	var pumps sync.WaitGroup
+	begin, before := time.Now(), x.met.count()
+	if req.TimeoutNs > 0 {
+		timeout := time.AfterFunc(time.Duration(req.TimeoutNs), func() {
+			e.inMu.Lock()
+			e.timedOut = true
+			e.inMu.Unlock()
+			_ = e.kill(context.Background())
+		})
+		defer timeout.Stop()
+	}
 	end := x.spawn(e, req, &pumps)
 	e.inMu.Lock()
-	if e.stdin != nil {
+	if e.stdin != nil && e.terminal == nil { // whose output is still in it
 		e.stdin.Close()
 	}
-	end.Killed = e.killed
+	end.Killed, end.TimedOut = e.killed, e.timedOut
+	if end.Usage == nil {
+		end.Usage = new(rpc.Usage)
+	}
+	end.Usage.WallNs, end.Usage.Stdin = int64(time.Since(begin)), e.inOff
 	e.inMu.Unlock()
+	if end.Code != 0 && end.StartErrno == 0 {
+		end.Limit = x.met.since(before)
+	}
 	e.end = end
 	close(e.empty)
 	pumps.Wait()
@@ -112,30 +155,74 @@ func (x *execs) run(e *exec, req *rpc.ExecRequest) {
 	}
 	x.mu.Lock()
 	x.live--
-	x.done = append(x.done, e.id)
-	if len(x.done) > keepDone {
-		delete(x.byID, x.done[0])
-		x.done = slices.Delete(x.done, 0, 1)
+	list, most := &x.done, keepDone
+	if e.named {
+		list, most = &x.named, keepNamed
+	}
+	*list = append(*list, e.id)
+	if len(*list) > most {
+		delete(x.byID, (*list)[0])
+		*list = slices.Delete(*list, 0, 1)
 	}
 	x.mu.Unlock()
 }
 
+// digest identifies the command of a request.
+func digest(req *rpc.ExecRequest) (out [sha256.Size]byte) {
+	if req.Named {
+		h := sha256.New()
+		for _, s := range append([]string{req.Name, req.Dir}, req.Args...) {
+			fmt.Fprintf(h, "%d %s", len(s), s)
+		}
+		h.Sum(out[:0])
+	}
+	return out
+}
+
+// read is called when a reader has seen the end: the output of a named exec is
+// kept for one that may have died before it could make use of it.
+func (x *execs) read(e *exec) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if !e.named {
+		e.drop()
+		return
+	}
+	if slices.Contains(x.kept, e) {
+		return
+	}
+	x.kept = append(x.kept, e)
+	size := 0
+	for i := len(x.kept) - 1; i >= 0; i-- {
+		if size += x.kept[i].size(); size > keepBytes {
+			for _, old := range x.kept[:i+1] {
+				old.drop()
+			}
+			x.kept = slices.Delete(x.kept, 0, i+1)
+			return
+		}
+	}
+}
+
+func (e *exec) drop() {
+	for i := range e.out {
+		e.out[i].drop()
+	}
+}
+
+func (e *exec) size() (n int) {
+	for i := range e.out {
+		n += e.out[i].size()
+	}
+	return n
+}
+
 // spawn starts the process by a shim and returns when nothing is left of it.
 func (x *execs) spawn(e *exec, req *rpc.ExecRequest, pumps *sync.WaitGroup) *rpc.End {
-	failed := func(err error) *rpc.End {
-		select {
-		case <-e.ready:
-		default:
-			close(e.ready)
-		}
-		var errno unix.Errno
-		errors.As(err, &errno)
-		return &rpc.End{Code: -1, StartErrno: int32(errno), StartError: cmp.Or(err.Error(), "failed")}
-	}
 	var child []*os.File // what the process inherits, from 0 on
 	defer func() {
 		for _, f := range child {
-			f.Close()
+			f.Close() // also those that a shim has got: it has its own
 		}
 	}()
 	null := func(flag int) error {
@@ -159,52 +246,70 @@ func (x *execs) spawn(e *exec, req *rpc.ExecRequest, pumps *sync.WaitGroup) *rpc
 	}
 	request := shim.Request{
 		Name: req.Name, Args: req.Args, Dir: req.Dir, Env: withoutOwn(append(baseEnv(), req.Env...)), Landlock: x.landlock,
+		Terminal: req.Terminal != nil,
+	}
+	if req.Terminal != nil {
+		t, theirs, err := openTerminal(req.Terminal)
+		if err != nil {
+			return e.failed(err)
+		}
+		child = append(child, theirs, theirs, theirs)
+		request.Env = append([]string{"TERM=xterm-256color"}, request.Env...)
+		pumps.Go(func() { pump(t.File, &e.out[rpc.Output_STDOUT]) })
+		e.inMu.Lock()
+		e.stdin, e.terminal = t, t
+		e.inMu.Unlock()
+		return x.under(e, request, child)
 	}
 	var err error
 	if req.Stdin {
 		var r, w *os.File
 		if r, w, err = os.Pipe(); err != nil {
-			return failed(err)
+			return e.failed(err)
 		}
 		child = append(child, r)
 		e.inMu.Lock()
 		e.stdin = w
 		e.inMu.Unlock()
 	} else if err = null(os.O_RDONLY); err != nil {
-		return failed(err)
+		return e.failed(err)
 	}
 	if err := output(rpc.Output_STDOUT, req.DiscardStdout); err != nil {
-		return failed(err)
+		return e.failed(err)
 	}
 	if err := output(rpc.Output_STDERR, req.DiscardStderr); err != nil {
-		return failed(err)
+		return e.failed(err)
 	}
 	if req.Guest != nil {
 		request.Name, request.Args = cmp.Or(x.cfg.guest, confine.Self), nil
 		request.Env = append(request.Env, EnvMode+"=guest")
 		raw, err := proto.Marshal(req.Guest)
 		if err != nil {
-			return failed(err)
+			return e.failed(err)
 		}
 		r, w, err := os.Pipe()
 		if err != nil {
-			return failed(err)
+			return e.failed(err)
 		}
 		child = append(child, r)
 		pumps.Go(func() { _, _ = w.Write(raw); w.Close() }) // fails when the guest has gone
 		if err := output(rpc.Output_ANSWER, false); err != nil {
-			return failed(err)
+			return e.failed(err)
 		}
 	}
+	return x.under(e, request, child)
+}
+
+// under has a shim run the command, and returns when nothing is left of it.
+func (x *execs) under(e *exec, request shim.Request, child []*os.File) *rpc.End {
 	<-x.prepared
 	sh, err := x.dispatch(request, child)
-	if err != nil {
-		return failed(err)
-	}
 	for _, f := range child {
-		f.Close()
+		f.Close() // or its end would not be seen
 	}
-	child = nil
+	if err != nil {
+		return e.failed(err)
+	}
 	e.setShim(sh)
 	close(e.ready)
 	for {
@@ -227,9 +332,18 @@ func (x *execs) spawn(e *exec, req *rpc.ExecRequest, pumps *sync.WaitGroup) *rpc
 			return &rpc.End{
 				Code: int32(ev.Code), Signal: ev.Signal, Lost: ev.Lost,
 				StartErrno: int32(ev.StartErrno), StartError: text(ev.StartError),
+				Usage: &rpc.Usage{CpuNs: ev.CPU, MaxMemory: ev.MaxMemory},
 			}
 		}
 	}
+}
+
+// failed is the end of an exec that could not be started.
+func (e *exec) failed(err error) *rpc.End {
+	close(e.ready)
+	var errno unix.Errno
+	errors.As(err, &errno)
+	return &rpc.End{Code: -1, StartErrno: int32(errno), StartError: cmp.Or(err.Error(), "failed")}
 }
 
 // setShim sets under which shim the exec runs, nil if under none any more.
@@ -277,10 +391,17 @@ func pump(r *os.File, l *outlog) {
 	}
 }
 
+// given is how much input the exec has got.
+func (e *exec) given() int64 {
+	e.inMu.Lock()
+	defer e.inMu.Unlock()
+	return e.inOff
+}
+
 // input writes to the standard input of the exec, from offset on.
 func (e *exec) input(offset int64, data []byte, eof bool) (closed bool, err error) {
 	e.inMu.Lock()
-	f := e.stdin
+	f, terminal := e.stdin, e.terminal != nil
 	skip := e.inOff - offset
 	e.inMu.Unlock()
 	if f == nil {
@@ -297,14 +418,17 @@ func (e *exec) input(offset int64, data []byte, eof bool) (closed bool, err erro
 	if werr != nil {
 		return true, nil //nolint:nilerr // the command closed its input, which is no error
 	}
-	if eof {
+	switch {
+	case eof && terminal:
+		e.terminal.end()
+	case eof:
 		f.Close()
 	}
 	return false, nil
 }
 
 func (s service) Exec(ctx context.Context, req *connect.Request[rpc.ExecRequest], stream *connect.ServerStream[rpc.ExecEvent]) error {
-	if req.Msg.Id == "" || (req.Msg.Name == "" && req.Msg.Guest == nil) {
+	if req.Msg.Id == "" || (req.Msg.Name == "" && req.Msg.Guest == nil && !req.Msg.Attach) {
 		return connect.NewError(connect.CodeInvalidArgument, errors.New("exec without an id or a name"))
 	}
 	e, err := s.execs.get(req.Msg)
@@ -317,7 +441,7 @@ func (s service) Exec(ctx context.Context, req *connect.Request[rpc.ExecRequest]
 	}
 	select {
 	case <-e.started:
-		err = stream.Send(&rpc.ExecEvent{Event: &rpc.ExecEvent_Started{Started: &rpc.Started{}}})
+		err = stream.Send(&rpc.ExecEvent{Event: &rpc.ExecEvent_Started{Started: &rpc.Started{StdinOffset: e.given()}}})
 	case <-e.empty:
 	case <-ctx.Done():
 		return ctx.Err()
@@ -347,9 +471,7 @@ func (s service) Exec(ctx context.Context, req *connect.Request[rpc.ExecRequest]
 		case over:
 			err := stream.Send(&rpc.ExecEvent{Event: &rpc.ExecEvent_End{End: e.end}})
 			if err == nil {
-				for i := range e.out {
-					e.out[i].drop()
-				}
+				s.execs.read(e)
 			}
 			return err
 		case idle:
@@ -372,6 +494,31 @@ func (s service) Input(_ context.Context, req *connect.Request[rpc.InputRequest]
 		return nil, err
 	}
 	return connect.NewResponse(&rpc.InputResponse{Closed: closed}), nil
+}
+
+func (s service) Signal(_ context.Context, req *connect.Request[rpc.SignalRequest]) (*connect.Response[rpc.SignalResponse], error) {
+	sig := unix.SignalNum(req.Msg.Signal)
+	if req.Msg.Signal != "" && sig == 0 {
+		return nil, connect.NewError(connect.CodeInvalidArgument, fmt.Errorf("no signal %q", req.Msg.Signal))
+	}
+	e := s.execs.find(req.Msg.Id)
+	if e == nil {
+		return connect.NewResponse(&rpc.SignalResponse{}), nil
+	}
+	e.inMu.Lock()
+	defer e.inMu.Unlock()
+	if size := req.Msg.Terminal; size != nil {
+		if e.terminal == nil {
+			return nil, connect.NewError(connect.CodeFailedPrecondition, errors.New("the command has no terminal"))
+		}
+		if err := e.terminal.resize(size); err != nil {
+			return connect.NewResponse(&rpc.SignalResponse{}), nil
+		}
+	}
+	if sig != 0 && e.shim != nil {
+		e.shim.Signal(sig)
+	}
+	return connect.NewResponse(&rpc.SignalResponse{Found: e.shim != nil}), nil
 }
 
 func (s service) Kill(ctx context.Context, req *connect.Request[rpc.KillRequest]) (*connect.Response[rpc.KillResponse], error) {

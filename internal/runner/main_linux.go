@@ -78,7 +78,9 @@ func serveSocket() error {
 			return err
 		}
 	}
-	return newServer(cfg).serve(ln, nil)
+	s := newServer(cfg)
+	s.execs.met = findMet()
+	return s.serve(ln, nil)
 }
 
 // serveLocal serves what connections package local sends. The process has entered
@@ -94,6 +96,7 @@ func serveLocal() error {
 	gone, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	s := newServer(cfg)
+	s.execs.met = met{in.Memory, in.Processes}
 	if in.Shim != nil {
 		s.execs.release(in.Shim)
 	}

@@ -14,8 +14,10 @@ const (
 
 // An outlog keeps the end of one output stream. A writer waits while it holds
 // logAhead bytes that no reader has taken, which holds up the process that writes.
+// With middle set, nobody waits, and bytes of the middle are left out.
 type outlog struct {
-	wake *broadcast
+	wake   *broadcast
+	middle *middleless // set before its first use, or nil
 
 	mu     sync.Mutex
 	buf    []byte
@@ -24,7 +26,22 @@ type outlog struct {
 	closed bool
 }
 
-func (l *outlog) end() int64 { return l.start + int64(len(l.buf)) }
+func (l *outlog) end() int64 {
+	if l.middle != nil {
+		return l.middle.total
+	}
+	return l.start + int64(len(l.buf))
+}
+
+// size is how many bytes it holds.
+func (l *outlog) size() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.middle != nil {
+		return len(l.middle.first) + len(l.middle.last)
+	}
+	return len(l.buf)
+}
 
 // write appends p, and waits for room as often as it must. It returns false
 // when the log was closed under it.
@@ -35,6 +52,12 @@ func (l *outlog) write(p []byte) bool {
 		if l.closed {
 			l.mu.Unlock()
 			return false
+		}
+		if l.middle != nil {
+			l.middle.write(p)
+			l.mu.Unlock()
+			l.wake.all()
+			return true
 		}
 		room := int(logAhead - (l.end() - l.taken))
 		n := min(room, len(p))
@@ -60,6 +83,9 @@ func (l *outlog) write(p []byte) bool {
 func (l *outlog) close() {
 	l.mu.Lock()
 	l.closed = true
+	if l.middle != nil {
+		l.middle.done()
+	}
 	l.mu.Unlock()
 	l.wake.all()
 }
@@ -69,8 +95,13 @@ func (l *outlog) close() {
 func (l *outlog) read(offset int64, limit int) (data []byte, at int64, over bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	at = min(max(offset, l.start), l.end())
-	rest := l.buf[at-l.start:]
+	var rest []byte
+	if l.middle != nil {
+		rest, at = l.middle.from(offset, l.closed)
+	} else {
+		at = min(max(offset, l.start), l.end())
+		rest = l.buf[at-l.start:]
+	}
 	if len(rest) == 0 {
 		return nil, at, l.closed
 	}
@@ -88,6 +119,9 @@ func (l *outlog) took(offset int64) {
 // drop frees the memory once a reader has seen the end.
 func (l *outlog) drop() {
 	l.mu.Lock()
+	if m := l.middle; m != nil {
+		m.first, m.last = nil, nil
+	}
 	l.start, l.buf = l.end(), nil
 	l.mu.Unlock()
 }

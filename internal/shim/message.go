@@ -14,6 +14,11 @@ type Request struct {
 	Dir      string // absolute; empty: the workspace
 	Env      []string
 	Landlock bool // put it into a domain of its own
+	Terminal bool // its descriptor 0 is one, and becomes the one that controls it
+
+	// Signal, if not 0, makes this no command: it goes to the process group of the
+	// last one, while its first process runs.
+	Signal int `json:",omitempty"`
 }
 
 // An Event is what a shim says of a request: that the command has started, and
@@ -26,6 +31,11 @@ type Event struct {
 	StartErrno int
 	StartError string
 	Lost       bool // nothing of it is left, and how it ended is unknown
+
+	// What its processes used: time of processors in nanoseconds, and the bytes that
+	// the largest of them held.
+	CPU       int64
+	MaxMemory int64
 }
 
 // maxMessage bounds a message, in bytes.

@@ -80,5 +80,12 @@ func (p *Process) Receive() (e Event, err error) {
 // Kill ends the command of the last request. A request of no bytes says so.
 func (p *Process) Kill() { _, _ = p.conn.Write(make([]byte, 4)) }
 
+// Signal sends a signal to the process group of the last request's command.
+func (p *Process) Signal(sig unix.Signal) {
+	if raw, err := encode(Request{Signal: int(sig)}); err == nil {
+		_, _ = p.conn.Write(raw)
+	}
+}
+
 // Close ends the shim, and what runs under it.
 func (p *Process) Close() { _ = p.conn.Close() }

@@ -35,6 +35,25 @@ type job struct {
 	req   *Request
 	files []int // its descriptors, from 0 on
 	kill  chan struct{}
+
+	mu  sync.Mutex
+	pid int // of its first process, while that runs
+}
+
+func (j *job) runs(pid int) {
+	j.mu.Lock()
+	j.pid = pid
+	j.mu.Unlock()
+}
+
+// signal does nothing once the first process has been collected: its id may be
+// another's then.
+func (j *job) signal(sig int) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.pid != 0 {
+		_ = unix.Kill(-j.pid, unix.Signal(sig))
+	}
 }
 
 // sweep has all processes of the job killed.
@@ -88,6 +107,7 @@ func (j *job) run(conn *fdpass.Conn) Event {
 		errors.As(err, &errno)
 		return Event{Code: -1, StartErrno: int(errno), StartError: err.Error()}
 	}
+	j.runs(pid)
 	// If this fails the runner has gone, and receiveJobs sees it too.
 	_ = write(conn, Event{Started: true})
 	empty := make(chan struct{})
@@ -99,7 +119,7 @@ func (j *job) run(conn *fdpass.Conn) Event {
 		case <-empty:
 		}
 	})
-	end := reapAll(pid, j.sweep)
+	end := j.reapAll(pid)
 	close(empty)
 	killer.Wait() // or it would kill the next job's
 	return end
@@ -118,6 +138,8 @@ func receiveJobs(conn *fdpass.Conn, jobs chan<- *job) {
 			return
 		case req == nil:
 			last.sweep()
+		case req.Signal != 0:
+			last.signal(req.Signal)
 		default:
 			last = &job{req: req, files: files, kill: make(chan struct{}, 1)}
 			jobs <- last
@@ -160,7 +182,7 @@ func startChild(req *Request, files []int) (pid int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	attr := &syscall.ProcAttr{Dir: dir, Env: lastWins(req.Env), Sys: &syscall.SysProcAttr{Setsid: true}}
+	attr := &syscall.ProcAttr{Dir: dir, Env: lastWins(req.Env), Sys: &syscall.SysProcAttr{Setsid: true, Setctty: req.Terminal}}
 	for _, fd := range files {
 		attr.Files = append(attr.Files, uintptr(fd))
 	}
@@ -239,29 +261,35 @@ func lastWins(env []string) []string {
 }
 
 // reapAll waits for the process and, when it has ended, for what it left behind,
-// which sweep is told to kill. No child left is the proof that the tree is gone:
+// which is killed. No child left is the proof that the tree is gone:
 // whoever loses its parent becomes a child of this process.
-func reapAll(pid int, sweep func()) Event {
+func (j *job) reapAll(pid int) Event {
 	end := Event{Code: -1, Lost: true}
 	options := 0
 	for {
 		var ws unix.WaitStatus
-		got, err := unix.Wait4(-1, &ws, options, nil)
+		var used unix.Rusage
+		got, err := unix.Wait4(-1, &ws, options, &used)
 		switch {
 		case err == unix.EINTR:
 			continue
 		case err != nil:
 			return end
 		case got == 0: // something is left
-			sweep()
+			j.sweep()
 			options = 0
 			continue
-		case got != pid:
+		}
+		// Of a process and of those that it waited for.
+		end.CPU += used.Utime.Nano() + used.Stime.Nano()
+		end.MaxMemory = max(end.MaxMemory, used.Maxrss<<10)
+		if got != pid {
 			continue
-		case ws.Exited():
-			end = Event{Code: ws.ExitStatus()}
-		case ws.Signaled():
-			end = Event{Code: -1, Signal: unix.SignalName(ws.Signal())}
+		}
+		j.runs(0)
+		end.Code, end.Lost = ws.ExitStatus(), false
+		if ws.Signaled() {
+			end.Signal = unix.SignalName(ws.Signal())
 		}
 		options = unix.WNOHANG
 	}

@@ -118,6 +118,7 @@ func (b *Backend) start(ctx context.Context, inst *instance, c sandbox.Creation,
 	setup := nsroot.Setup{
 		TokenHash: c.TokenHash[:], OrphanAfter: orphan, Without: off, Bind: layers.Bind(ctx),
 		Disk: limits.Disk, PIDs: limits.PIDs, OpenFiles: limits.OpenFiles,
+		Memory: inst.group.file("memory.events", "memory.oom_control"), Processes: inst.group.file("pids.events"),
 	}
 	ctx, cancel := context.WithTimeout(ctx, setupTimeout)
 	defer cancel()

@@ -111,6 +111,21 @@ type setting struct {
 	optional    bool
 }
 
+// file returns where the first of the named files is, "" if there is none.
+func (g *group) file(names ...string) string {
+	if g == nil {
+		return ""
+	}
+	for _, dir := range g.dirs {
+		for _, name := range names {
+			if path := filepath.Join(dir, name); unix.Access(path, unix.R_OK) == nil {
+				return path
+			}
+		}
+	}
+	return ""
+}
+
 func (c *cgroups) settings(controller string, l sandbox.Limits) []setting {
 	memory, pids := strconv.FormatInt(l.Memory, 10), strconv.Itoa(l.PIDs+confine.Reserve)
 	const period = 100_000

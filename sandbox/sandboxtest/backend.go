@@ -85,10 +85,12 @@ func TestBackend(t *testing.T, b sandbox.Backend, o Options) {
 	s := start(t, bounded(t), b, sandbox.Options{Spec: spec})
 
 	t.Run("command", func(t *testing.T) { testCommand(t, s) })
+	t.Run("handle", func(t *testing.T) { testHandle(t, s) })
 	t.Run("kill", func(t *testing.T) { testKill(t, s) })
 	t.Run("files", func(t *testing.T) { testFiles(t, s) })
 	t.Run("guest", func(t *testing.T) { testGuest(t, s) })
 	t.Run("processes", func(t *testing.T) { testProcesses(t, b, o.Spec) })
+	t.Run("limits", func(t *testing.T) { testLimits(t, b, o.Spec) })
 	t.Run("connections", func(t *testing.T) { testConnections(t, b, o.Spec) })
 	t.Run("life", func(t *testing.T) { testLife(t, b, o.Spec) })
 	t.Run("closed", func(t *testing.T) { testClosed(t, s) })

@@ -1,6 +1,7 @@
 package sandboxtest
 
 import (
+	"bufio"
 	"bytes"
 	"errors"
 	"fmt"
@@ -33,6 +34,91 @@ func command(verb string, args []string) int {
 	case "pwd":
 		d, _ := os.Getwd()
 		fmt.Print(d)
+	case "terminal": // its size now and whenever that changes, and what is typed, to the end
+		resized := make(chan os.Signal, 1)
+		signal.Notify(resized, syscall.SIGWINCH)
+		size := func() {
+			w, err := unix.IoctlGetWinsize(1, unix.TIOCGWINSZ)
+			if err != nil {
+				fmt.Println(err)
+				return
+			}
+			tty, err := os.OpenFile("/dev/tty", os.O_RDWR, 0)
+			fmt.Printf("%dx%d %s %v\n", w.Row, w.Col, os.Getenv("TERM"), err)
+			tty.Close()
+		}
+		size()
+		go func() {
+			for range resized {
+				size()
+			}
+		}()
+		in := bufio.NewScanner(os.Stdin)
+		for in.Scan() {
+			fmt.Printf("<%s>\n", in.Text())
+		}
+		fmt.Println("the end")
+	case "trap": // a signal, sent to a child
+		if len(args) == 0 {
+			c := exec.Command("/proc/self/exe", verbPrefix+"trap", "child")
+			c.Stdout = os.Stdout
+			signal.Ignore(syscall.SIGUSR1)
+			if err := c.Run(); err != nil {
+				fmt.Println(err)
+			}
+			return 4
+		}
+		got := make(chan os.Signal, 1)
+		signal.Notify(got, syscall.SIGUSR1)
+		fmt.Println("ready")
+		fmt.Println((<-got).(syscall.Signal))
+	case "numbers":
+		n, _ := strconv.Atoi(args[0])
+		w := bufio.NewWriterSize(os.Stdout, 1<<16)
+		for i := range n {
+			fmt.Fprintln(w, i+1)
+		}
+		w.Flush()
+	case "print": // bytes
+		n, _ := strconv.ParseInt(args[0], 10, 64)
+		for buf := make([]byte, 1<<16); n > 0; {
+			k, err := os.Stdout.Write(buf[:min(n, int64(len(buf)))])
+			if err != nil {
+				return 1
+			}
+			n -= int64(k)
+		}
+	case "fill": // a file, until there is no room
+		f, err := os.Create(args[0])
+		for buf := make([]byte, 1<<16); err == nil; {
+			_, err = f.Write(buf)
+		}
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	case "open": // files, until there may be no more
+		for n := 0; ; n++ {
+			if _, err := syscall.Open("/dev/null", syscall.O_RDONLY, 0); err != nil {
+				fmt.Fprintf(os.Stderr, "after %d: %v\n", n, err)
+				return 1
+			}
+		}
+	case "use": // time of processors, and bytes of memory, in a child
+		d, _ := time.ParseDuration(args[0])
+		n, _ := strconv.Atoi(args[1])
+		if len(args) == 2 {
+			c := exec.Command("/proc/self/exe", verbPrefix+"use", args[0], args[1], "child")
+			if err := c.Run(); err != nil {
+				fmt.Println(err)
+				return 1
+			}
+			return 0
+		}
+		memory := bytes.Repeat([]byte("x"), n)
+		var used unix.Rusage
+		for time.Duration(used.Utime.Nano()+used.Stime.Nano()) < d {
+			_ = unix.Getrusage(unix.RUSAGE_SELF, &used)
+		}
+		fmt.Println(len(memory))
 	case "flood":
 		line := bytes.Repeat([]byte("x"), 1<<16)
 		for {

@@ -63,6 +63,8 @@ func guest(ctx context.Context, r runner.GuestRequest) ([]byte, error) {
 				return nil, fmt.Errorf("after %d processes: %w", n, err)
 			}
 		}
+	case "memory": // more than the suite gives
+		return bytes.Repeat([]byte("x"), 512<<20), nil
 	case "stubborn":
 		signal.Ignore(syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
 		for {

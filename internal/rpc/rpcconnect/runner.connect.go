@@ -40,6 +40,8 @@ const (
 	RunnerExecProcedure = "/stepward.runner.v1.Runner/Exec"
 	// RunnerInputProcedure is the fully-qualified name of the Runner's Input RPC.
 	RunnerInputProcedure = "/stepward.runner.v1.Runner/Input"
+	// RunnerSignalProcedure is the fully-qualified name of the Runner's Signal RPC.
+	RunnerSignalProcedure = "/stepward.runner.v1.Runner/Signal"
 	// RunnerKillProcedure is the fully-qualified name of the Runner's Kill RPC.
 	RunnerKillProcedure = "/stepward.runner.v1.Runner/Kill"
 	// RunnerStatProcedure is the fully-qualified name of the Runner's Stat RPC.
@@ -64,6 +66,9 @@ type RunnerClient interface {
 	// Input writes to the standard input of an exec. Bytes before the offset
 	// that was reached already are ignored, so a call may be repeated.
 	Input(context.Context, *connect.Request[rpc.InputRequest]) (*connect.Response[rpc.InputResponse], error)
+	// Signal sends a signal to the process group that an exec began with, and
+	// changes the size of its terminal. Neither, for an exec that is over.
+	Signal(context.Context, *connect.Request[rpc.SignalRequest]) (*connect.Response[rpc.SignalResponse], error)
 	// Kill ends an exec with all processes that it started. It answers when none is left.
 	Kill(context.Context, *connect.Request[rpc.KillRequest]) (*connect.Response[rpc.KillResponse], error)
 	Stat(context.Context, *connect.Request[rpc.StatRequest]) (*connect.Response[rpc.StatResponse], error)
@@ -99,6 +104,12 @@ func NewRunnerClient(httpClient connect.HTTPClient, baseURL string, opts ...conn
 			httpClient,
 			baseURL+RunnerInputProcedure,
 			connect.WithSchema(runnerMethods.ByName("Input")),
+			connect.WithClientOptions(opts...),
+		),
+		signal: connect.NewClient[rpc.SignalRequest, rpc.SignalResponse](
+			httpClient,
+			baseURL+RunnerSignalProcedure,
+			connect.WithSchema(runnerMethods.ByName("Signal")),
 			connect.WithClientOptions(opts...),
 		),
 		kill: connect.NewClient[rpc.KillRequest, rpc.KillResponse](
@@ -139,6 +150,7 @@ type runnerClient struct {
 	hello     *connect.Client[rpc.HelloRequest, rpc.HelloResponse]
 	exec      *connect.Client[rpc.ExecRequest, rpc.ExecEvent]
 	input     *connect.Client[rpc.InputRequest, rpc.InputResponse]
+	signal    *connect.Client[rpc.SignalRequest, rpc.SignalResponse]
 	kill      *connect.Client[rpc.KillRequest, rpc.KillResponse]
 	stat      *connect.Client[rpc.StatRequest, rpc.StatResponse]
 	readDir   *connect.Client[rpc.ReadDirRequest, rpc.ReadDirResponse]
@@ -159,6 +171,11 @@ func (c *runnerClient) Exec(ctx context.Context, req *connect.Request[rpc.ExecRe
 // Input calls stepward.runner.v1.Runner.Input.
 func (c *runnerClient) Input(ctx context.Context, req *connect.Request[rpc.InputRequest]) (*connect.Response[rpc.InputResponse], error) {
 	return c.input.CallUnary(ctx, req)
+}
+
+// Signal calls stepward.runner.v1.Runner.Signal.
+func (c *runnerClient) Signal(ctx context.Context, req *connect.Request[rpc.SignalRequest]) (*connect.Response[rpc.SignalResponse], error) {
+	return c.signal.CallUnary(ctx, req)
 }
 
 // Kill calls stepward.runner.v1.Runner.Kill.
@@ -198,6 +215,9 @@ type RunnerHandler interface {
 	// Input writes to the standard input of an exec. Bytes before the offset
 	// that was reached already are ignored, so a call may be repeated.
 	Input(context.Context, *connect.Request[rpc.InputRequest]) (*connect.Response[rpc.InputResponse], error)
+	// Signal sends a signal to the process group that an exec began with, and
+	// changes the size of its terminal. Neither, for an exec that is over.
+	Signal(context.Context, *connect.Request[rpc.SignalRequest]) (*connect.Response[rpc.SignalResponse], error)
 	// Kill ends an exec with all processes that it started. It answers when none is left.
 	Kill(context.Context, *connect.Request[rpc.KillRequest]) (*connect.Response[rpc.KillResponse], error)
 	Stat(context.Context, *connect.Request[rpc.StatRequest]) (*connect.Response[rpc.StatResponse], error)
@@ -229,6 +249,12 @@ func NewRunnerHandler(svc RunnerHandler, opts ...connect.HandlerOption) (string,
 		RunnerInputProcedure,
 		svc.Input,
 		connect.WithSchema(runnerMethods.ByName("Input")),
+		connect.WithHandlerOptions(opts...),
+	)
+	runnerSignalHandler := connect.NewUnaryHandler(
+		RunnerSignalProcedure,
+		svc.Signal,
+		connect.WithSchema(runnerMethods.ByName("Signal")),
 		connect.WithHandlerOptions(opts...),
 	)
 	runnerKillHandler := connect.NewUnaryHandler(
@@ -269,6 +295,8 @@ func NewRunnerHandler(svc RunnerHandler, opts ...connect.HandlerOption) (string,
 			runnerExecHandler.ServeHTTP(w, r)
 		case RunnerInputProcedure:
 			runnerInputHandler.ServeHTTP(w, r)
+		case RunnerSignalProcedure:
+			runnerSignalHandler.ServeHTTP(w, r)
 		case RunnerKillProcedure:
 			runnerKillHandler.ServeHTTP(w, r)
 		case RunnerStatProcedure:
@@ -298,6 +326,10 @@ func (UnimplementedRunnerHandler) Exec(context.Context, *connect.Request[rpc.Exe
 
 func (UnimplementedRunnerHandler) Input(context.Context, *connect.Request[rpc.InputRequest]) (*connect.Response[rpc.InputResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("stepward.runner.v1.Runner.Input is not implemented"))
+}
+
+func (UnimplementedRunnerHandler) Signal(context.Context, *connect.Request[rpc.SignalRequest]) (*connect.Response[rpc.SignalResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("stepward.runner.v1.Runner.Signal is not implemented"))
 }
 
 func (UnimplementedRunnerHandler) Kill(context.Context, *connect.Request[rpc.KillRequest]) (*connect.Response[rpc.KillResponse], error) {

@@ -1,0 +1,49 @@
+package runner
+
+// A middleless keeps the first and the last bytes of a stream, half of most each.
+type middleless struct {
+	most  int64 // above 1
+	total int64 // bytes that were written
+
+	first []byte
+	last  []byte // a ring once it is full; see done
+	at    int    // of the ring: where the oldest byte is
+}
+
+func (m *middleless) write(p []byte) {
+	m.total += int64(len(p))
+	half := int(m.most / 2)
+	n := min(half-len(m.first), len(p))
+	m.first, p = append(m.first, p[:n]...), p[n:]
+	if len(p) > half {
+		m.at = 0 // none of what the ring has stays
+		m.last = append(m.last[:0], p[len(p)-half:]...)
+		return
+	}
+	n = min(half-len(m.last), len(p))
+	m.last, p = append(m.last, p[:n]...), p[n:]
+	for len(p) > 0 {
+		n := copy(m.last[m.at:], p)
+		m.at, p = (m.at+n)%half, p[n:]
+	}
+}
+
+// done puts the last bytes into order. No more are written.
+func (m *middleless) done() {
+	m.last = append(append(make([]byte, 0, len(m.last)), m.last[m.at:]...), m.last[:m.at]...)
+	m.at = 0
+}
+
+// from returns what there is from offset on, without copying it, and the offset
+// that it begins at. The last bytes can be read once done was called.
+func (m *middleless) from(offset int64, done bool) ([]byte, int64) {
+	offset = max(offset, 0)
+	if offset < int64(len(m.first)) {
+		return m.first[offset:], offset
+	}
+	if !done {
+		return nil, int64(len(m.first))
+	}
+	at := min(max(offset, m.total-int64(len(m.last))), m.total)
+	return m.last[at-(m.total-int64(len(m.last))):], at
+}
