@@ -26,16 +26,16 @@ type Cluster struct {
 	own bool // nobody else uses it, and its settings may be changed
 }
 
-// Open starts a server, or takes that of DATABASE_URL as it is, unless
-// other ways are given.
-func Open(ctx context.Context, fsync bool, ways []devdb.Way) (_ *Cluster, err error) {
+// Open starts a server with settings like "wal_level=logical", or takes that of
+// DATABASE_URL as it is, unless other ways are given.
+func Open(ctx context.Context, fsync bool, ways []devdb.Way, settings ...string) (_ *Cluster, err error) {
 	dir := filepath.Join("/tmp", fmt.Sprintf("stepward-bench-%d", os.Getpid())) // short: it holds a socket
 	sync := "fsync=off"
 	if fsync {
 		sync = "fsync=on"
 	}
 	// On the server's command line: what is there outranks ALTER SYSTEM.
-	db, err := devdb.Open(ctx, devdb.Config{Ways: ways, Dir: dir, Settings: []string{"checkpoint_timeout=1h", "max_wal_size=8GB", sync}})
+	db, err := devdb.Open(ctx, devdb.Config{Ways: ways, Dir: dir, Settings: append([]string{"checkpoint_timeout=1h", "max_wal_size=8GB", sync}, settings...)})
 	if err != nil {
 		return nil, err
 	}
