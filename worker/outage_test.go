@@ -10,11 +10,13 @@ import (
 	"net"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/stepward/stepward/internal/testenv"
@@ -105,7 +107,9 @@ func (c *lineConn) Close() error {
 func (l *line) cut() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.down = true
+	if !l.down {
+		l.down, l.up = true, make(chan struct{})
+	}
 	if l.silent {
 		return
 	}
@@ -118,6 +122,9 @@ func (l *line) cut() {
 func (l *line) mend() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if !l.down {
+		return
+	}
 	l.down = false
 	close(l.up)
 	for c := range l.conns {
@@ -310,4 +317,40 @@ func TestCommitBehindItself(t *testing.T) {
 	if s := f.state(run.ID); s.Turns != 1 || f.count("SELECT count(*) FROM stepward.step") != 2 || f.count("SELECT count(*) FROM stepward.turn") != 0 {
 		t.Errorf("the run took %d turns", s.Turns)
 	}
+}
+
+// breaks closes a connection when a statement of River is about to be sent, once.
+type breaks struct {
+	schema string
+	once   sync.Once
+}
+
+func (b *breaks) TraceQueryStart(ctx context.Context, conn *pgx.Conn, data pgx.TraceQueryStartData) context.Context {
+	if strings.Contains(data.SQL, b.schema) {
+		b.once.Do(func() { _ = conn.PgConn().Conn().Close() }) // the statement says so
+	}
+	return ctx
+}
+
+func (b *breaks) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
+
+// A connection that breaks while River is started does not end the worker.
+func TestOutageAtStart(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	b := &breaks{schema: f.schema + "_river"}
+	cfg := parsePool(t, testenv.PostgresURL(t))
+	cfg.ConnConfig.Tracer = b
+	pool, err := pgxpool.NewWithConfig(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(pool.Close)
+	f.start(worker.Config{Pool: pool, Workflows: []*workflow.Definition{chainV1}})
+	run, err := chain.Enqueue(t.Context(), f.client, 2, workflow.EnqueueOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ends(t, run, 4)
+	b.once.Do(func() { t.Error("the connection did not break") })
 }

@@ -198,9 +198,12 @@ func (w *worker) chooseBackend(ctx context.Context) {
 func (w *worker) run(ctx context.Context) error {
 	base, stop := context.WithCancel(context.WithoutCancel(ctx)) // outlives ctx, for the drain
 	defer stop()
-	var err error
-	if w.river, err = w.startRiver(base); err != nil {
+	err := w.start(ctx, func(context.Context) (err error) { w.river, err = w.startRiver(base); return err })
+	if err != nil {
 		w.deregister(base)
+		if ctx.Err() != nil {
+			return nil
+		}
 		return err
 	}
 	var loops sync.WaitGroup
