@@ -20,6 +20,14 @@ func newClockFixture(t *testing.T) (f *fixture, set func(interval string), open 
 	t.Helper()
 	f = &fixture{t: t}
 	f.pool, f.schema = testenv.Postgres(t)
+	set, open = f.withClock(testenv.PostgresURL(t))
+	return f, set, open
+}
+
+// withClock makes the schema, with such a clock, and the client.
+func (f *fixture) withClock(url string) (set func(interval string), open func(*line) *pgxpool.Pool) {
+	t := f.t
+	t.Helper()
 	clock := f.schema + "_clock"
 	f.exec("CREATE SCHEMA " + clock)
 	t.Cleanup(func() { // before the pool is closed
@@ -32,7 +40,7 @@ func newClockFixture(t *testing.T) (f *fixture, set func(interval string), open 
 		f.exec("CREATE FUNCTION " + clock + "." + name + "() RETURNS timestamptz LANGUAGE sql STABLE AS $$ SELECT pg_catalog." + name + "() + by FROM " + clock + ".ahead $$")
 	}
 	open = func(l *line) *pgxpool.Pool {
-		cfg := parsePool(t, testenv.PostgresURL(t))
+		cfg := parsePool(t, url)
 		cfg.ConnConfig.RuntimeParams["search_path"] = clock + ", pg_catalog"
 		if l != nil {
 			cfg.ConnConfig.DialFunc = l.dial
@@ -51,7 +59,7 @@ func newClockFixture(t *testing.T) (f *fixture, set func(interval string), open 
 	if f.client, err = workflow.NewClient(workflow.ClientConfig{Pool: open(nil), Schema: f.schema}); err != nil {
 		t.Fatal(err)
 	}
-	return f, func(interval string) { f.exec("UPDATE "+clock+".ahead SET by = $1::text::interval", interval) }, open
+	return func(interval string) { f.exec("UPDATE "+clock+".ahead SET by = $1::text::interval", interval) }, open
 }
 
 // When the clock of Postgres leaps an hour ahead, all leases have run out at once:
@@ -96,5 +104,24 @@ func TestClockSteps(t *testing.T) {
 	alone()
 	if n := f.count("SELECT count(*) FROM stepward.step"); n != 3 {
 		t.Errorf("%d checkpoints", n)
+	}
+}
+
+// A clock that is set back does not hold back what has a limit of its rate.
+func TestClockStepsBackOverLimit(t *testing.T) {
+	t.Parallel()
+	f, set, open := newClockFixture(t)
+	f.start(worker.Config{Pool: open(nil), Workflows: []*workflow.Definition{chainV1}})
+	for _, at := range []string{"1 hour", "0"} {
+		set(at)
+		run, err := chain.Enqueue(t.Context(), f.client, 1, workflow.EnqueueOptions{Limit: workflow.Limit{Key: "rare", Rate: 1}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		defer cancel()
+		if out, err := run.Result(ctx); err != nil || out != 2 {
+			t.Fatalf("got %d, %v", out, err)
+		}
 	}
 }

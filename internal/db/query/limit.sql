@@ -12,7 +12,9 @@ ON CONFLICT (key) DO UPDATE SET concurrency = excluded.concurrency, rate = exclu
 
 -- name: LimitOpen
 -- The limits of ready runs of $1 that let one through now, $2 at most and any of them, and the seconds
--- until the next one does for lack of tokens. What a slot will open is not known.
+-- until the next one does for lack of tokens. What a slot will open is not known. A filling in the
+-- future is of a clock that was set back since: tokens count from it as from the past, or there would be
+-- none until the clock is there again.
 WITH RECURSIVE gate AS (
     SELECT id, '' COLLATE "C" AS gate FROM unnest($1::int[]) AS w(id)
     UNION ALL
@@ -23,7 +25,7 @@ WITH RECURSIVE gate AS (
     SELECT rtrim(gate, E'\x01') COLLATE "C" AS key, bool_or(gate LIKE E'%\x01') AS begun FROM gate WHERE gate <> '' GROUP BY 1
 ), room AS (
     SELECT l.key, CASE WHEN l.rate = 0 OR waiting.begun THEN 0
-            ELSE (1 - l.tokens) * l.per_s / l.rate - extract(epoch FROM clock_timestamp() - l.filled_at) END::float8 AS wait
+            ELSE (1 - l.tokens) * l.per_s / l.rate - abs(extract(epoch FROM clock_timestamp() - l.filled_at)) END::float8 AS wait
     FROM waiting JOIN stepward.run_limit l ON l.key = waiting.key
     WHERE l.concurrency = 0 OR l.concurrency > (SELECT count(*) FROM stepward.turn t WHERE t.limit_key = l.key)
 )
@@ -41,7 +43,7 @@ WITH RECURSIVE want AS (
     WHERE EXISTS (SELECT FROM stepward.worker WHERE session = $1 AND state = 'live' AND lease_until > clock_timestamp())
 ), open AS MATERIALIZED (
     SELECT l.key, l.concurrency, l.rate, l.served, clock_timestamp() AS at,
-           CASE WHEN l.rate > 0 THEN least(l.rate, l.tokens + l.rate * extract(epoch FROM clock_timestamp() - l.filled_at) / l.per_s) ELSE 0 END AS tokens
+           CASE WHEN l.rate > 0 THEN least(l.rate, l.tokens + l.rate * abs(extract(epoch FROM clock_timestamp() - l.filled_at)) / l.per_s) ELSE 0 END AS tokens
     FROM stepward.run_limit l WHERE l.key = ANY($6::text[]) ORDER BY l.key FOR NO KEY UPDATE SKIP LOCKED
 ), room AS MATERIALIZED (
     SELECT open.*, CASE WHEN concurrency > 0 THEN least($5, concurrency - used) ELSE $5 END AS places, used
@@ -127,5 +129,5 @@ FROM held ORDER BY id;
 -- name: LimitUse
 -- How a limit stands: its numbers, the turns that have a slot, and the seconds until the next token.
 SELECT l.concurrency, (SELECT count(*)::int FROM stepward.turn t WHERE t.limit_key = l.key), l.rate, l.per_s,
-       CASE WHEN l.rate = 0 THEN 0 ELSE greatest(0, (1 - l.tokens) * l.per_s / l.rate - extract(epoch FROM clock_timestamp() - l.filled_at)) END::float8
+       CASE WHEN l.rate = 0 THEN 0 ELSE greatest(0, (1 - l.tokens) * l.per_s / l.rate - abs(extract(epoch FROM clock_timestamp() - l.filled_at))) END::float8
 FROM stepward.run_limit l WHERE l.key = $1;
