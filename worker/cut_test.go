@@ -81,8 +81,7 @@ func (c *cut) dial(ctx context.Context, network, addr string) (net.Conn, error) 
 }
 
 func (c *cut) TraceQueryStart(ctx context.Context, conn *pgx.Conn, data pgx.TraceQueryStartData) context.Context {
-	m := statementName.FindStringSubmatch(data.SQL)
-	if m == nil || m[1] != c.statement {
+	if !c.is(data.SQL) {
 		return ctx
 	}
 	c.mu.Lock()

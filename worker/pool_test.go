@@ -50,6 +50,7 @@ func TestConnections(t *testing.T) {
 			t.Parallel()
 			f := newFixture(t)
 			f.exec("CREATE TABLE stepward.account (run text NOT NULL)")
+			f.appTables()
 			open := func() *pgxpool.Pool {
 				pool, err := pgxpool.NewWithConfig(t.Context(), test.pool(t))
 				if err != nil {
@@ -74,11 +75,12 @@ func TestConnections(t *testing.T) {
 				f.start(worker.Config{Name: name, Pool: open(), HeartbeatURL: testenv.PostgresURL(t), LeaseTTL: 5 * time.Second,
 					Workflows: []*workflow.Definition{randomV1, childV1, paidV1}})
 			}
-			want, coins := medley.model()
+			in := program{App: f.schema, Part: medley}
+			want := in.model()
 			var runs []workflow.Run[int]
 			var payments []workflow.Run[int]
 			for range 8 {
-				run, err := random.Enqueue(t.Context(), client, medley, workflow.EnqueueOptions{})
+				run, err := random.Enqueue(t.Context(), client, in, workflow.EnqueueOptions{})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -88,7 +90,7 @@ func TestConnections(t *testing.T) {
 				}
 				payments = append(payments, run)
 			}
-			for range coins {
+			for range want.coins {
 				for _, run := range runs {
 					if err := coin.Send(t.Context(), client, run.ID, 1); err != nil {
 						t.Fatal(err)
@@ -96,7 +98,7 @@ func TestConnections(t *testing.T) {
 				}
 			}
 			for _, run := range runs {
-				ends(t, run, want)
+				ends(t, run, want.value)
 			}
 			for _, run := range payments {
 				ends(t, run, 4)

@@ -155,7 +155,7 @@ func count(s []string, of ...string) (n int) {
 // consistent checks what holds at any moment: a live run is at exactly one
 // place, one that has ended is nowhere, and one that is paused is not to be
 // claimed.
-func (f *fixture) consistent(rt *rapid.T) {
+func (f *fixture) consistent(rt judge) {
 	var wrong string
 	if err := f.pool.QueryRow(context.Background(), f.sql(`
 		WITH place AS (

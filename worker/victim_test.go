@@ -49,6 +49,7 @@ type victimConfig struct {
 	DrainTimeout       time.Duration
 	Retention          time.Duration // of runs that failed
 	CutMark            string        // see cutConn
+	Random             bool          // of TestModel
 }
 
 // beVictim is main of such a process. SIGTERM drains it.
@@ -88,10 +89,14 @@ func beVictim(config string) int {
 		LeaseTTL: victim.LeaseTTL, Retention: worker.Retention{Failed: victim.Retention}, DrainTimeout: victim.DrainTimeout, Backends: []sandbox.Backend{},
 		Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}
+	if victim.Random {
+		cfg.Workflows = []*workflow.Definition{randomV1, childV1}
+		cfg.Logger = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	}
 	if victim.Old {
 		cfg.Workflows = []*workflow.Definition{journeyOld}
 	}
-	if !victim.NoBackend {
+	if !victim.NoBackend && !victim.Random {
 		cfg.Backends = []sandbox.Backend{local.New(local.Config{Program: victim.Probe})}
 	}
 	if err := worker.Run(ctx, cfg); err != nil {
@@ -102,7 +107,7 @@ func beVictim(config string) int {
 }
 
 // crash kills its process before the nth execution of a statement is sent, or
-// after its answer has arrived.
+// after its answer has arrived. Statement * is any that writes.
 type crash struct {
 	statement, when string
 	mu              sync.Mutex
@@ -122,9 +127,14 @@ var statementName = regexp.MustCompile(`^/\* stepward (\w+) \*/`)
 
 type crashKey struct{}
 
+// is reports whether a text is the statement.
+func (c *crash) is(sql string) bool {
+	m := statementName.FindStringSubmatch(sql)
+	return m != nil && (m[1] == c.statement || c.statement == "*" && writes.MatchString(sql))
+}
+
 func (c *crash) TraceQueryStart(ctx context.Context, _ *pgx.Conn, data pgx.TraceQueryStartData) context.Context {
-	m := statementName.FindStringSubmatch(data.SQL)
-	if m == nil || m[1] != c.statement {
+	if !c.is(data.SQL) {
 		return ctx
 	}
 	c.mu.Lock()
@@ -160,7 +170,10 @@ type process struct {
 // startVictim starts a worker process that crashes at the point given, if any.
 func (f *fixture) startVictim(cfg victimConfig, crashAt string) *process {
 	f.t.Helper()
-	cfg.Schema, cfg.Probe = f.schema, sandboxtest.BuildProbe(f.t)
+	cfg.Schema = f.schema
+	if !cfg.Random {
+		cfg.Probe = sandboxtest.BuildProbe(f.t)
+	}
 	if cfg.URL == "" {
 		cfg.URL = testenv.PostgresURL(f.t)
 	}
