@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -25,6 +26,18 @@ func (f *fixture) limited(n int) workflow.Run[int] {
 func (f *fixture) elapse() {
 	f.t.Helper()
 	f.exec("UPDATE stepward.deadline SET at = clock_timestamp()")
+}
+
+// deadlineShows checks that queries tell of the deadline of a limited run.
+func (f *fixture) deadlineShows(id workflow.RunID) {
+	f.t.Helper()
+	s, w := f.state(id), f.why(id)
+	if left := time.Until(s.Deadline); left < 50*time.Minute || left > 70*time.Minute {
+		f.t.Errorf("the deadline is in %v", left)
+	}
+	if !w.Until.Equal(s.Deadline) || !strings.Contains(w.String(), " until "+s.Deadline.UTC().Format(time.RFC3339)) {
+		f.t.Errorf("%q, until %v; the deadline is %v", w, w.Until, s.Deadline)
+	}
 }
 
 // overdue checks how a run ended whose deadline has passed.
@@ -72,6 +85,7 @@ func TestRunDeadline(t *testing.T) {
 			}, mop, forever)}})
 			run := f.limited(1)
 			eventually(t, "the run is "+name, func() bool { return f.state(run.ID).State == at.state })
+			f.deadlineShows(run.ID)
 			f.elapse()
 			f.overdue(run)
 			if n := f.count("SELECT count(*) FROM stepward.event WHERE kind = 'run.deadline'"); n != 1 {
@@ -88,6 +102,7 @@ func TestRunDeadline(t *testing.T) {
 		t.Parallel()
 		f := newFixture(t)
 		run := f.limited(1)
+		f.deadlineShows(run.ID)
 		f.elapse()
 		f.start(worker.Config{Workflows: []*workflow.Definition{chainV1}}) // which has another workflow
 		f.overdue(run)
@@ -111,6 +126,11 @@ func TestRunDeadlineOfOthers(t *testing.T) {
 	f.waits(canceled.ID)
 	if err := canceled.Cancel(t.Context()); err != nil {
 		t.Fatal(err)
+	}
+	for _, id := range []workflow.RunID{done.ID, canceled.ID, plain.ID} {
+		if s := f.state(id); !s.Deadline.IsZero() {
+			t.Errorf("%v has a deadline: %+v", id, s)
+		}
 	}
 	f.elapse()
 	eventually(t, "the deadlines have passed", func() bool { return f.count("SELECT count(*) FROM stepward.deadline") == 0 })

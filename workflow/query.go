@@ -36,6 +36,7 @@ type RunStatus struct {
 	PauseRequested    bool           // and not parked yet
 	Since             time.Time      // when it became ready or was parked, or until when it waits; zero otherwise
 	Finished          time.Time      // zero until it has ended
+	Deadline          time.Time      // when [EnqueueOptions].Timeout passes; zero if nothing is left to it: none was set, it has passed, or the run was canceled or has ended
 	Reason            string         // of Parked: "nondeterminism", "undeclared_step", "no_backend", "image", "crashed", …
 	Err               *RecordedError // of Failed, Canceled and Parked
 	Attributes        map[string]any // of string, int64, float64, bool and time.Time
@@ -123,6 +124,7 @@ func (c *Client) list(ctx context.Context, q querier, args ...any) ([]RunStatus,
 			s                                        RunStatus
 			state                                    string
 			finished, readySince, wakeAt, parkedFrom *time.Time
+			deadline                                 *time.Time
 			session, timer                           *int64
 			worker, reason                           *string
 			recorded, detail                         []byte
@@ -130,9 +132,12 @@ func (c *Client) list(ctx context.Context, q querier, args ...any) ([]RunStatus,
 			values                                   [][]byte
 		)
 		err := row.Scan(&s.ID, &s.Tenant, &s.Workflow, &s.Version, &state, &s.Turns, &s.CancelRequested, &s.PauseRequested, &finished, &recorded, &s.Priority, &s.Limit,
-			&session, &worker, &readySince, &timer, &wakeAt, &reason, &detail, &parkedFrom, &names, &values)
+			&session, &worker, &readySince, &timer, &wakeAt, &reason, &detail, &parkedFrom, &deadline, &names, &values)
 		if err != nil {
 			return s, err
+		}
+		if deadline != nil {
+			s.Deadline = *deadline
 		}
 		for i, name := range names {
 			if s.Attributes == nil {

@@ -27,8 +27,8 @@ type Why struct {
 	Key string // of a call, of a limit, or the name of a signal; of a run that is parked, RunStatus.Reason
 
 	// Since is when that began: when the run ended, was claimed, was parked,
-	// became ready, or when the wait began. Until is when it ends by itself;
-	// zero if it does not.
+	// became ready, or when the wait began. Until is when it ends by itself, of
+	// a run by its deadline; zero if it does not.
 	Since, Until time.Time
 
 	Err *RecordedError // of a parked run; of a step, what its last attempt failed with
@@ -89,7 +89,7 @@ func (c *Client) why(ctx context.Context, tx pgx.Tx, id RunID) (Why, error) {
 	if err != nil {
 		return Why{}, err
 	}
-	w := Why{Run: id, Since: s.Since, Err: s.Err, top: true}
+	w := Why{Run: id, Since: s.Since, Until: s.Deadline, Err: s.Err, top: true}
 	if !s.Finished.IsZero() {
 		w.Cause, w.Since, w.text = "finished", s.Finished, "it ended as "+string(s.State)
 		return w, nil

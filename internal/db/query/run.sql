@@ -50,7 +50,7 @@ VALUES ($1, 'run.forked', $3, $4, $5), ($2, 'run.forked', $3, $4, $5);
 -- name: RunList
 -- $2 is the page's lower end, exclusive; newest first.
 SELECT r.id, r.tenant, r.workflow, r.version, r.state::text, r.epoch, r.cancel, r.pause, r.finished_at, r.error, coalesce(r.priority, 0), coalesce(r.limit_key, ''),
-       t.session, w.name, q.since, tm.run_id, tm.wake_at, p.reason, p.detail, p.since,
+       t.session, w.name, q.since, tm.run_id, tm.wake_at, p.reason, p.detail, p.since, d.at,
        (SELECT array_agg(a.name ORDER BY a.name) FROM stepward.attribute a WHERE a.run_id = r.id),
        (SELECT array_agg(a.value ORDER BY a.name) FROM stepward.attribute a WHERE a.run_id = r.id)
 FROM stepward.run r
@@ -60,6 +60,7 @@ LEFT JOIN stepward.ready q ON (q.requirement_id, q.gate, q.tenant, q.rank, q.run
         = (r.requirement_id, stepward.gate(r.limit_key, r.epoch), r.tenant, stepward.rank(r.id, r.priority), r.id)
 LEFT JOIN stepward.timer tm ON tm.run_id = r.id
 LEFT JOIN stepward.parked p ON p.run_id = r.id
+LEFT JOIN stepward.deadline d ON d.run_id = r.id AND r.state = 'live' AND NOT r.cancel
 WHERE ($1::bigint IS NULL OR r.id = $1)
   AND ($2::bigint IS NULL OR r.id < $2)
   AND ($3::text IS NULL OR r.tenant = $3)
