@@ -42,8 +42,12 @@ func (t *turn) ready(b *branch) {
 	}
 }
 
-// run gives the branch the baton and waits until it comes back.
+// run gives the branch the baton and waits until it comes back. A branch that
+// was told of something while it had the baton may have ended with it.
 func (b *branch) run() {
+	if b.over {
+		return
+	}
 	b.resume <- struct{}{}
 	<-b.t.yield
 }

@@ -256,3 +256,30 @@ func TestReplays(t *testing.T) {
 	}))
 	wants(t, e, "another input")
 }
+
+// A body may return while calls of it are not over, with an error or without.
+func TestReturnsBesides(t *testing.T) {
+	calls := map[string]func(workflow.Context){
+		"step":   func(ctx workflow.Context) { echo.Go(ctx, "") },
+		"signal": func(ctx workflow.Context) { hello.Go(ctx, time.Hour) },
+		"child":  func(ctx workflow.Context) { inner.Go(ctx, "") },
+		"branch": func(ctx workflow.Context) {
+			workflow.Go(ctx, "branch", func(ctx workflow.Context) (string, error) { return "", workflow.Sleep(ctx, time.Hour) })
+		},
+	}
+	for name, call := range calls {
+		for _, want := range []string{"done", "failed"} {
+			t.Run(name+"/"+want, func(t *testing.T) {
+				e := workflowtest.New(t, body(func(ctx workflow.Context, _ string) (string, error) {
+					call(ctx)
+					if want == "failed" {
+						return "", errors.New(want)
+					}
+					return want, nil
+				}))
+				workflowtest.FakeRun(e, inner, func(s string) (string, error) { return s, nil })
+				wants(t, e, want)
+			})
+		}
+	}
+}
