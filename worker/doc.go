@@ -39,4 +39,20 @@
 //
 // A function that ignores its context cannot be stopped. Its attempt ends, and
 // its goroutine keeps its place until it returns; [Report] counts those.
+//
+// # What it tells
+//
+// [Config.MeterProvider] gets, with no attribute that names a run, a tenant or a
+// workflow:
+//
+//	stepward.ready.backlog, .oldest             runs that could be claimed, and for how long
+//	stepward.claim.latency                      from ready to claimed
+//	stepward.runs.held, .recovered, .deleted    here now; from dead workers; by Retention
+//	stepward.turns                              by how they ended
+//	stepward.attempt.duration                   by mode, and whether it failed
+//	stepward.steps.stuck                        functions that ignore their context
+//	stepward.commit.batch_size                  writes that shared a commit
+//	stepward.lease.slack                        what was left of the lease when it was renewed
+//	stepward.schedule.ticks                     by outcome: enqueued, overlap, too_late
+//	stepward.schedule.lateness                  from when a tick was due to its run
 package worker

@@ -61,6 +61,7 @@ func (w *worker) expire(ctx context.Context, e *expiry) error {
 			return err
 		}
 		if n > 0 {
+			w.tel.deleted.Add(ctx, int64(n))
 			w.log.InfoContext(ctx, "old runs deleted", "runs", n)
 		}
 		if last == nil {

@@ -42,6 +42,7 @@ func (w *worker) tick(ctx context.Context) (next *time.Duration, err error) {
 			if d.Next > 0 && (next == nil || d.Next < *next) {
 				next = new(d.Next)
 			}
+			w.tel.ticked(ctx, d)
 			if d.Problem != "" {
 				unserved = append(unserved, d.Name)
 				errs = append(errs, w.unserved(ctx, d))

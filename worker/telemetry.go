@@ -10,6 +10,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/stepward/stepward/internal/engine"
+	"github.com/stepward/stepward/internal/tick"
 	"github.com/stepward/stepward/workflow"
 )
 
@@ -25,19 +26,25 @@ type telemetry struct {
 	batchSize    metric.Int64Histogram
 	turns        metric.Int64Counter
 	recovered    metric.Int64Counter
+	deleted      metric.Int64Counter
+	ticks        metric.Int64Counter
+	lateness     metric.Float64Histogram
 	gauges       metric.Registration
 }
 
 func newTelemetry(cfg Config, w *worker) (*telemetry, error) {
 	m := cfg.MeterProvider.Meter(scope)
 	t := &telemetry{tracer: cfg.TracerProvider.Tracer(scope)}
-	var errs [11]error
+	var errs [14]error
 	t.claimLatency, errs[0] = m.Float64Histogram("stepward.claim.latency", metric.WithUnit("s"), metric.WithDescription("time that a run was ready before it was claimed"))
 	t.leaseSlack, errs[1] = m.Float64Histogram("stepward.lease.slack", metric.WithUnit("s"), metric.WithDescription("what was left of the lease when it was renewed"))
 	t.attempts, errs[2] = m.Float64Histogram("stepward.attempt.duration", metric.WithUnit("s"))
 	t.batchSize, errs[3] = m.Int64Histogram("stepward.commit.batch_size", metric.WithUnit("{write}"), metric.WithDescription("writes that shared a commit"))
 	t.turns, errs[4] = m.Int64Counter("stepward.turns", metric.WithDescription("turns that ended, by how"))
 	t.recovered, errs[5] = m.Int64Counter("stepward.runs.recovered", metric.WithDescription("runs freed from dead workers"))
+	t.deleted, errs[11] = m.Int64Counter("stepward.runs.deleted", metric.WithUnit("{run}"), metric.WithDescription("runs that Retention deleted"))
+	t.ticks, errs[12] = m.Int64Counter("stepward.schedule.ticks", metric.WithUnit("{tick}"), metric.WithDescription("ticks of schedules, by what became of them: enqueued, overlap, too_late"))
+	t.lateness, errs[13] = m.Float64Histogram("stepward.schedule.lateness", metric.WithUnit("s"), metric.WithDescription("time from when a tick was due, jitter included, to its run"))
 	backlog, err := m.Int64ObservableGauge("stepward.ready.backlog", metric.WithUnit("{run}"), metric.WithDescription("ready runs that this worker could claim, counted up to 10,000"))
 	errs[6] = err
 	oldest, err := m.Float64ObservableGauge("stepward.ready.oldest", metric.WithUnit("s"))
@@ -66,6 +73,21 @@ func newTelemetry(cfg Config, w *worker) (*telemetry, error) {
 
 func (t *telemetry) close() {
 	_ = t.gauges.Unregister() // it cannot be registered by then only if it never was
+}
+
+// ticked counts what became of the ticks of a schedule.
+func (t *telemetry) ticked(ctx context.Context, d tick.Done) {
+	if d.Problem != "" {
+		return
+	}
+	for _, late := range d.Late {
+		t.lateness.Record(ctx, max(late, 0).Seconds())
+	}
+	for outcome, n := range map[string]int64{"enqueued": int64(len(d.Late)), "overlap": d.Skipped, "too_late": d.Missed} {
+		if n > 0 {
+			t.ticks.Add(ctx, n, metric.WithAttributes(attribute.String("outcome", outcome)))
+		}
+	}
 }
 
 func endAttribute(k engine.EndKind) metric.AddOption {

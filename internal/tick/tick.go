@@ -91,9 +91,10 @@ func (r Row) Timetable() (*schedule.Timetable, error) {
 // A Done says what became of a schedule.
 type Done struct {
 	Name            string
-	Next            time.Duration // until it is due again; not positive: at once, or never
-	Skipped, Missed int64         // ticks that were left out now
-	Problem         string        // why nothing was done; empty otherwise
+	Next            time.Duration   // until it is due again; not positive: at once, or never
+	Late            []time.Duration // of each tick that was enqueued: since it was due
+	Skipped, Missed int64           // ticks that were left out now
+	Problem         string          // why nothing was done; empty otherwise
 }
 
 // Run does what is due of the schedules. It returns what became of them, in
@@ -120,6 +121,7 @@ func Run(ctx context.Context, tx pgx.Tx, q *db.Queries, rows []Row, actor string
 		}
 		for _, tick := range p.Enqueue {
 			items = append(items, r.item(tick))
+			done[i].Late = append(done[i].Late, r.Now.Sub(table.Due(r.Name, tick)))
 		}
 	}
 	var results []enqueue.Result
