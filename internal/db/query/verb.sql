@@ -121,7 +121,9 @@ WITH failure AS MATERIALIZED (
            convert_to(json_build_object('seq', seq, 'attempt', attempt, 'epoch', epoch, 'mode', mode::int, 'elapsed_s', elapsed)::text, 'UTF8')
     FROM gone ORDER BY seq
 ), unshown AS (
-    UPDATE stepward.shown SET done = first.done - 1, n = 2147483647 FROM (SELECT min(done) AS done FROM gone) first
+    -- up to the last result before; of a fork, whose numbers leave some out, a lower one will be used anew
+    UPDATE stepward.shown SET done = coalesce((SELECT max(s.done) FROM stepward.step s WHERE s.run_id = $1 AND s.done < first.done), 0), n = 2147483647
+    FROM (SELECT min(done) AS done FROM gone) first
     WHERE shown.run_id = $1 AND shown.done >= first.done
 ), kept AS (
     INSERT INTO stepward.attempt (run_id, started_at, seq, epoch, elapsed, attempt, mode, key, error, forgiven)
