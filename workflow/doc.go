@@ -99,7 +99,8 @@
 // its own.
 //
 // [EnqueueOptions].Attributes and Context.SetAttribute tag a run with small typed
-// values, which [Client.Runs] finds it by: see [AttributeFilter].
+// values, which [Client.Runs] finds it by: see [AttributeFilter]. No codec is
+// applied to them.
 //
 // # What is promised
 //
@@ -204,7 +205,7 @@
 // A [Codec] is applied to every value before it is stored; package sealed has one
 // that encrypts. What is stored names its key, so keys rotate, and a codec may be set
 // while there are runs. Names are stored as they are: those of workflows, steps and
-// tenants, idempotency keys and attributes. A body, a step and a guest get the
+// tenants, idempotency keys, and attributes with their values. A body, a step and a guest get the
 // values themselves.
 //
 // A run and all that is on record of it stay until a worker's Retention deletes

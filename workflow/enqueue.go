@@ -39,7 +39,8 @@ type EnqueueOptions struct {
 	// Attributes are tags that [Client.Runs] finds the run by: up to 16, each
 	// with a name as a step has one, and a string of up to 200 bytes, an
 	// integer, a float64, a bool or a time.Time. When Key finds an earlier run,
-	// they are not added to it.
+	// they are not added to it. They are stored as they are, also with a [Codec]:
+	// what can be searched can be read. Put no secret into one.
 	Attributes map[string]any
 
 	// Timeout bounds the run from this call to its end, waits included, by the

@@ -21,8 +21,9 @@ const (
 )
 
 // Sleep waits. A wait of more than a few seconds costs a worker nothing: the run
-// is in Postgres meanwhile, and goes on when it is time, to about a second. The
-// error is [ErrCanceled] or [ErrTimeout], of ctx.
+// is in Postgres meanwhile, and goes on when it is time, to about a second, by the
+// clock of Postgres: when that is set back, the wait is longer by as much, and
+// when it leaps ahead, shorter. The error is [ErrCanceled] or [ErrTimeout], of ctx.
 func Sleep(ctx Context, d time.Duration) error {
 	b, s := ctx.at()
 	b.enter()
