@@ -8,7 +8,9 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 )
 
 // A worker that is interrupted while the engine makes a container does not leave
@@ -25,14 +27,15 @@ func TestCreateIsCanceled(t *testing.T) {
 	if _, err := through.Create(ctx, creation(id)); err == nil || ctx.Err() == nil {
 		t.Fatalf("a canceled Create: %v", err)
 	}
-	<-answered // the engine has made it, whoever still listens
+	<-answered // the engine has made it
 	if listed, err := b.List(t.Context(), "life-"+id); err != nil || len(listed) != 0 {
 		t.Errorf("a container stays: %+v, %v", listed, err)
 	}
 }
 
-// proxy stands before an engine and calls seen once a request for path has come
-// by. answered is closed when the engine has answered it.
+// proxy stands before an engine and calls seen when the engine has answered a
+// request for path, before it passes the answer on: to a client that gives up for
+// what seen does, never. answered is closed then.
 func proxy(t *testing.T, host, path string, seen func()) (address string, answered <-chan struct{}) {
 	t.Helper()
 	dir, err := os.MkdirTemp("/tmp", "docker-proxy-") // short: it holds a socket
@@ -47,21 +50,24 @@ func proxy(t *testing.T, host, path string, seen func()) (address string, answer
 	t.Cleanup(func() { l.Close() })
 	done := make(chan struct{})
 	serve := func(in, out net.Conn) {
-		asked := make(chan struct{})
+		var asked atomic.Bool
+		gone := make(chan struct{})
 		go func() {
-			defer out.Close()
+			defer in.Close()
 			buf := make([]byte, 1<<16)
 			for {
 				n, err := out.Read(buf)
 				if err != nil {
-					in.Close()
 					return
 				}
-				select {
-				case <-asked:
+				if asked.Load() {
+					seen()
+					select {
+					case <-gone:
+					case <-time.After(time.Second): // it has not given up
+					}
+					asked.Store(false)
 					close(done)
-					asked = nil
-				default:
 				}
 				_, _ = in.Write(buf[:n]) // nobody may be there any more
 			}
@@ -70,16 +76,14 @@ func proxy(t *testing.T, host, path string, seen func()) (address string, answer
 		for {
 			n, err := in.Read(buf)
 			if err != nil {
+				close(gone)
 				return
 			}
 			if bytes.Contains(buf[:n], []byte(path)) {
-				close(asked)
+				asked.Store(true)
 			}
 			if _, err := out.Write(buf[:n]); err != nil {
 				return
-			}
-			if bytes.Contains(buf[:n], []byte(path)) {
-				seen()
 			}
 		}
 	}
@@ -95,6 +99,7 @@ func proxy(t *testing.T, host, path string, seen func()) (address string, answer
 				in.Close()
 				return
 			}
+			t.Cleanup(func() { out.Close() })
 			go serve(in, out)
 		}
 	}()
