@@ -43,6 +43,7 @@ type Env struct {
 	fakeRuns map[string]func([]byte) ([]byte, error)
 	points   []*point
 	early    []engine.Signal // sent before the run began
+	timeout  time.Duration   // of the runs that are executed
 	runs     []*memRun
 	root     *memRun
 	timers   []*timer
@@ -220,6 +221,14 @@ func (e *Env) Cancel() {
 	if e.root != nil {
 		e.root.cancel()
 	}
+}
+
+// Timeout gives the runs that [Execute] executes from now on a deadline, as
+// [workflow.EnqueueOptions].Timeout does. 0 is none.
+func (e *Env) Timeout(d time.Duration) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.timeout = d
 }
 
 // Now returns the time of the clock. It begins at 2000-01-01, 0:00 UTC.

@@ -42,6 +42,9 @@ type memRun struct {
 	waits    map[int]wait
 	signals  []received
 	shown    engine.Place
+	progress map[string]setting // this and entries outlast ContinueAsNew
+	entries  []appended
+	late     bool // it is its deadline that has canceled it
 
 	// Of the turn, while it is active.
 	stop                context.CancelCauseFunc
@@ -89,6 +92,9 @@ func (e *Env) execute(def *engine.Definition, input []byte) (engine.End, error) 
 		e.root.send(s.Name, s.Payload)
 	}
 	e.early = nil
+	if e.timeout > 0 {
+		e.timers = append(e.timers, &timer{run: e.root, until: e.clock.Add(e.timeout), fire: e.root.elapse})
+	}
 	for e.root.status != over && e.failed == nil {
 		if !e.quiet() {
 			e.bell.Wait()
@@ -238,6 +244,14 @@ func (r *memRun) cancel() {
 	r.tell()
 }
 
+// elapse lets the deadline pass.
+func (r *memRun) elapse() {
+	if !r.isCanceled {
+		r.late = true
+		r.cancel()
+	}
+}
+
 // lose ends a turn as if its worker had died.
 func (r *memRun) lose() {
 	if r.status == active && !r.lost {
@@ -287,12 +301,6 @@ func (r *memRun) call() (answer func()) {
 	}
 }
 
-// nowhere takes what the function of a step shows.
-type nowhere struct{}
-
-func (nowhere) Append(context.Context, string, []byte) error { return nil }
-func (nowhere) Progress(string, []byte) error                { return nil }
-
 var errTimedOut = errors.New("timeout")
 
 // Attempt implements engine.Host.
@@ -328,7 +336,8 @@ func (r *memRun) Attempt(ctx context.Context, a engine.Attempt) (out engine.Outc
 			e.timers = slices.DeleteFunc(e.timers, func(t *timer) bool { return t == limit })
 		}()
 	}
-	a.Outlet = nowhere{}
+	shown := &outlet{r: r, a: a}
+	a.Outlet = shown
 	var silence *time.Timer
 	if a.Step.Heartbeat > 0 {
 		silence = time.AfterFunc(a.Step.Heartbeat, func() { cancel(errSilent) })
@@ -353,6 +362,7 @@ func (r *memRun) Attempt(ctx context.Context, a engine.Attempt) (out engine.Outc
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	shown.over = true
 	if r.lost {
 		return engine.Outcome{}, engine.ErrLeaseLost
 	}
@@ -436,6 +446,7 @@ func (r *memRun) Write(_ context.Context, b engine.Batch) error {
 	for _, id := range b.Cancel {
 		e.runs[id-1].cancel()
 	}
+	r.shows(b)
 	if b.Shown != (engine.Place{}) {
 		r.shown = b.Shown
 	}
@@ -514,15 +525,19 @@ func (r *memRun) Child(_ context.Context, c engine.Child) (int64, error) {
 	return int64(child.id), nil
 }
 
-// Shown implements engine.Host. What a run shows goes nowhere here.
+// Shown implements engine.Host.
 func (r *memRun) Shown(context.Context) (engine.Place, error) {
 	r.e.mu.Lock()
 	defer r.e.mu.Unlock()
 	return r.shown, nil
 }
 
-// Late implements engine.Host. Runs have no deadline here.
-func (r *memRun) Late(context.Context) (bool, error) { return false, nil }
+// Late implements engine.Host.
+func (r *memRun) Late(context.Context) (bool, error) {
+	r.e.mu.Lock()
+	defer r.e.mu.Unlock()
+	return r.late, nil
+}
 
 // Look implements engine.Host.
 func (r *memRun) Look(_ context.Context, after int64, children []int64) (n engine.News, err error) {
