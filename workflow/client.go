@@ -56,6 +56,7 @@ type Client struct {
 	q        *db.Queries
 	river    *river.Client[pgx.Tx]
 	enqueues *batch.Group[enqueue.Item, enqueue.Result]
+	looks    *batch.Group[int64, sight]
 	maxBytes int
 	box      *payload.Box
 	tracer   trace.Tracer
@@ -98,6 +99,7 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 		Run: c.insertBatch, MaxItems: 512, MaxBytes: 4 << 20,
 		Size: func(i enqueue.Item) int { return len(i.Input) },
 	}
+	c.looks = &batch.Group[int64, sight]{Run: c.lookBatch, MaxItems: lookMax}
 	return c, nil
 }
 

@@ -64,22 +64,79 @@ func (c *Client) wait(ctx context.Context, id RunID) (state string, output, reco
 	look := lookout{c: c, id: id, patience: pollLast}
 	defer look.end()
 	for {
-		var epoch int
-		err = c.pool.QueryRow(ctx, c.q.RunResult, int64(id)).Scan(&state, &output, &recorded, &epoch)
+		seen, err := c.look(ctx, id)
 		switch {
-		case errors.Is(err, pgx.ErrNoRows):
-			return "", nil, nil, fmt.Errorf("%w: %v", ErrNotFound, id)
 		case err != nil && ctx.Err() != nil:
 			return "", nil, nil, context.Cause(ctx)
 		case err != nil:
 			return "", nil, nil, fmt.Errorf("workflow: wait for %v: %w", id, err)
-		case state != "live":
-			return state, output, recorded, nil
+		case seen.state == "":
+			return "", nil, nil, fmt.Errorf("%w: %v", ErrNotFound, id)
+		case seen.state != "live":
+			return seen.state, seen.output, seen.recorded, nil
 		}
-		if err := look.wait(ctx, epoch); err != nil {
+		if err := look.wait(ctx, seen.epoch); err != nil {
 			return "", nil, nil, err
 		}
 	}
+}
+
+// A sight is what a look at a run saw. The state of a run that is not there is
+// empty.
+type sight struct {
+	state            string
+	output, recorded []byte
+	epoch            int
+}
+
+const (
+	lookTimeout = 10 * time.Second
+	lookMax     = 128 // runs of one look: each may have 64 KiB of output
+)
+
+// look sees what has become of a run. Whoever looks at the same time looks
+// together, and leaves the others to it when his own ctx ends.
+func (c *Client) look(ctx context.Context, id RunID) (sight, error) {
+	type answer struct {
+		seen sight
+		err  error
+	}
+	answered := make(chan answer, 1)
+	go func() {
+		seen, err := c.looks.Do(ctx, int64(id))
+		answered <- answer{seen, err}
+	}()
+	select {
+	case a := <-answered:
+		return a.seen, a.err
+	case <-ctx.Done():
+		return sight{}, context.Cause(ctx)
+	}
+}
+
+// lookBatch is one look at several runs.
+func (c *Client) lookBatch(ctx context.Context, ids []int64) ([]sight, error) {
+	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
+	rows, err := c.pool.Query(ctx, c.q.RunResult, ids)
+	if err != nil {
+		return nil, err
+	}
+	all := make(map[int64]sight, len(ids))
+	var id int64
+	var s sight
+	if _, err := pgx.ForEachRow(rows, []any{&id, &s.state, &s.output, &s.recorded, &s.epoch}, func() error {
+		all[id] = s
+		s = sight{} // the bytes are that run's
+		return nil
+	}); err != nil {
+		return nil, err
+	}
+	out := make([]sight, len(ids))
+	for i, id := range ids {
+		out[i] = all[id]
+	}
+	return out, nil
 }
 
 // Cancel asks a run to stop, and its children with it. One that has not begun,

@@ -35,8 +35,8 @@ Systems:
 What -run names:
   times
     	runs per second and the time from before enqueue to the result. Each load lasts
-    	4 s, or until a number of runs is done, and all systems have their turn with all
-    	loads before the next round. Callers wait for the result as the system's client
+    	3 s, or until a number of runs is done; all systems have their turn, each with a
+    	worker just started and warmed up, before the next load. Callers wait for the result as the system's client
     	does it, polling included. A backlog is timed to its last step, which no
     	client has to hear of. The ratio to Stepward is the median of those of the
     	rounds. fsync and full_page_writes are on.
@@ -178,31 +178,28 @@ func (b *bench) makeDatabases(ctx context.Context) error {
 
 // warm opens all connections and makes plans.
 func warm(ctx context.Context, p peer) error {
-	return measure.Parallel(ctx, workers, workers, func(ctx context.Context) error { return execute(ctx, p, chain, 1) })
+	return measure.Parallel(ctx, conns, 2*conns, func(ctx context.Context) error { return execute(ctx, p, chain, 1) })
 }
 
 func (b *bench) times(ctx context.Context) error {
 	for round := range b.rounds {
-		for _, s := range b.systems {
-			err := b.session(ctx, s, func(ctx context.Context, p peer) error {
-				if err := warm(ctx, p); err != nil {
-					return err
+		for _, l := range loads {
+			for _, s := range b.systems {
+				if !slices.Contains(s.shapes, l.shape) {
+					continue
 				}
-				for _, l := range loads {
-					if !slices.Contains(s.shapes, l.shape) {
-						continue
+				err := b.session(ctx, s, func(ctx context.Context, p peer) error {
+					if err := warm(ctx, p); err != nil {
+						return err
 					}
 					t, err := l.time(ctx, p, b.scale)
-					if err != nil {
-						return fmt.Errorf("%s: %w", l.name, err)
-					}
-					measure.Progress("round %d: %s: %s: %s/s, p50 %s ms", round+1, s.name, l.name, measure.Number(t.rate), measure.Number(t.p50))
+					measure.Progress("round %d: %s: %s: %s/s, p50 %s ms", round+1, l.name, s.name, measure.Number(t.rate), measure.Number(t.p50))
 					b.report.timing(l, s, t)
+					return err
+				})
+				if err != nil {
+					return fmt.Errorf("%s: %s: %w", s.name, l.name, err)
 				}
-				return nil
-			})
-			if err != nil {
-				return fmt.Errorf("%s: %w", s.name, err)
 			}
 		}
 	}

@@ -24,8 +24,8 @@ var loads = []load{
 	{name: "runs of 1 step, 100 callers", shape: chain, n: 1, callers: 100},
 	{name: "runs of 10 steps, 1 caller", shape: chain, n: 10, callers: 1},
 	{name: "runs of 10 steps, 100 callers", shape: chain, n: 10, callers: 100},
-	{name: "runs of 1 step, 2,000 enqueued by 100 callers, until the last step", shape: chain, n: 1, callers: 100, backlog: 2000},
-	{name: "runs of 10 steps, 500 enqueued by 100 callers, until the last step", shape: chain, n: 10, callers: 100, backlog: 500},
+	{name: "runs of 1 step, 1,000 enqueued by 100 callers, until the last step", shape: chain, n: 1, callers: 100, backlog: 1000},
+	{name: "runs of 10 steps, 200 enqueued by 100 callers, until the last step", shape: chain, n: 10, callers: 100, backlog: 200},
 	{name: "runs that fan out to 100 steps, 1 caller", shape: fan, n: 100, callers: 1},
 }
 
@@ -59,7 +59,7 @@ func (l load) time(ctx context.Context, p peer, scale float64) (timing, error) {
 	var mu sync.Mutex
 	var all []time.Duration
 	begin := time.Now()
-	span := time.Duration(scale * float64(4*time.Second))
+	span := time.Duration(scale * float64(3*time.Second))
 	err := measure.Parallel(ctx, l.callers, l.callers, func(ctx context.Context) error {
 		for first := true; first || time.Since(begin) < span; first = false {
 			from := time.Now()

@@ -32,7 +32,7 @@ SELECT i.run_id, i.input_hash FROM unnest($1::text[], $2::text[]) WITH ORDINALIT
 JOIN stepward.idempotency i ON i.tenant = x.tenant AND i.key = x.key ORDER BY x.n;
 
 -- name: RunResult
-SELECT state::text, output, error, epoch FROM stepward.run WHERE id = $1;
+SELECT id, state::text, output, error, epoch FROM stepward.run WHERE id = ANY($1::bigint[]);
 
 -- name: RunHistory
 SELECT tenant, workflow, version, state::text, input, output, error, coalesce(origin_id, 0), tick FROM stepward.run WHERE id = $1;
