@@ -68,6 +68,7 @@ type Capabilities struct {
 	PIDs       bool // Limits.PIDs
 	Disk       bool // Limits.Disk
 	OpenFiles  bool // Limits.OpenFiles
+	Egress     bool // Network.Allow: connections through the worker
 	Persistent bool // a sandbox outlives the worker that made it, for others to dial
 }
 
@@ -77,7 +78,7 @@ type Enforcement struct {
 	Backend      string `json:"backend"`
 	Isolation    string `json:"isolation"`
 	Image        string `json:"image,omitempty"` // with its digest where there is one
-	Network      string `json:"network"`         // "none"
+	Network      string `json:"network"`         // "none", or "stream": what the worker allows, through it
 	UserNS       bool   `json:"user_namespace"`
 	Landlock     int    `json:"landlock_abi"`
 	Seccomp      bool   `json:"seccomp"`

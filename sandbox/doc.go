@@ -20,7 +20,7 @@
 //
 // # What it promises
 //
-// What runs in a sandbox reaches no network, sees no process and no file of the
+// What runs in a sandbox reaches no network but what its Spec names, sees no process and no file of the
 // host but read-only system directories (or those of its image), knows nothing of
 // the worker's environment, holds no capability and cannot get one. It writes to
 // [Workspace] and /tmp, and nowhere else. Two commands of one sandbox cannot read
@@ -48,6 +48,23 @@
 // its reader stopped. To start it once more under its ID starts nothing: it is the
 // same command. What it used is in [Cmd.Usage] at its end.
 //
+// # Network
+//
+// A [NetworkPolicy] is an allow-list, empty by default. What it allows goes through
+// the worker: the sandbox itself has a loopback interface and nothing else, so
+// that a program which ignores the proxy it is told of reaches nothing. The worker
+// resolves names, and only those that are allowed; it refuses addresses that lead
+// into its own network; it compares what TLS and HTTP ask for with what the
+// program connected to. What was decided is in [Sandbox.Egress], and
+// [Sandbox.SetNetwork] changes the policy of a live sandbox.
+//
+// An allow-list says which endpoints, and not which accounts: who can write to an
+// allowed host, with whatever key, can take data out by it. Inside TLS nothing is
+// seen. So a host that shares its servers with others, as in a content delivery
+// network, may be a way to these, by a Host header other than the name in TLS
+// (domain fronting) or by a name that is itself encrypted (ECH). A hello that has
+// the allowed name on its outside passes.
+//
 // # Errors
 //
 // A command that cannot be started is a [CommandError], one that ends without
@@ -60,8 +77,7 @@
 //
 // All sandboxes share the kernel of the host: who breaks that is out. Names and
 // arguments of processes are visible to every command of a sandbox, so a secret
-// must not be an argument. There is no allow-list of hosts yet, and no disk that
-// outlives a sandbox.
+// must not be an argument. There is no disk that outlives a sandbox.
 //
 // # Where to go next
 //

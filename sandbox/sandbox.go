@@ -45,6 +45,7 @@ type Sandbox struct {
 	enforce Enforcement
 
 	data, control *link // bulk data must never delay a kill
+	network       *network
 
 	done      func(string, Usage, error)
 	execs     atomic.Int64
@@ -60,6 +61,10 @@ var idPattern = regexp.MustCompile(`^[a-z0-9-]{1,40}$`)
 // backend that cannot work on this host with an [UnavailableError].
 func Start(ctx context.Context, b Backend, o Options) (*Sandbox, error) {
 	if err := o.Spec.Validate(); err != nil {
+		return nil, err
+	}
+	policy, err := o.Spec.Network.parse()
+	if err != nil {
 		return nil, err
 	}
 	if o.ID == "" {
@@ -79,14 +84,20 @@ func Start(ctx context.Context, b Backend, o Options) (*Sandbox, error) {
 	}
 	s.spec.Env = maps.Clone(o.Spec.Env)
 	s.data, s.control = &link{s: s}, &link{s: s}
-	var err error
+	s.network = newNetwork(ctx, s, policy)
 	s.enforce, err = b.Create(ctx, Creation{
 		ID: o.ID, Spec: s.spec, Labels: o.Labels, TokenHash: sha256.Sum256(token), OrphanAfter: o.OrphanAfter,
 	})
 	if err != nil {
 		return nil, err
 	}
-	if err := s.connect(ctx); err != nil {
+	if s.enforce.Network == "none" && !policy.Empty() {
+		s.enforce.Network = "stream" // on top of what the backend gives
+	}
+	if err = s.connect(ctx); err == nil {
+		err = s.network.open(ctx, policy)
+	}
+	if err != nil {
 		err = fmt.Errorf("sandbox: connect to the tool runner of %s: %w", o.ID, err)
 		if cerr := s.Destroy(context.WithoutCancel(ctx)); cerr != nil {
 			err = fmt.Errorf("%w (and destroying it: %w)", err, cerr)
@@ -123,6 +134,7 @@ func (s *Sandbox) Destroy(ctx context.Context) error {
 	s.destroy.Do(func() { close(s.destroyed) })
 	s.data.close()
 	s.control.close()
+	s.network.gate.Close()
 	return s.backend.Destroy(ctx, s.id)
 }
 

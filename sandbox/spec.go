@@ -2,7 +2,6 @@ package sandbox
 
 import (
 	"fmt"
-	"net/netip"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -42,14 +41,6 @@ type Limits struct {
 	OpenFiles int     // per process
 }
 
-// NetworkPolicy says which addresses a sandbox may reach. The zero value
-// reaches none: the sandbox has a loopback interface and nothing else.
-type NetworkPolicy struct {
-	// Allow lists hosts that may be reached: "host", "host:port" or a CIDR.
-	// No backend can enforce a list yet: a Spec that has one is refused.
-	Allow []string
-}
-
 // Labels tie a sandbox, and all that it brings with it, to the attempt that it
 // was made for.
 type Labels struct {
@@ -87,13 +78,6 @@ func (s Spec) Validate() error {
 			return fmt.Errorf("sandbox: limit %s is negative: %v", l.name, l.v)
 		}
 	}
-	for _, a := range s.Network.Allow {
-		if a == "" {
-			return fmt.Errorf("sandbox: empty entry in Network.Allow")
-		}
-		if _, err := netip.ParsePrefix(a); err != nil && strings.Contains(a, "/") {
-			return fmt.Errorf("sandbox: Network.Allow %q: %w", a, err)
-		}
-	}
-	return nil
+	_, err := s.Network.parse()
+	return err
 }

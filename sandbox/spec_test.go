@@ -9,14 +9,14 @@ import (
 
 func TestSpecValidate(t *testing.T) {
 	for want, s := range map[string]sandbox.Spec{
-		"":                             {Env: map[string]string{"KEY": "ä=b"}, Network: sandbox.NetworkPolicy{Allow: []string{"10.0.0.0/8", "example.com:443"}}},
-		`variable name "A=B"`:          {Env: map[string]string{"A=B": ""}},
-		`variable name ""`:             {Env: map[string]string{"": ""}},
-		"KEY has a NUL byte":           {Env: map[string]string{"KEY": "a\x00"}},
-		`"KEY" is not UTF-8`:           {Env: map[string]string{"KEY": "secret\xff"}},
-		"limit PIDs is negative":       {Limits: sandbox.Limits{PIDs: -1}},
-		"empty entry in Network.Allow": {Network: sandbox.NetworkPolicy{Allow: []string{""}}},
-		`Network.Allow "10.0.0.0/99"`:  {Network: sandbox.NetworkPolicy{Allow: []string{"10.0.0.0/99"}}},
+		"":                              {Env: map[string]string{"KEY": "ä=b"}, Network: sandbox.NetworkPolicy{Allow: []string{"10.0.0.0/8", "example.com:443"}}},
+		`variable name "A=B"`:           {Env: map[string]string{"A=B": ""}},
+		`variable name ""`:              {Env: map[string]string{"": ""}},
+		"KEY has a NUL byte":            {Env: map[string]string{"KEY": "a\x00"}},
+		`"KEY" is not UTF-8`:            {Env: map[string]string{"KEY": "secret\xff"}},
+		"limit PIDs is negative":        {Limits: sandbox.Limits{PIDs: -1}},
+		`Network.Allow "": it is empty`: {Network: sandbox.NetworkPolicy{Allow: []string{""}}},
+		`Network.Allow "10.0.0.0/99"`:   {Network: sandbox.NetworkPolicy{Allow: []string{"10.0.0.0/99"}}},
 	} {
 		err := s.Validate()
 		if want == "" {

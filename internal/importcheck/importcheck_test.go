@@ -27,6 +27,7 @@ var clientSide = []string{
 	module + "audit",
 	module + "internal/batch",
 	module + "internal/db",
+	module + "internal/egress",
 	module + "internal/engine",
 	module + "internal/enqueue",
 	module + "internal/history",
@@ -35,6 +36,7 @@ var clientSide = []string{
 	module + "internal/rpc/rpcconnect",
 	module + "internal/schedule",
 	module + "internal/tick",
+	module + "internal/tunnel",
 }
 
 // workerSide is what a worker links beyond that: execution and its default

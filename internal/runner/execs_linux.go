@@ -32,6 +32,7 @@ const (
 type execs struct {
 	cfg      config
 	landlock bool
+	environ  func() []string // besides baseEnv
 	idle     chan *shim.Process
 	starts   chan func()   // for serve to do
 	prepared chan struct{} // closed when this process is safe from what it runs
@@ -66,9 +67,9 @@ type exec struct {
 	timedOut bool
 }
 
-func newExecs(cfg config, abi int) *execs {
+func newExecs(cfg config, abi int, environ func() []string) *execs {
 	return &execs{
-		cfg: cfg, landlock: abi > 0, byID: map[string]*exec{},
+		cfg: cfg, landlock: abi > 0, environ: environ, byID: map[string]*exec{},
 		idle: make(chan *shim.Process, 2), starts: make(chan func()), prepared: make(chan struct{}),
 	}
 }
@@ -245,7 +246,7 @@ func (x *execs) spawn(e *exec, req *rpc.ExecRequest, pumps *sync.WaitGroup) *rpc
 		return nil
 	}
 	request := shim.Request{
-		Name: req.Name, Args: req.Args, Dir: req.Dir, Env: withoutOwn(append(baseEnv(), req.Env...)), Landlock: x.landlock,
+		Name: req.Name, Args: req.Args, Dir: req.Dir, Env: withoutOwn(slices.Concat(baseEnv(), x.environ(), req.Env)), Landlock: x.landlock,
 		Terminal: req.Terminal != nil,
 	}
 	if req.Terminal != nil {

@@ -17,6 +17,7 @@ import (
 	"github.com/stepward/stepward/internal/confine"
 	"github.com/stepward/stepward/internal/rpc"
 	"github.com/stepward/stepward/internal/rpc/rpcconnect"
+	"github.com/stepward/stepward/internal/tunnel"
 )
 
 // helloTimeout is how long a connection may stay without a Hello.
@@ -27,9 +28,10 @@ var errOrphan = errors.New("no worker was connected for too long")
 
 // A server is the tool runner of one sandbox.
 type server struct {
-	cfg    config
-	execs  *execs
-	orphan chan struct{}
+	cfg     config
+	execs   *execs
+	tunnels *tunnels
+	orphan  chan struct{}
 
 	mu     sync.Mutex
 	epoch  int64
@@ -49,8 +51,8 @@ type conn struct {
 }
 
 func newServer(cfg config) *server {
-	s := &server{cfg: cfg, conns: map[*conn]bool{}, orphan: make(chan struct{})}
-	s.execs = newExecs(cfg, s.landlockABI())
+	s := &server{cfg: cfg, tunnels: newTunnels(), conns: map[*conn]bool{}, orphan: make(chan struct{})}
+	s.execs = newExecs(cfg, s.landlockABI(), s.tunnels.environ)
 	return s
 }
 
@@ -75,6 +77,7 @@ func (s *server) serve(ln net.Listener, gone <-chan struct{}) error {
 	_, handler := rpcconnect.NewRunnerHandler(service{s}, rpc.HandlerOptions()...)
 	var p http.Protocols
 	p.SetUnencryptedHTTP2(true)
+	p.SetHTTP1(true) // a tunnel begins with it
 	srv := &http.Server{
 		Handler:   s.gate(handler),
 		Protocols: &p,
@@ -143,6 +146,9 @@ func (c *conn) Close() error {
 	return c.Conn.Close()
 }
 
+// NetConn returns the connection itself, for what only moves bytes.
+func (c *conn) NetConn() net.Conn { return c.Conn }
+
 type connKey struct{}
 
 // gate lets nothing through before Hello.
@@ -150,6 +156,10 @@ func (s *server) gate(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		c, _ := r.Context().Value(connKey{}).(*conn)
 		if c == nil {
+			return
+		}
+		if r.URL.Path == tunnel.Path {
+			s.tunnel(w, r, c)
 			return
 		}
 		s.mu.Lock()
@@ -168,18 +178,28 @@ type service struct{ *server }
 
 func (s service) Hello(ctx context.Context, req *connect.Request[rpc.HelloRequest]) (*connect.Response[rpc.HelloResponse], error) {
 	c := ctx.Value(connKey{}).(*conn)
-	hash := sha256.Sum256(req.Msg.Token)
-	if subtle.ConstantTimeCompare(hash[:], s.cfg.tokenHash[:]) != 1 {
+	if err := s.admit(c, req.Msg.Token, req.Msg.Epoch); err != nil {
 		_ = c.Close()
-		return nil, connect.NewError(connect.CodeUnauthenticated, errors.New("wrong token"))
+		return nil, connect.NewError(connect.CodeUnauthenticated, err)
+	}
+	return connect.NewResponse(&rpc.HelloResponse{
+		Protocol: rpc.Protocol, Landlock: int32(s.landlockABI()), Seccomp: s.cfg.seccomp,
+		NoNewPrivs: true, Capabilities: holdsCapabilities(),
+	}), nil
+}
+
+// admit trusts a connection that has the token. Those of lower epochs are closed.
+func (s *server) admit(c *conn, token []byte, epoch int64) error {
+	hash := sha256.Sum256(token)
+	if subtle.ConstantTimeCompare(hash[:], s.cfg.tokenHash[:]) != 1 {
+		return errors.New("wrong token")
 	}
 	s.mu.Lock()
-	if req.Msg.Epoch < s.epoch || !s.conns[c] {
+	if epoch < s.epoch || !s.conns[c] {
 		s.mu.Unlock()
-		_ = c.Close()
-		return nil, connect.NewError(connect.CodeUnauthenticated, errors.New("a later epoch is connected"))
+		return errors.New("a later epoch is connected")
 	}
-	s.epoch = req.Msg.Epoch
+	s.epoch = epoch
 	var stale []*conn
 	for o := range s.conns {
 		if o.authed && o.epoch < s.epoch && o != c {
@@ -199,8 +219,5 @@ func (s service) Hello(ctx context.Context, req *connect.Request[rpc.HelloReques
 	for _, o := range stale {
 		_ = o.Close()
 	}
-	return connect.NewResponse(&rpc.HelloResponse{
-		Protocol: rpc.Protocol, Landlock: int32(s.landlockABI()), Seccomp: s.cfg.seccomp,
-		NoNewPrivs: true, Capabilities: holdsCapabilities(),
-	}), nil
+	return nil
 }

@@ -31,6 +31,16 @@ func TestBackendByExec(t *testing.T) {
 	sandboxtest.TestBackend(t, b, sandboxtest.Options{})
 }
 
+func TestEgress(t *testing.T) {
+	sandboxtest.TestEgress(t, backend(t), sandboxtest.Options{})
+}
+
+func TestEgressByExec(t *testing.T) {
+	b := backend(t)
+	b.noBind = true
+	sandboxtest.TestEgress(t, b, sandboxtest.Options{})
+}
+
 // Without userns-remap the id of a sandbox is the host's 10001: what keeps it
 // from others' files is that it is not 0, so that is what is switched off.
 func TestLayers(t *testing.T) {

@@ -92,9 +92,6 @@ func goarch(machine string) string {
 // limits fills in the defaults, and refuses what cannot be enforced.
 func (e *engine) limits(s sandbox.Spec) (sandbox.Limits, error) {
 	l := s.Limits
-	if len(s.Network.Allow) > 0 {
-		return l, unsupported("Network.Allow", "it knows no network but none")
-	}
 	for _, c := range []struct {
 		field    string
 		set, can bool

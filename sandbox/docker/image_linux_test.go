@@ -102,7 +102,6 @@ func (b *Backend) removeVolume(t *testing.T) {
 func TestLimitsThatCannotHold(t *testing.T) {
 	b := backend(t)
 	for field, spec := range map[string]sandbox.Spec{
-		"Network.Allow": {Network: sandbox.NetworkPolicy{Allow: []string{"example.com"}}},
 		"Limits.CPU":    {Limits: sandbox.Limits{CPU: 100000}},
 		"Limits.Memory": {Limits: sandbox.Limits{Memory: 1 << 20}},
 	} {

@@ -58,7 +58,7 @@ func (b *Backend) Probe(ctx context.Context) (sandbox.Capabilities, error) {
 	}
 	return sandbox.Capabilities{
 		Isolation: e.Isolation, UserNS: e.UserNS, Landlock: e.Landlock, Seccomp: e.Seccomp,
-		Memory: b.cgroups.has("memory"), CPU: b.cgroups.has("cpu"), PIDs: true, Disk: true, OpenFiles: true,
+		Memory: b.cgroups.has("memory"), CPU: b.cgroups.has("cpu"), PIDs: true, Disk: true, OpenFiles: true, Egress: true,
 	}, nil
 }
 
@@ -206,9 +206,6 @@ func (b *Backend) limits(s sandbox.Spec) (sandbox.Limits, error) {
 	l := s.Limits
 	if s.Image != "" {
 		return l, unsupported("Image", "it shows the host's own system directories; use a container backend")
-	}
-	if len(s.Network.Allow) > 0 {
-		return l, unsupported("Network.Allow", "it knows no network but none")
 	}
 	for _, c := range []struct {
 		field, controller string

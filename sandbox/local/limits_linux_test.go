@@ -32,7 +32,6 @@ func TestDefaults(t *testing.T) {
 		spec  sandbox.Spec
 	}{
 		{"Image", caps.Images, sandbox.Spec{Image: "debian"}},
-		{"Network.Allow", false, sandbox.Spec{Network: sandbox.NetworkPolicy{Allow: []string{"example.org"}}}},
 		{"Limits.Memory", caps.Memory, sandbox.Spec{Limits: sandbox.Limits{Memory: 256 << 20}}},
 		{"Limits.CPU", caps.CPU, sandbox.Spec{Limits: sandbox.Limits{CPU: 1}}},
 		{"Limits.Disk", true, sandbox.Spec{Limits: sandbox.Limits{Disk: 1 << 20}}},

@@ -30,6 +30,10 @@ func TestBackend(t *testing.T) {
 	sandboxtest.TestBackend(t, backend(t), sandboxtest.Options{})
 }
 
+func TestEgress(t *testing.T) {
+	sandboxtest.TestEgress(t, backend(t), sandboxtest.Options{})
+}
+
 func TestLayers(t *testing.T) {
 	sandboxtest.TestLayers(t, backend(t), sandboxtest.Options{})
 }
@@ -46,7 +50,7 @@ func TestOrdinaryUser(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	c := exec.CommandContext(t.Context(), "/proc/self/exe", "-test.run=^(TestBackend|TestLayers|TestDefaults)$", "-test.v")
+	c := exec.CommandContext(t.Context(), "/proc/self/exe", "-test.run=^(TestBackend|TestLayers|TestEgress|TestDefaults)$", "-test.v")
 	c.Dir = "/"
 	c.Env = append(os.Environ(), sandboxtest.EnvProbe+"="+probe, "HOME=/nonexistent")
 	c.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}

@@ -170,7 +170,9 @@ func command(verb string, args []string) int {
 		err := errors.Join(syscall.Kill(1, syscall.SIGKILL), syscall.Kill(1, syscall.SIGTERM))
 		report(err)
 	default:
-		report(try(verb, args))
+		if !wire(verb, args) {
+			report(try(verb, args))
+		}
 	}
 	return 0
 }
