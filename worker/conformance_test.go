@@ -46,8 +46,8 @@ func TestConformance(t *testing.T) {
 			return sum(outs), err
 		},
 		"time": func(ctx workflow.Context, n int) (int, error) {
-			workflow.Now(ctx)
-			limited, cancel := workflow.WithTimeout(ctx, time.Millisecond)
+			ctx.Now()
+			limited, cancel := ctx.WithTimeout(time.Millisecond)
 			defer cancel()
 			if _, err := note.Receive(limited, 0); !errors.Is(err, workflow.ErrTimeout) {
 				return 0, err
@@ -65,13 +65,13 @@ func TestConformance(t *testing.T) {
 			return keep.Run(ctx, n)
 		},
 		"patched": func(ctx workflow.Context, n int) (int, error) {
-			if workflow.Patched(ctx, "it") {
+			if ctx.Patched("it") {
 				n++
 			}
 			return keep.Run(ctx, n)
 		},
 		"finally": func(ctx workflow.Context, n int) (int, error) {
-			workflow.Finally(ctx, func(ctx workflow.Context) error { _, err := keep.Run(ctx, 1); return err })
+			ctx.Finally(func(ctx workflow.Context) error { _, err := keep.Run(ctx, 1); return err })
 			return passes(double, broken)(ctx, n)
 		},
 		"anew": func(ctx workflow.Context, n int) (int, error) {

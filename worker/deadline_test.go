@@ -75,7 +75,7 @@ func TestRunDeadline(t *testing.T) {
 			f := newFixture(t)
 			f.start(worker.Config{Workflows: []*workflow.Definition{defines(func(ctx workflow.Context, n int) (int, error) {
 				if name != "parked" {
-					workflow.Finally(ctx, func(ctx workflow.Context) error { _, err := mop.Run(ctx, n); return err })
+					ctx.Finally(func(ctx workflow.Context) error { _, err := mop.Run(ctx, n); return err })
 				}
 				out, err := at.body(ctx, n)
 				if err != nil {
@@ -117,7 +117,7 @@ func TestRunDeadlineOfOthers(t *testing.T) {
 		if n == 1 {
 			return n, nil
 		}
-		workflow.Finally(ctx, func(ctx workflow.Context) error { _, err := note.Receive(ctx, 0); return err })
+		ctx.Finally(func(ctx workflow.Context) error { _, err := note.Receive(ctx, 0); return err })
 		return n, workflow.Sleep(ctx, time.Hour)
 	})}})
 	done, canceled, plain := f.limited(1), f.limited(2), f.enqueue(1)
@@ -159,7 +159,7 @@ func TestRunDeadlineReplays(t *testing.T) {
 	childV1 := workflow.Define(child, func(ctx workflow.Context, n int) (int, error) { return n, workflow.Sleep(ctx, time.Hour) }, workflow.Options{})
 	seen := make(chan string, 10)
 	body := func(ctx workflow.Context, n int) (int, error) {
-		workflow.Finally(ctx, func(ctx workflow.Context) error { return workflow.Sleep(ctx, time.Hour) })
+		ctx.Finally(func(ctx workflow.Context) error { return workflow.Sleep(ctx, time.Hour) })
 		_, err := child.Run(ctx, n)
 		seen <- fmt.Sprint(errors.Is(err, workflow.ErrTimeout), err)
 		return n, nil
@@ -190,7 +190,7 @@ func TestLateRunCannotPark(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	f.start(worker.Config{Workflows: []*workflow.Definition{defines(func(ctx workflow.Context, n int) (int, error) {
-		workflow.Finally(ctx, func(ctx workflow.Context) error { _, err := gate.Run(ctx, n); return err })
+		ctx.Finally(func(ctx workflow.Context) error { _, err := gate.Run(ctx, n); return err })
 		return n, workflow.Sleep(ctx, time.Hour)
 	})}})
 	run := f.limited(1)

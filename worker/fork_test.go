@@ -82,13 +82,13 @@ func TestFork(t *testing.T) {
 	var count tally
 	a, b, c := count.step("a"), count.step("b"), count.step("c")
 	body := func(ctx workflow.Context, s string) (string, error) {
-		began := workflow.Now(ctx)
+		began := ctx.Now()
 		for i, step := range []*workflow.Step[string, string]{a, b, b, c} {
-			if _, err := step.Run(ctx, fmt.Sprintf("%s%d %d", s, i, workflow.Random(ctx).IntN(1e9))); err != nil {
+			if _, err := step.Run(ctx, fmt.Sprintf("%s%d %d", s, i, ctx.Random().IntN(1e9))); err != nil {
 				return "", err
 			}
 		}
-		return fmt.Sprint(began, workflow.Random(ctx).Uint64()), nil
+		return fmt.Sprint(began, ctx.Random().Uint64()), nil
 	}
 	define := func(version string, body func(workflow.Context, string) (string, error)) *workflow.Definition {
 		return workflow.Define(story, body, workflow.Options{Version: version, Steps: []workflow.Declared{a, b, c}})
@@ -153,8 +153,8 @@ func TestFork(t *testing.T) {
 	// With other code from there on.
 	stop()
 	f.start(worker.Config{Workflows: []*workflow.Definition{define("1", body), define("2", func(ctx workflow.Context, s string) (string, error) {
-		workflow.Now(ctx)
-		r := workflow.Random(ctx)
+		ctx.Now()
+		r := ctx.Random()
 		out, err := a.Run(ctx, fmt.Sprintf("%s0 %d", s, r.IntN(1e9)))
 		if err != nil {
 			return "", err
@@ -190,7 +190,7 @@ func TestForkStuck(t *testing.T) {
 	}
 	cleaned := make(chan workflow.RunID, 3)
 	f.start(worker.Config{Workflows: []*workflow.Definition{defines(func(ctx workflow.Context, n int) (int, error) {
-		workflow.Finally(ctx, func(ctx workflow.Context) error { cleaned <- ctx.Info().Run; return nil })
+		ctx.Finally(func(ctx workflow.Context) error { cleaned <- ctx.Info().Run; return nil })
 		return passes(double, keep, gate)(ctx, n)
 	}, double, keep, gate)}})
 	ends(t, changing.Handle(f.client, fork), 42)
@@ -291,7 +291,7 @@ func TestForkAfterTheEnd(t *testing.T) {
 		return "", ctx.Err()
 	}, workflow.StepOptions{Retry: workflow.Retry{Backoff: time.Millisecond}})
 	body := func(ctx workflow.Context, s string) (string, error) {
-		workflow.Finally(ctx, func(ctx workflow.Context) error {
+		ctx.Finally(func(ctx workflow.Context) error {
 			_, err := b.Run(ctx, s)
 			if err == nil {
 				_, err = c.Run(ctx, s)
@@ -302,7 +302,7 @@ func TestForkAfterTheEnd(t *testing.T) {
 			return "", err
 		}
 		if s == "limit" {
-			limited, cancel := workflow.WithTimeout(ctx, 100*time.Millisecond)
+			limited, cancel := ctx.WithTimeout(100 * time.Millisecond)
 			defer cancel()
 			if _, err := slow.Run(limited, s); errors.Is(err, workflow.ErrTimeout) {
 				return "too slow", nil
@@ -375,7 +375,7 @@ func TestForkBranches(t *testing.T) {
 				if _, err := gated.Run(ctx, name); err != nil {
 					return "", err
 				}
-				workflow.Now(ctx)
+				ctx.Now()
 				return a.Run(ctx, name)
 			}))
 		}

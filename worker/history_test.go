@@ -17,7 +17,7 @@ import (
 
 // mixed does one thing of each kind.
 func mixed(ctx workflow.Context, n int) (int, error) {
-	began := workflow.Now(ctx)
+	began := ctx.Now()
 	a, b := double.Go(ctx, n), keep.Go(ctx, n)
 	for _, f := range workflow.Ready(ctx, a, b) {
 		if _, err := f.Get(ctx); err != nil {
@@ -25,20 +25,20 @@ func mixed(ctx workflow.Context, n int) (int, error) {
 		}
 	}
 	outs, err := workflow.MapFunc(ctx, "each", []int{1, 2, 3}, func(ctx workflow.Context, n int) (int, error) {
-		return double.Run(ctx, n+workflow.Random(ctx).IntN(1000))
+		return double.Run(ctx, n+ctx.Random().IntN(1000))
 	}, workflow.MapOptions{Limit: 2})
 	if err != nil {
 		return 0, err
 	}
-	short, cancel := workflow.WithTimeout(ctx, time.Millisecond)
+	short, cancel := ctx.WithTimeout(time.Millisecond)
 	defer cancel()
 	if _, err := note.Receive(short, 0); !errors.Is(err, workflow.ErrTimeout) {
 		return 0, fmt.Errorf("got %w", err)
 	}
-	if workflow.Patched(ctx, "later") {
+	if ctx.Patched("later") {
 		err = workflow.Sleep(ctx, time.Millisecond)
 	}
-	if workflow.Now(ctx).Before(began) || err != nil {
+	if ctx.Now().Before(began) || err != nil {
 		return 0, fmt.Errorf("got %w", err)
 	}
 	return keep.Run(ctx, sum(outs))
@@ -69,7 +69,7 @@ func TestReplay(t *testing.T) {
 		want string
 	}{
 		"as it was": {mixed, ""},
-		"shorter": {func(ctx workflow.Context, n int) (int, error) { workflow.Now(ctx); return n, nil },
+		"shorter": {func(ctx workflow.Context, n int) (int, error) { ctx.Now(); return n, nil },
 			"returned without calling"},
 		"first": {func(ctx workflow.Context, n int) (int, error) { return double.Run(ctx, n) },
 			"step 1 was recorded as now:, and the body calls double"},
@@ -82,7 +82,7 @@ func TestReplay(t *testing.T) {
 		}, "completed before step 13, and the body calls keep#3"},
 		"another clock": {func(ctx workflow.Context, n int) (int, error) {
 			n, err := mixed(ctx, n)
-			workflow.Now(ctx)
+			ctx.Now()
 			return n, err
 		}, "completed before step 13, and the body calls now:#3"},
 		"fails": {func(ctx workflow.Context, n int) (int, error) {
@@ -91,12 +91,12 @@ func TestReplay(t *testing.T) {
 		}, "the body ends as failed, and the end on record is completed"},
 		"patched": {func(ctx workflow.Context, n int) (int, error) {
 			n, err := mixed(ctx, n)
-			if workflow.Patched(ctx, "much-later") {
+			if ctx.Patched("much-later") {
 				return 0, errors.New("a run that has ended was not patched")
 			}
 			return n, err
 		}, ""},
-		"undeclared": {func(ctx workflow.Context, n int) (int, error) { workflow.Now(ctx); return gate.Run(ctx, n) }, "gate"},
+		"undeclared": {func(ctx workflow.Context, n int) (int, error) { ctx.Now(); return gate.Run(ctx, n) }, "gate"},
 		"panics":     {func(workflow.Context, int) (int, error) { panic("boom") }, "boom"},
 	} {
 		d := defines(test.body, double, keep)

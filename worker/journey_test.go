@@ -161,7 +161,7 @@ func travel(ctx workflow.Context, in trip) (string, error) {
 				err = errors.New("a large value is not what it was")
 			}
 		case "late": // the last, for what is to be done when the run's time is over
-			workflow.Finally(ctx, func(ctx workflow.Context) error {
+			ctx.Finally(func(ctx workflow.Context) error {
 				_, err := placeLate.Run(ctx, in.Log)
 				return err
 			})

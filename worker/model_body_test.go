@@ -76,7 +76,7 @@ func payment(ctx context.Context, tx pgx.Tx, p program) (int, error) {
 // execute is the body of a random workflow.
 func execute(w workflow.DurableWorkflow[program, int]) func(workflow.Context, program) (int, error) {
 	return func(ctx workflow.Context, p program) (int, error) {
-		workflow.Finally(ctx, func(ctx workflow.Context) error { _, err := mop.Run(ctx, program{App: p.App}); return err })
+		ctx.Finally(func(ctx workflow.Context) error { _, err := mop.Run(ctx, program{App: p.App}); return err })
 		v, err := p.run(ctx, p.Part)
 		switch {
 		case err != nil:
@@ -116,7 +116,7 @@ func (p program) run(ctx workflow.Context, q part) (total int, err error) {
 	case "coin":
 		return coin.Receive(ctx, 0)
 	case "late": // a wait that is given up when a nap is over
-		short, cancel := workflow.WithTimeout(ctx, time.Duration(q.N)*time.Millisecond)
+		short, cancel := ctx.WithTimeout(time.Duration(q.N) * time.Millisecond)
 		defer cancel()
 		if _, err := unsent.Receive(short, 0); !errors.Is(err, workflow.ErrTimeout) {
 			return 0, fmt.Errorf("a coin that nobody sends: %w", err)

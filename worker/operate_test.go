@@ -194,7 +194,7 @@ func TestRetryCanceled(t *testing.T) {
 	f := newFixture(t)
 	hold := newHeld("hold")
 	f.start(worker.Config{Workflows: []*workflow.Definition{defines(func(ctx workflow.Context, n int) (int, error) {
-		workflow.Finally(ctx, func(ctx workflow.Context) error { _, err := double.Run(ctx, n); return err })
+		ctx.Finally(func(ctx workflow.Context) error { _, err := double.Run(ctx, n); return err })
 		n, err := keep.Run(ctx, n)
 		if err != nil {
 			return 0, err

@@ -120,7 +120,7 @@ func TestBadNames(t *testing.T) {
 			return err
 		},
 		"Patched": func(ctx workflow.Context) error {
-			workflow.Patched(ctx, name)
+			ctx.Patched(name)
 			return nil
 		},
 	}

@@ -83,7 +83,7 @@ func TestTerminate(t *testing.T) {
 	deaf := make(chan struct{})
 	late := workflow.NewStep("late", func(_ context.Context, n int) (int, error) { <-deaf; return n, nil }, workflow.StepOptions{})
 	parent := defines(func(ctx workflow.Context, n int) (int, error) {
-		workflow.Finally(ctx, func(ctx workflow.Context) error { _, err := double.Run(ctx, 1); return err })
+		ctx.Finally(func(ctx workflow.Context) error { _, err := double.Run(ctx, 1); return err })
 		a, b, c := kid.Go(ctx, 2), hold.Go(ctx, n), late.Go(ctx, n)
 		_, err := a.Get(ctx)
 		_, err2 := b.Get(ctx)
@@ -163,7 +163,7 @@ func TestPause(t *testing.T) {
 	flaky := workflow.NewStep("flaky", func(context.Context, int) (int, error) { tries.Add(1); return 0, errors.New("no") },
 		workflow.StepOptions{Retry: workflow.Retry{MaxAttempts: 1 << 20, Backoff: time.Millisecond, MaxBackoff: time.Millisecond}})
 	def := defines(func(ctx workflow.Context, n int) (int, error) {
-		inner, cancel := workflow.WithCancel(ctx)
+		inner, cancel := ctx.WithCancel()
 		fl := flaky.Go(inner, 1)
 		if _, err := a.Run(ctx, n); err != nil {
 			return 0, err
@@ -258,7 +258,7 @@ func TestPauseWaiting(t *testing.T) {
 		t.Fatalf("the run is %+v", s)
 	}
 	f.start(worker.Config{Workflows: []*workflow.Definition{defines(func(ctx workflow.Context, n int) (int, error) {
-		workflow.Finally(ctx, func(ctx workflow.Context) error { _, err := double.Run(ctx, n); return err })
+		ctx.Finally(func(ctx workflow.Context) error { _, err := double.Run(ctx, n); return err })
 		_, err := note.Receive(ctx, 0)
 		return n, err
 	}, double)}})
@@ -342,7 +342,7 @@ func TestCancelPausing(t *testing.T) {
 	f := newFixture(t)
 	hold := newHeld("hold")
 	f.start(worker.Config{Workflows: []*workflow.Definition{defines(func(ctx workflow.Context, n int) (int, error) {
-		workflow.Finally(ctx, func(ctx workflow.Context) error { _, err := double.Run(ctx, n); return err })
+		ctx.Finally(func(ctx workflow.Context) error { _, err := double.Run(ctx, n); return err })
 		return hold.Run(ctx, n)
 	}, hold, double)}})
 	run := f.enqueue(7)

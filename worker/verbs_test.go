@@ -32,7 +32,7 @@ func TestVerbs(t *testing.T) {
 		return n, nil
 	}, workflow.StepOptions{})
 	body := func(ctx workflow.Context, n int) (int, error) {
-		workflow.Finally(ctx, func(ctx workflow.Context) error { _, err := double.Run(ctx, n); return err })
+		ctx.Finally(func(ctx workflow.Context) error { _, err := double.Run(ctx, n); return err })
 		if n, err := brief.Run(ctx, n); err != nil {
 			return n, err
 		}

@@ -114,14 +114,14 @@ func TestSleep(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	stop := f.start(worker.Config{Workflows: []*workflow.Definition{defines(func(ctx workflow.Context, n int) (int, error) {
-		began := workflow.Now(ctx)
+		began := ctx.Now()
 		if err := workflow.Sleep(ctx, time.Millisecond); err != nil {
 			return 0, err
 		}
 		if err := workflow.Sleep(ctx, 100*time.Hour); err != nil {
 			return 0, err
 		}
-		if again := workflow.Now(ctx); !again.After(began) {
+		if again := ctx.Now(); !again.After(began) {
 			return 0, fmt.Errorf("it was %v, and is %v", began, again)
 		}
 		return n, workflow.Until(ctx, began)
@@ -135,7 +135,7 @@ func TestSleep(t *testing.T) {
 	f.exec("UPDATE stepward.wait SET wake_at = clock_timestamp()")
 	f.exec("UPDATE stepward.timer SET wake_at = clock_timestamp()")
 	f.start(worker.Config{Workflows: []*workflow.Definition{defines(func(ctx workflow.Context, n int) (int, error) {
-		workflow.Now(ctx)
+		ctx.Now()
 		return n, errors.Join(workflow.Sleep(ctx, time.Millisecond), workflow.Sleep(ctx, 100*time.Hour))
 	})}})
 	ends(t, run, 7)
@@ -191,7 +191,7 @@ func TestChildEnds(t *testing.T) {
 	}, workflow.StepOptions{})
 	childV1 := workflow.Define(child, func(ctx workflow.Context, n int) (int, error) { return wait.Run(ctx, n) }, workflow.Options{Steps: []workflow.Declared{wait}})
 	parent := defines(func(ctx workflow.Context, n int) (int, error) {
-		workflow.Finally(ctx, func(ctx workflow.Context) error { _, err := double.Run(ctx, 21); return err })
+		ctx.Finally(func(ctx workflow.Context) error { _, err := double.Run(ctx, 21); return err })
 		return child.Run(ctx, n)
 	}, double)
 	f.start(worker.Config{Workflows: []*workflow.Definition{parent, childV1}})
@@ -224,7 +224,7 @@ func TestCancelWaiting(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	f.start(worker.Config{Workflows: []*workflow.Definition{defines(func(ctx workflow.Context, n int) (int, error) {
-		workflow.Finally(ctx, func(ctx workflow.Context) error { _, err := double.Run(ctx, 1); return err })
+		ctx.Finally(func(ctx workflow.Context) error { _, err := double.Run(ctx, 1); return err })
 		_, err := note.Receive(ctx, 0)
 		if _, err := double.Run(ctx, 5); !errors.Is(err, workflow.ErrCanceled) {
 			return 0, fmt.Errorf("a call after the cancelation: %w", err)
@@ -279,7 +279,7 @@ func TestBranches(t *testing.T) {
 		if err != nil || !slices.Equal(outs, []int{1, 4, 9}) {
 			return 0, fmt.Errorf("%v, %w", outs, err)
 		}
-		order = append(order, workflow.Random(ctx).IntN(1000000))
+		order = append(order, ctx.Random().IntN(1000000))
 		seen <- order
 		return gate.Run(ctx, n)
 	}
@@ -300,7 +300,7 @@ func TestWithTimeout(t *testing.T) {
 	f := newFixture(t)
 	hang := workflow.NewStep("hang", func(ctx context.Context, _ int) (int, error) { <-ctx.Done(); return 0, ctx.Err() }, workflow.StepOptions{})
 	body := func(ctx workflow.Context, n int) (int, error) {
-		short, cancel := workflow.WithTimeout(ctx, 10*time.Millisecond)
+		short, cancel := ctx.WithTimeout(10 * time.Millisecond)
 		defer cancel()
 		if _, err := hang.Run(short, 1); !errors.Is(err, workflow.ErrTimeout) {
 			return 0, fmt.Errorf("got %w", err)
@@ -308,13 +308,13 @@ func TestWithTimeout(t *testing.T) {
 		if _, err := double.Run(short, 1); !errors.Is(err, workflow.ErrTimeout) {
 			return 0, fmt.Errorf("after the timeout: %w", err)
 		}
-		inner, stop := workflow.WithCancel(ctx)
+		inner, stop := ctx.WithCancel()
 		f := hang.Go(inner, 2)
 		stop()
 		if _, err := f.Get(ctx); !errors.Is(err, workflow.ErrCanceled) {
 			return 0, fmt.Errorf("got %w", err)
 		}
-		long, done := workflow.WithTimeout(ctx, time.Hour)
+		long, done := ctx.WithTimeout(time.Hour)
 		n, err := double.Run(long, n)
 		done()
 		if err != nil {
@@ -357,7 +357,7 @@ func TestPatched(t *testing.T) {
 	f := newFixture(t)
 	old := f.replayed()
 	body := func(ctx workflow.Context, n int) (int, error) {
-		if workflow.Patched(ctx, "twice") {
+		if ctx.Patched("twice") {
 			return passes(double, double, gate)(ctx, n)
 		}
 		return passes(double, keep, gate)(ctx, n)

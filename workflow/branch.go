@@ -180,10 +180,9 @@ func (b *branch) checked(what, name string) string {
 	return name
 }
 
-// Random returns a source of chance that is the same on every replay. Each
-// branch has its own.
-func Random(ctx Context) *rand.Rand {
-	b, _ := ctx.at()
+// Random implements Context.
+func (c bodyContext) Random() *rand.Rand {
+	b := c.b
 	b.enter()
 	if b.rand == nil {
 		h := fnv.New64a()

@@ -3,6 +3,7 @@ package workflow
 import (
 	"context"
 	"log/slog"
+	"math/rand/v2"
 	"time"
 )
 
@@ -10,6 +11,9 @@ import (
 // It is no context.Context, on purpose: a body can do no I/O with it. It
 // belongs to the body, or to the branch that it was made for; a call on another
 // goroutine parks the run.
+//
+// Its methods take no time and never wait. What waits, such as [Sleep], or has a
+// type of its own, such as [Map], is a function that takes a Context.
 type Context interface {
 	// Info describes the run.
 	Info() Info
@@ -22,6 +26,38 @@ type Context interface {
 	// and the limits there. It is durable before the next step starts. The
 	// error is an *[OptionError].
 	SetAttribute(name string, value any) error
+
+	// Now returns the time. It is recorded: a replay gets the same.
+	Now() time.Time
+
+	// Random returns a source of chance that is the same on every replay. Each
+	// branch has its own.
+	Random() *rand.Rand
+
+	// Patched reports whether the run executes code that came with a patch:
+	// true for runs that get here for the first time, false for those that
+	// passed here before the patch. Both ways stay in the body as long as there
+	// are such runs:
+	//
+	//	if ctx.Patched("mail-first") {
+	//		…
+	//	}
+	Patched(name string) bool
+
+	// Finally has fn called when the body has returned, whether it failed, was
+	// canceled or completed; the last one registered is called first. Its
+	// Context is not canceled with the run. A deferred function cannot do that:
+	// it is called each time that the run leaves its worker.
+	Finally(fn func(Context) error)
+
+	// WithCancel returns a Context whose calls return [ErrCanceled] once the
+	// function was called. Steps that execute then are interrupted.
+	WithCancel() (Context, func())
+
+	// WithTimeout returns a Context whose calls return [ErrTimeout] once d has
+	// passed, and [ErrCanceled] once the function was called. Call it when the
+	// Context is done with.
+	WithTimeout(d time.Duration) (Context, func())
 
 	at() (*branch, *scope) // seals the interface
 }

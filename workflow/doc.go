@@ -34,8 +34,8 @@
 // item of a slice, so many at once. [Go] starts a branch of the body and [MapFunc]
 // one for every item; branches take turns between durable calls, one at a time,
 // so they may share variables, and what they do is the same on a replay. [Ready]
-// yields futures in the order in which they end. [WithTimeout] and [WithCancel]
-// make a [Context] that ends what waits in it. [Finally] registers what has to be
+// yields futures in the order in which they end. [Context].WithTimeout and [Context].WithCancel
+// make a [Context] that ends what waits in it. [Context].Finally registers what has to be
 // done at the end, whichever it is.
 //
 // # Waiting
@@ -54,8 +54,8 @@
 // goes on by itself. A body that goes on for ever returns
 // [DurableWorkflow.ContinueAsNew] now and then, so that its history does not.
 //
-// [Now] and [Random] are the time and the chance that a replay gets again.
-// [Patched] tells runs that began before a change of the body from later ones.
+// [Context].Now and [Context].Random are the time and the chance that a replay gets again.
+// [Context].Patched tells runs that began before a change of the body from later ones.
 //
 // # Schedules
 //
@@ -126,7 +126,7 @@
 // attempt.
 //
 // A run that was enqueued with a Timeout fails when that passes, wherever it is:
-// its calls return [ErrTimeout], what it gave to [Finally] is called, and its
+// its calls return [ErrTimeout], what it gave to [Context].Finally is called, and its
 // children are canceled.
 //
 // A run that cannot go on until somebody does something is parked with the
@@ -164,7 +164,7 @@
 //     runs have ended. A history that does not fit parks the run with a
 //     *[NonDeterminismError], and repeats or skips nothing.
 //   - Deferred calls of a body run each time that it leaves a worker, and are no
-//     place for what has to happen once: that is for [Finally]. A recover does
+//     place for what has to happen once: that is for [Context].Finally. A recover does
 //     not hold up the leaving, and a mutex that is held then stays locked.
 //
 // # The record of a run, and other code
@@ -220,9 +220,9 @@
 // [Retry] and [Mode] with its five values.
 //
 // What a body is given and calls: [Context] and [Info]; [Future], [Go], [Map],
-// [MapFunc], [MapOptions], [Ready], [WithTimeout], [WithCancel] for what is side by
-// side; [Sleep], [Until], [Signal], [NewSignal] for waits; [Now], [Random],
-// [Patched] for what must be the same again; [Finally] for what must be done.
+// [MapFunc], [MapOptions], [Ready], [Context].WithTimeout, [Context].WithCancel for what is side by
+// side; [Sleep], [Until], [Signal], [NewSignal] for waits; [Context].Now, [Context].Random,
+// [Context].Patched for what must be the same again; [Context].Finally for what must be done.
 //
 // What a step's function calls: [StepInfoFrom] with [StepInfo], [Heartbeat],
 // [Permanent], [RetryAfter].

@@ -45,7 +45,7 @@ type EnqueueOptions struct {
 
 	// Timeout bounds the run from this call to its end, waits included, by the
 	// clock of Postgres. When it passes, the durable calls of its body return
-	// [ErrTimeout], what it gave to [Finally] is called, and the run ends as
+	// [ErrTimeout], what it gave to [Context].Finally is called, and the run ends as
 	// failed when its body returns an error; Result's error is [ErrTimeout]. A
 	// run that has not begun, or is parked, fails at once. It takes any worker to
 	// notice, within about a second. A run that [Client.Retry] brings back has none

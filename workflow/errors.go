@@ -37,7 +37,7 @@ var (
 	ErrHeld = errors.New("workflow: run is held by a worker: pause it, and try again when it is parked")
 
 	// ErrTimeout is in the chain of the error of what took longer than it may:
-	// an attempt, a step, a call within [WithTimeout].
+	// an attempt, a step, a call within [Context].WithTimeout.
 	ErrTimeout = errors.New("workflow: timed out")
 )
 

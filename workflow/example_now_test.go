@@ -9,14 +9,14 @@ import (
 )
 
 // The time is recorded: a replay, after the wait, gets the same as at first.
-func ExampleNow() {
+func ExampleContext_Now() {
 	trial := workflow.DurableWorkflow[string, string]{Name: "trial"}
 	definition := workflow.Define(trial, func(ctx workflow.Context, customer string) (string, error) {
-		began := workflow.Now(ctx)
+		began := ctx.Now()
 		if err := workflow.Sleep(ctx, 30*24*time.Hour); err != nil {
 			return "", err
 		}
-		days := workflow.Now(ctx).Sub(began).Hours() / 24
+		days := ctx.Now().Sub(began).Hours() / 24
 		return fmt.Sprintf("%s has tried it for %.0f days", customer, days), nil
 	}, workflow.Options{})
 
@@ -26,10 +26,10 @@ func ExampleNow() {
 
 // Chance is the same on every replay of a run, so the wait between changes
 // nothing about what was drawn.
-func ExampleRandom() {
+func ExampleContext_Random() {
 	raffle := workflow.DurableWorkflow[[]string, bool]{Name: "raffle"}
 	definition := workflow.Define(raffle, func(ctx workflow.Context, names []string) (bool, error) {
-		winner := names[workflow.Random(ctx).IntN(len(names))]
+		winner := names[ctx.Random().IntN(len(names))]
 		if err := workflow.Sleep(ctx, time.Hour); err != nil { // the run leaves memory here
 			return false, err
 		}

@@ -104,9 +104,9 @@ func ExampleRetryAfter() {
 	}, workflow.StepOptions{Retry: workflow.Retry{MaxAttempts: 10, If: func(err error) bool { return !errors.Is(err, errGone) }}})
 	crawl := workflow.DurableWorkflow[string, string]{Name: "crawl"}
 	definition := workflow.Define(crawl, func(ctx workflow.Context, page string) (string, error) {
-		began := workflow.Now(ctx)
+		began := ctx.Now()
 		_, err := get.Run(ctx, page)
-		return "", fmt.Errorf("an hour later: %v: %w", workflow.Now(ctx).Sub(began) >= time.Hour, err)
+		return "", fmt.Errorf("an hour later: %v: %w", ctx.Now().Sub(began) >= time.Hour, err)
 	}, workflow.Options{Steps: []workflow.Declared{get}})
 
 	_, err := workflowtest.Run(crawl, definition, "index.html")

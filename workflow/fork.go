@@ -50,7 +50,7 @@ func (e *NoStepError) Error() string {
 // Fork adds a run with the tenant, priority, tick and input of another one, and with the
 // results of all that its body called before From in program order: those are not
 // executed again, and children among them are not started again. Everything else
-// is executed anew. [Random] gives the fork the numbers of the run, and [Now] the
+// is executed anew. [Context].Random gives the fork the numbers of the run, and [Context].Now the
 // times before From. The run may have ended or be under way; it is not touched,
 // and nothing waits for it.
 //

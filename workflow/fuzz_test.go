@@ -57,13 +57,13 @@ var (
 			return 0, err
 		}
 		branch := workflow.Go(ctx, "branch", func(ctx workflow.Context) (int, error) { return inc.Run(ctx, len(outs)) })
-		if workflow.Now(ctx).IsZero() || workflow.Patched(ctx, "patch") {
+		if ctx.Now().IsZero() || ctx.Patched("patch") {
 			n++
 		}
 		if err := workflow.Sleep(ctx, time.Millisecond); err != nil {
 			return 0, err
 		}
-		limited, cancel := workflow.WithTimeout(ctx, time.Millisecond)
+		limited, cancel := ctx.WithTimeout(time.Millisecond)
 		defer cancel()
 		if v, err := ping.Receive(limited, 0); err == nil {
 			n += v

@@ -12,7 +12,7 @@ import (
 )
 
 // Terminate ends a run here and now, whatever its body does: nothing of it is
-// called any more, not even what it gave to [Finally]. Its children are
+// called any more, not even what it gave to [Context].Finally. Its children are
 // terminated, too. A worker that holds it can write nothing more, and stops its
 // steps and sandboxes within about a second. [Run.Result] returns a *[RunError]
 // whose [RecordedError].Kind is "terminated", and which is an [ErrCanceled].
@@ -66,7 +66,7 @@ func (c *Client) Resume(ctx context.Context, id RunID) error {
 
 // Retry lets a run that failed or was canceled go on at the step that it failed
 // with, whose attempts are counted anew. Results from before that are kept; what
-// the body called when it knew of the failure, such as in [Finally], is off the
+// the body called when it knew of the failure, such as in [Context].Finally, is off the
 // record and happens again if the body comes there. The failure is that of the
 // step named in the run's error, and failures of which the body got to know
 // together with it, such as those of other items of a [Map]. A run whose body

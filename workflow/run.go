@@ -143,7 +143,7 @@ func (c *Client) lookBatch(ctx context.Context, ids []int64) ([]sight, error) {
 // or whose body cannot go on as it is parked for another reason than a pause,
 // ends at once. In the others the contexts of its steps are
 // canceled and every durable call of its body returns [ErrCanceled], within about
-// a second; what it gave to [Finally] is called; the run ends as canceled when its
+// a second; what it gave to [Context].Finally is called; the run ends as canceled when its
 // body returns an error, and as completed when it returns none. Canceling twice
 // is no error. Canceling a run that has ended is [ErrFinished].
 func (c *Client) Cancel(ctx context.Context, id RunID) error {

@@ -74,10 +74,9 @@ func (t *turn) abandon(f *future, err error) {
 	t.resolve(f, nil, &StepError{Step: f.key, Attempt: f.attempt, Err: err})
 }
 
-// WithCancel returns a Context whose calls return [ErrCanceled] once cancel was
-// called. Steps that execute then are interrupted.
-func WithCancel(ctx Context) (Context, func()) {
-	b, s := ctx.at()
+// WithCancel implements Context.
+func (c bodyContext) WithCancel() (Context, func()) {
+	b, s := c.at()
 	b.enter()
 	in := newScope(b.t, s)
 	return bodyContext{b, in}, func() {
@@ -87,11 +86,9 @@ func WithCancel(ctx Context) (Context, func()) {
 	}
 }
 
-// WithTimeout returns a Context whose calls return [ErrTimeout] once d has
-// passed, and [ErrCanceled] once cancel was called. Call it when the Context is
-// done with.
-func WithTimeout(ctx Context, d time.Duration) (Context, func()) {
-	b, s := ctx.at()
+// WithTimeout implements Context.
+func (c bodyContext) WithTimeout(d time.Duration) (Context, func()) {
+	b, s := c.at()
 	b.enter()
 	in := newScope(b.t, s)
 	f := b.reserve(s, b.occurrence(keyTimeout))

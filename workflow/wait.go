@@ -41,9 +41,9 @@ func Until(ctx Context, at time.Time) error {
 	return Sleep(ctx, at.Sub(b.t.in.Now()))
 }
 
-// Now returns the time. It is recorded: a replay gets the same.
-func Now(ctx Context) time.Time {
-	b, s := ctx.at()
+// Now implements Context.
+func (c bodyContext) Now() time.Time {
+	b, s := c.at()
 	b.enter()
 	out := b.instant(s, b.occurrence(keyNow), func() []byte {
 		text, err := b.t.in.Now().UTC().MarshalJSON()
@@ -59,15 +59,9 @@ func Now(ctx Context) time.Time {
 	return at
 }
 
-// Patched reports whether the run executes code that came with a patch: true
-// for runs that get here for the first time, false for those that passed here
-// before the patch. Both ways stay in the body as long as there are such runs:
-//
-//	if workflow.Patched(ctx, "mail-first") {
-//		…
-//	}
-func Patched(ctx Context, name string) bool {
-	b, s := ctx.at()
+// Patched implements Context.
+func (c bodyContext) Patched(name string) bool {
+	b, s := c.at()
 	b.enter()
 	t, key := b.t, b.path+keyPatched+b.checked("a patch", name)
 	if known, ok := t.patches[key]; ok {
@@ -84,14 +78,10 @@ func Patched(ctx Context, name string) bool {
 	return t.patches[key]
 }
 
-// Finally has fn called when the body has returned, whether it failed, was
-// canceled or completed; the last one registered is called first. Its Context is
-// not canceled with the run. A deferred function cannot do that: it is called
-// each time that the run leaves its worker.
-func Finally(ctx Context, fn func(Context) error) {
-	b, _ := ctx.at()
-	b.enter()
-	b.t.cleanups = append(b.t.cleanups, fn)
+// Finally implements Context.
+func (c bodyContext) Finally(fn func(Context) error) {
+	c.b.enter()
+	c.b.t.cleanups = append(c.b.t.cleanups, fn)
 }
 
 // listen arms a wait.

@@ -51,7 +51,7 @@ func book(ctx workflow.Context, t Trip) (bookings []string, err error) {
 			return nil, err
 		}
 		bookings = append(bookings, booking)
-		workflow.Finally(ctx, func(ctx workflow.Context) error { // the last one first
+		ctx.Finally(func(ctx workflow.Context) error { // the last one first
 			if booked {
 				return nil
 			}

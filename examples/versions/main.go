@@ -55,7 +55,7 @@ func patched(ctx workflow.Context, s string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if workflow.Patched(ctx, "steep-first") {
+	if ctx.Patched("steep-first") {
 		s, err = steep.Run(ctx, s)
 	} else {
 		s, err = boil.Run(ctx, s)

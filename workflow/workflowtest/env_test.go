@@ -45,18 +45,18 @@ func wants(t *testing.T, e *workflowtest.Env, want string) {
 // A year takes no time, and the clock shows it.
 func TestClock(t *testing.T) {
 	e := workflowtest.New(t, body(func(ctx workflow.Context, _ string) (string, error) {
-		began := workflow.Now(ctx)
+		began := ctx.Now()
 		for day := range 365 {
 			if err := workflow.Until(ctx, began.AddDate(0, 0, day+1)); err != nil {
 				return "", err
 			}
 		}
-		limited, cancel := workflow.WithTimeout(ctx, 30*time.Minute)
+		limited, cancel := ctx.WithTimeout(30 * time.Minute)
 		defer cancel()
 		if _, err := slow.Run(limited, ""); !errors.Is(err, workflow.ErrTimeout) {
 			return "", fmt.Errorf("within half an hour: %w", err)
 		}
-		passed := workflow.Now(ctx).Sub(began)
+		passed := ctx.Now().Sub(began)
 		if _, err := slow.Run(ctx, ""); !errors.Is(err, workflow.ErrTimeout) {
 			return "", fmt.Errorf("within an hour: %w", err)
 		}
@@ -133,7 +133,7 @@ func TestCrash(t *testing.T) {
 
 func TestSignalsAndCancelation(t *testing.T) {
 	d := body(func(ctx workflow.Context, s string) (string, error) {
-		workflow.Finally(ctx, func(ctx workflow.Context) error { _, err := echo.Run(ctx, "clean"); return err })
+		ctx.Finally(func(ctx workflow.Context) error { _, err := echo.Run(ctx, "clean"); return err })
 		a, err := hello.Receive(ctx, 0)
 		if err != nil {
 			return "", err
@@ -183,7 +183,7 @@ func TestChildrenAndHistory(t *testing.T) {
 		return out, errors.Join(err, workflow.Sleep(ctx, time.Hour))
 	}, workflow.Options{Steps: []workflow.Declared{echo}})
 	fn := func(ctx workflow.Context, s string) (string, error) {
-		limited, cancel := workflow.WithTimeout(ctx, 2*time.Hour)
+		limited, cancel := ctx.WithTimeout(2 * time.Hour)
 		defer cancel()
 		late := inner.Go(limited, "late")
 		s, err := inner.Run(ctx, s)

@@ -25,7 +25,7 @@ func (c *checker) body(block *ast.BlockStmt) {
 			c.ranges(n, stack)
 		case *ast.DeferStmt:
 			if c.durable(n.Call) {
-				c.report(n, "deferred durable call: deferred calls run each time that the run leaves its worker, and a durable call in one ends it there; use workflow.Finally")
+				c.report(n, "deferred durable call: deferred calls run each time that the run leaves its worker, and a durable call in one ends it there; use ctx.Finally")
 			}
 		case *ast.AssignStmt:
 			if n.Tok != token.DEFINE {
@@ -135,10 +135,13 @@ func (c *checker) written(e ast.Expr) {
 }
 
 // durable reports whether a call, or one in the function that it calls, is passed
-// a workflow.Context.
+// a workflow.Context, or is one of its methods.
 func (c *checker) durable(call *ast.CallExpr) (found bool) {
 	ast.Inspect(call, func(n ast.Node) bool {
 		if inner, ok := n.(*ast.CallExpr); ok {
+			if method, ok := ast.Unparen(inner.Fun).(*ast.SelectorExpr); ok && method.Sel.Name != "Logger" && method.Sel.Name != "Info" {
+				found = found || isContext(c.TypesInfo.TypeOf(method.X))
+			}
 			for _, arg := range inner.Args {
 				found = found || isContext(c.TypesInfo.TypeOf(arg))
 			}

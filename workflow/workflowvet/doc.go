@@ -8,7 +8,7 @@
 // # What it looks at
 //
 // Every function with a parameter of type workflow.Context: the body that is passed
-// to workflow.Define, functions passed to workflow.Go, MapFunc and Finally, and
+// to workflow.Define, functions passed to workflow.Go, MapFunc and Context.Finally, and
 // whatever the body is split into. Functions without such a parameter count where a
 // body calls them: when one of them, or one that it calls, asks the clock or for
 // chance, or does input and output, the call is reported, across packages. Calls

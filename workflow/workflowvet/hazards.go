@@ -15,9 +15,9 @@ const (
 	insteadStep   = "put it into a step"
 	insteadLogger = "use ctx.Logger(), which is silent on a replay"
 	insteadGo     = "use workflow.Go, Step.Go or workflow.Map"
-	insteadTimer  = "use workflow.Sleep in a branch of its own (workflow.Go), or workflow.WithTimeout"
+	insteadTimer  = "use workflow.Sleep in a branch of its own (workflow.Go), or ctx.WithTimeout"
 	insteadLock   = "branches of a body take turns between durable calls and need no locks; one that is held when the run leaves its worker stays locked"
-	insteadRandom = "use workflow.Random(ctx)"
+	insteadRandom = "use ctx.Random()"
 )
 
 // names lists functions of a package, or methods as Type.Method; "*" is all of
@@ -28,7 +28,7 @@ var step = hazard{instead: insteadStep}
 
 var known = map[string]names{
 	"time": {
-		"Now": {instead: "use workflow.Now(ctx)"}, "Since": {instead: "use workflow.Now(ctx).Sub(t)"}, "Until": {instead: "use t.Sub(workflow.Now(ctx))"},
+		"Now": {instead: "use ctx.Now()"}, "Since": {instead: "use ctx.Now().Sub(t)"}, "Until": {instead: "use t.Sub(ctx.Now())"},
 		"Sleep": {instead: "use workflow.Sleep(ctx, d)"}, "After": {instead: insteadTimer}, "AfterFunc": {instead: insteadTimer},
 		"Tick": {instead: insteadTimer}, "NewTimer": {instead: insteadTimer}, "NewTicker": {instead: insteadTimer},
 	},

@@ -41,16 +41,16 @@ var _ = workflow.Define(wf, func(ctx workflow.Context, n int) (int, error) {
 }, workflow.Options{})
 
 func body(ctx workflow.Context, n int) (int, error) {
-	now := time.Now()         // want `body calls time.Now: use workflow.Now\(ctx\)`
-	_ = time.Since(now)       // want `calls time.Since: use workflow.Now\(ctx\).Sub`
+	now := time.Now()         // want `body calls time.Now: use ctx.Now\(\)`
+	_ = time.Since(now)       // want `calls time.Since: use ctx.Now\(\).Sub`
 	<-time.After(time.Second) // want `channel receive` `calls time.After`
 	clock := time.Now         // want `calls time.Now`
 	_ = clock()
-	_ = rand.IntN(6)       // want `calls rand.IntN: use workflow.Random`
-	_, _ = crand.Read(nil) // want `calls rand.Read: use workflow.Random\(ctx\), or put it into a step`
-	_ = workflow.Random(ctx).IntN(6)
+	_ = rand.IntN(6)       // want `calls rand.IntN: use ctx.Random`
+	_, _ = crand.Read(nil) // want `calls rand.Read: use ctx.Random\(\), or put it into a step`
+	_ = ctx.Random().IntN(6)
 	_ = rand.New(rand.NewPCG(1, 2)).IntN(6) // the same each time
-	_ = workflow.Now(ctx).Add(time.Hour).Format(time.RFC3339)
+	_ = ctx.Now().Add(time.Hour).Format(time.RFC3339)
 
 	_ = os.Getenv("HOME") // want `calls os.Getenv: put it into a step`
 	_, _ = http.Get("")   // want `calls http.Get`
@@ -75,7 +75,7 @@ func body(ctx workflow.Context, n int) (int, error) {
 	mu.Lock()         // want `calls \*sync.Mutex.Lock: branches of a body take turns`
 	defer mu.Unlock() // want `calls \*sync.Mutex.Unlock`
 
-	_ = util.Deep() // want `calls util.Deep, which calls util.Stamp, which calls time.Now: use workflow.Now`
+	_ = util.Deep() // want `calls util.Deep, which calls util.Stamp, which calls time.Now: use ctx.Now`
 	_ = util.Pure() + util.Known()
 	_ = util.Clock()
 	util.Work()               // want `calls util.Work, which starts a goroutine`
@@ -113,9 +113,13 @@ func concurrency(ctx workflow.Context, n int) (int, error) {
 		_, _ = fetch.Run(ctx, n)
 	}()
 	defer workflow.Sleep(ctx, time.Second) // want `deferred durable call`
-	in, cancel := workflow.WithTimeout(ctx, time.Hour)
+	defer func() {                         // want `deferred durable call`
+		_ = ctx.Now()
+	}()
+	defer ctx.Logger().Info("left")
+	in, cancel := ctx.WithTimeout(time.Hour)
 	defer cancel()
-	workflow.Finally(in, func(ctx workflow.Context) error {
+	in.Finally(func(ctx workflow.Context) error {
 		_ = time.Now() // want `calls time.Now`
 		return nil
 	})

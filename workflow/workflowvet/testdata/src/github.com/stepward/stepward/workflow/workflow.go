@@ -10,6 +10,10 @@ import (
 
 type Context interface {
 	Logger() *slog.Logger
+	Now() time.Time
+	Random() *rand.Rand
+	Finally(fn func(Context) error)
+	WithTimeout(d time.Duration) (Context, func())
 }
 
 type DurableWorkflow[In, Out any] struct{ Name string }
@@ -42,12 +46,4 @@ func MapFunc[In, Out any](ctx Context, name string, items []In, fn func(Context,
 	return nil, nil
 }
 
-func Finally(ctx Context, fn func(Context) error) {}
-
 func Sleep(ctx Context, d time.Duration) error { return nil }
-
-func Now(ctx Context) time.Time { return time.Now() }
-
-func Random(ctx Context) *rand.Rand { return nil }
-
-func WithTimeout(ctx Context, d time.Duration) (Context, func()) { return ctx, func() {} }
