@@ -172,7 +172,7 @@ func TestEventsFilters(t *testing.T) {
 func TestEventsErrors(t *testing.T) {
 	pool, schema := testenv.Postgres(t)
 	_, err := audit.Events(t.Context(), pool, audit.Filter{Schema: "No Name"})
-	if bad := (*workflow.SchemaNameError)(nil); !errors.As(err, &bad) {
+	if bad := (*workflow.SchemaError)(nil); !errors.As(err, &bad) {
 		t.Errorf("got %v", err)
 	}
 	if _, err := audit.Events(t.Context(), pool, audit.Filter{Schema: schema}); err == nil {

@@ -89,7 +89,7 @@ func TestBlobStore(t *testing.T) {
 	}
 
 	f.stores(nil)
-	var undecodable *workflow.DecodeError
+	var undecodable *workflow.ValueError
 	if _, err := f.as(run).Result(t.Context()); !errors.As(err, &undecodable) || !strings.Contains(err.Error(), "no blob store") {
 		t.Errorf("without the store: %v", err)
 	}

@@ -75,7 +75,7 @@ func TestCodecRotation(t *testing.T) {
 	}
 
 	f.encodes(newRing(t, "other"))
-	var undecodable *workflow.DecodeError
+	var undecodable *workflow.ValueError
 	var missing *sealed.KeyError
 	if _, err := f.as(run).Result(ctx); !errors.As(err, &undecodable) || !errors.As(err, &missing) || missing.ID != "newer" {
 		t.Errorf("without the key: %v", err)

@@ -88,7 +88,7 @@ func TestConformance(t *testing.T) {
 		_, err := run.Result(ctx)
 		cancel()
 		stop()
-		var failed *workflow.RunError
+		var failed *workflow.RecordedError
 		if err != nil && !errors.As(err, &failed) {
 			t.Fatalf("%s: %v", name, err)
 		}

@@ -134,7 +134,7 @@ func TestFork(t *testing.T) {
 
 	// What cannot be forked.
 	_, err = f.client.Fork(t.Context(), id, workflow.ForkOptions{From: "b#3"})
-	if no := (*workflow.NoStepError)(nil); !errors.As(err, &no) || no.Run != id || !slices.Equal(no.Nearest, []string{"b#2", "a", "b"}) && !slices.Equal(no.Nearest, []string{"b#2", "b", "a"}) {
+	if no := (*workflow.OptionError)(nil); !errors.As(err, &no) || no.Option != "ForkOptions.From" || no.Reason != id.String()+` has no call "b#3" on record; the nearest are "b#2", "b", "a"` {
 		t.Errorf("got %v", err)
 	}
 	for field, o := range map[string]workflow.ForkOptions{"Version": {Version: "9"}, "From": {From: "a\x00"}} {
@@ -443,7 +443,7 @@ func TestForkLarge(t *testing.T) {
 		t.Error(err)
 	}
 	_, err = f.client.Fork(t.Context(), run.ID, workflow.ForkOptions{From: "kep#77"})
-	if no := (*workflow.NoStepError)(nil); !errors.As(err, &no) || no.Nearest[0] != "keep#77" {
+	if no := (*workflow.OptionError)(nil); !errors.As(err, &no) || !strings.Contains(no.Reason, `the nearest are "keep#77", `) {
 		t.Errorf("got %v", err)
 	}
 }

@@ -63,12 +63,11 @@ func TestHeartbeatBadInput(t *testing.T) {
 	}, workflow.StepOptions{})
 	f.start(worker.Config{Workflows: []*workflow.Definition{defines(passes(odd), odd)}})
 	ends(t, f.enqueue(42), 42)
-	var encode *workflow.EncodeError
-	if err := <-errs; !errors.As(err, &encode) {
+	var bad *workflow.ValueError
+	if err := <-errs; !errors.As(err, &bad) || bad.Kind != "encode" {
 		t.Errorf("a function: %v", err)
 	}
-	var size *workflow.SizeError
-	if err := <-errs; !errors.As(err, &size) {
+	if err := <-errs; !errors.As(err, &bad) || bad.Kind != "size" {
 		t.Errorf("too much: %v", err)
 	}
 	if n := f.count("SELECT count(*) FROM stepward.attempt"); n != 0 {

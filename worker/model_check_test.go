@@ -4,7 +4,6 @@ package worker_test
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"reflect"
 	"slices"
@@ -94,7 +93,7 @@ func (f *fleet) attend(rt judge) {
 		rt.Fatalf("parked after %d losses:\n%s", f.losses, f.everywhere())
 	}
 	_, err := f.client.Each(f.t.Context(), workflow.RunFilter{State: workflow.StateParked}, f.client.Resume)
-	if err != nil && !slices.ContainsFunc(refusals, func(e error) bool { return errors.Is(err, e) }) {
+	if err != nil && !refuses(err) {
 		rt.Fatal(err)
 	}
 }

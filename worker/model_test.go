@@ -3,7 +3,6 @@
 package worker_test
 
 import (
-	"errors"
 	"flag"
 	"fmt"
 	"slices"
@@ -178,7 +177,7 @@ func (p *play) toss(i int) bool {
 	case err == nil:
 		p.coins[i]--
 		return true
-	case !errors.Is(err, workflow.ErrFinished):
+	case !finished(err):
 		p.Fatal(err)
 	}
 	return false

@@ -5,7 +5,6 @@ package worker_test
 import (
 	"bufio"
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"net/url"
@@ -244,12 +243,7 @@ func (f *fleet) happen(x trouble, run workflow.Run[int], bad func(...any)) {
 	case "terminate":
 		err = f.client.Terminate(f.t.Context(), run.ID)
 	}
-	for _, refusal := range refusals {
-		if errors.Is(err, refusal) {
-			return
-		}
-	}
-	if err != nil {
+	if err != nil && !refuses(err) {
 		bad(x.What, err)
 	}
 }

@@ -52,8 +52,8 @@ func (m *mended) took() []string {
 func fails(t *testing.T, run workflow.Run[int], step string) {
 	t.Helper()
 	_, err := run.Result(t.Context())
-	var failed *workflow.RunError
-	if !errors.As(err, &failed) || failed.Err.Step != step {
+	var failed *workflow.RecordedError
+	if !errors.As(err, &failed) || failed.Step != step {
 		t.Fatalf("got %v, want a failure of %s", err, step)
 	}
 }
@@ -113,7 +113,7 @@ func TestRetry(t *testing.T) {
 	if !containsInOrder(f.kinds(run.ID), "run.failed", "run.retry", "run.claimed", "run.completed") {
 		t.Errorf("events: %v", f.kinds(run.ID))
 	}
-	if err := f.client.Retry(t.Context(), run.ID); !errors.Is(err, workflow.ErrNotFailed) {
+	if err := f.client.Retry(t.Context(), run.ID); !elsewhere(err, workflow.StateFailed) {
 		t.Errorf("again: %v", err)
 	}
 	f.nothingLeft()
@@ -311,7 +311,7 @@ func TestRepin(t *testing.T) {
 	}
 	stop2 := f.start(worker.Config{Workflows: []*workflow.Definition{two, three}})
 	eventually(t, "the versions are defined", func() bool { return f.count("SELECT count(*) FROM stepward.definition") == 3 })
-	if err := f.client.Repin(t.Context(), a.ID, "2"); !errors.Is(err, workflow.ErrHeld) {
+	if err := f.client.Repin(t.Context(), a.ID, "2"); !elsewhere(err, workflow.StateReady) {
 		t.Errorf("of a run that is held: %v", err)
 	}
 	if err := f.client.Pause(t.Context(), a.ID); err != nil {

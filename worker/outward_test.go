@@ -336,13 +336,12 @@ func TestShownBadInput(t *testing.T) {
 	long := strings.Repeat("x", 70<<10)
 	bad := func(ctx workflow.Context) error {
 		var option *workflow.OptionError
-		var size *workflow.SizeError
-		var encode *workflow.EncodeError
+		var value *workflow.ValueError
 		for what, ok := range map[string]bool{
 			"name with NUL": errors.As(workflow.Stream[int]{Name: "a\x00"}.Append(ctx, 1), &option),
 			"long name":     errors.As(workflow.Progress[int]{Name: long}.Set(ctx, 1), &option),
-			"long value":    errors.As(lines.Append(ctx, long), &size) && size.Limit == 64<<10,
-			"NaN":           errors.As(workflow.Progress[float64]{Name: "nan"}.Set(ctx, math.NaN()), &encode),
+			"long value":    errors.As(lines.Append(ctx, long), &value) && value.Limit == 64<<10,
+			"NaN":           errors.As(workflow.Progress[float64]{Name: "nan"}.Set(ctx, math.NaN()), &value) && value.Kind == "encode",
 			"attribute":     errors.As(ctx.SetAttribute("x", []int{1}), &option) && strings.Contains(option.Error(), "[]int"),
 			"no name":       errors.As(ctx.SetAttribute("", 1), &option),
 		} {

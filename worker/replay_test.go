@@ -184,13 +184,13 @@ func TestStepMisuseFails(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, err = run.Result(t.Context())
-		var failed *workflow.RunError
-		if !errors.As(err, &failed) || failed.Err.Kind != want.kind || !strings.Contains(failed.Err.Message, want.message) {
+		var failed *workflow.RecordedError
+		if !errors.As(err, &failed) || failed.Kind != want.kind || !strings.Contains(failed.Message, want.message) {
 			t.Errorf("got %v", err)
 			continue
 		}
-		if want.kind == "panic" && !strings.Contains(failed.Err.Stack, "TestStepMisuseFails") {
-			t.Errorf("no stack: %q", failed.Err.Stack)
+		if want.kind == "panic" && !strings.Contains(failed.Stack, "TestStepMisuseFails") {
+			t.Errorf("no stack: %q", failed.Stack)
 		}
 	}
 }

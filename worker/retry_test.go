@@ -17,11 +17,11 @@ var errFatal = errors.New("no such account")
 func failure(t *testing.T, run workflow.Run[int]) *workflow.RecordedError {
 	t.Helper()
 	_, err := run.Result(t.Context())
-	var failed *workflow.RunError
+	var failed *workflow.RecordedError
 	if !errors.As(err, &failed) {
 		t.Fatalf("got %v", err)
 	}
-	return failed.Err
+	return failed
 }
 
 // The predicate decides on the very error that the function returned, and on

@@ -71,7 +71,7 @@ func (s *startWorker) refuses(a enqueue.Start) error {
 	case len(a.Input) == 0:
 		return &workflow.OptionError{Option: "input of a stepward_start job", Reason: "there is none"}
 	case len(a.Input) > s.w.MaxBytes:
-		return &workflow.SizeError{What: "input of workflow " + a.Workflow, Bytes: len(a.Input), Limit: s.w.MaxBytes}
+		return &workflow.ValueError{Kind: "size", What: "input of workflow " + a.Workflow, Bytes: len(a.Input), Limit: s.w.MaxBytes}
 	}
 	for name, v := range map[string]string{"tenant": a.Tenant, "key": a.Key} {
 		if reason := enqueue.BadText(v); reason != "" {

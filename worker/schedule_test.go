@@ -64,18 +64,18 @@ func (s scheduled) status() workflow.ScheduleStatus {
 // ticks returns those of the runs, oldest first.
 func (s scheduled) ticks() (ticks []time.Time, runs []workflow.RunID) {
 	s.t.Helper()
-	page, err := s.client.Runs(s.t.Context(), workflow.RunFilter{Workflow: report.Name, Limit: 1000})
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	slices.Reverse(page.Runs)
-	for _, r := range page.Runs {
+	for r, err := range s.client.Runs(s.t.Context(), workflow.RunFilter{Workflow: report.Name}) {
+		if err != nil {
+			s.t.Fatal(err)
+		}
 		var tick time.Time
 		if err := s.pool.QueryRow(s.t.Context(), s.sql("SELECT tick FROM stepward.run WHERE id = $1"), r.ID).Scan(&tick); err != nil {
 			s.t.Fatal(err)
 		}
 		ticks, runs = append(ticks, tick.UTC()), append(runs, r.ID)
 	}
+	slices.Reverse(ticks)
+	slices.Reverse(runs)
 	return ticks, runs
 }
 
@@ -519,9 +519,9 @@ func TestScheduleRefuses(t *testing.T) {
 			t.Errorf("%s: %v", option, err)
 		}
 	}
-	var size *workflow.SizeError
+	var size *workflow.ValueError
 	text := workflow.DurableWorkflow[string, string]{Name: "text"}
-	if _, err := text.Schedule(ctx, f.client, strings.Repeat("x", 64<<10), workflow.ScheduleOptions{Name: "s", Every: hour}); !errors.As(err, &size) {
+	if _, err := text.Schedule(ctx, f.client, strings.Repeat("x", 64<<10), workflow.ScheduleOptions{Name: "s", Every: hour}); !errors.As(err, &size) || size.Kind != "size" {
 		t.Errorf("a large input: %v", err)
 	}
 	var definition *workflow.DefinitionError

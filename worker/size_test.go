@@ -50,8 +50,8 @@ func TestSizes(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, err = run.Result(t.Context())
-		var failed *workflow.RunError
-		if !errors.As(err, &failed) || failed.Err.Kind != "size" || !strings.Contains(failed.Err.Message, at+" is ") {
+		var failed *workflow.RecordedError
+		if !errors.As(err, &failed) || failed.Kind != "size" || !strings.Contains(failed.Message, at+" is ") {
 			t.Errorf("%s: %v", at, err)
 		}
 	}
@@ -70,7 +70,7 @@ func TestSizes(t *testing.T) {
 		"input of workflow swell": enqueueErr, "input of workflow swell ": enqueueTxErr,
 		"signal tweet": tweet.Send(t.Context(), client, run.ID, swollen), "signal tweet ": tweet.SendTx(t.Context(), client, tx, run.ID, swollen),
 	} {
-		var size *workflow.SizeError
+		var size *workflow.ValueError
 		if !errors.As(err, &size) || size.What != strings.TrimSpace(what) || size.Limit != 1000 || size.Bytes != 2002 {
 			t.Errorf("%s: %v", what, err)
 		}
@@ -96,8 +96,8 @@ func TestLongErrorIsCut(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err = run.Result(t.Context())
-	var failed *workflow.RunError
-	if !errors.As(err, &failed) || len(failed.Err.Message) > 17<<10 || !strings.HasSuffix(failed.Err.Message, "bytes cut off)") {
+	var failed *workflow.RecordedError
+	if !errors.As(err, &failed) || len(failed.Message) > 17<<10 || !strings.HasSuffix(failed.Message, "bytes cut off)") {
 		t.Errorf("got %.100v", err)
 	}
 }

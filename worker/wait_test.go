@@ -76,7 +76,7 @@ func TestSignals(t *testing.T) {
 	send("e")
 	f.start(worker.Config{Workflows: []*workflow.Definition{def}})
 	ends(t, run, "abcde")
-	if err := note.Send(t.Context(), f.client, run.ID, "late"); !errors.Is(err, workflow.ErrFinished) {
+	if err := note.Send(t.Context(), f.client, run.ID, "late"); !finished(err) {
 		t.Errorf("to a run that has ended: %v", err)
 	}
 	if err := note.Send(t.Context(), f.client, 1, "nobody"); !errors.Is(err, workflow.ErrNotFound) {
@@ -198,8 +198,8 @@ func TestChildEnds(t *testing.T) {
 
 	run := f.enqueue(0)
 	_, err := run.Result(t.Context())
-	var failed *workflow.RunError
-	if !errors.As(err, &failed) || failed.Err.Step != "child:child" {
+	var failed *workflow.RecordedError
+	if !errors.As(err, &failed) || failed.Step != "child:child" {
 		t.Errorf("got %v", err)
 	}
 	run = f.enqueue(1)

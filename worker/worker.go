@@ -39,7 +39,7 @@ func (e *StartError) Unwrap() error { return e.Err }
 // Run executes runs until ctx is done; then it drains and returns nil. Before,
 // it returns an error when the Config or a definition is wrong (all that is
 // wrong, joined), a *[StartError] when Postgres is absent, and a
-// *[workflow.SchemaVersionError] when the migrations are not applied. Once it
+// *[workflow.SchemaError] when the migrations are not applied. Once it
 // works, an outage of Postgres does not end it. It catches no signals: give it a
 // context from signal.NotifyContext.
 func Run(ctx context.Context, cfg Config) error {
@@ -142,7 +142,7 @@ func (w *worker) start(ctx context.Context, what func(context.Context) error) er
 		try, cancel := context.WithTimeout(ctx, 5*time.Second)
 		err := what(try)
 		cancel()
-		var version *db.VersionError
+		var version *db.SchemaError
 		switch {
 		case err == nil:
 			return nil

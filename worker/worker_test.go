@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -125,6 +126,19 @@ func (f *fixture) state(id workflow.RunID) workflow.RunStatus {
 	return s
 }
 
+// elsewhere reports whether an error says that a run had to be in a state, and
+// was in another one.
+func elsewhere(err error, want workflow.State) bool {
+	e, ok := errors.AsType[*workflow.StateError](err)
+	return ok && e.State != want && slices.Contains(e.Want, want)
+}
+
+// finished reports whether an error says that a run has ended.
+func finished(err error) bool {
+	e, ok := errors.AsType[*workflow.StateError](err)
+	return ok && e.State.Ended()
+}
+
 // eventually polls until f reports true.
 func eventually(t *testing.T, what string, f func() bool) {
 	t.Helper()
@@ -209,8 +223,8 @@ func TestRetryAndFailure(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err = run.Result(t.Context())
-	var failed *workflow.RunError
-	if !errors.As(err, &failed) || failed.Err.Step != "flaky" || failed.Err.Attempt != 3 {
+	var failed *workflow.RecordedError
+	if !errors.As(err, &failed) || failed.Step != "flaky" || failed.Attempt != 3 {
 		t.Fatalf("got %v", err)
 	}
 }

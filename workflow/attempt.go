@@ -17,7 +17,7 @@ func (b *branch) call(s *scope, step *engine.Step, key string, in any) *future {
 		f.wait = &engine.Wait{Seq: f.seq, Key: key, Left: step.Deadline}
 	}
 	if b.t.steps[step.Name] != step {
-		b.park("undeclared_step", &UndeclaredStepError{Workflow: b.t.def.Workflow, Version: b.t.def.Version, Step: step.Name})
+		b.park("undeclared_step", &DefinitionError{Workflow: b.t.def.Workflow, Step: step.Name, Reason: fmt.Sprintf("the body of version %q calls it, and Options.Steps does not list it", b.t.def.Version)})
 	}
 	f.attempts = b.t.in.Attempts[f.seq]
 	b.passes(f, "input of step "+key, in)
@@ -28,7 +28,7 @@ func (b *branch) call(s *scope, step *engine.Step, key string, in any) *future {
 func (f *future) begin() {
 	t := f.t
 	if mode := Mode(f.step.Mode); !mode.supported() {
-		t.park("mode", &ModeError{Workflow: t.def.Workflow, Step: f.step.Name, Mode: mode})
+		t.park("mode", &DefinitionError{Workflow: t.def.Workflow, Step: f.step.Name, Reason: fmt.Sprintf("mode %v cannot be executed yet", mode)})
 		return
 	}
 	if f.wait != nil {
@@ -82,7 +82,7 @@ func (f *future) try() {
 		c := &engine.Checkpoint{Seq: f.seq, Key: f.key, Mode: f.step.Mode, Attempt: number, InputHash: f.hash,
 			Started: started, Elapsed: t.in.Now().Sub(started), Output: out.Output}
 		if err == nil && t.in.MaxBytes > 0 && len(out.Output) > t.in.MaxBytes {
-			err = &SizeError{What: "output of step " + f.key, Bytes: len(out.Output), Limit: t.in.MaxBytes}
+			err = &ValueError{Kind: "size", What: "output of step " + f.key, Bytes: len(out.Output), Limit: t.in.MaxBytes}
 			out.Drop(context.WithoutCancel(ctx))
 			out = engine.Outcome{Details: out.Details}
 		}

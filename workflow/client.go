@@ -103,7 +103,7 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 	return c, nil
 }
 
-// Check returns a *[SchemaVersionError] when this program cannot run on the
+// Check returns a *[SchemaError] when this program cannot run on the
 // schema, and another error when Postgres cannot be asked. Use it as a health
 // check.
 func (c *Client) Check(ctx context.Context) error { return db.Check(ctx, c.pool, c.q) }

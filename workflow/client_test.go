@@ -2,7 +2,9 @@ package workflow_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -53,6 +55,31 @@ func (f *fixture) poolOf(n int32) *pgxpool.Pool {
 	}
 	f.t.Cleanup(pool.Close)
 	return pool
+}
+
+// elsewhere reports whether an error says that a run had to be in a state, and
+// was in another one.
+func elsewhere(err error, want workflow.State) bool {
+	e, ok := errors.AsType[*workflow.StateError](err)
+	return ok && e.State != want && slices.Contains(e.Want, want)
+}
+
+// finished reports whether an error says that a run has ended.
+func finished(err error) bool {
+	e, ok := errors.AsType[*workflow.StateError](err)
+	return ok && e.State.Ended()
+}
+
+// runs lists runs.
+func (f *fixture) runs(filter workflow.RunFilter) (runs []workflow.RunStatus) {
+	f.t.Helper()
+	for s, err := range f.client.Runs(f.t.Context(), filter) {
+		if err != nil {
+			f.t.Fatal(err)
+		}
+		runs = append(runs, s)
+	}
+	return runs
 }
 
 // work runs a worker until the test ends.

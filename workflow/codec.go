@@ -13,22 +13,22 @@ import (
 func encode(what string, v any, limit int) (b []byte, err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			b, err = nil, &EncodeError{What: what, Err: fmt.Errorf("panic: %v", p)}
+			b, err = nil, &ValueError{Kind: "encode", What: what, Err: fmt.Errorf("panic: %v", p)}
 		}
 	}()
 	b, err = json.Marshal(v)
 	if err != nil {
-		return nil, &EncodeError{What: what, Err: err}
+		return nil, &ValueError{Kind: "encode", What: what, Err: err}
 	}
 	if limit > 0 && len(b) > limit {
-		return nil, &SizeError{What: what, Bytes: len(b), Limit: limit}
+		return nil, &ValueError{Kind: "size", What: what, Bytes: len(b), Limit: limit}
 	}
 	return b, nil
 }
 
 func decode(what string, b []byte, v any) error {
 	if err := json.Unmarshal(b, v); err != nil {
-		return &DecodeError{What: what, Err: err}
+		return &ValueError{Kind: "decode", What: what, Err: err}
 	}
 	return nil
 }

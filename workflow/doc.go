@@ -34,9 +34,9 @@
 // item of a slice, so many at once. [Go] starts a branch of the body and [MapFunc]
 // one for every item; branches take turns between durable calls, one at a time,
 // so they may share variables, and what they do is the same on a replay. [Ready]
-// yields futures in the order in which they end. [Context].WithTimeout and [Context].WithCancel
-// make a [Context] that ends what waits in it. [Context].Finally registers what has to be
-// done at the end, whichever it is.
+// yields futures in the order in which they end. WithTimeout and WithCancel of a
+// [Context] make another one, that ends what waits in it. Its Finally registers
+// what has to be done at the end, whichever it is.
 //
 // # Waiting
 //
@@ -54,8 +54,9 @@
 // goes on by itself. A body that goes on for ever returns
 // [DurableWorkflow.ContinueAsNew] now and then, so that its history does not.
 //
-// [Context].Now and [Context].Random are the time and the chance that a replay gets again.
-// [Context].Patched tells runs that began before a change of the body from later ones.
+// Now and Random of a [Context] are the time and the chance that a replay gets
+// again. Its Patched tells runs that began before a change of the body from later
+// ones.
 //
 // # Schedules
 //
@@ -126,8 +127,8 @@
 // attempt.
 //
 // A run that was enqueued with a Timeout fails when that passes, wherever it is:
-// its calls return [ErrTimeout], what it gave to [Context].Finally is called, and its
-// children are canceled.
+// its calls return [ErrTimeout], what it gave to [Context].Finally is called, and
+// its children are canceled.
 //
 // A run that cannot go on until somebody does something is parked with the
 // reason, not failed: its code does not fit its history, a step is not declared,
@@ -194,7 +195,7 @@
 //     makes of it: not as the type that it held.
 //   - Channels, functions, complex numbers, and maps by anything but text and
 //     integers are refused when the worker starts; NaN, infinities and cycles
-//     when they are encoded, with an *[EncodeError].
+//     when they are encoded, with a *[ValueError].
 //
 // Errors of steps are values too. The body gets a *[RecordedError] with the text
 // and the kind of the original, at first as on replay.
@@ -219,10 +220,9 @@
 // [Definition]; [NewStep], [NewToolStep], [NewTxStep] with [Step], [StepOptions],
 // [Retry] and [Mode] with its five values.
 //
-// What a body is given and calls: [Context] and [Info]; [Future], [Go], [Map],
-// [MapFunc], [MapOptions], [Ready], [Context].WithTimeout, [Context].WithCancel for what is side by
-// side; [Sleep], [Until], [Signal], [NewSignal] for waits; [Context].Now, [Context].Random,
-// [Context].Patched for what must be the same again; [Context].Finally for what must be done.
+// What a body is given: [Context], whose methods never wait, and [Info]. What it
+// calls: [Future], [Go], [Map], [MapFunc], [MapOptions], [Ready] for what is side
+// by side; [Sleep], [Until], [Signal], [NewSignal] for waits.
 //
 // What a step's function calls: [StepInfoFrom] with [StepInfo], [Heartbeat],
 // [Permanent], [RetryAfter].
@@ -230,22 +230,20 @@
 // What a run shows: [Progress], [Stream] with [StreamEntry].
 //
 // Who enqueues and operates: [NewClient] with [ClientConfig], [Client],
-// [EnqueueOptions] with [Limit], [Run]; [RunID], [ParseRunID]; [RunFilter],
+// [EnqueueOptions] with [Limit], [Run]; [RunID]; [RunFilter],
 // [AttributeFilter],
-// [RunPage], [RunStatus] with [State] and its seven values, [StepStatus], [Why],
+// [RunStatus] with [State] and its seven values, [StepStatus], [Why],
 // [ForkOptions]; [Schedule], [ScheduleOptions], [ScheduleStatus]; [Migrate] with
 // [MigrateOptions].
 //
 // What others implement: [Codec], [BlobStore].
 //
-// What callers decide by: an error of a value is an [EncodeError], a [DecodeError]
-// or a [SizeError]; of a definition a [DefinitionError], a [ModeError], an
-// [UndeclaredStepError] or a [NonDeterminismError]; of a call an [OptionError], a
-// [KeyConflictError], a [NoStepError]; of what was executed a [StepError], a
-// [RunError], both around a [RecordedError]; of the schema a [SchemaNameError], a
-// [SchemaVersionError], a [DeletesError]. The rest are one fact each, for
-// errors.Is: [ErrCanceled], [ErrTimeout], [ErrLeaseLost], [ErrNotFound],
-// [ErrFinished], [ErrNotParked], [ErrNotFailed], [ErrHeld], [ErrWorkersLive].
+// What callers decide by, with errors.As: [OptionError], [DefinitionError] and
+// [ValueError] are of what was passed; a [SchemaError] of the database; a
+// [StateError] of a run that is not where a call needs it, a [KeyConflictError] of
+// one that has the key; a [StepError] is of a step that was executed, a
+// [RecordedError] of that and of a run; a [NonDeterminismError] of a body. With
+// errors.Is: [ErrCanceled], [ErrTimeout], [ErrLeaseLost], [ErrNotFound].
 //
 // # Map of the code
 //

@@ -126,9 +126,9 @@ func added[In, Out any](w DurableWorkflow[In, Out], c *Client, o EnqueueOptions,
 	case errors.As(err, &conflict):
 		return run, &KeyConflictError{Tenant: o.Tenant, Key: o.Key, Run: RunID(conflict.Run)}
 	case errors.As(err, &mode):
-		return run, &ModeError{Workflow: w.Name, Mode: modeByName(mode.Mode)}
+		return run, &DefinitionError{Workflow: w.Name, Reason: mode.Error()}
 	case errors.As(err, &sealed):
-		return run, &DecodeError{What: fmt.Sprintf("what key %q of tenant %q was used for", o.Key, o.Tenant), Err: sealed}
+		return run, &ValueError{Kind: "decode", What: fmt.Sprintf("what key %q of tenant %q was used for", o.Key, o.Tenant), Err: sealed}
 	case err != nil:
 		return run, fmt.Errorf("workflow: enqueue %s: %w", w.Name, err)
 	}

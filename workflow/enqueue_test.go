@@ -60,24 +60,22 @@ func refusals(ctx context.Context, c *workflow.Client, tx pgx.Tx) []error {
 	loop := &cycle{}
 	loop.Next = loop
 	var (
-		encode   *workflow.EncodeError
-		size     *workflow.SizeError
+		value    *workflow.ValueError
 		option   *workflow.OptionError
 		name     *workflow.DefinitionError
 		conflict *workflow.KeyConflictError
-		mode     *workflow.ModeError
 	)
 	check := func(err error, target any, culprit string) {
 		if err == nil || !errors.As(err, target) || !strings.Contains(err.Error(), culprit) {
 			errs = append(errs, fmt.Errorf("want a %T that names %q, got %w", target, culprit, err))
 		}
 	}
-	check(enqueueAny(ctx, c, tx, "w1", make(chan int), workflow.EnqueueOptions{}), &encode, "input of workflow w1: json: unsupported type: chan int")
-	check(enqueueAny(ctx, c, tx, "w2", func() {}, workflow.EnqueueOptions{}), &encode, "input of workflow w2: json: unsupported type: func()")
-	check(enqueueAny(ctx, c, tx, "w3", math.NaN(), workflow.EnqueueOptions{}), &encode, "input of workflow w3: json: unsupported value: NaN")
-	check(enqueueAny(ctx, c, tx, "w4", loop, workflow.EnqueueOptions{}), &encode, "input of workflow w4: json: unsupported value: encountered a cycle")
-	check(enqueueAny(ctx, c, tx, "w5", explosive{}, workflow.EnqueueOptions{}), &encode, "input of workflow w5: panic: boom")
-	check(enqueueAny(ctx, c, tx, "w6", strings.Repeat("x", 1<<20), workflow.EnqueueOptions{}), &size, "input of workflow w6")
+	check(enqueueAny(ctx, c, tx, "w1", make(chan int), workflow.EnqueueOptions{}), &value, "encode input of workflow w1: json: unsupported type: chan int")
+	check(enqueueAny(ctx, c, tx, "w2", func() {}, workflow.EnqueueOptions{}), &value, "encode input of workflow w2: json: unsupported type: func()")
+	check(enqueueAny(ctx, c, tx, "w3", math.NaN(), workflow.EnqueueOptions{}), &value, "encode input of workflow w3: json: unsupported value: NaN")
+	check(enqueueAny(ctx, c, tx, "w4", loop, workflow.EnqueueOptions{}), &value, "encode input of workflow w4: json: unsupported value: encountered a cycle")
+	check(enqueueAny(ctx, c, tx, "w5", explosive{}, workflow.EnqueueOptions{}), &value, "encode input of workflow w5: panic: boom")
+	check(enqueueAny(ctx, c, tx, "w6", strings.Repeat("x", 1<<20), workflow.EnqueueOptions{}), &value, "input of workflow w6 is 1048578 bytes, the limit is")
 	check(enqueueAny(ctx, c, tx, "w7", 1, workflow.EnqueueOptions{Tenant: "a\x00b"}), &option, "EnqueueOptions.Tenant")
 	check(enqueueAny(ctx, c, tx, "w7", 1, workflow.EnqueueOptions{Tenant: "\xff"}), &option, "EnqueueOptions.Tenant")
 	check(enqueueAny(ctx, c, tx, "w7", 1, workflow.EnqueueOptions{Key: "a\x00b"}), &option, "EnqueueOptions.Key")
@@ -91,7 +89,7 @@ func refusals(ctx context.Context, c *workflow.Client, tx pgx.Tx) []error {
 	}
 	check(enqueueAny(ctx, c, tx, "", 1, workflow.EnqueueOptions{}), &name, "bad name")
 	check(enqueueAny(ctx, c, tx, "a\x00b", 1, workflow.EnqueueOptions{}), &name, "bad name")
-	check(enqueueAny(ctx, c, tx, "agentic", 1, workflow.EnqueueOptions{}), &mode, "agentic: mode agent ")
+	check(enqueueAny(ctx, c, tx, "agentic", 1, workflow.EnqueueOptions{}), &name, `"agentic": mode agent `)
 	check(enqueueAny(ctx, c, tx, "taken", 2, workflow.EnqueueOptions{Tenant: "acme", Key: "taken"}), &conflict, `key "taken" of tenant "acme"`)
 	check(enqueueAny(ctx, c, tx, "other", 1, workflow.EnqueueOptions{Tenant: "acme", Key: "taken"}), &conflict, `key "taken" of tenant "acme"`)
 	return errs
@@ -192,7 +190,7 @@ func TestEnqueueBadInBatch(t *testing.T) {
 			},
 			func() error {
 				err := enqueueAny(ctx, client, nil, "agentic", 2, workflow.EnqueueOptions{})
-				if mode := (*workflow.ModeError)(nil); !errors.As(err, &mode) || mode.Mode != workflow.Agent {
+				if mode := (*workflow.DefinitionError)(nil); !errors.As(err, &mode) || !strings.Contains(mode.Reason, "mode agent ") {
 					return fmt.Errorf("a mode: got %w", err)
 				}
 				return nil
@@ -221,8 +219,8 @@ func TestEnqueueBadInBatch(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if page, err := f.client.Runs(ctx, workflow.RunFilter{Workflow: "good"}); err != nil || len(page.Runs) != 10 {
-		t.Errorf("%d runs, %v", len(page.Runs), err)
+	if runs := f.runs(workflow.RunFilter{Workflow: "good"}); len(runs) != 10 {
+		t.Errorf("%d runs", len(runs))
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/stepward/stepward/internal/db"
@@ -22,24 +23,34 @@ var (
 	// ErrNotFound reports a run or a schedule that does not exist.
 	ErrNotFound = errors.New("workflow: not found")
 
-	// ErrFinished reports that the run has ended already. Nothing was changed.
-	ErrFinished = errors.New("workflow: run has finished")
-
-	// ErrNotParked reports that a run cannot be resumed as it is not parked.
-	ErrNotParked = errors.New("workflow: run is not parked")
-
-	// ErrNotFailed reports that a run cannot be retried as it has neither failed
-	// nor been canceled.
-	ErrNotFailed = errors.New("workflow: run has not failed")
-
-	// ErrHeld reports that a run cannot be repinned while a worker executes it:
-	// pause it first.
-	ErrHeld = errors.New("workflow: run is held by a worker: pause it, and try again when it is parked")
-
 	// ErrTimeout is in the chain of the error of what took longer than it may:
 	// an attempt, a step, a call within [Context].WithTimeout.
 	ErrTimeout = errors.New("workflow: timed out")
 )
+
+// A StateError reports that a run is not where a call needs it to be: one that
+// has ended cannot be canceled, one that goes on cannot be retried. Nothing was
+// changed.
+type StateError struct {
+	Run   RunID
+	State State   // where it is
+	Want  []State // where it has to be: in one of these
+}
+
+func (e *StateError) Error() string {
+	s := fmt.Sprintf("the run is %s, and has to be %s", e.State, e.Want[0])
+	for i, want := range e.Want[1:] {
+		if i < len(e.Want)-2 {
+			s += fmt.Sprintf(", %s", want)
+		} else {
+			s += fmt.Sprintf(" or %s", want)
+		}
+	}
+	if e.State == StateRunning && slices.Contains(e.Want, StateReady) {
+		s += ": pause it, and try again when it is parked"
+	}
+	return s
+}
 
 // A StepError is what a body gets when a step has failed for good: its error
 // was permanent, or its attempts are used up. On replay the body gets an equal
@@ -47,7 +58,7 @@ var (
 type StepError struct {
 	Step    string // the step's key: name, and occurrence or index
 	Attempt int    // the number of the attempt that failed last
-	Err     error  // a *[RecordedError]; an *[EncodeError] or *[SizeError] when the input was refused
+	Err     error  // a *[RecordedError]; a *[ValueError] when the input was refused
 }
 
 func (e *StepError) Error() string {
@@ -56,9 +67,10 @@ func (e *StepError) Error() string {
 
 func (e *StepError) Unwrap() error { return e.Err }
 
-// A RecordedError is an error that was written to Postgres and read back. The
-// original value is gone, on replay and at first, so that a body decides the
-// same way both times.
+// A RecordedError is an error that was written to Postgres and read back: of a
+// step, in a [StepError]; of a run that failed or was canceled, as [Run.Result]
+// wraps it. The original value is gone, on replay and at first, so that a body
+// decides the same way both times.
 type RecordedError struct {
 	Message string `json:"message"` // up to 16 KiB of it
 
@@ -81,17 +93,6 @@ func (e *RecordedError) Error() string { return e.Message }
 func (e *RecordedError) Is(target error) bool {
 	return target == ErrTimeout && e.Kind == "timeout" || target == ErrCanceled && (e.Kind == "canceled" || e.Kind == "terminated")
 }
-
-// A RunError is what [Run.Result] returns for a run that failed or was
-// canceled.
-type RunError struct {
-	Run RunID
-	Err *RecordedError
-}
-
-func (e *RunError) Error() string { return fmt.Sprintf("workflow: %v: %v", e.Run, e.Err) }
-
-func (e *RunError) Unwrap() error { return e.Err }
 
 // A NonDeterminismError reports that the body did not do what its history
 // recorded. The run is parked with it until the code is right again.
@@ -120,30 +121,9 @@ func (e *NonDeterminismError) Error() string {
 	}
 }
 
-// An UndeclaredStepError reports a step that a body uses and its definition
-// does not list. The run is parked with it.
-type UndeclaredStepError struct{ Workflow, Version, Step string }
-
-func (e *UndeclaredStepError) Error() string {
-	return fmt.Sprintf("workflow: body of %s@%s calls step %q, which Options.Steps does not list", e.Workflow, e.Version, e.Step)
-}
-
-// A ModeError reports a step whose mode this version of Stepward cannot
-// execute.
-type ModeError struct {
-	Workflow, Step string
-	Mode           Mode
-}
-
-func (e *ModeError) Error() string {
-	s := "workflow " + e.Workflow
-	if e.Step != "" {
-		s += ": step " + e.Step
-	}
-	return s + ": mode " + e.Mode.String() + " cannot be executed yet"
-}
-
-// A DefinitionError reports what is wrong with a workflow or one of its steps.
+// A DefinitionError reports what is wrong with a workflow or one of its steps:
+// how it is defined, that a body calls a step which its definition does not list,
+// or a mode that this version of Stepward cannot execute.
 type DefinitionError struct {
 	Workflow, Step string // Step is empty when the workflow itself is meant
 	Reason         string
@@ -156,36 +136,27 @@ func (e *DefinitionError) Error() string {
 	return fmt.Sprintf("workflow %q: %s", e.Workflow, e.Reason)
 }
 
-// A SizeError reports an encoded value over the limit.
-type SizeError struct {
-	What         string // "input of step build", "output of workflow portfolio"
-	Bytes, Limit int
+// A ValueError reports a value that could not be encoded, stored or read back.
+type ValueError struct {
+	What string // "input of step build", "output of workflow portfolio"
+
+	// Kind is "encode" for what JSON cannot hold, "size" for more bytes than the
+	// limit, and "decode" for stored bytes that do not fit the Go type, or that
+	// the [Codec] or the [BlobStore] did not give back.
+	Kind string
+
+	Bytes, Limit int   // of Kind "size"
+	Err          error // of the others
 }
 
-func (e *SizeError) Error() string {
-	return fmt.Sprintf("workflow: %s is %d bytes, the limit is %d", e.What, e.Bytes, e.Limit)
+func (e *ValueError) Error() string {
+	if e.Kind == "size" {
+		return fmt.Sprintf("workflow: %s is %d bytes, the limit is %d", e.What, e.Bytes, e.Limit)
+	}
+	return fmt.Sprintf("workflow: %s %s: %v", e.Kind, e.What, e.Err)
 }
 
-// An EncodeError reports a value that JSON cannot hold.
-type EncodeError struct {
-	What string
-	Err  error
-}
-
-func (e *EncodeError) Error() string { return "workflow: encode " + e.What + ": " + e.Err.Error() }
-
-func (e *EncodeError) Unwrap() error { return e.Err }
-
-// A DecodeError reports stored bytes that do not fit the Go type, or that the
-// [Codec] or the [BlobStore] did not give back.
-type DecodeError struct {
-	What string
-	Err  error
-}
-
-func (e *DecodeError) Error() string { return "workflow: decode " + e.What + ": " + e.Err.Error() }
-
-func (e *DecodeError) Unwrap() error { return e.Err }
+func (e *ValueError) Unwrap() error { return e.Err }
 
 // A KeyConflictError reports an idempotency key that belongs to a run with
 // another workflow or input.
@@ -198,17 +169,9 @@ func (e *KeyConflictError) Error() string {
 	return fmt.Sprintf("workflow: key %q of tenant %q belongs to %v, which has another workflow or input", e.Key, e.Tenant, e.Run)
 }
 
-type (
-	// A SchemaVersionError reports a schema without the migrations that this
-	// program needs, or more than one version newer than it.
-	SchemaVersionError = db.VersionError
-
-	// A SchemaNameError reports a schema name that cannot be used.
-	SchemaNameError = db.SchemaNameError
-
-	// A DeletesError reports what a migration down would delete.
-	DeletesError = db.DeletesError
-)
+// A SchemaError reports a schema that cannot be used: its name, or its version,
+// which is that of another program; or one that [Migrate] does not delete.
+type SchemaError = db.SchemaError
 
 type permanentError struct{ err error }
 
@@ -235,9 +198,7 @@ func record(err error) *RecordedError {
 		fault    *engine.Fault
 		step     *StepError
 		perm     *permanentError
-		size     *SizeError
-		encode   *EncodeError
-		decode   *DecodeError
+		value    *ValueError
 	)
 	out := &RecordedError{Message: err.Error(), Type: fmt.Sprintf("%T", err)}
 	switch {
@@ -245,12 +206,8 @@ func record(err error) *RecordedError {
 		out.Kind, out.Type, out.Stack, out.Permanent = fault.Kind, fault.Type, fault.Stack, fault.Permanent
 	case errors.As(err, &recorded):
 		out.Kind, out.Type, out.Stack, out.Permanent = recorded.Kind, recorded.Type, recorded.Stack, recorded.Permanent
-	case errors.As(err, &size):
-		out.Kind, out.Permanent = "size", true
-	case errors.As(err, &encode):
-		out.Kind, out.Permanent = "encode", true
-	case errors.As(err, &decode):
-		out.Kind, out.Permanent = "decode", true
+	case errors.As(err, &value):
+		out.Kind, out.Permanent = value.Kind, true
 	}
 	if errors.As(err, &perm) {
 		out.Permanent = true

@@ -13,8 +13,8 @@ import (
 func ExampleClient_Fork() {
 	repeat := func(ctx context.Context, client *workflow.Client, id workflow.RunID) (workflow.RunID, error) {
 		fork, err := client.Fork(ctx, id, workflow.ForkOptions{From: "build#2", Version: "2"})
-		if no := (*workflow.NoStepError)(nil); errors.As(err, &no) {
-			fmt.Println(no.Nearest) // keys of the run that are like it
+		if no := (*workflow.OptionError)(nil); errors.As(err, &no) {
+			fmt.Println(no.Option, no.Reason) // From, and which keys of the run are like it
 		}
 		return fork, err
 	}

@@ -81,10 +81,10 @@ func ExamplePermanent() {
 	}, workflow.Options{Steps: []workflow.Declared{charge}})
 
 	_, err := workflowtest.Run(pay, definition, 100)
-	var run *workflow.RunError
+	var run *workflow.RecordedError
 	if errors.As(err, &run) {
-		fmt.Println(run.Err.Step, "attempt", run.Err.Attempt, "permanent", run.Err.Permanent)
-		fmt.Println(run.Err)
+		fmt.Println(run.Step, "attempt", run.Attempt, "permanent", run.Permanent)
+		fmt.Println(run)
 	}
 	// Output:
 	// charge attempt 1 permanent true

@@ -56,16 +56,17 @@ func ExampleStream() {
 	}
 	n, _, err := written.Get(ctx, client, run.ID)
 	fmt.Println(n, "written", err)
-	page, err := client.Runs(ctx, workflow.RunFilter{Attributes: []workflow.AttributeFilter{
-		{Name: "state", Equal: "printed"}, {Name: "author", Prefix: "a"}}})
-	fmt.Println(len(page.Runs), "found", err)
+	for s, err := range client.Runs(ctx, workflow.RunFilter{Attributes: []workflow.AttributeFilter{
+		{Name: "state", Equal: "printed"}, {Name: "author", Prefix: "a"}}}) {
+		fmt.Println("found:", s.Attributes["author"], err)
+	}
 	// Output:
 	// writing 1
 	// chapter 1
 	// writing 2
 	// chapter 2
 	// 2 written <nil>
-	// 1 found <nil>
+	// found: ada <nil>
 }
 
 // serve gives an example a schema of its own, a worker and a client.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -32,21 +33,6 @@ type ForkOptions struct {
 	Signals bool
 }
 
-// A NoStepError reports a call that is not on record of a run.
-type NoStepError struct {
-	Run     RunID
-	Step    string   // the key
-	Nearest []string // keys that are on record, the most similar first
-}
-
-func (e *NoStepError) Error() string {
-	s := fmt.Sprintf("workflow: %v has no step %q on record", e.Run, e.Step)
-	if len(e.Nearest) > 0 {
-		s += fmt.Sprintf("; the nearest are %q", e.Nearest)
-	}
-	return s
-}
-
 // Fork adds a run with the tenant, priority, tick and input of another one, and with the
 // results of all that its body called before From in program order: those are not
 // executed again, and children among them are not started again. Everything else
@@ -62,8 +48,9 @@ func (e *NoStepError) Error() string {
 // step that executes has no result to copy, so it is executed anew as well.
 //
 // When Fork returns, the fork is durable, and an audit event "run.forked" is in the
-// record of both. Errors: [ErrNotFound], a *[NoStepError], an *[OptionError] for a
-// version that no worker has defined.
+// record of both. Errors: [ErrNotFound], an *[OptionError] for a version that
+// no worker has defined, and for a From that is not on record, with the keys that
+// are nearest.
 func (c *Client) Fork(ctx context.Context, id RunID, o ForkOptions) (fork RunID, err error) {
 	for _, f := range []struct{ name, v string }{{"From", o.From}, {"Version", o.Version}} {
 		if len(f.v) > 10_000 || strings.ContainsRune(f.v, 0) || !utf8.ValidString(f.v) {
@@ -77,12 +64,11 @@ func (c *Client) Fork(ctx context.Context, id RunID, o ForkOptions) (fork RunID,
 			return err
 		})
 	}
-	var step *NoStepError
 	var option *OptionError
 	switch {
 	case err == nil:
 		return fork, nil
-	case errors.Is(err, ErrNotFound), errors.As(err, &step), errors.As(err, &option):
+	case errors.Is(err, ErrNotFound), errors.As(err, &option):
 		return 0, err
 	}
 	return 0, fmt.Errorf("workflow: fork %v: %w", id, err)
@@ -162,11 +148,16 @@ func (c *Client) noStep(ctx context.Context, tx pgx.Tx, id RunID, key string) er
 	if err != nil {
 		return err
 	}
-	e := &NoStepError{Run: id, Step: key}
-	for _, n := range nearest {
-		e.Nearest = append(e.Nearest, n.key)
+	reason := fmt.Sprintf("%v has no call %q on record", id, key)
+	for i, n := range nearest {
+		if i == 0 {
+			reason += "; the nearest are "
+		} else {
+			reason += ", "
+		}
+		reason += strconv.Quote(n.key)
 	}
-	return e
+	return &OptionError{Option: "ForkOptions.From", Reason: reason}
 }
 
 // distance is how many bytes have to be inserted, removed or replaced to make

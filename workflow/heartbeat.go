@@ -20,7 +20,7 @@ var errNoStep = errors.New("workflow: Heartbeat is called by the function of a s
 // worker, and [StepStatus] shows them. It works in a bare step, in a guest and in
 // a tool step.
 //
-// The error is an *[EncodeError], a *[SizeError] for details of more than 64 KiB,
+// The error is a *[ValueError], also for details of more than 64 KiB,
 // or the cause of the end of ctx: then the attempt is over, and the function should
 // return.
 func Heartbeat(ctx context.Context, details any) error {

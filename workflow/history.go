@@ -17,7 +17,7 @@ import (
 // Export returns what is on record of a run as a JSON document: its input, and
 // the result of each step, a line per step. Keep it in a repository and let a test
 // replay it against the code of the day: see workflowtest.Replay. The same record
-// gives the same bytes. The error is [ErrNotFound], or a *[DecodeError] when
+// gives the same bytes. The error is [ErrNotFound], or a *[ValueError] when
 // something on record is no JSON.
 func (c *Client) Export(ctx context.Context, id RunID) ([]byte, error) {
 	h, err := c.history(ctx, id)
@@ -26,7 +26,7 @@ func (c *Client) Export(ctx context.Context, id RunID) ([]byte, error) {
 	}
 	data, err := h.Marshal()
 	if err != nil {
-		return nil, &DecodeError{What: "history of " + id.String(), Err: err}
+		return nil, &ValueError{Kind: "decode", What: "history of " + id.String(), Err: err}
 	}
 	return data, nil
 }
@@ -34,8 +34,8 @@ func (c *Client) Export(ctx context.Context, id RunID) ([]byte, error) {
 // Replay executes the body of a definition against what is on record of a run of
 // that workflow, whatever its version and whether it has ended. No step is
 // executed and nothing is written. The error is a *[NonDeterminismError] when
-// the body does other than what is on record, a *[DecodeError] when something on
-// record does not fit its types, an *[UndeclaredStepError], or [ErrNotFound]. Nil
+// the body does other than what is on record, a *[ValueError] when something on
+// record does not fit its types, a *[DefinitionError], or [ErrNotFound]. Nil
 // means that the definition can take the run over. What a completed body returns
 // is not compared.
 func (c *Client) Replay(ctx context.Context, id RunID, d *Definition) error {
@@ -50,7 +50,7 @@ func (c *Client) Replay(ctx context.Context, id RunID, d *Definition) error {
 func replayDocument(def *engine.Definition, document []byte) error {
 	h, err := history.Parse(document)
 	if err != nil {
-		return &DecodeError{What: "history", Err: err}
+		return &ValueError{Kind: "decode", What: "history", Err: err}
 	}
 	return replay(context.Background(), def, h, engine.MaxBytesDefault)
 }
@@ -66,13 +66,13 @@ func replay(ctx context.Context, def *engine.Definition, h *history.History, max
 	if def.Workflow != h.Workflow {
 		return &DefinitionError{Workflow: def.Workflow, Reason: fmt.Sprintf("the history is of workflow %q", h.Workflow)}
 	}
-	run, err := ParseRunID(h.Run)
-	origin := run
-	if err == nil && h.Origin != "" {
-		origin, err = ParseRunID(h.Origin)
+	var run, origin RunID
+	err := run.UnmarshalText([]byte(h.Run))
+	if origin = run; err == nil && h.Origin != "" {
+		err = origin.UnmarshalText([]byte(h.Origin))
 	}
 	if err != nil {
-		return &DecodeError{What: "history", Err: err}
+		return &ValueError{Kind: "decode", What: "history", Err: err}
 	}
 	end := def.Run(ctx, engine.Turn{
 		Run: int64(run), Seed: int64(origin), Epoch: 1, Tenant: h.Tenant, Tick: h.Tick, Input: h.Input, Steps: slices.Clone(h.Steps),
@@ -174,7 +174,7 @@ func (c *Client) openHistory(ctx context.Context, h *history.History) (err error
 	for i := range h.Steps {
 		s := &h.Steps[i]
 		if err := openCheckpoint(ctx, s, c.box.OpenHashed); err != nil {
-			return &DecodeError{What: "result of " + s.Key, Err: err}
+			return &ValueError{Kind: "decode", What: "result of " + s.Key, Err: err}
 		}
 	}
 	return nil

@@ -96,7 +96,7 @@ func TestJSONRules(t *testing.T) {
 	t.Run("NaN and infinities are refused", func(t *testing.T) {
 		for _, v := range []float64{math.NaN(), math.Inf(1)} {
 			_, err := carry(t, v)
-			if bad := (*workflow.EncodeError)(nil); !errors.As(err, &bad) || bad.What != "input of workflow carry" {
+			if bad := (*workflow.ValueError)(nil); !errors.As(err, &bad) || bad.Kind != "encode" || bad.What != "input of workflow carry" {
 				t.Errorf("%v: got %v", v, err)
 			}
 		}

@@ -21,14 +21,10 @@ type MigrateOptions struct {
 	ClientRole, WorkerRole string
 
 	// Down undoes the newest migration instead. Undoing the first deletes
-	// everything: it fails with a *[DeletesError] that says what, until Force
-	// is set, and with [ErrWorkersLive] while workers run.
+	// everything: it fails with a *[SchemaError] that says what, until Force is
+	// set, and while workers run.
 	Down, Force bool
 }
-
-// ErrWorkersLive reports that a migration would take tables away from workers
-// that are running.
-var ErrWorkersLive = db.ErrWorkersLive
 
 // Migrate brings Stepward's schema, and River's beside it, to the version that
 // this program was written for. It may be called by several processes at once,

@@ -7,7 +7,8 @@ import "fmt"
 type Mode int
 
 // The modes. Identity, Agent and AgentJIT cannot be executed yet: a workflow
-// that names them is refused at enqueue with a [ModeError].
+// that names them is refused at enqueue with a
+// *[DefinitionError].
 const (
 	Bare      Mode = iota // inline on the worker
 	Sandboxed             // in a sandbox, without any secret

@@ -6,11 +6,14 @@ import (
 	"go/parser"
 	"go/token"
 	"os"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 )
 
-// The package's documentation says of each exported name why it is there.
+// The package's documentation says of each exported name why it is there, and
+// there are few.
 func TestNames(t *testing.T) {
 	fset := token.NewFileSet()
 	entries, err := os.ReadDir(".")
@@ -36,7 +39,7 @@ func TestNames(t *testing.T) {
 	if !ok {
 		t.Fatal("no section about the names")
 	}
-	var names []string
+	var names []string // exported or not
 	for _, f := range p.Funcs {
 		names = append(names, f.Name)
 	}
@@ -52,9 +55,22 @@ func TestNames(t *testing.T) {
 			names = append(names, v.Names...)
 		}
 	}
+	exported := 0
 	for _, name := range names {
-		if ast.IsExported(name) && !strings.Contains(group, "["+name+"]") {
+		if !ast.IsExported(name) {
+			continue
+		}
+		exported++
+		if !strings.Contains(group, "["+name+"]") {
 			t.Errorf("%s is in no group", name)
 		}
+	}
+	for _, link := range regexp.MustCompile(`\[([A-Z]\w+)\]`).FindAllStringSubmatch(group, -1) {
+		if !slices.Contains(names, link[1]) {
+			t.Errorf("%s is no name", link[1])
+		}
+	}
+	if exported >= 80 {
+		t.Errorf("%d exported names", exported)
 	}
 }

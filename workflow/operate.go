@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"slices"
 	"sync"
 
 	"github.com/jackc/pgx/v5"
@@ -14,9 +13,9 @@ import (
 // Terminate ends a run here and now, whatever its body does: nothing of it is
 // called any more, not even what it gave to [Context].Finally. Its children are
 // terminated, too. A worker that holds it can write nothing more, and stops its
-// steps and sandboxes within about a second. [Run.Result] returns a *[RunError]
-// whose [RecordedError].Kind is "terminated", and which is an [ErrCanceled].
-// Errors: [ErrNotFound], [ErrFinished].
+// steps and sandboxes within about a second. [Run.Result] returns a
+// *[RecordedError] whose Kind is "terminated", and which is an [ErrCanceled].
+// Errors: [ErrNotFound], and a *[StateError] for a run that has ended.
 func (c *Client) Terminate(ctx context.Context, id RunID) error {
 	return c.locked(ctx, id, "terminate", func(tx pgx.Tx) error {
 		e := &RecordedError{Message: "workflow: run terminated", Kind: "terminated"}
@@ -31,7 +30,8 @@ func (c *Client) Terminate(ctx context.Context, id RunID) error {
 // are let end and are recorded, and then it is parked. The wish is durable when
 // Pause returns: see [RunStatus].PauseRequested. What is sent to a paused run is
 // kept, and its times run on. Pausing twice is no error. Errors: [ErrNotFound],
-// [ErrFinished], and [ErrCanceled] for a run that cleans up.
+// a *[StateError] for a run that has ended, and [ErrCanceled] for one that cleans
+// up.
 func (c *Client) Pause(ctx context.Context, id RunID) error {
 	return c.locked(ctx, id, "pause", func(tx pgx.Tx) error {
 		var canceled bool
@@ -47,15 +47,15 @@ func (c *Client) Pause(ctx context.Context, id RunID) error {
 }
 
 // Resume makes a parked run ready again, after the reason was seen to, and takes
-// back a pause that has not taken effect. Errors: [ErrNotFound], [ErrFinished],
-// and [ErrNotParked] when it is neither parked nor to be paused.
+// back a pause that has not taken effect. Errors: [ErrNotFound], and
+// a *[StateError] when it is neither parked nor to be paused.
 func (c *Client) Resume(ctx context.Context, id RunID) error {
 	return c.locked(ctx, id, "resume", func(tx pgx.Tx) error {
 		var ready bool
 		var told int
 		err := tx.QueryRow(ctx, c.q.RunResume, int64(id), "client", c.q.Channel()).Scan(&ready, &told)
 		if errors.Is(err, pgx.ErrNoRows) {
-			return ErrNotParked
+			return c.elsewhere(ctx, tx, id, StateParked)
 		}
 		if err != nil {
 			return err
@@ -73,8 +73,8 @@ func (c *Client) Resume(ctx context.Context, id RunID) error {
 // failed without a step is called again with all that is recorded, for which a
 // deploy may have another answer. What it has shown since the failure is shown
 // again. Events keep what is taken off the record.
-// Errors: [ErrNotFound], [ErrNotFailed], a *[DecodeError] when the error of the run
-// cannot be read.
+// Errors: [ErrNotFound], a *[StateError] for a run that has neither failed nor was
+// canceled, a *[ValueError] when the error of the run cannot be read.
 func (c *Client) Retry(ctx context.Context, id RunID) error {
 	return c.begin(ctx, id, "retry", func(tx pgx.Tx) error {
 		var state string
@@ -86,7 +86,7 @@ func (c *Client) Retry(ctx context.Context, id RunID) error {
 		case err != nil:
 			return err
 		case state != string(StateFailed) && state != string(StateCanceled):
-			return fmt.Errorf("%w: it is %s", ErrNotFailed, state)
+			return c.elsewhere(ctx, tx, id, StateFailed, StateCanceled)
 		}
 		var step *string
 		if recorded != nil {
@@ -116,9 +116,9 @@ func (c *Client) Retry(ctx context.Context, id RunID) error {
 // a worker has defined. The body of that version is replayed against what is
 // recorded; if it does not fit, the run parks with a *[NonDeterminismError]. A
 // run that is parked for something that another version may cure becomes ready.
-// Errors: [ErrNotFound], [ErrFinished], a *[DefinitionError] when there is no such
-// version, and [ErrHeld] for a run that a worker executes: Pause it, Repin it
-// once it is parked, and Resume it.
+// Errors: [ErrNotFound], a *[DefinitionError] when there is no such version, and a
+// *[StateError] for a run that has ended or that a worker executes: Pause that,
+// Repin it once it is parked, and Resume it.
 func (c *Client) Repin(ctx context.Context, id RunID, version string) error {
 	return c.locked(ctx, id, "repin", func(tx pgx.Tx) error {
 		var held, ready bool
@@ -133,7 +133,7 @@ func (c *Client) Repin(ctx context.Context, id RunID, version string) error {
 		case err != nil:
 			return err
 		case held:
-			return ErrHeld
+			return c.elsewhere(ctx, tx, id, StateReady, StateWaiting, StateParked)
 		}
 		return c.announce(ctx, tx, id, ready)
 	})
@@ -144,11 +144,9 @@ func (c *Client) Repin(ctx context.Context, id RunID, version string) error {
 //	n, err := client.Each(ctx, workflow.RunFilter{State: workflow.StateParked, Reason: "image"}, client.Resume)
 //
 // It returns for how many do succeeded. Runs that do refuses as they have got on
-// meanwhile ([ErrFinished], [ErrNotParked], [ErrNotFailed], [ErrHeld],
-// [ErrNotFound]) are passed over; other errors are joined, and do not keep it from
+// meanwhile (a *[StateError] or [ErrNotFound]) are passed over; other errors are joined, and do not keep it from
 // the rest. It ends early with ctx, or when runs cannot be listed. Calling it again
-// does what is left. A few calls of do run at once; [RunFilter].Limit is how many
-// runs are read together.
+// does what is left. A few calls of do run at once.
 func (c *Client) Each(ctx context.Context, f RunFilter, do func(context.Context, RunID) error) (int, error) {
 	var (
 		mu    sync.Mutex
@@ -157,38 +155,37 @@ func (c *Client) Each(ctx context.Context, f RunFilter, do func(context.Context,
 		calls sync.WaitGroup
 		slots = make(chan struct{}, eachAtOnce)
 	)
-	for {
-		page, err := c.Runs(ctx, f)
+	for s, err := range c.Runs(ctx, f) {
+		slots <- struct{}{}
+		if err == nil {
+			err = context.Cause(ctx)
+		}
 		if err != nil {
+			mu.Lock()
 			errs = append(errs, err)
+			mu.Unlock()
 			break
 		}
-		for _, s := range page.Runs {
-			slots <- struct{}{}
-			calls.Go(func() {
-				defer func() { <-slots }()
-				if ctx.Err() != nil {
-					return
-				}
-				err := do(ctx, s.ID)
-				mu.Lock()
-				defer mu.Unlock()
-				switch {
-				case err == nil:
-					n++
-				case !slices.ContainsFunc(passedOver, func(target error) bool { return errors.Is(err, target) }):
-					errs = append(errs, err)
-				}
-			})
-		}
-		calls.Wait()
-		if f.Before = page.Next; page.Next == 0 {
-			break
-		}
+		calls.Go(func() {
+			defer func() { <-slots }()
+			err := do(ctx, s.ID)
+			mu.Lock()
+			defer mu.Unlock()
+			switch {
+			case err == nil:
+				n++
+			case !passedOver(err):
+				errs = append(errs, err)
+			}
+		})
 	}
+	calls.Wait()
 	return n, errors.Join(errs...)
 }
 
 const eachAtOnce = 4
 
-var passedOver = []error{ErrFinished, ErrNotParked, ErrNotFailed, ErrHeld, ErrNotFound}
+func passedOver(err error) bool {
+	_, moved := errors.AsType[*StateError](err)
+	return moved || errors.Is(err, ErrNotFound)
+}

@@ -27,7 +27,7 @@ type Progress[T any] struct {
 
 // Set sets the value, in a body. It is durable before the next step starts, with
 // the checkpoint of the last one; what a replay repeats is not written again. The
-// error is an *[OptionError], an *[EncodeError], or a *[SizeError] over 64 KiB.
+// error is an *[OptionError], or a *[ValueError], also over 64 KiB.
 func (p Progress[T]) Set(ctx Context, v T) error {
 	b, _ := ctx.at()
 	b.enter()
@@ -58,7 +58,7 @@ func (p Progress[T]) SetInStep(ctx context.Context, v T) error {
 }
 
 // Get returns the value that a run has set last, and when; the zero time when it
-// has set none. The error is [ErrNotFound], a *[DecodeError] or an *[OptionError].
+// has set none. The error is [ErrNotFound], a *[ValueError] or an *[OptionError].
 func (p Progress[T]) Get(ctx context.Context, c *Client, id RunID) (v T, at time.Time, err error) {
 	if err := checkShown("progress", p.Name); err != nil {
 		return v, at, err
@@ -95,7 +95,7 @@ func (c *Client) progress(ctx context.Context, id RunID, only *string) (all map[
 		all[*name], last = bytes.Clone(plain), *at
 		return err
 	})
-	var undecodable *DecodeError
+	var undecodable *ValueError
 	switch {
 	case errors.As(err, &undecodable):
 		return nil, last, err

@@ -3,6 +3,8 @@ package workflow
 import (
 	"context"
 	"fmt"
+	"iter"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -21,6 +23,12 @@ const (
 	StateFailed    State = "failed"
 	StateCanceled  State = "canceled"
 )
+
+// notEnded are the states of runs that have not.
+var notEnded = []State{StateReady, StateRunning, StateWaiting, StateParked}
+
+// Ended reports whether a run in this state has completed, failed or was canceled.
+func (s State) Ended() bool { return !slices.Contains(notEnded, s) }
 
 // A RunStatus is a run as a query sees it.
 type RunStatus struct {
@@ -55,41 +63,47 @@ type RunFilter struct {
 	// returns; without one, the first is, and costs what matches it.
 	Attributes []AttributeFilter
 
-	// Before continues a listing: only runs with a lower id. Pass
-	// [RunPage.Next].
+	// Before continues a listing: only runs with a lower id than that of the
+	// last one that was seen.
 	Before RunID
 
-	Limit int // defaults to 100, at most 1,000
+	Limit int // how many at most; 0 is all
 }
 
-// A RunPage is a part of a listing, newest first.
-type RunPage struct {
-	Runs []RunStatus
-	Next RunID // pass it as [RunFilter].Before; zero when there are no more
-}
-
-// Runs lists runs. Listing by tenant uses an index; the others are filters on what
-// is read.
-func (c *Client) Runs(ctx context.Context, f RunFilter) (RunPage, error) {
-	limit := f.Limit
-	if limit <= 0 {
-		limit = 100
+// Runs yields the runs that a filter selects, newest first, or the error that it
+// ends with. It reads hundreds at a time, and holds no connection meanwhile:
+// a run that is added later is not among them, and one that changes is yielded as
+// it was when it was read. Listing by tenant uses an index; the others are filters
+// on what is read.
+func (c *Client) Runs(ctx context.Context, f RunFilter) iter.Seq2[RunStatus, error] {
+	return func(yield func(RunStatus, error) bool) {
+		for left, page := f.Limit, 100; ; page = min(2*page, 1000) {
+			if f.Limit > 0 {
+				page = min(page, left)
+			}
+			runs, err := c.page(ctx, f, page)
+			if err != nil {
+				yield(RunStatus{}, fmt.Errorf("workflow: list runs: %w", err))
+				return
+			}
+			for _, s := range runs {
+				if !yield(s, nil) {
+					return
+				}
+				f.Before = s.ID
+			}
+			if left -= len(runs); len(runs) < page || left == 0 {
+				return
+			}
+		}
 	}
-	limit = min(limit, 1000)
-	var runs []RunStatus
-	var err error
+}
+
+func (c *Client) page(ctx context.Context, f RunFilter, n int) ([]RunStatus, error) {
 	if len(f.Attributes) > 0 {
-		runs, err = c.find(ctx, f, limit+1)
-	} else {
-		runs, err = c.list(ctx, c.pool, nil, optionalID(f.Before), f.Tenant, optional(f.Workflow), optional(f.Version), optional(string(f.State)), optional(f.Reason), limit+1, nil)
+		return c.find(ctx, f, n)
 	}
-	if err != nil {
-		return RunPage{}, fmt.Errorf("workflow: list runs: %w", err)
-	}
-	if len(runs) <= limit {
-		return RunPage{Runs: runs}, nil
-	}
-	return RunPage{Runs: runs[:limit], Next: runs[limit-1].ID}, nil
+	return c.list(ctx, c.pool, nil, optionalID(f.Before), f.Tenant, optional(f.Workflow), optional(f.Version), optional(string(f.State)), optional(f.Reason), n, nil)
 }
 
 // Get returns the status of one run, or [ErrNotFound].
@@ -265,13 +279,4 @@ func optionalID(id RunID) *int64 {
 	}
 	v := int64(id)
 	return &v
-}
-
-func modeByName(name string) Mode {
-	for i, n := range modeNames {
-		if n == name {
-			return Mode(i)
-		}
-	}
-	return -1
 }

@@ -20,7 +20,7 @@ type Run[Out any] struct {
 }
 
 // Result waits until the run has ended and returns its output. The error is a
-// *[RunError] when it failed or was canceled, a *[DecodeError], [ErrNotFound], or
+// *[RecordedError] when it failed or was canceled, a *[ValueError], [ErrNotFound], or
 // ctx's cause.
 // A run that is parked has not ended: see [Client.Get].
 func (r Run[Out]) Result(ctx context.Context) (Out, error) {
@@ -37,7 +37,7 @@ func (r Run[Out]) Result(ctx context.Context) (Out, error) {
 		if state == "canceled" && e.Kind == "" {
 			e.Kind = "canceled"
 		}
-		return out, &RunError{Run: r.ID, Err: e}
+		return out, fmt.Errorf("workflow: %v: %w", r.ID, e)
 	}
 	what := "output of workflow " + r.workflow
 	if output, err = r.client.open(ctx, what, output); err != nil {
@@ -145,7 +145,8 @@ func (c *Client) lookBatch(ctx context.Context, ids []int64) ([]sight, error) {
 // canceled and every durable call of its body returns [ErrCanceled], within about
 // a second; what it gave to [Context].Finally is called; the run ends as canceled when its
 // body returns an error, and as completed when it returns none. Canceling twice
-// is no error. Canceling a run that has ended is [ErrFinished].
+// is no error. Errors: [ErrNotFound], and a *[StateError] for a
+// run that has ended.
 func (c *Client) Cancel(ctx context.Context, id RunID) error {
 	return c.locked(ctx, id, "cancel", func(tx pgx.Tx) error {
 		var woken bool
@@ -196,7 +197,16 @@ func (c *Client) lock(ctx context.Context, tx pgx.Tx, id RunID, f func(pgx.Tx) e
 	case err != nil:
 		return err
 	case state != "live":
-		return fmt.Errorf("%w: it is %s", ErrFinished, state)
+		return &StateError{Run: id, State: State(state), Want: notEnded}
 	}
 	return f(tx)
+}
+
+// elsewhere is the error of a call for a run that has to be in another state.
+func (c *Client) elsewhere(ctx context.Context, tx pgx.Tx, id RunID, want ...State) error {
+	s, err := c.get(ctx, tx, id)
+	if err != nil {
+		return err
+	}
+	return &StateError{Run: id, State: s.State, Want: want}
 }

@@ -1,10 +1,10 @@
 package workflow
 
 import (
+	"bytes"
 	"encoding/base32"
 	"encoding/binary"
 	"fmt"
-	"strings"
 	"time"
 )
 
@@ -29,24 +29,20 @@ func (id RunID) Time() time.Time { return time.UnixMilli(int64(id) >> 20) }
 // MarshalText encodes the id as [RunID.String] does.
 func (id RunID) MarshalText() ([]byte, error) { return []byte(id.String()), nil }
 
-// UnmarshalText decodes what MarshalText wrote.
+// UnmarshalText reads an id from its text, as of a request or a flag:
+//
+//	var id workflow.RunID
+//	err := id.UnmarshalText([]byte(r.PathValue("run")))
 func (id *RunID) UnmarshalText(text []byte) error {
-	v, err := ParseRunID(string(text))
-	if err == nil {
-		*id = v
+	digits, ok := bytes.CutPrefix(text, []byte(runPrefix))
+	b, err := runEncoding.AppendDecode(nil, digits)
+	if err != nil || len(b) != 8 || !ok {
+		return fmt.Errorf("workflow: %q is not a run id", text)
 	}
-	return err
-}
-
-// ParseRunID reads an id from its text.
-func ParseRunID(s string) (RunID, error) {
-	b, err := runEncoding.DecodeString(strings.TrimPrefix(s, runPrefix))
-	if err != nil || len(b) != 8 || !strings.HasPrefix(s, runPrefix) {
-		return 0, fmt.Errorf("workflow: %q is not a run id", s)
+	v := RunID(binary.BigEndian.Uint64(b))
+	if v <= 0 {
+		return fmt.Errorf("workflow: %q is not a run id", text)
 	}
-	id := RunID(binary.BigEndian.Uint64(b))
-	if id <= 0 {
-		return 0, fmt.Errorf("workflow: %q is not a run id", s)
-	}
-	return id, nil
+	*id = v
+	return nil
 }

@@ -90,8 +90,8 @@ type ScheduleStatus struct {
 // the ticks of the earlier ones are enqueued. A schedule that is paused stays so.
 // An input is limited to 64 KiB.
 //
-// The error is an *[OptionError], a *[DefinitionError], an *[EncodeError] or a
-// *[SizeError] when something is wrong with what is passed.
+// The error is an *[OptionError], a *[DefinitionError] or a *[ValueError]
+// when something is wrong with what is passed.
 func (w DurableWorkflow[In, Out]) Schedule(ctx context.Context, c *Client, in In, o ScheduleOptions) (Schedule, error) {
 	s := Schedule{Name: o.Name, client: c}
 	if !validName.MatchString(w.Name) {

@@ -16,7 +16,7 @@ import (
 // any time, as what is stored names its key, and what is stored without a codec
 // stays readable: what Decode must know is every key id that is still in use. A
 // run is parked as "undecodable" when its worker cannot decode a value, and tried
-// again by the next worker that starts; a client gets a *[DecodeError].
+// again by the next worker that starts; a client gets a *[ValueError].
 //
 // An error may pass with time, and the call is repeated, for half a minute when a
 // worker decodes and for as long as it holds the run when it encodes; one that is
@@ -63,7 +63,7 @@ func (c *Client) seal(ctx context.Context, what string, v []byte) ([]byte, error
 func (c *Client) open(ctx context.Context, what string, stored []byte) ([]byte, error) {
 	v, err := c.box.Open(ctx, stored)
 	if err != nil {
-		return nil, &DecodeError{What: what, Err: err}
+		return nil, &ValueError{Kind: "decode", What: what, Err: err}
 	}
 	return v, nil
 }
@@ -120,7 +120,7 @@ func openCheckpoint(ctx context.Context, c *engine.Checkpoint, open func(context
 func unopened(what string, err error) engine.End {
 	end := refused(err)
 	if end.Kind == engine.Parked && end.Reason == "undecodable" {
-		end.Err = &DecodeError{What: what, Err: end.Err}
+		end.Err = &ValueError{Kind: "decode", What: what, Err: end.Err}
 		end.Error = record(end.Err).encode()
 	}
 	return end

@@ -46,8 +46,8 @@ func (s Signal[T]) Go(ctx Context, timeout time.Duration) *Future[T] {
 }
 
 // Send sends a value to a run. When it returns, the value is durable. The run
-// need not wait for it yet. Errors: [ErrNotFound], [ErrFinished], a *[SizeError]
-// or an *[EncodeError].
+// need not wait for it yet. Errors: [ErrNotFound], a *[StateError] for a run
+// that has ended, a *[ValueError].
 func (s Signal[T]) Send(ctx context.Context, c *Client, id RunID, v T) error {
 	stored, err := s.encode(ctx, c, v)
 	if err != nil {

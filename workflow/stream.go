@@ -33,8 +33,8 @@ type StreamEntry[T any] struct {
 
 // Append adds a value, in a body, exactly once: it is durable before the next
 // step starts, with the checkpoint of the last one, and what a replay repeats is
-// not added again. The error is an *[OptionError], an *[EncodeError], or a
-// *[SizeError] over 64 KiB.
+// not added again. The error is an *[OptionError], or a *[ValueError],
+// also over 64 KiB.
 func (s Stream[T]) Append(ctx Context, v T) error {
 	b, _ := ctx.at()
 	b.enter()
@@ -67,7 +67,7 @@ func (s Stream[T]) AppendInStep(ctx context.Context, v T) error {
 
 // Read returns what a run has added after an offset, up to limit entries (at most
 // 1,000, which is the default), and whether that is all there will ever be: the
-// run has ended. The error is [ErrNotFound], a *[DecodeError] or an *[OptionError].
+// run has ended. The error is [ErrNotFound], a *[ValueError] or an *[OptionError].
 func (s Stream[T]) Read(ctx context.Context, c *Client, id RunID, after int64, limit int) (entries []StreamEntry[T], end bool, err error) {
 	entries, end, _, err = s.read(ctx, c, id, after, limit)
 	return entries, end, err
@@ -157,7 +157,7 @@ func (s Stream[T]) read(ctx context.Context, c *Client, id RunID, after int64, l
 }
 
 func (s Stream[T]) failed(ctx context.Context, id RunID, err error) error {
-	var undecodable *DecodeError
+	var undecodable *ValueError
 	switch {
 	case errors.As(err, &undecodable):
 		return err

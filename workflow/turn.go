@@ -137,8 +137,7 @@ func (t *turn) run(ctx context.Context, body bodyFunc) engine.End {
 	t.body.start(func(c Context) {
 		t.output, t.err = body(c, input, t.in.MaxBytes)
 		t.returned = true
-		var undecodable *DecodeError
-		if errors.As(t.err, &undecodable) && t.seq == 0 { // the input: the body was not called
+		if v, ok := errors.AsType[*ValueError](t.err); ok && v.Kind == "decode" && t.seq == 0 { // the input: the body was not called
 			t.body.park("undecodable", t.err)
 		}
 		if t.err != nil { // what still runs is of no use to a run that fails

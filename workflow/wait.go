@@ -54,7 +54,7 @@ func (c bodyContext) Now() time.Time {
 	})
 	var at time.Time
 	if err := json.Unmarshal(out, &at); err != nil {
-		b.park("undecodable", &DecodeError{What: "time of the run", Err: err})
+		b.park("undecodable", &ValueError{Kind: "decode", What: "time of the run", Err: err})
 	}
 	return at
 }

@@ -83,9 +83,9 @@ func quickstart(ctx context.Context, args []string) error {
 	screen.timeline(run.ID, last)
 	made, err := run.Result(ctx)
 	if err != nil {
-		var failed *workflow.RunError
+		var failed *workflow.RecordedError
 		if errors.As(err, &failed) {
-			return failed.Err // without the run's id, which is on the screen
+			return failed // without the run's id, which is on the screen
 		}
 		return err
 	}
@@ -98,7 +98,8 @@ func quickstart(ctx context.Context, args []string) error {
 func giveUp(ctx context.Context, run workflow.Run[site.Site]) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
-	if err := run.Cancel(ctx); err != nil && !errors.Is(err, workflow.ErrFinished) {
+	var ended *workflow.StateError
+	if err := run.Cancel(ctx); err != nil && !errors.As(err, &ended) {
 		fmt.Fprintln(os.Stderr, "quickstart:", err)
 	}
 }

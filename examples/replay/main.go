@@ -67,11 +67,11 @@ func example(ctx context.Context, a *app.App) error {
 		return err
 	}
 	_, err = run.Result(ctx)
-	var failed *workflow.RunError
+	var failed *workflow.RecordedError
 	if !errors.As(err, &failed) {
 		return fmt.Errorf("a parcel without a label: %w", err)
 	}
-	fmt.Println("failed:", failed.Err.Message)
+	fmt.Println("failed:", failed.Message)
 	stop()
 
 	// Before a deploy: does the code fit what is on record? No step is executed.

@@ -73,12 +73,12 @@ func example(ctx context.Context, a *app.App) error {
 			return err
 		}
 		bookings, err := run.Result(ctx)
-		var failed *workflow.RunError
+		var failed *workflow.RecordedError
 		if err != nil && !errors.As(err, &failed) {
 			return err
 		}
 		if failed != nil {
-			fmt.Printf("%s: %s\n", trip.To, failed.Err.Message)
+			fmt.Printf("%s: %s\n", trip.To, failed.Message)
 		} else {
 			fmt.Printf("%s: %v\n", trip.To, bookings)
 		}

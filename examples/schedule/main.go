@@ -89,11 +89,14 @@ func example(ctx context.Context, a *app.App) error {
 // order.
 func reports(ctx context.Context, a *app.App, tenant string, n int) (ticks []time.Time, err error) {
 	for poll := time.Tick(50 * time.Millisecond); ; {
-		page, err := a.Client.Runs(ctx, workflow.RunFilter{Tenant: &tenant})
-		if err != nil {
-			return nil, err
+		var ids []workflow.RunID
+		for r, err := range a.Client.Runs(ctx, workflow.RunFilter{Tenant: &tenant}) {
+			if err != nil {
+				return nil, err
+			}
+			ids = append(ids, r.ID)
 		}
-		if len(page.Runs) < n {
+		if len(ids) < n {
 			select {
 			case <-ctx.Done():
 				return nil, context.Cause(ctx)
@@ -101,8 +104,8 @@ func reports(ctx context.Context, a *app.App, tenant string, n int) (ticks []tim
 			}
 			continue
 		}
-		for _, r := range page.Runs {
-			tick, err := Report.Handle(a.Client, r.ID).Result(ctx)
+		for _, id := range ids {
+			tick, err := Report.Handle(a.Client, id).Result(ctx)
 			if err != nil {
 				return nil, err
 			}

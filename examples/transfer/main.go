@@ -99,10 +99,10 @@ func example(ctx context.Context, a *app.App) error {
 		return err
 	}
 	_, err = run.Result(ctx)
-	var failed *workflow.RunError
+	var failed *workflow.RecordedError
 	if !errors.As(err, &failed) {
 		return fmt.Errorf("a transfer without funds: %w", err)
 	}
-	fmt.Println("too much:", failed.Err.Message)
+	fmt.Println("too much:", failed.Message)
 	return nil
 }

@@ -72,11 +72,22 @@ var (
 	queryName  = regexp.MustCompile(`(?m)^-- name: (\w+)\n`)
 )
 
-// A SchemaNameError reports a schema name that cannot be used.
-type SchemaNameError struct{ Name string }
+// A SchemaError reports a schema that cannot be used, or not be taken away.
+// Nothing was changed.
+type SchemaError struct {
+	Schema string
+	Reason string
 
-func (e *SchemaNameError) Error() string {
-	return fmt.Sprintf("workflow: schema name %q: want 1 to 40 of a-z, 0-9 and _, not starting with a digit or pg_", e.Name)
+	// Have is its version, 0 if no migration was applied; the program works on
+	// those from Low to High. All are zero when the version is not the reason.
+	Have, Low, High int
+
+	// Workers run on it, and Runs are what a migration down would delete with it.
+	Workers, Runs int
+}
+
+func (e *SchemaError) Error() string {
+	return fmt.Sprintf("workflow: schema %q %s", e.Schema, e.Reason)
 }
 
 // New returns the statements for a schema; "" is [SchemaDefault].
@@ -85,7 +96,7 @@ func New(schema string) (*Queries, error) {
 		schema = SchemaDefault
 	}
 	if !schemaName.MatchString(schema) || strings.HasPrefix(schema, "pg_") {
-		return nil, &SchemaNameError{Name: schema}
+		return nil, &SchemaError{Schema: schema, Reason: "is no name to use: want 1 to 40 of a-z, 0-9 and _, not starting with a digit or pg_"}
 	}
 	q := &Queries{Schema: schema, River: schema + "_river"}
 	texts, err := parse(queryFiles)

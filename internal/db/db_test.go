@@ -60,7 +60,7 @@ func TestSchemaName(t *testing.T) {
 		strings.Repeat("a", 41),
 	} {
 		_, err := New(name)
-		if bad := (*SchemaNameError)(nil); !errors.As(err, &bad) || bad.Name != name {
+		if bad := (*SchemaError)(nil); !errors.As(err, &bad) || bad.Schema != name {
 			t.Errorf("%q: got %v", name, err)
 		}
 	}
@@ -127,7 +127,7 @@ func TestCheck(t *testing.T) {
 	refused := func(have int) {
 		t.Helper()
 		err := Check(ctx, pool, q)
-		if bad := (*VersionError)(nil); !errors.As(err, &bad) || bad.Have != have || bad.Low != Version || bad.High != Version+1 || bad.Schema != q.Schema {
+		if bad := (*SchemaError)(nil); !errors.As(err, &bad) || bad.Have != have || bad.Low != Version || bad.High != Version+1 || bad.Schema != q.Schema {
 			t.Errorf("at version %d: got %v", have, err)
 		}
 	}
@@ -150,7 +150,7 @@ func TestCheck(t *testing.T) {
 	exec(t, pool, q, "INSERT INTO stepward.migration (version) VALUES ($1)", Version+2)
 	refused(Version + 2)
 	err := Migrate(ctx, pool, q, MigrateOptions{})
-	if bad := (*VersionError)(nil); !errors.As(err, &bad) || bad.Have != Version+2 {
+	if bad := (*SchemaError)(nil); !errors.As(err, &bad) || bad.Have != Version+2 {
 		t.Errorf("migrate: got %v", err)
 	}
 }

@@ -28,19 +28,14 @@ var (
 // also runs on the next one, so that a migration can go before the program.
 var Version = len(migrations)
 
-// A VersionError reports a schema that this program cannot run on.
-type VersionError struct {
-	Schema    string
-	Have      int // 0: no migration was applied
-	Low, High int // what the program runs on
-}
-
-func (e *VersionError) Error() string {
-	s := fmt.Sprintf("workflow: schema %s is at version %d, this program needs %d to %d", e.Schema, e.Have, e.Low, e.High)
-	if e.Have < e.Low {
-		return s + ": apply the migrations (workflow.Migrate)"
+func versionError(q *Queries, have, low, high int) error {
+	reason := fmt.Sprintf("is at version %d, this program needs %d to %d: ", have, low, high)
+	if have < low {
+		reason += "apply the migrations (workflow.Migrate)"
+	} else {
+		reason += "deploy a newer program, or migrate down by one version"
 	}
-	return s + ": deploy a newer program, or migrate down by one version"
+	return &SchemaError{Schema: q.Schema, Reason: reason, Have: have, Low: low, High: high}
 }
 
 // MigrateOptions says what [Migrate] does.
@@ -60,7 +55,7 @@ func Migrate(ctx context.Context, pool *pgxpool.Pool, q *Queries, o MigrateOptio
 		return err
 	}
 	if have > Version+1 {
-		return &VersionError{Schema: q.Schema, Have: have, Low: Version, High: Version + 1}
+		return versionError(q, have, Version, Version+1)
 	}
 	steps, err := up(q, have)
 	if err != nil {
@@ -100,14 +95,14 @@ func Have(ctx context.Context, pool *pgxpool.Pool, q *Queries) (int, error) {
 	return have, nil
 }
 
-// Check returns a [VersionError] unless this program runs on the schema.
+// Check returns a [SchemaError] unless this program runs on the schema.
 func Check(ctx context.Context, pool *pgxpool.Pool, q *Queries) error {
 	have, err := Have(ctx, pool, q)
 	if err != nil {
 		return err
 	}
 	if have < Version || have > Version+1 {
-		return &VersionError{Schema: q.Schema, Have: have, Low: Version, High: Version + 1}
+		return versionError(q, have, Version, Version+1)
 	}
 	return nil
 }
@@ -194,10 +189,6 @@ func printUp(ctx context.Context, pool *pgxpool.Pool, q *Queries, steps []string
 	return err
 }
 
-// ErrWorkersLive reports that a migration would take tables away from workers
-// that are running.
-var ErrWorkersLive = errors.New("workflow: workers are running")
-
 // down undoes the newest migration. Going back to no schema at all deletes
 // everything, so it asks for stopped workers and for Force.
 func down(ctx context.Context, pool *pgxpool.Pool, q *Queries, o MigrateOptions) error {
@@ -206,7 +197,7 @@ func down(ctx context.Context, pool *pgxpool.Pool, q *Queries, o MigrateOptions)
 		return err
 	}
 	if have > len(migrations) {
-		return &VersionError{Schema: q.Schema, Have: have, Low: 1, High: Version}
+		return versionError(q, have, 1, Version)
 	}
 	text, err := migrationFiles.ReadFile("migration/" + migrations[have-1] + ".down.sql")
 	if err != nil {
@@ -228,24 +219,15 @@ func down(ctx context.Context, pool *pgxpool.Pool, q *Queries, o MigrateOptions)
 			return fmt.Errorf("workflow: migrate down: %w", err)
 		}
 		if live > 0 {
-			return fmt.Errorf("%w: %d; stop them before migrating down from version 1", ErrWorkersLive, live)
+			return &SchemaError{Schema: q.Schema, Workers: live, Runs: runs,
+				Reason: fmt.Sprintf("is used by %d workers that run: stop them before migrating down from version 1", live)}
 		}
 		if !o.Force {
-			return &DeletesError{Schema: q.Schema, Runs: runs}
+			return &SchemaError{Schema: q.Schema, Runs: runs,
+				Reason: fmt.Sprintf("would be deleted, with %d runs, their steps and their audit events: set Force to migrate down from version 1", runs)}
 		}
 	}
 	return apply(ctx, pool, q, sql)
-}
-
-// A DeletesError reports what a migration down would delete. Nothing was
-// changed.
-type DeletesError struct {
-	Schema string
-	Runs   int
-}
-
-func (e *DeletesError) Error() string {
-	return fmt.Sprintf("workflow: migrating schema %s down from version 1 deletes it, with %d runs, their steps and their audit events: set Force", e.Schema, e.Runs)
 }
 
 func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", "''") + "'" }

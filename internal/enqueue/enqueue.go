@@ -125,7 +125,7 @@ func (e *ConflictError) Error() string { return fmt.Sprintf("key belongs to run 
 // A ModeError reports a mode that nothing can execute.
 type ModeError struct{ Mode string }
 
-func (e *ModeError) Error() string { return "mode " + e.Mode + " cannot be executed" }
+func (e *ModeError) Error() string { return "mode " + e.Mode + " cannot be executed yet" }
 
 // Insert adds runs in tx, each with its ready row. It does not announce them.
 func Insert(ctx context.Context, tx pgx.Tx, q *db.Queries, items []Item) ([]Result, error) {

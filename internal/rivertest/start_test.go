@@ -47,13 +47,15 @@ func (f fixture) await(t *testing.T, id int64, attempt int) *rivertype.JobRow {
 	return job
 }
 
-func (f fixture) runs(t *testing.T, tenant string) []workflow.RunStatus {
+func (f fixture) runs(t *testing.T, tenant string) (runs []workflow.RunStatus) {
 	t.Helper()
-	page, err := f.client.Runs(t.Context(), workflow.RunFilter{Tenant: &tenant})
-	if err != nil {
-		t.Fatal(err)
+	for s, err := range f.client.Runs(t.Context(), workflow.RunFilter{Tenant: &tenant}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		runs = append(runs, s)
 	}
-	return page.Runs
+	return runs
 }
 
 func TestJobStartsRun(t *testing.T) {

@@ -25,8 +25,8 @@ func Init(definitions ...*workflow.Definition) {
 		if err != nil {
 			return nil, err
 		}
-		id, err := workflow.ParseRunID(r.RunID)
-		if err != nil {
+		var id workflow.RunID
+		if err := id.UnmarshalText([]byte(r.RunID)); err != nil {
 			return nil, err
 		}
 		_, key, _ := strings.Cut(r.IdempotencyKey, "/")

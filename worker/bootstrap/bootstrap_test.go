@@ -195,8 +195,8 @@ func TestGuestFailures(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, err = run.Result(t.Context())
-		var failed *workflow.RunError
-		if !errors.As(err, &failed) || failed.Err.Kind != want.kind || !strings.Contains(failed.Err.Message, want.message) || (failed.Err.Stack != "") != want.stack || failed.Err.Attempt != 1 {
+		var failed *workflow.RecordedError
+		if !errors.As(err, &failed) || failed.Kind != want.kind || !strings.Contains(failed.Message, want.message) || (failed.Stack != "") != want.stack || failed.Attempt != 1 {
 			t.Errorf("%s: got %+v", input, failed)
 		}
 	}

@@ -106,16 +106,16 @@ func Execute[In, Out any](e *Env, w workflow.DurableWorkflow[In, Out], in In) (O
 	if err := json.Unmarshal(end.Error, recorded); err != nil {
 		return out, err
 	}
-	return out, &workflow.RunError{Run: e.root.id, Err: recorded}
+	return out, fmt.Errorf("workflow: %v: %w", e.root.id, recorded)
 }
 
 func encode(what string, v any) ([]byte, error) {
 	b, err := json.Marshal(v)
 	if err != nil {
-		return nil, &workflow.EncodeError{What: what, Err: err}
+		return nil, &workflow.ValueError{Kind: "encode", What: what, Err: err}
 	}
 	if len(b) > engine.MaxBytesDefault {
-		return nil, &workflow.SizeError{What: what, Bytes: len(b), Limit: engine.MaxBytesDefault}
+		return nil, &workflow.ValueError{Kind: "size", What: what, Bytes: len(b), Limit: engine.MaxBytesDefault}
 	}
 	return b, nil
 }
@@ -128,7 +128,7 @@ func Fake[In, Out any](e *Env, s *workflow.Step[In, Out], fn func(context.Contex
 	e.fakes[s.Name()] = func(ctx context.Context, input []byte) ([]byte, error) {
 		var in In
 		if err := json.Unmarshal(input, &in); err != nil {
-			return nil, &workflow.DecodeError{What: "input of step " + s.Name(), Err: err}
+			return nil, &workflow.ValueError{Kind: "decode", What: "input of step " + s.Name(), Err: err}
 		}
 		out, err := fn(ctx, in)
 		if err != nil {
@@ -145,7 +145,7 @@ func FakeRun[In, Out any](e *Env, w workflow.DurableWorkflow[In, Out], fn func(I
 	e.fakeRuns[w.Name] = func(input []byte) ([]byte, error) {
 		var in In
 		if err := json.Unmarshal(input, &in); err != nil {
-			return nil, &workflow.DecodeError{What: "input of workflow " + w.Name, Err: err}
+			return nil, &workflow.ValueError{Kind: "decode", What: "input of workflow " + w.Name, Err: err}
 		}
 		out, err := fn(in)
 		if err != nil {

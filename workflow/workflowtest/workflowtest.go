@@ -40,7 +40,7 @@ var ErrStuck = errors.New("workflowtest: the run waits for a signal without a ti
 // the errors of steps pass through their encodings as they do in production.
 // What a test needs beyond that is in [Env].
 //
-// The error is a *[workflow.RunError] when the run failed or was canceled, [ErrStuck],
+// The error is a *[workflow.RecordedError] when the run failed or was canceled, [ErrStuck],
 // and another one when the definition is wrong or the run would have parked.
 func Run[In, Out any](w workflow.DurableWorkflow[In, Out], d *workflow.Definition, in In) (Out, error) {
 	if def := d.Engine(); def.Workflow != w.Name {
@@ -56,5 +56,5 @@ func Run[In, Out any](w workflow.DurableWorkflow[In, Out], d *workflow.Definitio
 // [workflow.Client.Export] writes it: no step is executed. Keep histories of real
 // runs beside the code, and let a test replay each: it fails when a deploy would
 // park such a run. The errors are those of [workflow.Client.Replay], and a
-// *[workflow.DecodeError] for what is no history.
+// *[workflow.ValueError] for what is no history.
 func Replay(d *workflow.Definition, history []byte) error { return d.Engine().Replay(history) }

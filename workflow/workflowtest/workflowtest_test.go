@@ -62,8 +62,8 @@ func TestRunFails(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := workflowtest.Run(double, once(c.fn, c.o), "a")
-			failed := (*workflow.RunError)(nil)
-			if !errors.As(err, &failed) || failed.Err.Kind != c.kind || !strings.Contains(failed.Err.Message, c.message) || failed.Err.Step != "step" {
+			failed := (*workflow.RecordedError)(nil)
+			if !errors.As(err, &failed) || failed.Kind != c.kind || !strings.Contains(failed.Message, c.message) || failed.Step != "step" {
 				t.Errorf("got %v (%+v)", err, failed)
 			}
 			if errors.Is(err, workflow.ErrTimeout) != (c.kind == "timeout") {
@@ -84,7 +84,7 @@ func TestRunRefuses(t *testing.T) {
 	}
 	undeclared := workflow.Define(double, func(ctx workflow.Context, s string) (string, error) { return tool.Run(ctx, s) }, workflow.Options{})
 	_, err := workflowtest.Run(double, undeclared, "a")
-	if bad := (*workflow.UndeclaredStepError)(nil); !errors.As(err, &bad) || bad.Step != "tool" {
+	if bad := (*workflow.DefinitionError)(nil); !errors.As(err, &bad) || bad.Step != "tool" {
 		t.Errorf("an undeclared step: got %v", err)
 	}
 	_, err = workflowtest.Run(double, workflow.Define(double, nil, workflow.Options{}), "a")
@@ -96,7 +96,7 @@ func TestRunRefuses(t *testing.T) {
 		t.Error("the definition of another workflow: no error")
 	}
 	_, err = workflowtest.Run(double, echo, strings.Repeat("x", 2<<20))
-	if bad := (*workflow.SizeError)(nil); !errors.As(err, &bad) {
+	if bad := (*workflow.ValueError)(nil); !errors.As(err, &bad) {
 		t.Errorf("a large input: got %v", err)
 	}
 }
