@@ -425,7 +425,7 @@ func TestEach(t *testing.T) {
 		f.enqueue(n)
 	}
 	other := f.enqueueOf("unknown")
-	filter := workflow.RunFilter{Workflow: "changing", State: workflow.StateReady, Limit: 4}
+	filter := workflow.RunFilter{Workflow: "changing", State: workflow.StateReady}
 	boom := errors.New("boom")
 	var calls atomic.Int32
 	n, err := f.client.Each(t.Context(), filter, func(ctx context.Context, id workflow.RunID) error {
@@ -444,7 +444,7 @@ func TestEach(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	calls.Store(0)
-	n, err = f.client.Each(ctx, workflow.RunFilter{State: workflow.StateParked, Reason: "paused", Limit: 4}, func(ctx context.Context, id workflow.RunID) error {
+	n, err = f.client.Each(ctx, workflow.RunFilter{State: workflow.StateParked, Reason: "paused"}, func(ctx context.Context, id workflow.RunID) error {
 		if calls.Add(1) == 6 {
 			cancel()
 		}
@@ -461,7 +461,12 @@ func TestEach(t *testing.T) {
 	if n != 0 || err != nil {
 		t.Errorf("of no version: %d, %v", n, err)
 	}
-	if n, err = f.client.Each(t.Context(), filter, f.client.Terminate); n != 24 || err != nil {
+	some := filter
+	some.Limit = 4
+	if n, err = f.client.Each(t.Context(), some, f.client.Terminate); n != 4 || err != nil {
+		t.Errorf("of four, terminated %d, %v", n, err)
+	}
+	if n, err = f.client.Each(t.Context(), filter, f.client.Terminate); n != 20 || err != nil {
 		t.Errorf("terminated %d, %v", n, err)
 	}
 	if s := f.state(other); s.State != workflow.StateReady {
