@@ -213,7 +213,7 @@ func (b *bench) parked(ctx context.Context, settle time.Duration) error {
 			continue
 		}
 		err := b.session(ctx, s, func(ctx context.Context, p peer) error {
-			if err := warm(ctx, p); err != nil {
+			if _, err := park(ctx, p, n/10+1, 0); err != nil { // connections and prepared statements are no run's
 				return err
 			}
 			x, err := park(ctx, p, n, settle)
