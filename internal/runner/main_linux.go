@@ -9,7 +9,6 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
-	"strings"
 	"syscall"
 	"time"
 
@@ -32,10 +31,12 @@ func run(mode string, g Guest) error {
 		return serveGuest(g, req, os.NewFile(out, "answer"))
 	case "serve":
 		return serveSocket()
+	case "install":
+		return install()
 	case nsroot.Mode:
 		return serveLocal()
 	}
-	return fmt.Errorf("%s=%q is none of serve, local, dial, shim, guest", EnvMode, mode)
+	return fmt.Errorf("%s=%q is none of serve, install, local, dial, shim, guest", EnvMode, mode)
 }
 
 // small keeps the heap of a part of ours, as opposed to a guest, low: it lives
@@ -46,7 +47,7 @@ func small() {
 	runtime.GOMAXPROCS(min(2, runtime.NumCPU()))
 }
 
-// serveSocket serves on a unix socket, configured by the environment.
+// serveSocket serves on a socket, configured by the environment.
 func serveSocket() error {
 	small()
 	off := layers.Parse(os.Getenv(EnvWithout))
@@ -63,24 +64,24 @@ func serveSocket() error {
 	if cfg.orphanAfter, err = time.ParseDuration(os.Getenv(EnvOrphanAfter)); err != nil || cfg.orphanAfter <= 0 {
 		return fmt.Errorf("%s is not a duration above zero", EnvOrphanAfter)
 	}
-	socket := os.Getenv(EnvSocket)
+	if err := limits(); err != nil {
+		return err
+	}
 	if err := confine.GiveUp(off); err != nil {
 		return err
 	}
-	ln, err := net.Listen("unix", socket)
-	if err != nil {
-		return err
-	}
-	if !strings.HasPrefix(socket, "@") {
-		// The worker on the other side of a shared directory has another uid.
-		// Who may reach it is up to the directory and the token.
-		if err := os.Chmod(socket, 0o666); err != nil {
+	if address := os.Getenv(EnvClosed); address != "" {
+		if err := awaitClosed(context.Background(), address); err != nil {
 			return err
 		}
 	}
+	ln, err := listen(os.Getenv(EnvSocket))
+	if err != nil {
+		return err
+	}
 	s := newServer(cfg)
 	s.execs.met = findMet()
-	return s.serve(ln, nil)
+	return s.serve(ln, terminated(cfg.landlock))
 }
 
 // serveLocal serves what connections package local sends. The process has entered

@@ -3,9 +3,11 @@
 // [Main] turns the program that calls it into the part that the environment
 // variable STEPWARD_SANDBOX names, and returns at once when it is not set:
 //
-//   - serve: the tool runner on the unix socket STEPWARD_SOCKET. It ends, and the
-//     sandbox with it, after STEPWARD_ORPHAN_AFTER without an authenticated
-//     connection.
+//   - serve: the tool runner on STEPWARD_SOCKET, a unix socket or an address of
+//     loopback. It ends, and the sandbox with it, after STEPWARD_ORPHAN_AFTER
+//     without an authenticated connection.
+//   - install: a copy of the program to STEPWARD_INSTALL, for backends that bring
+//     it into a sandbox from an image of its own.
 //   - local: the tool runner of package local. It has set up the namespaces that
 //     it was started in before main: see package nsroot. Connections arrive as
 //     descriptors on an inherited socket; when that closes, the sandbox ends at once.
@@ -40,10 +42,15 @@ import (
 // Names of the environment variables of the runner. None is passed on.
 const (
 	EnvMode        = confine.EnvMode
-	EnvSocket      = "STEPWARD_SOCKET"
+	EnvSocket      = "STEPWARD_SOCKET"       // path, or address of loopback
 	EnvTokenHash   = "STEPWARD_TOKEN_SHA256" // hexadecimal
 	EnvOrphanAfter = "STEPWARD_ORPHAN_AFTER" // as time.ParseDuration reads it
 	EnvGuest       = "STEPWARD_GUEST"        // program for guest steps, empty: the runner
+	EnvClosed      = "STEPWARD_CLOSED"       // "host port" that must not be reachable before anything is served
+	EnvPIDs        = "STEPWARD_PIDS"         // processes and threads, beside those of the runner
+	EnvOpenFiles   = "STEPWARD_OPEN_FILES"   // per process
+	EnvInstall     = "STEPWARD_INSTALL"      // path
+	EnvInstallMode = "STEPWARD_INSTALL_MODE" // octal
 	EnvWithout     = "STEPWARD_WITHOUT"      // layers left out, for tests: see package layers
 )
 
