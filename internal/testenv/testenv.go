@@ -26,6 +26,7 @@ const (
 	PartProtoc     Part = "protoc"
 	PartPgBouncer  Part = "pgbouncer"
 	PartRoot       Part = "root"
+	PartKubernetes Part = "kubernetes"
 )
 
 // Skip ends the test because a part is missing: it skips it, or fails it if
@@ -75,6 +76,9 @@ func find(t testing.TB, part Part) error {
 		return err
 	case PartPgBouncer:
 		_, err := pgbouncer()
+		return err
+	case PartKubernetes:
+		_, err := kubernetes()
 		return err
 	case PartRoot:
 		if os.Getuid() != 0 {
