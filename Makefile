@@ -26,6 +26,7 @@ cross:
 	for target in darwin/arm64 windows/amd64; do \
 		echo "vet $$target"; \
 		CGO_ENABLED=0 GOOS=$${target%/*} GOARCH=$${target#*/} $(GO) vet ./...; \
+		(cd sandbox/kubernetes && CGO_ENABLED=0 GOOS=$${target%/*} GOARCH=$${target#*/} $(GO) vet ./...); \
 	done
 
 GOLANGCI_VERSION := v2.15.0
@@ -36,6 +37,7 @@ $(GOLANGCI):
 
 lint: $(GOLANGCI)
 	$(GOLANGCI) run ./...
+	cd sandbox/kubernetes && $(GOLANGCI) run ./...
 
 generate:
 	sh internal/rpc/generate.sh

@@ -2,7 +2,7 @@
 //
 // [Start] makes a [Sandbox] on a [Backend]: package sandbox/local makes one of
 // Linux namespaces and needs nothing else, package sandbox/docker makes one of a
-// container. A [Spec] says what the sandbox requires. Its zero value is the
+// container, sandbox/kubernetes, a module of its own, one of a pod. A [Spec] says what the sandbox requires. Its zero value is the
 // strictest there is, and what a backend cannot enforce it refuses with an
 // [UnsupportedError]: a sandbox is never weaker than its Spec. What was enforced
 // is in [Sandbox.Enforcement].

@@ -59,7 +59,10 @@ func benchSandbox(ctx context.Context, b *bench) error {
 	if err := b.cold(ctx, backend, p.Path, b.times(60)); err != nil {
 		return err
 	}
-	return b.live(ctx, backend, b.times(300))
+	if err := b.live(ctx, backend, b.times(300)); err != nil {
+		return err
+	}
+	return benchKubernetes(ctx, b)
 }
 
 // cold compares the starts, in pairs whose order alternates.

@@ -27,6 +27,10 @@ import (
 // Options adapt the suite to a backend.
 type Options struct {
 	Spec sandbox.Spec // of all sandboxes that the suite makes
+
+	// Host is the address of this machine that a sandbox would reach if it had a
+	// network. Defaults to 127.0.0.1, for sandboxes of this machine.
+	Host string
 }
 
 const program = "/workspace/probe"

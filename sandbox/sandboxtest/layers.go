@@ -3,6 +3,7 @@
 package sandboxtest
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net"
@@ -24,12 +25,12 @@ type host struct {
 	env       string // value of a variable of this process
 }
 
-func newHost(t *testing.T) host {
+func newHost(t *testing.T, o Options) host {
 	t.Helper()
 	h := host{canary: fmt.Sprintf("canary-%d", os.Getpid()), env: fmt.Sprintf("worker-secret-%d", os.Getpid())}
 	t.Setenv("SUITE_CANARY", h.env)
 
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	ln, err := net.Listen("tcp", net.JoinHostPort(cmp.Or(o.Host, "127.0.0.1"), "0"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -63,7 +64,7 @@ func newHost(t *testing.T) host {
 // one. Leave a layer out only where the host has none: the id map of a worker
 // that is not root hides nothing, since it can only map its own id.
 func TestLayers(t *testing.T, b sandbox.Backend, o Options, which ...layers.Set) {
-	h := newHost(t)
+	h := newHost(t, o)
 	if len(which) == 0 {
 		which = layers.All
 	}

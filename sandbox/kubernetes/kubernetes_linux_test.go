@@ -1,0 +1,159 @@
+package kubernetes
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	core "k8s.io/api/core/v1"
+	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/util/yaml"
+	client "k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/stepward/stepward/internal/testenv"
+	"github.com/stepward/stepward/sandbox/sandboxtest"
+)
+
+func TestMain(m *testing.M) {
+	sandboxtest.Init()
+	os.Exit(m.Run())
+}
+
+// A place is a namespace of a real cluster, with the policy, the account and the
+// rights of examples/kubernetes.
+type place struct {
+	cluster testenv.Cluster
+	admin   client.Interface
+	rest    *rest.Config // the worker's
+	name    string
+	image   string // of the suite's program
+}
+
+// workerAccount is the worker's in examples/kubernetes.
+const workerAccount = "stepward-worker"
+
+// newPlace makes a namespace. Only a test that leaves layers out needs one where
+// pods may be privileged.
+func newPlace(t testing.TB, podSecurity string) *place {
+	t.Helper()
+	p := &place{cluster: testenv.Kubernetes(t)}
+	config, err := clientcmd.BuildConfigFromFlags("", p.cluster.Kubeconfig)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p.admin, err = client.NewForConfig(config); err != nil {
+		t.Fatal(err)
+	}
+	p.image = p.cluster.Image(t, "suite", sandboxtest.BuildProbe(t)+":/probe")
+	ns, err := p.admin.CoreV1().Namespaces().Create(t.Context(), &core.Namespace{ObjectMeta: meta.ObjectMeta{
+		GenerateName: "stepward-test-", Labels: map[string]string{"pod-security.kubernetes.io/enforce": podSecurity},
+	}}, meta.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.name = ns.Name
+	t.Cleanup(func() {
+		if err := p.admin.CoreV1().Namespaces().Delete(context.Background(), p.name, meta.DeleteOptions{}); err != nil {
+			t.Error(err)
+		}
+	})
+	for _, o := range manifests(t) {
+		switch o.GetKind() {
+		case "Role", "RoleBinding", "ServiceAccount", "NetworkPolicy":
+			p.apply(t, o)
+		}
+	}
+	p.rest = rest.CopyConfig(config)
+	p.rest.Impersonate.UserName = "system:serviceaccount:" + p.name + ":" + workerAccount
+	return p
+}
+
+// backend is one that has the worker's rights.
+func (p *place) backend(change ...func(*Config)) *Backend {
+	c := Config{REST: p.rest, Namespace: p.name, RunnerImage: p.image}
+	for _, f := range change {
+		f(&c)
+	}
+	b := New(c)
+	b.found = known.Load()
+	return b
+}
+
+// known is what a test found out about the cluster, so that the others need not.
+var known atomic.Pointer[found]
+
+// manifests are the objects of examples/kubernetes.
+func manifests(t testing.TB) []*unstructured.Unstructured {
+	t.Helper()
+	raw, err := os.ReadFile(filepath.Join("..", "..", "examples", "kubernetes", "stepward.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []*unstructured.Unstructured
+	d := yaml.NewYAMLOrJSONDecoder(bytes.NewReader(raw), 4<<10)
+	for {
+		o := &unstructured.Unstructured{}
+		if err := d.Decode(o); errors.Is(err, io.EOF) {
+			return all
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, o)
+	}
+}
+
+// paths are where the API has the kinds of examples/kubernetes.
+var paths = map[string]string{
+	"Role":           "/apis/rbac.authorization.k8s.io/v1/namespaces/%s/roles",
+	"RoleBinding":    "/apis/rbac.authorization.k8s.io/v1/namespaces/%s/rolebindings",
+	"ServiceAccount": "/api/v1/namespaces/%s/serviceaccounts",
+	"NetworkPolicy":  "/apis/networking.k8s.io/v1/namespaces/%s/networkpolicies",
+	"ResourceQuota":  "/api/v1/namespaces/%s/resourcequotas",
+	"Deployment":     "/apis/apps/v1/namespaces/%s/deployments",
+}
+
+// apply makes an object in the namespace.
+func (p *place) apply(t testing.TB, o *unstructured.Unstructured) {
+	t.Helper()
+	o.SetNamespace(p.name)
+	if subjects, ok, _ := unstructured.NestedSlice(o.Object, "subjects"); ok {
+		subjects[0].(map[string]any)["namespace"] = p.name
+		if err := unstructured.SetNestedSlice(o.Object, subjects, "subjects"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	body, err := o.MarshalJSON()
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = p.admin.CoreV1().RESTClient().Post().AbsPath(fmt.Sprintf(paths[o.GetKind()], p.name)).
+		Param("fieldValidation", "Strict").SetHeader("Content-Type", "application/json").Body(body).Do(t.Context()).Error()
+	if err != nil {
+		t.Fatalf("%s %s: %v", o.GetKind(), o.GetName(), err)
+	}
+}
+
+// bounded is a context for what a busy node may take long for.
+func bounded(t testing.TB) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func TestBackend(t *testing.T) {
+	sandboxtest.TestBackend(t, newPlace(t, "restricted").backend(), sandboxtest.Options{})
+}
+
+func TestEgress(t *testing.T) {
+	sandboxtest.TestEgress(t, newPlace(t, "restricted").backend(), sandboxtest.Options{})
+}

@@ -1,0 +1,19 @@
+package kubernetes
+
+import (
+	"testing"
+
+	"github.com/stepward/stepward/internal/testenv"
+	"github.com/stepward/stepward/sandbox/sandboxtest"
+)
+
+// Without a user namespace the id of a sandbox is the node's as well: what keeps
+// it from others' files is that it is nobody's, so that is what is switched off.
+// The node must be this machine, whose files and processes the probes look for.
+func TestLayers(t *testing.T) {
+	p := newPlace(t, "privileged")
+	if p.cluster.Host == "" {
+		testenv.Skip(t, testenv.PartKubernetes, "the cluster of KUBECONFIG is not one that services/kube/up started here")
+	}
+	sandboxtest.TestLayers(t, p.backend(), sandboxtest.Options{Host: p.cluster.Host})
+}

@@ -1,0 +1,104 @@
+package kubernetes
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	core "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/stepward/stepward/sandbox"
+)
+
+// endedGrace is how long a pod that has ended is left for whoever made it to read
+// why.
+const endedGrace = 10 * time.Second
+
+// List returns the sandboxes of an installation, whichever process made them, and
+// removes pods of sandboxes that ended by themselves.
+func (b *Backend) List(ctx context.Context, schema string) ([]sandbox.Listed, error) {
+	c, err := b.connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	pods := c.api.CoreV1().Pods(c.namespace)
+	list, err := pods.List(ctx, meta.ListOptions{LabelSelector: labelSandbox + "=true," + labelSchema + "=" + schemaLabel(schema)})
+	if err != nil {
+		return nil, c.refused("list pods", err)
+	}
+	var out []sandbox.Listed
+	for _, p := range list.Items {
+		if p.Status.Phase == core.PodFailed || p.Status.Phase == core.PodSucceeded {
+			if time.Since(endedAt(&p)) > endedGrace {
+				err := pods.Delete(ctx, p.Name, meta.DeleteOptions{Preconditions: &meta.Preconditions{UID: &p.UID}})
+				if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+					return nil, c.refused("delete pods", err)
+				}
+			}
+			continue
+		}
+		var l sandbox.Labels
+		if err := json.Unmarshal([]byte(p.Annotations[annotationLabels]), &l); err != nil || l.Schema != schema {
+			continue // not made by this package
+		}
+		out = append(out, sandbox.Listed{ID: p.Annotations[annotationID], Labels: l, Created: p.CreationTimestamp.Time})
+	}
+	slices.SortFunc(out, func(a, b sandbox.Listed) int { return strings.Compare(a.ID, b.ID) })
+	return out, nil
+}
+
+func endedAt(p *core.Pod) time.Time {
+	at := p.CreationTimestamp.Time
+	for _, s := range p.Status.ContainerStatuses {
+		if t := s.State.Terminated; t != nil && t.FinishedAt.After(at) {
+			at = t.FinishedAt.Time
+		}
+	}
+	return at
+}
+
+// destroyTimeout bounds how long a node may take to end a pod.
+const destroyTimeout = time.Minute
+
+// Destroy ends a sandbox. When it returns, no process of it is left: it waits
+// until the node has said so. A node that cannot be reached is an error.
+func (b *Backend) Destroy(ctx context.Context, id string) error {
+	c, err := b.connect(ctx)
+	if err != nil {
+		return err
+	}
+	pods := c.api.CoreV1().Pods(c.namespace)
+	pod, err := pods.Get(ctx, podName(id), meta.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return nil
+	} else if err != nil {
+		return c.refused("get pods", err)
+	}
+	// Not at once: with a grace period of 0 the API server forgets a pod that
+	// still runs. The tool runner ends when it is asked to.
+	err = pods.Delete(ctx, pod.Name, meta.DeleteOptions{GracePeriodSeconds: ref(int64(1)), Preconditions: &meta.Preconditions{UID: &pod.UID}})
+	if apierrors.IsNotFound(err) {
+		return nil
+	} else if err != nil {
+		return c.refused("delete pods", err)
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, destroyTimeout, errors.New("the node has not ended it in time"))
+	defer cancel()
+	changes := make(chan *core.Pod)
+	go func() {
+		for range changes {
+		}
+	}()
+	err = c.watch(ctx, pod, changes)
+	close(changes)
+	if errors.Is(err, errGone) {
+		return nil
+	}
+	return fmt.Errorf("sandbox: destroy %s: %w", id, err)
+}
