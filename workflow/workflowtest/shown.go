@@ -13,7 +13,7 @@ import (
 
 // Progress returns the value that the run that was executed last has set last,
 // and when; the zero time when it has set none. The error is a
-// *[workflow.DecodeError].
+// *[workflow.ValueError].
 func Progress[T any](e *Env, p workflow.Progress[T]) (v T, at time.Time, err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -25,13 +25,13 @@ func Progress[T any](e *Env, p workflow.Progress[T]) (v T, at time.Time, err err
 		return v, at, nil
 	}
 	if err := json.Unmarshal(stored.value, &v); err != nil {
-		return v, at, &workflow.DecodeError{What: "progress " + p.Name, Err: err}
+		return v, at, &workflow.ValueError{Kind: "decode", What: "progress " + p.Name, Err: err}
 	}
 	return v, stored.at, nil
 }
 
 // Entries returns what the run that was executed last has appended to a stream.
-// The error is a *[workflow.DecodeError], of the first entry that is not
+// The error is a *[workflow.ValueError], of the first entry that is not
 // returned.
 func Entries[T any](e *Env, s workflow.Stream[T]) (entries []workflow.StreamEntry[T], err error) {
 	e.mu.Lock()
@@ -45,7 +45,7 @@ func Entries[T any](e *Env, s workflow.Stream[T]) (entries []workflow.StreamEntr
 		}
 		out := workflow.StreamEntry[T]{Offset: int64(i + 1), At: stored.at, Step: stored.Step, Attempt: stored.Attempt}
 		if err := json.Unmarshal(stored.Payload, &out.Value); err != nil {
-			return entries, &workflow.DecodeError{What: fmt.Sprintf("entry %d of stream %s", out.Offset, s.Name), Err: err}
+			return entries, &workflow.ValueError{Kind: "decode", What: fmt.Sprintf("entry %d of stream %s", out.Offset, s.Name), Err: err}
 		}
 		entries = append(entries, out)
 	}

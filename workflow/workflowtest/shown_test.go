@@ -54,7 +54,7 @@ func TestShown(t *testing.T) {
 	if err := lines.AppendInStep(stale, "late"); err == nil {
 		t.Error("an attempt that has ended appends")
 	}
-	var undecodable *workflow.DecodeError
+	var undecodable *workflow.ValueError
 	if _, _, err := workflowtest.Progress(e, workflow.Progress[string]{Name: "share"}); !errors.As(err, &undecodable) {
 		t.Errorf("of another type: %v", err)
 	}
@@ -67,7 +67,7 @@ func TestShown(t *testing.T) {
 func TestTimeout(t *testing.T) {
 	cleaned := 0
 	e := workflowtest.New(t, body(func(ctx workflow.Context, in string) (string, error) {
-		workflow.Finally(ctx, func(ctx workflow.Context) error { cleaned++; _, err := echo.Run(ctx, "mop"); return err })
+		ctx.Finally(func(ctx workflow.Context) error { cleaned++; _, err := echo.Run(ctx, "mop"); return err })
 		if in, err := hello.Receive(ctx, 0); err == nil {
 			return in, nil
 		} else if !errors.Is(err, workflow.ErrTimeout) {
