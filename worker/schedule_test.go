@@ -156,6 +156,57 @@ func TestScheduleAgain(t *testing.T) {
 	}
 }
 
+// What is said of the runs is said of each, and may be changed.
+func TestScheduleOptions(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	o := workflow.ScheduleOptions{Name: "hourly", Every: hour, Tenant: "acme", Priority: 7, Timeout: 2 * hour,
+		Attributes: map[string]any{"kind": "report", "level": 3}, Limit: workflow.Limit{Key: "reports", Rate: 5}}
+	s := f.schedule(true, o)
+	before := f.count("SELECT xmin::text::bigint FROM stepward.schedule")
+	f.schedule(true, o)
+	if after := f.count("SELECT xmin::text::bigint FROM stepward.schedule"); after != before {
+		t.Error("the row was written again")
+	}
+	st := s.status()
+	if st.Priority != 7 || st.Timeout != 2*hour || st.Limit != (workflow.Limit{Key: "reports", Rate: 5, Per: time.Second}) || st.Attributes["kind"] != "report" || st.Attributes["level"] != int64(3) {
+		t.Errorf("got %+v", st)
+	}
+	f.rewind("hourly", 2*hour)
+	f.start(worker.Config{Workflows: []*workflow.Definition{reportV1}})
+	s.advances()
+	triggered, err := s.Trigger(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, runs := s.ticks()
+	for _, id := range append(runs, triggered) {
+		r := f.state(id)
+		left := time.Until(r.Deadline)
+		if r.Tenant != "acme" || r.Priority != 7 || r.Limit != "reports" || r.Attributes["level"] != int64(3) || left < hour || left > 3*hour {
+			t.Errorf("a run: %+v", r)
+		}
+	}
+	o.Priority, o.Attributes = -3, nil
+	f.schedule(true, o)
+	if st := s.status(); st.Priority != -3 || st.Attributes != nil {
+		t.Errorf("after the change: %+v", st)
+	}
+	for field, change := range map[string]func(*workflow.ScheduleOptions){
+		"Priority":              func(o *workflow.ScheduleOptions) { o.Priority = 1001 },
+		"Timeout":               func(o *workflow.ScheduleOptions) { o.Timeout = -1 },
+		"Limit.Key":             func(o *workflow.ScheduleOptions) { o.Limit.Key = "" },
+		`Attributes["no name"]`: func(o *workflow.ScheduleOptions) { o.Attributes = map[string]any{"no name": 1} },
+	} {
+		bad := o
+		change(&bad)
+		var refused *workflow.OptionError
+		if _, err := report.Schedule(t.Context(), f.client, true, bad); !errors.As(err, &refused) || refused.Option != "ScheduleOptions."+field {
+			t.Errorf("%s: %v", field, err)
+		}
+	}
+}
+
 // After a time without workers, each tick within the window is enqueued, in
 // order, and the older ones are counted.
 func TestScheduleCatchUp(t *testing.T) {

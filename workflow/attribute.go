@@ -109,14 +109,14 @@ func decodeAttribute(b []byte) any {
 	return b
 }
 
-// encodeAttributes encodes those of an enqueue.
-func encodeAttributes(m map[string]any) ([]engine.Attribute, error) {
+// encodeAttributes encodes those of a struct of options.
+func encodeAttributes(where string, m map[string]any) ([]engine.Attribute, error) {
 	if len(m) > maxAttributes {
-		return nil, &OptionError{Option: "EnqueueOptions.Attributes", Reason: fmt.Sprintf("%d of them, the limit is %d", len(m), maxAttributes)}
+		return nil, &OptionError{Option: where + ".Attributes", Reason: fmt.Sprintf("%d of them, the limit is %d", len(m), maxAttributes)}
 	}
 	var out []engine.Attribute
 	for _, name := range slices.Sorted(maps.Keys(m)) {
-		value, err := checkAttribute("EnqueueOptions.Attributes", name, m[name])
+		value, err := checkAttribute(where+".Attributes", name, m[name])
 		if err != nil {
 			return nil, err
 		}

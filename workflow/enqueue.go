@@ -142,19 +142,10 @@ func (c *Client) item(ctx context.Context, name string, in any, o EnqueueOptions
 	if !validName.MatchString(name) {
 		return item, &DefinitionError{Workflow: name, Reason: "bad name: " + nameRule}
 	}
-	if err := errors.Join(checkText("EnqueueOptions.Tenant", o.Tenant), checkText("EnqueueOptions.Key", o.Key), checkText("EnqueueOptions.Limit.Key", o.Limit.Key)); err != nil {
+	if err := errors.Join(checkText("EnqueueOptions.Tenant", o.Tenant), checkText("EnqueueOptions.Key", o.Key)); err != nil {
 		return item, err
 	}
-	if o.Priority < -1000 || o.Priority > 1000 {
-		return item, &OptionError{Option: "EnqueueOptions.Priority", Reason: fmt.Sprintf("%d is not within -1,000 and 1,000", o.Priority)}
-	}
-	if err := o.Limit.check(); err != nil {
-		return item, err
-	}
-	if o.Timeout < 0 {
-		return item, &OptionError{Option: "EnqueueOptions.Timeout", Reason: "it is negative"}
-	}
-	attributes, err := encodeAttributes(o.Attributes)
+	options, err := o.encode("EnqueueOptions")
 	if err != nil {
 		return item, err
 	}
@@ -164,12 +155,36 @@ func (c *Client) item(ctx context.Context, name string, in any, o EnqueueOptions
 	}
 	carrier := propagation.MapCarrier{}
 	propagation.TraceContext{}.Inject(ctx, carrier)
-	item = enqueue.Item{Tenant: o.Tenant, Workflow: name, Key: o.Key, Input: input, Traceparent: carrier["traceparent"], Priority: int16(o.Priority), Attributes: attributes, Timeout: o.Timeout,
-		Limit: enqueue.Limit{Key: o.Limit.Key, Concurrency: o.Limit.Concurrency, Rate: o.Limit.Rate, Per: cmp.Or(o.Limit.Per, time.Second)}}
+	item = enqueue.Item{Tenant: o.Tenant, Workflow: name, Key: o.Key, Input: input, Traceparent: carrier["traceparent"]}
+	options.Set(&item)
 	if err := item.Seal(ctx, c.box); err != nil {
 		return item, fmt.Errorf("workflow: store input of workflow %s: %w", name, err)
 	}
 	return item, nil
+}
+
+// encode checks what is said of a run in a struct of options, and encodes it:
+// all but Tenant and Key.
+func (o EnqueueOptions) encode(where string) (enqueue.Options, error) {
+	out := enqueue.Options{Priority: int16(o.Priority), Timeout: o.Timeout}
+	if o.Priority < -1000 || o.Priority > 1000 {
+		return out, &OptionError{Option: where + ".Priority", Reason: fmt.Sprintf("%d is not within -1,000 and 1,000", o.Priority)}
+	}
+	if o.Timeout < 0 {
+		return out, &OptionError{Option: where + ".Timeout", Reason: "it is negative"}
+	}
+	if err := checkText(where+".Limit.Key", o.Limit.Key); err != nil {
+		return out, err
+	}
+	if err := o.Limit.check(where); err != nil {
+		return out, err
+	}
+	if o.Limit.Key != "" {
+		out.Limit = enqueue.Limit{Key: o.Limit.Key, Concurrency: o.Limit.Concurrency, Rate: o.Limit.Rate, Per: cmp.Or(o.Limit.Per, time.Second)}
+	}
+	var err error
+	out.Attributes, err = encodeAttributes(where, o.Attributes)
+	return out, err
 }
 
 // checkText checks the text of an option.

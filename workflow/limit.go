@@ -26,9 +26,9 @@ type Limit struct {
 	Per  time.Duration
 }
 
-func (l Limit) check() *OptionError {
+func (l Limit) check(where string) *OptionError {
 	bad := func(field, format string, args ...any) *OptionError {
-		return &OptionError{Option: "EnqueueOptions.Limit." + field, Reason: fmt.Sprintf(format, args...)}
+		return &OptionError{Option: where + ".Limit." + field, Reason: fmt.Sprintf(format, args...)}
 	}
 	switch {
 	case l == Limit{}:

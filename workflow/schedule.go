@@ -10,6 +10,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/stepward/stepward/internal/enqueue"
 	"github.com/stepward/stepward/internal/payload"
 	"github.com/stepward/stepward/internal/schedule"
 	"github.com/stepward/stepward/internal/tick"
@@ -21,8 +22,13 @@ type ScheduleOptions struct {
 	// Name identifies the schedule. 1 to 100 of letters, digits and "_-./".
 	Name string
 
-	// Tenant is that of the runs, as in [EnqueueOptions].
-	Tenant string
+	// These are of the runs, as in [EnqueueOptions]. A Timeout begins when a run
+	// is enqueued.
+	Tenant     string
+	Priority   int
+	Attributes map[string]any
+	Timeout    time.Duration
+	Limit      Limit
 
 	// Cron has five fields: minute, hour, day of month, month and day of week
 	// (0 is Sunday); or it is "@daily" or the like.
@@ -85,8 +91,8 @@ type ScheduleStatus struct {
 // is durable, and any worker, of whichever workflows, enqueues its runs.
 //
 // Each tick is enqueued once, or left out and counted, whatever happens to
-// workers. A body reads its tick from [Info]. The input, the workflow and the
-// tenant of a schedule may be changed as well; its times apply from now on, once
+// workers. A body reads its tick from [Info]. The input, the workflow and
+// what else is said of the runs may be changed as well; its times apply from now on, once
 // the ticks of the earlier ones are enqueued. A schedule that is paused stays so.
 // An input is limited to 64 KiB.
 //
@@ -109,6 +115,10 @@ func (w DurableWorkflow[In, Out]) Schedule(ctx context.Context, c *Client, in In
 	if errors.As(err, &field) {
 		return s, &OptionError{Option: "ScheduleOptions." + field.Field, Reason: field.Reason}
 	}
+	runs, err := EnqueueOptions{Priority: o.Priority, Attributes: o.Attributes, Timeout: o.Timeout, Limit: o.Limit}.encode("ScheduleOptions")
+	if err != nil {
+		return s, err
+	}
 	what := "input of schedule " + o.Name
 	input, err := encode(what, in, min(c.maxBytes, payload.Inline))
 	if err == nil {
@@ -119,7 +129,7 @@ func (w DurableWorkflow[In, Out]) Schedule(ctx context.Context, c *Client, in In
 	}
 	for again := true; again && err == nil; {
 		err = pgx.BeginFunc(ctx, c.pool, func(tx pgx.Tx) error {
-			again, err = c.putSchedule(ctx, tx, table, o.Name, o.Tenant, w.Name, input)
+			again, err = c.putSchedule(ctx, tx, table, o.Name, o.Tenant, w.Name, input, runs)
 			return err
 		})
 	}
@@ -152,7 +162,7 @@ func (c *Client) sealSchedule(ctx context.Context, what, name string, input []by
 
 // putSchedule writes a schedule. Before other times apply, it does what was due
 // already, one transaction at a time.
-func (c *Client) putSchedule(ctx context.Context, tx pgx.Tx, t *schedule.Timetable, name, tenant, workflow string, input []byte) (again bool, err error) {
+func (c *Client) putSchedule(ctx context.Context, tx pgx.Tx, t *schedule.Timetable, name, tenant, workflow string, input []byte, runs enqueue.Options) (again bool, err error) {
 	spec, err := json.Marshal(t.Spec)
 	if err != nil {
 		return false, err
@@ -183,7 +193,7 @@ func (c *Client) putSchedule(ctx context.Context, tx pgx.Tx, t *schedule.Timetab
 		first, at := t.Start(name, row.Now)
 		next, due = &first, &at
 	}
-	_, err = tx.Exec(ctx, c.q.SchedulePut, name, tenant, workflow, input, string(spec), next, due)
+	_, err = tx.Exec(ctx, c.q.SchedulePut, name, tenant, workflow, input, string(spec), next, due, runs)
 	return false, err
 }
 
@@ -222,7 +232,8 @@ func (c *Client) schedules(ctx context.Context, name *string) ([]ScheduleStatus,
 		var text string
 		var next, waiting, last *time.Time
 		var run *int64
-		err = row.Scan(&s.Name, &s.Tenant, &s.Workflow, &s.Input, &text, &s.Paused, &next, &waiting, &last, &run, &s.Skipped, &s.Missed, &s.Problem)
+		var runs enqueue.Options
+		err = row.Scan(&s.Name, &s.Tenant, &s.Workflow, &s.Input, &text, &s.Paused, &next, &waiting, &last, &run, &s.Skipped, &s.Missed, &s.Problem, &runs)
 		if err != nil {
 			return s, err
 		}
@@ -231,6 +242,14 @@ func (c *Client) schedules(ctx context.Context, name *string) ([]ScheduleStatus,
 			s.Problem = err.Error()
 		}
 		s.Cron, s.Location, s.Every, s.Jitter, s.Overlap, s.CatchUp = spec.Cron, spec.Location, spec.Every, spec.Jitter, spec.Overlap, spec.CatchUp
+		s.Priority, s.Timeout = int(runs.Priority), runs.Timeout
+		s.Limit = Limit{Key: runs.Limit.Key, Concurrency: runs.Limit.Concurrency, Rate: runs.Limit.Rate, Per: runs.Limit.Per}
+		for _, a := range runs.Attributes {
+			if s.Attributes == nil {
+				s.Attributes = make(map[string]any, len(runs.Attributes))
+			}
+			s.Attributes[a.Name] = decodeAttribute(a.Value)
+		}
 		s.Next, s.Waiting, s.LastTick = utc(next), utc(waiting), utc(last)
 		if run != nil {
 			s.LastRun = RunID(*run)

@@ -71,6 +71,19 @@ type Item struct {
 	box          *payload.Box
 }
 
+// Options are what a schedule says of its runs.
+type Options struct {
+	Priority   int16              `json:"priority,omitempty"`
+	Attributes []engine.Attribute `json:"attributes,omitempty"`
+	Timeout    time.Duration      `json:"timeout,omitempty"`
+	Limit      Limit              `json:"limit,omitzero"`
+}
+
+// Set gives them to an item.
+func (o Options) Set(i *Item) {
+	i.Priority, i.Attributes, i.Timeout, i.Limit = o.Priority, o.Attributes, o.Timeout, o.Limit
+}
+
 // Seal turns Input into what is stored of it. It comes before Insert and outside
 // of its transaction, as a large input is written apart, and a codec may take its
 // time.

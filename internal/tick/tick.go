@@ -26,6 +26,7 @@ type Row struct {
 	Name, Tenant, Workflow string
 	Input                  []byte
 	Spec                   string // JSON
+	Runs                   enqueue.Options
 	Paused                 bool
 	Tick, Due, Buffered    *time.Time
 	Live                   []int64 // runs that have not ended
@@ -61,7 +62,7 @@ func read(ctx context.Context, tx pgx.Tx, q *db.Queries, sql string, args ...any
 	rows, err := pgx.CollectRows(found, func(row pgx.CollectableRow) (r Row, err error) {
 		var setting string
 		err = row.Scan(&r.Name, &r.Tenant, &r.Workflow, &r.Input, &r.Spec, &r.Paused, &r.Tick, &r.Due, &r.Buffered, &r.Live,
-			&r.Skipped, &r.Missed, &r.Now, &setting)
+			&r.Skipped, &r.Missed, &r.Now, &setting, &r.Runs)
 		runs = append(runs, r.Live...)
 		return r, err
 	})
@@ -192,7 +193,9 @@ func (r Row) insert(ctx context.Context, tx pgx.Tx, q *db.Queries, items []enque
 }
 
 func (r Row) item(tick time.Time) enqueue.Item {
-	return enqueue.Item{Tenant: r.Tenant, Workflow: r.Workflow, Input: r.Input, Key: schedule.Key(r.Name, tick), Tick: tick}
+	item := enqueue.Item{Tenant: r.Tenant, Workflow: r.Workflow, Input: r.Input, Key: schedule.Key(r.Name, tick), Tick: tick}
+	r.Runs.Set(&item)
+	return item
 }
 
 func (r Row) state() schedule.State {

@@ -329,6 +329,7 @@ CREATE TABLE stepward.schedule (
     workflow    text NOT NULL,
     input       bytea NOT NULL,
     spec        text NOT NULL, -- JSON: when, and what if a run goes on
+    runs        jsonb NOT NULL, -- their priority, attributes, timeout and limit
     tick_at     timestamptz,   -- the next tick; null: there is none
     due_at      timestamptz,   -- when it is enqueued, which jitter makes later; null: never, or paused
     buffered_at timestamptz,   -- a tick that waits until the runs of live have ended

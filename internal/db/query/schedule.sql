@@ -4,18 +4,18 @@ SELECT clock_timestamp();
 -- name: SchedulePut
 -- $6, $7 the next tick, and when it is due; null leaves both as they are. The same schedule again is
 -- no change.
-INSERT INTO stepward.schedule (name, tenant, workflow, input, spec, tick_at, due_at) VALUES ($1, $2, $3, $4, $5, $6, $7)
-ON CONFLICT (name) DO UPDATE SET tenant = excluded.tenant, workflow = excluded.workflow, input = excluded.input, spec = excluded.spec,
+INSERT INTO stepward.schedule (name, tenant, workflow, input, spec, tick_at, due_at, runs) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+ON CONFLICT (name) DO UPDATE SET tenant = excluded.tenant, workflow = excluded.workflow, input = excluded.input, spec = excluded.spec, runs = excluded.runs,
     tick_at = coalesce(excluded.tick_at, schedule.tick_at),
     due_at = CASE WHEN NOT schedule.paused THEN coalesce(excluded.due_at, schedule.due_at) END,
     problem = NULL
-WHERE (schedule.tenant, schedule.workflow, schedule.input, schedule.spec)
-    IS DISTINCT FROM (excluded.tenant, excluded.workflow, excluded.input, excluded.spec);
+WHERE (schedule.tenant, schedule.workflow, schedule.input, schedule.spec, schedule.runs)
+    IS DISTINCT FROM (excluded.tenant, excluded.workflow, excluded.input, excluded.spec, excluded.runs);
 
 -- name: ScheduleList
 -- All, or one.
 SELECT name, tenant, workflow, input, spec, paused, CASE WHEN NOT paused THEN tick_at END, buffered_at, last_tick, last_run,
-       skipped, missed, coalesce(problem, '')
+       skipped, missed, coalesce(problem, ''), runs
 FROM stepward.schedule WHERE $1::text IS NULL OR name = $1 ORDER BY name;
 
 -- name: SchedulePause
@@ -35,7 +35,7 @@ DELETE FROM stepward.schedule WHERE name = $1;
 -- Some schedules that have something to do, beside those of $2. Whoever freezes while it holds them
 -- loses its transaction after a while.
 SELECT name, tenant, workflow, input, spec, paused, tick_at, due_at, buffered_at, live, skipped, missed, clock_timestamp(),
-       set_config('idle_in_transaction_session_timeout', '5s', true)
+       set_config('idle_in_transaction_session_timeout', '5s', true), runs
 FROM stepward.schedule s
 WHERE name <> ALL ($2::text[]) AND (due_at <= clock_timestamp() OR buffered_at IS NOT NULL
     AND NOT EXISTS (SELECT FROM stepward.run r WHERE r.id = ANY(s.live) AND r.state = 'live'))
@@ -43,7 +43,7 @@ ORDER BY due_at LIMIT $1 FOR NO KEY UPDATE OF s SKIP LOCKED;
 
 -- name: ScheduleLock
 SELECT name, tenant, workflow, input, spec, paused, tick_at, due_at, buffered_at, live, skipped, missed, clock_timestamp(),
-       set_config('idle_in_transaction_session_timeout', '5s', true)
+       set_config('idle_in_transaction_session_timeout', '5s', true), runs
 FROM stepward.schedule WHERE name = $1 FOR NO KEY UPDATE;
 
 -- name: ScheduleLive
