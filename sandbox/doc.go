@@ -40,6 +40,12 @@
 // counted. Of a guest step's output callers keep the end, see [Tail]. Output is
 // bytes, as they came: who shows it must make control characters harmless.
 //
+// # Files
+//
+// [Sandbox.FS], [Sandbox.ReadFile] and [Sandbox.WriteFile] are for single files,
+// [Sandbox.Upload] and [Sandbox.Download] stream trees. What a sandbox holds may have
+// been made to harm who takes it: Download makes plain files, or fails.
+//
 // # Commands that go on
 //
 // [Cmd.Start] returns while a command runs. It can be sent a signal, and have a

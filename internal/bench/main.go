@@ -56,7 +56,8 @@ in another process.`},
 	{"sandbox", benchSandbox, false, `
 times local sandboxes: from nothing to the first output of a command, in pairs with
 bwrap --unshare-all that starts the same program; a command in a sandbox that is there;
-and the memory of the tool runner. Linux only. With KUBECONFIG also pods.`},
+the memory of the tool runner; the kill of commands with all that they started; and trees
+of files in and out, in turn with tar over a pipe. Linux only. With KUBECONFIG also pods.`},
 }
 
 // bench is what the suites share.

@@ -62,6 +62,12 @@ func benchSandbox(ctx context.Context, b *bench) error {
 	if err := b.live(ctx, backend, b.times(300)); err != nil {
 		return err
 	}
+	if err := b.benchKill(ctx, backend, b.times(40)); err != nil {
+		return err
+	}
+	if err := b.benchTree(ctx, backend, b.times(10)); err != nil {
+		return err
+	}
 	return benchKubernetes(ctx, b)
 }
 

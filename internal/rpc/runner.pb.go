@@ -1853,6 +1853,214 @@ func (x *WriteFileResponse) GetSize() int64 {
 	return 0
 }
 
+type GetTreeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Path          string                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
+	MaxBytes      int64                  `protobuf:"varint,2,opt,name=max_bytes,json=maxBytes,proto3" json:"max_bytes,omitempty"`
+	MaxFiles      int64                  `protobuf:"varint,3,opt,name=max_files,json=maxFiles,proto3" json:"max_files,omitempty"`
+	MaxDepth      int64                  `protobuf:"varint,4,opt,name=max_depth,json=maxDepth,proto3" json:"max_depth,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetTreeRequest) Reset() {
+	*x = GetTreeRequest{}
+	mi := &file_runner_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetTreeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetTreeRequest) ProtoMessage() {}
+
+func (x *GetTreeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_runner_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetTreeRequest.ProtoReflect.Descriptor instead.
+func (*GetTreeRequest) Descriptor() ([]byte, []int) {
+	return file_runner_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *GetTreeRequest) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *GetTreeRequest) GetMaxBytes() int64 {
+	if x != nil {
+		return x.MaxBytes
+	}
+	return 0
+}
+
+func (x *GetTreeRequest) GetMaxFiles() int64 {
+	if x != nil {
+		return x.MaxFiles
+	}
+	return 0
+}
+
+func (x *GetTreeRequest) GetMaxDepth() int64 {
+	if x != nil {
+		return x.MaxDepth
+	}
+	return 0
+}
+
+type Tar struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Data          []byte                 `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Tar) Reset() {
+	*x = Tar{}
+	mi := &file_runner_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Tar) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Tar) ProtoMessage() {}
+
+func (x *Tar) ProtoReflect() protoreflect.Message {
+	mi := &file_runner_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Tar.ProtoReflect.Descriptor instead.
+func (*Tar) Descriptor() ([]byte, []int) {
+	return file_runner_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *Tar) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+type PutTreeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Path          string                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"` // in the first message
+	Data          []byte                 `protobuf:"bytes,2,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PutTreeRequest) Reset() {
+	*x = PutTreeRequest{}
+	mi := &file_runner_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutTreeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutTreeRequest) ProtoMessage() {}
+
+func (x *PutTreeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_runner_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutTreeRequest.ProtoReflect.Descriptor instead.
+func (*PutTreeRequest) Descriptor() ([]byte, []int) {
+	return file_runner_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *PutTreeRequest) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *PutTreeRequest) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+type PutTreeResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Files         int64                  `protobuf:"varint,1,opt,name=files,proto3" json:"files,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PutTreeResponse) Reset() {
+	*x = PutTreeResponse{}
+	mi := &file_runner_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutTreeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutTreeResponse) ProtoMessage() {}
+
+func (x *PutTreeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_runner_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutTreeResponse.ProtoReflect.Descriptor instead.
+func (*PutTreeResponse) Descriptor() ([]byte, []int) {
+	return file_runner_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *PutTreeResponse) GetFiles() int64 {
+	if x != nil {
+		return x.Files
+	}
+	return 0
+}
+
 var File_runner_proto protoreflect.FileDescriptor
 
 const file_runner_proto_rawDesc = "" +
@@ -1997,7 +2205,19 @@ const file_runner_proto_rawDesc = "" +
 	"\x04perm\x18\x02 \x01(\rR\x04perm\x12\x12\n" +
 	"\x04data\x18\x03 \x01(\fR\x04data\"'\n" +
 	"\x11WriteFileResponse\x12\x12\n" +
-	"\x04size\x18\x01 \x01(\x03R\x04size2\xe0\x05\n" +
+	"\x04size\x18\x01 \x01(\x03R\x04size\"{\n" +
+	"\x0eGetTreeRequest\x12\x12\n" +
+	"\x04path\x18\x01 \x01(\tR\x04path\x12\x1b\n" +
+	"\tmax_bytes\x18\x02 \x01(\x03R\bmaxBytes\x12\x1b\n" +
+	"\tmax_files\x18\x03 \x01(\x03R\bmaxFiles\x12\x1b\n" +
+	"\tmax_depth\x18\x04 \x01(\x03R\bmaxDepth\"\x19\n" +
+	"\x03Tar\x12\x12\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data\"8\n" +
+	"\x0ePutTreeRequest\x12\x12\n" +
+	"\x04path\x18\x01 \x01(\tR\x04path\x12\x12\n" +
+	"\x04data\x18\x02 \x01(\fR\x04data\"'\n" +
+	"\x0fPutTreeResponse\x12\x14\n" +
+	"\x05files\x18\x01 \x01(\x03R\x05files2\x80\a\n" +
 	"\x06Runner\x12L\n" +
 	"\x05Hello\x12 .stepward.runner.v1.HelloRequest\x1a!.stepward.runner.v1.HelloResponse\x12H\n" +
 	"\x04Exec\x12\x1f.stepward.runner.v1.ExecRequest\x1a\x1d.stepward.runner.v1.ExecEvent0\x01\x12L\n" +
@@ -2007,7 +2227,9 @@ const file_runner_proto_rawDesc = "" +
 	"\x04Stat\x12\x1f.stepward.runner.v1.StatRequest\x1a .stepward.runner.v1.StatResponse\x12T\n" +
 	"\aReadDir\x12\".stepward.runner.v1.ReadDirRequest\x1a#.stepward.runner.v1.ReadDirResponse0\x01\x12W\n" +
 	"\bReadFile\x12#.stepward.runner.v1.ReadFileRequest\x1a$.stepward.runner.v1.ReadFileResponse0\x01\x12Z\n" +
-	"\tWriteFile\x12$.stepward.runner.v1.WriteFileRequest\x1a%.stepward.runner.v1.WriteFileResponse(\x01B/Z-github.com/stepward/stepward/internal/rpc;rpcb\x06proto3"
+	"\tWriteFile\x12$.stepward.runner.v1.WriteFileRequest\x1a%.stepward.runner.v1.WriteFileResponse(\x01\x12H\n" +
+	"\aGetTree\x12\".stepward.runner.v1.GetTreeRequest\x1a\x17.stepward.runner.v1.Tar0\x01\x12T\n" +
+	"\aPutTree\x12\".stepward.runner.v1.PutTreeRequest\x1a#.stepward.runner.v1.PutTreeResponse(\x01B/Z-github.com/stepward/stepward/internal/rpc;rpcb\x06proto3"
 
 var (
 	file_runner_proto_rawDescOnce sync.Once
@@ -2022,7 +2244,7 @@ func file_runner_proto_rawDescGZIP() []byte {
 }
 
 var file_runner_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_runner_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
+var file_runner_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
 var file_runner_proto_goTypes = []any{
 	(Output_Stream)(0),        // 0: stepward.runner.v1.Output.Stream
 	(*HelloRequest)(nil),      // 1: stepward.runner.v1.HelloRequest
@@ -2052,6 +2274,10 @@ var file_runner_proto_goTypes = []any{
 	(*ReadFileResponse)(nil),  // 25: stepward.runner.v1.ReadFileResponse
 	(*WriteFileRequest)(nil),  // 26: stepward.runner.v1.WriteFileRequest
 	(*WriteFileResponse)(nil), // 27: stepward.runner.v1.WriteFileResponse
+	(*GetTreeRequest)(nil),    // 28: stepward.runner.v1.GetTreeRequest
+	(*Tar)(nil),               // 29: stepward.runner.v1.Tar
+	(*PutTreeRequest)(nil),    // 30: stepward.runner.v1.PutTreeRequest
+	(*PutTreeResponse)(nil),   // 31: stepward.runner.v1.PutTreeResponse
 }
 var file_runner_proto_depIdxs = []int32{
 	5,  // 0: stepward.runner.v1.ExecRequest.guest:type_name -> stepward.runner.v1.GuestCall
@@ -2074,17 +2300,21 @@ var file_runner_proto_depIdxs = []int32{
 	22, // 17: stepward.runner.v1.Runner.ReadDir:input_type -> stepward.runner.v1.ReadDirRequest
 	24, // 18: stepward.runner.v1.Runner.ReadFile:input_type -> stepward.runner.v1.ReadFileRequest
 	26, // 19: stepward.runner.v1.Runner.WriteFile:input_type -> stepward.runner.v1.WriteFileRequest
-	2,  // 20: stepward.runner.v1.Runner.Hello:output_type -> stepward.runner.v1.HelloResponse
-	8,  // 21: stepward.runner.v1.Runner.Exec:output_type -> stepward.runner.v1.ExecEvent
-	14, // 22: stepward.runner.v1.Runner.Input:output_type -> stepward.runner.v1.InputResponse
-	16, // 23: stepward.runner.v1.Runner.Signal:output_type -> stepward.runner.v1.SignalResponse
-	18, // 24: stepward.runner.v1.Runner.Kill:output_type -> stepward.runner.v1.KillResponse
-	21, // 25: stepward.runner.v1.Runner.Stat:output_type -> stepward.runner.v1.StatResponse
-	23, // 26: stepward.runner.v1.Runner.ReadDir:output_type -> stepward.runner.v1.ReadDirResponse
-	25, // 27: stepward.runner.v1.Runner.ReadFile:output_type -> stepward.runner.v1.ReadFileResponse
-	27, // 28: stepward.runner.v1.Runner.WriteFile:output_type -> stepward.runner.v1.WriteFileResponse
-	20, // [20:29] is the sub-list for method output_type
-	11, // [11:20] is the sub-list for method input_type
+	28, // 20: stepward.runner.v1.Runner.GetTree:input_type -> stepward.runner.v1.GetTreeRequest
+	30, // 21: stepward.runner.v1.Runner.PutTree:input_type -> stepward.runner.v1.PutTreeRequest
+	2,  // 22: stepward.runner.v1.Runner.Hello:output_type -> stepward.runner.v1.HelloResponse
+	8,  // 23: stepward.runner.v1.Runner.Exec:output_type -> stepward.runner.v1.ExecEvent
+	14, // 24: stepward.runner.v1.Runner.Input:output_type -> stepward.runner.v1.InputResponse
+	16, // 25: stepward.runner.v1.Runner.Signal:output_type -> stepward.runner.v1.SignalResponse
+	18, // 26: stepward.runner.v1.Runner.Kill:output_type -> stepward.runner.v1.KillResponse
+	21, // 27: stepward.runner.v1.Runner.Stat:output_type -> stepward.runner.v1.StatResponse
+	23, // 28: stepward.runner.v1.Runner.ReadDir:output_type -> stepward.runner.v1.ReadDirResponse
+	25, // 29: stepward.runner.v1.Runner.ReadFile:output_type -> stepward.runner.v1.ReadFileResponse
+	27, // 30: stepward.runner.v1.Runner.WriteFile:output_type -> stepward.runner.v1.WriteFileResponse
+	29, // 31: stepward.runner.v1.Runner.GetTree:output_type -> stepward.runner.v1.Tar
+	31, // 32: stepward.runner.v1.Runner.PutTree:output_type -> stepward.runner.v1.PutTreeResponse
+	22, // [22:33] is the sub-list for method output_type
+	11, // [11:22] is the sub-list for method input_type
 	11, // [11:11] is the sub-list for extension type_name
 	11, // [11:11] is the sub-list for extension extendee
 	0,  // [0:11] is the sub-list for field type_name
@@ -2106,7 +2336,7 @@ func file_runner_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_runner_proto_rawDesc), len(file_runner_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   27,
+			NumMessages:   31,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -190,9 +190,14 @@ func (s service) WriteFile(_ context.Context, stream *connect.ClientStream[rpc.W
 	if err := f.Close(); err != nil {
 		return nil, coded(err)
 	}
-	// A process that was being forked has the descriptor, too, until it executes a
-	// program; a command that is this file would find it busy.
+	settle()
+	return connect.NewResponse(&rpc.WriteFileResponse{Size: size}), nil
+}
+
+// settle waits for processes that were being forked while a file was open for
+// writing: they have its descriptor, too, until they execute a program, and a
+// command that is this file would find it busy.
+func settle() {
 	syscall.ForkLock.RLock()
 	syscall.ForkLock.RUnlock() //nolint:staticcheck // nothing to do but to wait
-	return connect.NewResponse(&rpc.WriteFileResponse{Size: size}), nil
 }

@@ -92,6 +92,7 @@ func TestBackend(t *testing.T, b sandbox.Backend, o Options) {
 	t.Run("handle", func(t *testing.T) { testHandle(t, s) })
 	t.Run("kill", func(t *testing.T) { testKill(t, s) })
 	t.Run("files", func(t *testing.T) { testFiles(t, s) })
+	t.Run("tree", func(t *testing.T) { testTree(t, s) })
 	t.Run("guest", func(t *testing.T) { testGuest(t, s) })
 	t.Run("processes", func(t *testing.T) { testProcesses(t, b, o.Spec) })
 	t.Run("limits", func(t *testing.T) { testLimits(t, b, o.Spec) })

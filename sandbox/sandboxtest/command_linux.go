@@ -95,6 +95,16 @@ func command(verb string, args []string) int {
 		}
 		fmt.Fprintln(os.Stderr, err)
 		return 1
+	case "tree": // of a kind that a reader has to be careful with
+		if err := tree(args[0], args[1], args[2:]...); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+	case "remove":
+		if err := os.RemoveAll(args[0]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
 	case "open": // files, until there may be no more
 		for n := 0; ; n++ {
 			if _, err := syscall.Open("/dev/null", syscall.O_RDONLY, 0); err != nil {

@@ -154,6 +154,18 @@ func testEscape(t *testing.T, b sandbox.Backend, o Options, h host) {
 			t.Errorf("write %s: %s", name, got)
 		}
 	}
+	// A working directory that is a descriptor of the runner, or a link to it.
+	for fd := range 20 {
+		at := fmt.Sprintf("/proc/self/fd/%d", fd)
+		run(t, s, "tree", "link", "/workspace/cwd", at)
+		for _, dir := range []string{at, "/workspace/cwd"} {
+			c := s.Command(program, "probe:read", "../../../../../../.."+h.dir+"/open")
+			c.Dir = dir
+			if got, err := c.Output(bounded(t)); err == nil && string(got) == "yes" {
+				t.Errorf("a command in %s reads the host's files", dir)
+			}
+		}
+	}
 	run(t, s, "signal") // to the runner, which goes on
 	if got := run(t, s, "pwd"); got != sandbox.Workspace {
 		t.Errorf("after signals to the runner: %s", got)

@@ -52,6 +52,10 @@ const (
 	RunnerReadFileProcedure = "/stepward.runner.v1.Runner/ReadFile"
 	// RunnerWriteFileProcedure is the fully-qualified name of the Runner's WriteFile RPC.
 	RunnerWriteFileProcedure = "/stepward.runner.v1.Runner/WriteFile"
+	// RunnerGetTreeProcedure is the fully-qualified name of the Runner's GetTree RPC.
+	RunnerGetTreeProcedure = "/stepward.runner.v1.Runner/GetTree"
+	// RunnerPutTreeProcedure is the fully-qualified name of the Runner's PutTree RPC.
+	RunnerPutTreeProcedure = "/stepward.runner.v1.Runner/PutTree"
 )
 
 // RunnerClient is a client for the stepward.runner.v1.Runner service.
@@ -75,6 +79,9 @@ type RunnerClient interface {
 	ReadDir(context.Context, *connect.Request[rpc.ReadDirRequest]) (*connect.ServerStreamForClient[rpc.ReadDirResponse], error)
 	ReadFile(context.Context, *connect.Request[rpc.ReadFileRequest]) (*connect.ServerStreamForClient[rpc.ReadFileResponse], error)
 	WriteFile(context.Context) *connect.ClientStreamForClient[rpc.WriteFileRequest, rpc.WriteFileResponse]
+	// GetTree and PutTree carry a directory as a tar stream.
+	GetTree(context.Context, *connect.Request[rpc.GetTreeRequest]) (*connect.ServerStreamForClient[rpc.Tar], error)
+	PutTree(context.Context) *connect.ClientStreamForClient[rpc.PutTreeRequest, rpc.PutTreeResponse]
 }
 
 // NewRunnerClient constructs a client for the stepward.runner.v1.Runner service. By default, it
@@ -142,6 +149,18 @@ func NewRunnerClient(httpClient connect.HTTPClient, baseURL string, opts ...conn
 			connect.WithSchema(runnerMethods.ByName("WriteFile")),
 			connect.WithClientOptions(opts...),
 		),
+		getTree: connect.NewClient[rpc.GetTreeRequest, rpc.Tar](
+			httpClient,
+			baseURL+RunnerGetTreeProcedure,
+			connect.WithSchema(runnerMethods.ByName("GetTree")),
+			connect.WithClientOptions(opts...),
+		),
+		putTree: connect.NewClient[rpc.PutTreeRequest, rpc.PutTreeResponse](
+			httpClient,
+			baseURL+RunnerPutTreeProcedure,
+			connect.WithSchema(runnerMethods.ByName("PutTree")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -156,6 +175,8 @@ type runnerClient struct {
 	readDir   *connect.Client[rpc.ReadDirRequest, rpc.ReadDirResponse]
 	readFile  *connect.Client[rpc.ReadFileRequest, rpc.ReadFileResponse]
 	writeFile *connect.Client[rpc.WriteFileRequest, rpc.WriteFileResponse]
+	getTree   *connect.Client[rpc.GetTreeRequest, rpc.Tar]
+	putTree   *connect.Client[rpc.PutTreeRequest, rpc.PutTreeResponse]
 }
 
 // Hello calls stepward.runner.v1.Runner.Hello.
@@ -203,6 +224,16 @@ func (c *runnerClient) WriteFile(ctx context.Context) *connect.ClientStreamForCl
 	return c.writeFile.CallClientStream(ctx)
 }
 
+// GetTree calls stepward.runner.v1.Runner.GetTree.
+func (c *runnerClient) GetTree(ctx context.Context, req *connect.Request[rpc.GetTreeRequest]) (*connect.ServerStreamForClient[rpc.Tar], error) {
+	return c.getTree.CallServerStream(ctx, req)
+}
+
+// PutTree calls stepward.runner.v1.Runner.PutTree.
+func (c *runnerClient) PutTree(ctx context.Context) *connect.ClientStreamForClient[rpc.PutTreeRequest, rpc.PutTreeResponse] {
+	return c.putTree.CallClientStream(ctx)
+}
+
 // RunnerHandler is an implementation of the stepward.runner.v1.Runner service.
 type RunnerHandler interface {
 	// Hello authenticates the connection that it arrives on. Any other call
@@ -224,6 +255,9 @@ type RunnerHandler interface {
 	ReadDir(context.Context, *connect.Request[rpc.ReadDirRequest], *connect.ServerStream[rpc.ReadDirResponse]) error
 	ReadFile(context.Context, *connect.Request[rpc.ReadFileRequest], *connect.ServerStream[rpc.ReadFileResponse]) error
 	WriteFile(context.Context, *connect.ClientStream[rpc.WriteFileRequest]) (*connect.Response[rpc.WriteFileResponse], error)
+	// GetTree and PutTree carry a directory as a tar stream.
+	GetTree(context.Context, *connect.Request[rpc.GetTreeRequest], *connect.ServerStream[rpc.Tar]) error
+	PutTree(context.Context, *connect.ClientStream[rpc.PutTreeRequest]) (*connect.Response[rpc.PutTreeResponse], error)
 }
 
 // NewRunnerHandler builds an HTTP handler from the service implementation. It returns the path on
@@ -287,6 +321,18 @@ func NewRunnerHandler(svc RunnerHandler, opts ...connect.HandlerOption) (string,
 		connect.WithSchema(runnerMethods.ByName("WriteFile")),
 		connect.WithHandlerOptions(opts...),
 	)
+	runnerGetTreeHandler := connect.NewServerStreamHandler(
+		RunnerGetTreeProcedure,
+		svc.GetTree,
+		connect.WithSchema(runnerMethods.ByName("GetTree")),
+		connect.WithHandlerOptions(opts...),
+	)
+	runnerPutTreeHandler := connect.NewClientStreamHandler(
+		RunnerPutTreeProcedure,
+		svc.PutTree,
+		connect.WithSchema(runnerMethods.ByName("PutTree")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/stepward.runner.v1.Runner/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case RunnerHelloProcedure:
@@ -307,6 +353,10 @@ func NewRunnerHandler(svc RunnerHandler, opts ...connect.HandlerOption) (string,
 			runnerReadFileHandler.ServeHTTP(w, r)
 		case RunnerWriteFileProcedure:
 			runnerWriteFileHandler.ServeHTTP(w, r)
+		case RunnerGetTreeProcedure:
+			runnerGetTreeHandler.ServeHTTP(w, r)
+		case RunnerPutTreeProcedure:
+			runnerPutTreeHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -350,4 +400,12 @@ func (UnimplementedRunnerHandler) ReadFile(context.Context, *connect.Request[rpc
 
 func (UnimplementedRunnerHandler) WriteFile(context.Context, *connect.ClientStream[rpc.WriteFileRequest]) (*connect.Response[rpc.WriteFileResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("stepward.runner.v1.Runner.WriteFile is not implemented"))
+}
+
+func (UnimplementedRunnerHandler) GetTree(context.Context, *connect.Request[rpc.GetTreeRequest], *connect.ServerStream[rpc.Tar]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("stepward.runner.v1.Runner.GetTree is not implemented"))
+}
+
+func (UnimplementedRunnerHandler) PutTree(context.Context, *connect.ClientStream[rpc.PutTreeRequest]) (*connect.Response[rpc.PutTreeResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("stepward.runner.v1.Runner.PutTree is not implemented"))
 }
