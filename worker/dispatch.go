@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -43,7 +44,7 @@ type heldTurn struct {
 	isCancel bool
 	watched  atomic.Bool // a client waits for what it shows, or for its end
 	paused   atomic.Bool
-	limited  bool // its end lets another one begin
+	ending   bool // its end is being committed; under worker.mu
 }
 
 // claimed is what a claim returns of a run.
@@ -56,10 +57,17 @@ type claimed struct {
 	priority                  int16
 	waited                    float64 // seconds in ready
 	seed                      int64
+	limit                     string // its key: the end of the turn lets another run begin
 }
 
-// wake asks the dispatcher to look for runs.
+// wake tells the dispatcher that runs may have become ready.
 func (w *worker) wake() {
+	w.limits.news.Store(true)
+	w.look()
+}
+
+// look asks the dispatcher to claim.
+func (w *worker) look() {
 	select {
 	case w.ring <- struct{}{}:
 	default:
@@ -84,39 +92,96 @@ func (w *worker) dispatch(ctx, base context.Context) {
 	}
 }
 
-// claim takes runs until the worker is full or none is left. While runs with a
-// limit are ready, half of the places are theirs first.
+// settle waits, for a moment, while more turns are about to end than there are free
+// places: their ends are being committed, and one claim for all costs little more
+// than one for the first.
+func (w *worker) settle() {
+	if w.settles() {
+		return
+	}
+	late := time.NewTimer(5 * time.Millisecond)
+	defer late.Stop()
+	for !w.settles() {
+		select {
+		case <-w.left:
+		case <-late.C:
+			return
+		}
+	}
+}
+
+func (w *worker) settles() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.ending <= w.MaxRuns-len(w.turns)
+}
+
+// endsSoon notes that a turn's end is about to be committed.
+func (w *worker) endsSoon(t *heldTurn) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !t.ending {
+		t.ending = true
+		w.ending++
+	}
+}
+
+// leaves forgets a turn.
+func (w *worker) leaves(t *heldTurn) {
+	w.mu.Lock()
+	if w.turns[t.run] == t {
+		delete(w.turns, t.run)
+	}
+	if t.limit != "" && !slices.Contains(w.freed, t.limit) {
+		w.freed = append(w.freed, t.limit)
+	}
+	if t.ending {
+		w.ending--
+	}
+	w.mu.Unlock()
+	select {
+	case w.left <- struct{}{}:
+	default:
+	}
+	if w.hungry.Load() || t.limit != "" {
+		w.look()
+	}
+}
+
+// claim takes runs until the worker is full or none is left.
 func (w *worker) claim(ctx, base context.Context) error {
-	limited := w.limits.alone()
 	for ctx.Err() == nil && w.lease.slack() > 0 && len(w.wants.ids) > 0 {
+		w.settle()
 		free := w.MaxRuns - w.held()
 		if free <= 0 {
 			w.hungry.Store(true)
 			return nil
 		}
 		n, more := 0, false
-		if !w.limits.alone() {
-			places := free
-			if limited {
-				places = (free + 1) / 2
-			}
-			turns, cut, waiting, err := w.claimSome(ctx, places)
+		w.limits.add(w.takeFreed())
+		places := w.limits.share(free)
+		if places > 0 {
+			turns, cut, limited, err := w.claimSome(ctx, places)
+			w.beginAll(base, turns)
 			if err != nil {
 				return err
 			}
-			w.beginAll(base, turns)
-			n, limited = len(turns), waiting
+			n = len(turns)
 			more = cut || n == places
-			w.limits.found(limited && n == 0)
+			w.limits.wait = limited
 		}
-		if limited && n < free {
-			turns, err := w.claimLimited(ctx, free-n)
+		if w.limits.wait && n < free {
+			turns, cut, others, err := w.claimLimited(ctx, free-n)
+			w.beginAll(base, turns)
 			if err != nil {
 				return err
 			}
-			w.beginAll(base, turns)
 			n += len(turns)
-			more = more || len(turns) > 0
+			more = more || cut
+			w.limits.alone = !others
+			if others && places == 0 {
+				continue // it is their turn
+			}
 		}
 		if n == 0 || n < free && !more {
 			w.hungry.Store(more)
@@ -162,7 +227,7 @@ func (w *worker) claimBy(ctx context.Context, statement string, n int, arg any) 
 	}
 	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (*heldTurn, error) {
 		t := &heldTurn{session: session, canceled: make(chan struct{}), news: make(chan struct{}, 1)}
-		return t, row.Scan(&t.run, &t.epoch, &t.tenant, &t.workflow, &t.version, &t.traceparent, &t.tick, &t.input, &t.cancel, &t.priority, &t.waited, &t.seed)
+		return t, row.Scan(&t.run, &t.epoch, &t.tenant, &t.workflow, &t.version, &t.traceparent, &t.tick, &t.input, &t.cancel, &t.priority, &t.waited, &t.seed, &t.limit)
 	})
 }
 
@@ -183,14 +248,7 @@ func (w *worker) begin(base context.Context, t *heldTurn) {
 	w.turnDone.Go(func() {
 		defer stop(nil)
 		w.turn(ctx, t)
-		w.mu.Lock()
-		if w.turns[t.run] == t {
-			delete(w.turns, t.run)
-		}
-		w.mu.Unlock()
-		if w.hungry.Load() || t.limited {
-			w.wake()
-		}
+		w.leaves(t)
 	})
 }
 

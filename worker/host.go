@@ -27,6 +27,9 @@ func (h *host) Write(ctx context.Context, b engine.Batch) error {
 	if err != nil {
 		return err
 	}
+	if x.End != nil {
+		h.w.endsSoon(h.t)
+	}
 	refused, err := h.w.commits.Do(ctx, x)
 	return errors.Join(refused, err)
 }

@@ -2,6 +2,8 @@ package worker
 
 import (
 	"context"
+	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -12,33 +14,53 @@ type limits struct {
 	looked time.Time     // when they were looked at last
 	took   time.Duration // how long that took
 	again  time.Duration // until the next look is worth it; 0: nobody knows
-	open   []string      // what it found: worth a try for a moment
-	only   time.Time     // when nothing was ready but runs with a limit
+	open   []string      // let runs through the last time, or a turn of theirs has ended since
+	cut    bool          // the last look found more than were asked for
+	news   atomic.Bool   // since the last look runs may have become ready
+	wait   bool          // the last claim found ready runs with a limit
+	alone  bool          // and no others
+	odd    bool          // who got more places the last time
 }
 
-// For how long limits that were open are tried without a look, and runs with a
-// limit are claimed without a look at the others.
-const (
-	openFor = 100 * time.Millisecond
-	onlyFor = 20 * time.Millisecond
-)
+// openFor is for how long limits are claimed from without a look.
+const openFor = 100 * time.Millisecond
 
-// found notes whether nothing is ready but runs with a limit.
-func (l *limits) found(only bool) {
-	l.only = time.Time{}
-	if only {
-		l.only = time.Now()
+// fresh reports whether a look would tell nothing new.
+func (l *limits) fresh() bool { return !l.news.Load() && time.Since(l.looked) < openFor }
+
+// add notes limits that may be open.
+func (l *limits) add(keys []string) {
+	for _, key := range keys {
+		if !slices.Contains(l.open, key) {
+			l.open = append(l.open, key)
+		}
 	}
 }
 
-// alone reports whether the others need no look, for a moment.
-func (l *limits) alone() bool {
-	if left := onlyFor - time.Since(l.only); l.only.IsZero() || left <= 0 {
-		return false
-	} else if l.again == 0 || left < l.again {
-		l.again = left
+// takeFreed returns the limits whose turns have ended here since the last time.
+func (w *worker) takeFreed() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	keys := w.freed
+	w.freed = nil
+	return keys
+}
+
+// share returns how many of the free places are first for runs without a limit: half
+// of them while runs wait whose limit may be open, and none while there are no
+// others.
+func (l *limits) share(free int) int {
+	switch {
+	case !l.wait || len(l.open) == 0 && l.fresh():
+		return free
+	case l.alone:
+		return 0
 	}
-	return true
+	l.odd = !l.odd
+	if l.odd {
+		free++
+	}
+	return free / 2
 }
 
 // rest is how long limits are left alone. With many thousands of them that hold
@@ -57,29 +79,45 @@ func (l *limits) next(d time.Duration) time.Duration {
 	return d
 }
 
-// claimLimited claims up to n runs that have a limit.
-func (w *worker) claimLimited(ctx context.Context, n int) (turns []*heldTurn, err error) {
-	if len(w.limits.open) > 0 && time.Since(w.limits.looked) < openFor {
-		if turns, err = w.claimOpen(ctx, n); err != nil || len(turns) > 0 {
-			return turns, err
+// claimLimited claims up to n runs that have a limit; cut says that there may be
+// more, others that some without a limit are ready, or that nobody knows.
+func (w *worker) claimLimited(ctx context.Context, n int) (turns []*heldTurn, cut, others bool, err error) {
+	l := &w.limits
+	if len(l.open) > 0 && l.fresh() {
+		turns, others, err = w.claimOpen(ctx, n)
+		switch {
+		case err != nil || len(turns) == n:
+			return turns, true, others, err
+		case len(turns) > 0 && !l.cut: // the end of a turn and a run that becomes ready ring
+			l.again = openFor
+			return turns, false, others, nil
 		}
 	}
-	if rest := w.limits.rest(); rest > 0 {
-		w.limits.again = rest
-		return nil, nil
+	if rest := l.rest(); rest > 0 {
+		l.again = rest
+		return turns, false, true, nil
 	}
-	if w.limits.open, err = w.openLimits(ctx, n); err != nil || len(w.limits.open) == 0 {
-		return nil, err
+	if l.open, err = w.openLimits(ctx, n-len(turns)); err != nil || len(l.open) == 0 {
+		return turns, false, true, err
 	}
-	return w.claimOpen(ctx, n)
+	more, others, err := w.claimOpen(ctx, n-len(turns))
+	return append(turns, more...), l.cut, others, err
 }
 
-func (w *worker) claimOpen(ctx context.Context, n int) ([]*heldTurn, error) {
-	turns, err := w.claimBy(ctx, w.q.ClaimLimited, n, w.limits.open)
-	for _, t := range turns {
-		t.limited = true
+// claimOpen claims up to n runs of the limits that may be open, and keeps those
+// that were.
+func (w *worker) claimOpen(ctx context.Context, n int) (turns []*heldTurn, others bool, err error) {
+	answer, err := w.claimBy(ctx, w.q.ClaimLimited, n, w.limits.open)
+	w.limits.open = nil
+	for _, t := range answer {
+		if t.run == 0 {
+			others = true
+			continue
+		}
+		turns = append(turns, t)
+		w.limits.add([]string{t.limit})
 	}
-	return turns, err
+	return turns, others, err
 }
 
 // openLimits returns up to n limits that let runs through, and notes when to look
@@ -88,6 +126,7 @@ func (w *worker) openLimits(ctx context.Context, n int) (keys []string, err erro
 	ctx, cancel := context.WithTimeout(ctx, w.LeaseTTL)
 	defer cancel()
 	w.limits.looked = time.Now()
+	w.limits.news.Store(false)
 	rows, err := w.Pool.Query(ctx, w.q.LimitOpen, w.wants.ids, n)
 	if err != nil {
 		return nil, err
@@ -103,5 +142,6 @@ func (w *worker) openLimits(ctx context.Context, n int) (keys []string, err erro
 		return nil
 	})
 	w.limits.took = time.Since(w.limits.looked)
+	w.limits.cut = len(keys) == n
 	return keys, err
 }

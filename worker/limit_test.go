@@ -4,12 +4,15 @@ package worker_test
 
 import (
 	"fmt"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/stepward/stepward/internal/enqueue"
+	"github.com/stepward/stepward/worker"
 	"github.com/stepward/stepward/workflow"
 )
 
@@ -47,7 +50,9 @@ func (c *claims) claimLimited(n int) (runs []int64, tenants []string, wait time.
 		if err != nil {
 			c.t.Fatal(err)
 		}
-		runs, tenants = append(runs, values[0].(int64)), append(tenants, values[2].(string))
+		if run := values[0].(int64); run != 0 {
+			runs, tenants = append(runs, run), append(tenants, values[2].(string))
+		}
 	}
 	if err := rows.Err(); err != nil {
 		c.t.Fatal(err)
@@ -225,4 +230,70 @@ func TestWhyLimited(t *testing.T) {
 	f.because(held("tokens"), "limit", "it is ready, and limit tokens lets 1 begin in 1h0m0s since", "wait, for ")
 	f.exec("DELETE FROM stepward.turn")
 	f.because(held("slots"), "claim")
+}
+
+// Claims that meet at a limit never exceed it, and none of them fails for it.
+func TestLimitClaimsTogether(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	c := f.claims()
+	const runs, most = 200, 3
+	c.add(runs, enqueue.Item{Limit: enqueue.Limit{Key: "k", Concurrency: most}})
+	args := c.args(2)
+	args[5] = []string{"k"}
+	var done atomic.Int64
+	var group sync.WaitGroup
+	for range 6 {
+		group.Go(func() {
+			for done.Load() < runs && !t.Failed() {
+				rows, err := f.pool.Query(t.Context(), c.q.ClaimLimited, args...)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				var held []int64
+				for rows.Next() {
+					if values, err := rows.Values(); err != nil {
+						t.Error(err)
+					} else if run := values[0].(int64); run != 0 {
+						held = append(held, run)
+					}
+				}
+				if err := rows.Err(); err != nil {
+					t.Error(err)
+				}
+				if n := f.count("SELECT count(*) FROM stepward.turn"); n > most {
+					t.Errorf("%d turns of a limit of %d", n, most)
+				}
+				f.exec("DELETE FROM stepward.turn WHERE run_id = ANY($1)", held)
+				done.Add(int64(len(held)))
+			}
+		})
+	}
+	group.Wait()
+}
+
+// Runs with and without a limit share the places of a worker: a backlog of one
+// kind does not keep a run of the other waiting.
+func TestLimitShare(t *testing.T) {
+	t.Parallel()
+	limit := enqueue.Limit{Key: "k", Concurrency: 5, Per: time.Second}
+	for name, of := range map[string][2]enqueue.Limit{"limited": {{}, limit}, "others": {limit, {}}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := newFixture(t)
+			f.claims().add(200, enqueue.Item{Limit: of[0]})
+			run, err := chain.Enqueue(t.Context(), f.client, 0, workflow.EnqueueOptions{Limit: workflow.Limit{Key: of[1].Key, Concurrency: of[1].Concurrency}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			f.start(worker.Config{MaxRuns: 1, Workflows: []*workflow.Definition{chainV1}})
+			if _, err := run.Result(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if n := f.count("SELECT count(*) FROM stepward.ready"); n < 100 {
+				t.Errorf("%d of the others were left then", n)
+			}
+		})
+	}
 }

@@ -56,6 +56,7 @@ func Run(ctx context.Context, cfg Config) error {
 		defs:      make(map[string]*engine.Definition),
 		turns:     make(map[int64]*heldTurn),
 		ring:      make(chan struct{}, 1),
+		left:      make(chan struct{}, 1),
 		noticed:   make(chan struct{}, 1),
 		asked:     make(chan struct{}, 1),
 		draining:  make(chan struct{}),
@@ -114,6 +115,7 @@ type worker struct {
 	txs          chan struct{} // places for open transactions of steps: the worker needs a connection besides
 
 	ring     chan struct{} // asks the dispatcher to look
+	left     chan struct{} // receives when a turn has left
 	noticed  chan struct{} // asks the maintenance to look for notices
 	asked    chan struct{} // asks it to look what is wanted of the runs that are held
 	river    *river.Client[pgx.Tx]
@@ -125,6 +127,8 @@ type worker struct {
 
 	mu       sync.Mutex
 	turns    map[int64]*heldTurn
+	ending   int      // of these, how many are about to leave
+	freed    []string // limits whose turns have ended, each once
 	turnDone sync.WaitGroup
 }
 

@@ -121,7 +121,8 @@ CREATE TABLE stepward.turn (
     session   bigint NOT NULL,
     epoch     int NOT NULL,
     slot      int,
-    limit_key text COLLATE "C"
+    limit_key text COLLATE "C",
+    CHECK ((slot IS NULL) = (limit_key IS NULL))
 ) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);
 
 CREATE UNIQUE INDEX turn_slot ON stepward.turn (limit_key, slot) WHERE limit_key IS NOT NULL;

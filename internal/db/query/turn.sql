@@ -62,7 +62,7 @@ WITH RECURSIVE want AS (
 ), noted AS (
     INSERT INTO stepward.claim (run_id, epoch, session) SELECT id, epoch, $1 FROM held
 )
-SELECT id, epoch, tenant, workflow, version, traceparent, tick, input, cancel, priority, waited, seed FROM (
+SELECT id, epoch, tenant, workflow, version, traceparent, tick, input, cancel, priority, waited, seed, '' FROM (
     SELECT *, extract(epoch FROM clock_timestamp() - since)::float8 AS waited FROM held
     UNION ALL
     SELECT 0, 0, '', '', '', NULL, NULL, '', false, 0, 0, NULL, true, 0 FROM spread
