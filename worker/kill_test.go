@@ -35,6 +35,7 @@ type killing struct {
 	pause      bool // the client pauses the run in step hold, and resumes it when it is parked
 	late       bool // its deadline passes after the first death
 	limit      workflow.Limit
+	idle       bool // there is a limit that no run has
 }
 
 var (
@@ -85,6 +86,8 @@ var killings = []killing{
 	{statement: "BlobUse", n: 1, path: []string{"a", "bigkin", "c"}},
 	{statement: "BlobDelete", n: 1, path: []string{"a", "big", "c"}, firstCrash: "BlobPut:after:1"},
 	{statement: "RunExpire", n: 1, path: plain, victim: victimConfig{Retention: time.Nanosecond}},
+	{statement: "LimitIdle", n: 1, path: plain, victim: victimConfig{Retention: time.Nanosecond}, idle: true},
+	{statement: "LimitDelete", n: 1, path: plain, victim: victimConfig{Retention: time.Nanosecond}, idle: true},
 	{statement: "TurnRenew", n: 1, path: []string{"renew", "b", "c"}},
 	{name: "show", statement: "Commit", n: 1, path: []string{"tell", "tell", "a", "c"}},
 	{name: "show with a step", statement: "Commit", n: 1, path: []string{"a", "tell", "c"}},
@@ -175,6 +178,9 @@ func (k killing) begin(f *fixture) *traveller {
 	}
 	if k.late {
 		f.elapse()
+	}
+	if k.idle {
+		f.idleLimit("idle")
 	}
 	return r
 }

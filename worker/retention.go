@@ -5,6 +5,8 @@ import (
 	"errors"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/stepward/stepward/internal/boottime"
 )
 
@@ -66,9 +68,31 @@ func (w *worker) expire(ctx context.Context, e *expiry) error {
 		}
 		if last == nil {
 			e.after, e.next = 0, boottime.Now()+expireEvery
-			return nil
+			return w.dropLimits(ctx)
 		}
 		e.after = *last
+	}
+	return nil
+}
+
+// dropLimits deletes limits that no run has any more.
+func (w *worker) dropLimits(ctx context.Context) error {
+	for n := 100; n == 100; {
+		err := pgx.BeginFunc(ctx, w.Pool, func(tx pgx.Tx) error {
+			rows, err := tx.Query(ctx, w.q.LimitIdle)
+			if err != nil {
+				return err
+			}
+			keys, err := pgx.CollectRows(rows, pgx.RowTo[string])
+			if n = len(keys); err != nil || n == 0 {
+				return err
+			}
+			_, err = tx.Exec(ctx, w.q.LimitDelete, keys)
+			return err
+		})
+		if err != nil {
+			return err
+		}
 	}
 	return nil
 }

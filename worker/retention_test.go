@@ -5,6 +5,7 @@ package worker_test
 import (
 	"errors"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/stepward/stepward/audit"
+	"github.com/stepward/stepward/internal/enqueue"
 	"github.com/stepward/stepward/worker"
 	"github.com/stepward/stepward/workflow"
 )
@@ -176,4 +178,59 @@ func TestRetentionCoversEveryTable(t *testing.T) {
 			t.Errorf("table %s: rows are deleted: %v", table, deleted)
 		}
 	}
+}
+
+// idleLimit adds a limit that no run has.
+func (f *fixture) idleLimit(key string) {
+	f.t.Helper()
+	f.exec("INSERT INTO stepward.run_limit (key, concurrency, rate, per_s, tokens, filled_at) VALUES ($1, 1, 0, 1, 0, clock_timestamp() - interval '1 day')", key)
+}
+
+// A limit goes with its last run, but not while an enqueue is about to use it;
+// an enqueue that comes too late for that makes it anew.
+func TestRetentionOfLimits(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	c := f.claims()
+	ctx := t.Context()
+	for _, key := range []string{"gone", "asked", "late"} {
+		f.idleLimit(key)
+	}
+	insert := func(tx pgx.Tx, key string) error {
+		_, err := enqueue.Insert(ctx, tx, c.q, []enqueue.Item{{Workflow: chain.Name, Input: []byte("0"), Limit: enqueue.Limit{Key: key, Concurrency: 1, Per: time.Second}}})
+		return err
+	}
+	c.add(1, enqueue.Item{Limit: enqueue.Limit{Key: "used", Concurrency: 1, Per: time.Second}})
+	f.exec("UPDATE stepward.run_limit SET filled_at = clock_timestamp() - interval '1 day'")
+	asks, late := f.begin(), f.begin()
+	if err := insert(asks, "asked"); err != nil {
+		t.Fatal(err)
+	}
+	drops := f.begin()
+	rows, err := drops.Query(ctx, c.q.LimitIdle)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil || !slices.Equal(keys, []string{"gone", "late"}) {
+		t.Fatalf("limits that no run has: %v, %v", keys, err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- insert(late, "late") }()
+	eventually(t, "the enqueue waits", func() bool { return f.blocks(drops) })
+	if err := asks.Commit(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := drops.Exec(ctx, c.q.LimitDelete, append(keys, "asked")); err != nil { // as if asked had been locked after its enqueue
+		t.Fatal(err)
+	}
+	if err := errors.Join(drops.Commit(ctx), <-done, late.Commit(ctx)); err != nil {
+		t.Fatal(err)
+	}
+	if n := f.count("SELECT count(*) FROM stepward.run_limit WHERE key IN ('asked', 'late', 'used')"); n != 3 || f.count("SELECT count(*) FROM stepward.run_limit") != 3 {
+		t.Errorf("%d of the limits with runs are left", n)
+	}
+	f.idleLimit("idle")
+	f.start(worker.Config{Workflows: []*workflow.Definition{chainV1}, Retention: worker.Retention{Failed: time.Hour}})
+	eventually(t, "the limit is gone", func() bool { return f.count("SELECT count(*) FROM stepward.run_limit WHERE key = 'idle'") == 0 })
 }

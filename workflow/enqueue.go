@@ -75,8 +75,10 @@ func (w DurableWorkflow[In, Out]) Enqueue(ctx context.Context, c *Client, in In,
 // commits. After a typed error of this package tx goes on as if EnqueueTx had
 // not been called; after one of Postgres it can only be rolled back.
 //
-// Until tx ends, others wait that use the same Key, or that are the first to
-// name the same workflow before any worker has defined it.
+// Until tx ends, others wait that use the same Key, that are the first to
+// name the same workflow before any worker has defined it, or that name the same
+// Limit while tx is the first to do so, or with other numbers; the claims of runs with
+// such a Limit pass it over meanwhile.
 func (w DurableWorkflow[In, Out]) EnqueueTx(ctx context.Context, c *Client, tx pgx.Tx, in In, o EnqueueOptions) (Run[Out], error) {
 	return enqueueWith(ctx, w, c, in, o, func(ctx context.Context, item enqueue.Item) (enqueue.Result, error) {
 		results, err := c.insertTx(ctx, tx, []enqueue.Item{item})

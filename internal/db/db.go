@@ -46,7 +46,7 @@ type Queries struct {
 
 	BlobPut, BlobGet, BlobUse, BlobLoose, BlobDelete string
 
-	LimitPut, LimitOpen, ClaimLimited, LimitUse string
+	LimitPut, LimitOpen, ClaimLimited, LimitUse, LimitIdle, LimitDelete string
 
 	WorkerInsert, WorkerHeartbeat, WorkerState, WorkerReap, WorkerForget string
 

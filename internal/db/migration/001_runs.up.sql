@@ -58,6 +58,7 @@ CREATE TABLE stepward.run (
 ) WITH (fillfactor = 60);
 
 CREATE INDEX run_tenant ON stepward.run (tenant, id);
+CREATE INDEX run_limit_key ON stepward.run (limit_key) WHERE limit_key IS NOT NULL;
 
 CREATE TABLE stepward.idempotency (
     tenant     text NOT NULL,

@@ -1,14 +1,29 @@
 -- name: LimitPut
--- The newest numbers of limits. One that has them is not touched, so that a transaction of the
--- application does not hold what claims need.
+-- The newest numbers of limits. One that has them is not changed, so that a transaction of the
+-- application does not hold what claims need; it is only kept from being deleted.
+WITH kept AS MATERIALIZED (
+    SELECT l.key, l.concurrency, l.rate, l.per_s FROM stepward.run_limit l WHERE l.key = ANY($1::text[]) ORDER BY l.key FOR KEY SHARE
+)
 INSERT INTO stepward.run_limit (key, concurrency, rate, per_s, tokens)
 SELECT x.key, x.concurrency, x.rate, x.per_s, x.rate
 FROM unnest($1::text[], $2::int[], $3::int[], $4::float8[]) AS x(key, concurrency, rate, per_s)
-WHERE NOT EXISTS (SELECT FROM stepward.run_limit l
+WHERE NOT EXISTS (SELECT FROM kept l
                   WHERE l.key = x.key AND (l.concurrency, l.rate, l.per_s) = (x.concurrency, x.rate, x.per_s))
 ORDER BY x.key
 ON CONFLICT (key) DO UPDATE SET concurrency = excluded.concurrency, rate = excluded.rate, per_s = excluded.per_s,
     tokens = CASE WHEN run_limit.rate = 0 THEN excluded.rate ELSE least(run_limit.tokens, excluded.rate) END;
+
+-- name: LimitIdle
+-- Up to 100 limits that no run has, and whose tokens are all there again. Those that an enqueue is about to
+-- use are passed over; for the others it waits.
+SELECT l.key FROM stepward.run_limit l
+WHERE abs(extract(epoch FROM clock_timestamp() - l.filled_at)) > l.per_s
+  AND NOT EXISTS (SELECT FROM stepward.run r WHERE r.limit_key = l.key)
+ORDER BY l.key LIMIT 100 FOR UPDATE OF l SKIP LOCKED;
+
+-- name: LimitDelete
+-- After LimitIdle, in its transaction, but with a newer snapshot: it sees what was enqueued before the lock.
+DELETE FROM stepward.run_limit l WHERE l.key = ANY($1::text[]) AND NOT EXISTS (SELECT FROM stepward.run r WHERE r.limit_key = l.key);
 
 -- name: LimitOpen
 -- The limits of ready runs of $1 that let one through now, $2 at most and any of them, and the seconds
