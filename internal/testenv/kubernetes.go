@@ -61,15 +61,16 @@ var kubernetes = sync.OnceValues(func() (Cluster, error) {
 
 // Image makes an image of files, each as "SOURCE:/DEST", and brings it to the
 // node. Its first file is what it runs. On a cluster that this package did not
-// start the variable STEPWARD_TEST_IMAGE must name an image with the like, or the
-// test is skipped.
+// start a variable, STEPWARD_TEST_IMAGE_SUITE for the name suite, must name an
+// image with the like, or the test is skipped.
 func (c Cluster) Image(t testing.TB, name string, files ...string) string {
 	t.Helper()
-	if image := os.Getenv("STEPWARD_TEST_IMAGE"); image != "" {
+	variable := "STEPWARD_TEST_IMAGE_" + strings.ToUpper(name)
+	if image := os.Getenv(variable); image != "" {
 		return image
 	}
 	if c.Host == "" {
-		Skip(t, PartKubernetes, "images cannot be brought to the cluster of KUBECONFIG: push one of "+files[0]+" and name it by STEPWARD_TEST_IMAGE")
+		Skip(t, PartKubernetes, "images cannot be brought to the cluster of KUBECONFIG: push one of "+files[0]+" and name it by "+variable)
 	}
 	tar := filepath.Join(t.TempDir(), "image.tar")
 	image := "localhost/stepward-" + name + ":test"

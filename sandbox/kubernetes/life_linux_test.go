@@ -213,3 +213,33 @@ func TestWhyEnded(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 }
+
+// What is left of processes that died, and nothing else, is removed.
+func TestIsLeft(t *testing.T) {
+	now := time.Now()
+	for _, c := range []struct {
+		schema string
+		phase  core.PodPhase
+		age    time.Duration // of the pod
+		ended  time.Duration // of its end
+		want   bool
+	}{
+		{"s", core.PodRunning, 24 * time.Hour, 0, false},
+		{"s", core.PodPending, 24 * time.Hour, 0, false}, // it has a row, by which it is swept
+		{"", core.PodPending, probeGrace - time.Second, 0, false},
+		{"", core.PodPending, probeGrace + time.Second, 0, true},
+		{"", core.PodRunning, probeGrace + time.Second, 0, false},
+		{"", core.PodFailed, time.Minute, endedGrace + time.Second, true},
+		{"s", core.PodSucceeded, time.Minute, endedGrace + time.Second, true},
+		{"s", core.PodSucceeded, time.Minute, endedGrace - time.Second, false}, // its maker reads why
+		{"s", core.PodFailed, endedGrace + time.Second, 0, true},               // it never ran
+	} {
+		pod := &core.Pod{ObjectMeta: meta.ObjectMeta{CreationTimestamp: meta.NewTime(now.Add(-c.age))}, Status: core.PodStatus{Phase: c.phase}}
+		if c.ended != 0 {
+			pod.Status.ContainerStatuses = []core.ContainerStatus{{State: core.ContainerState{Terminated: &core.ContainerStateTerminated{FinishedAt: meta.NewTime(now.Add(-c.ended))}}}}
+		}
+		if got := isLeft(pod, sandbox.Labels{Schema: c.schema}, now); got != c.want {
+			t.Errorf("%+v: %v", c, got)
+		}
+	}
+}

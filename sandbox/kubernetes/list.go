@@ -20,47 +20,59 @@ import (
 // why.
 const endedGrace = 10 * time.Second
 
+// probeGrace is how long a probe may take. One that is older, and for which no node
+// was found, has no tool runner that could end it.
+const probeGrace = 15 * time.Minute
+
 // List returns the sandboxes of an installation, whichever process made them, and
-// removes pods of sandboxes that ended by themselves.
+// removes pods of sandboxes that ended by themselves, and of probes whose process
+// died.
 func (b *Backend) List(ctx context.Context, schema string) ([]sandbox.Listed, error) {
 	c, err := b.connect(ctx)
 	if err != nil {
 		return nil, err
 	}
 	pods := c.api.CoreV1().Pods(c.namespace)
-	list, err := pods.List(ctx, meta.ListOptions{LabelSelector: labelSandbox + "=true," + labelSchema + "=" + schemaLabel(schema)})
+	list, err := pods.List(ctx, meta.ListOptions{LabelSelector: labelSandbox + "=true"})
 	if err != nil {
 		return nil, c.refused("list pods", err)
 	}
 	var out []sandbox.Listed
 	for _, p := range list.Items {
-		if p.Status.Phase == core.PodFailed || p.Status.Phase == core.PodSucceeded {
-			if time.Since(endedAt(&p)) > endedGrace {
-				err := pods.Delete(ctx, p.Name, meta.DeleteOptions{Preconditions: &meta.Preconditions{UID: &p.UID}})
-				if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
-					return nil, c.refused("delete pods", err)
-				}
-			}
-			continue
-		}
 		var l sandbox.Labels
-		if err := json.Unmarshal([]byte(p.Annotations[annotationLabels]), &l); err != nil || l.Schema != schema {
+		if err := json.Unmarshal([]byte(p.Annotations[annotationLabels]), &l); err != nil {
 			continue // not made by this package
 		}
-		out = append(out, sandbox.Listed{ID: p.Annotations[annotationID], Labels: l, Created: p.CreationTimestamp.Time})
+		if isLeft(&p, l, time.Now()) {
+			err := pods.Delete(ctx, p.Name, meta.DeleteOptions{Preconditions: &meta.Preconditions{UID: &p.UID}})
+			if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+				return nil, c.refused("delete pods", err)
+			}
+		}
+		if l.Schema == schema && !hasEnded(&p) {
+			out = append(out, sandbox.Listed{ID: p.Annotations[annotationID], Labels: l, Created: p.CreationTimestamp.Time})
+		}
 	}
 	slices.SortFunc(out, func(a, b sandbox.Listed) int { return strings.Compare(a.ID, b.ID) })
 	return out, nil
 }
 
-func endedAt(p *core.Pod) time.Time {
-	at := p.CreationTimestamp.Time
+func hasEnded(p *core.Pod) bool {
+	return p.Status.Phase == core.PodFailed || p.Status.Phase == core.PodSucceeded
+}
+
+// isLeft reports whether a pod is of no use to anybody any more.
+func isLeft(p *core.Pod, l sandbox.Labels, now time.Time) bool {
+	since := p.CreationTimestamp.Time
+	if !hasEnded(p) {
+		return l.Schema == "" && p.Status.Phase == core.PodPending && now.Sub(since) > probeGrace
+	}
 	for _, s := range p.Status.ContainerStatuses {
-		if t := s.State.Terminated; t != nil && t.FinishedAt.After(at) {
-			at = t.FinishedAt.Time
+		if t := s.State.Terminated; t != nil && t.FinishedAt.After(since) {
+			since = t.FinishedAt.Time
 		}
 	}
-	return at
+	return now.Sub(since) > endedGrace
 }
 
 // destroyTimeout bounds how long a node may take to end a pod.

@@ -3,7 +3,6 @@ package kubernetes
 import (
 	"cmp"
 	"context"
-	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
@@ -24,7 +23,6 @@ import (
 // value of a label is in an annotation.
 const (
 	labelSandbox = "stepward.sandbox" // "true"
-	labelSchema  = "stepward.schema"  // a digest of it
 	labelRun     = "stepward.run"
 	labelSession = "stepward.session"
 	labelNetwork = "stepward.network" // what the NetworkPolicy selects by
@@ -46,14 +44,9 @@ const (
 // podName is a name for any id: that may end in a hyphen, which a name may not.
 func podName(id string) string { return "stepward-" + id + "-sandbox" }
 
-func schemaLabel(schema string) string {
-	sum := sha256.Sum256([]byte(schema))
-	return hex.EncodeToString(sum[:16])
-}
-
 func podLabels(l sandbox.Labels) map[string]string {
 	return map[string]string{
-		labelSandbox: "true", labelSchema: schemaLabel(l.Schema), labelNetwork: networkNone,
+		labelSandbox: "true", labelNetwork: networkNone,
 		labelRun: strconv.FormatInt(l.Run, 10), labelSession: "s" + strconv.FormatInt(l.Session, 10),
 	}
 }
