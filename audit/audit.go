@@ -1,6 +1,6 @@
 // Package audit reads the record of what happened: who enqueued, claimed,
-// executed, canceled and recovered a run, and which sandboxes were made for it
-// with what enforced.
+// executed, canceled and recovered a run, which sandboxes were made for it with
+// what enforced, and what these wanted to reach.
 //
 // Every event has one shape, whatever part it is about. It is written in the
 // transaction of the change that it records, so that there is no change without
@@ -51,6 +51,7 @@ const (
 	StepFailed       = "step.failed"       // for good; detail: seq, attempt, epoch, mode, elapsed_s
 	AttemptFailed    = "attempt.failed"    // and is repeated; detail: the error
 	SandboxCreated   = "sandbox.created"   // detail: what was enforced
+	SandboxEgress    = "sandbox.egress"    // detail: sandbox, and what was decided about each endpoint so far; the newest of a sandbox has all
 	SandboxDestroyed = "sandbox.destroyed" // detail: sandbox
 )
 

@@ -173,6 +173,9 @@ func (k killing) testCut(t *testing.T) {
 		if n := f.count("SELECT count(*) FROM stepward.event WHERE kind = 'sandbox.created'"); n != 1 {
 			t.Errorf("%d events tell of one sandbox", n)
 		}
+		if n := f.count("SELECT count(*) FROM stepward.event WHERE kind = 'sandbox.egress'"); n != 1 {
+			t.Errorf("%d events tell what it wanted to reach", n)
+		}
 	}
 	if strings.Contains(fmt.Sprint(k.path), "big") {
 		f.noBlobLeft()

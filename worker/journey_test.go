@@ -68,8 +68,12 @@ var (
 		if _, err := visit(ctx, log); err != nil {
 			return "", err
 		}
-		return "box", sb.Command("/bin/true").Run(ctx)
-	}, workflow.StepOptions{Mode: workflow.Sandboxed})
+		return "box", sb.Command("/bin/bash", "-c", askProxy).Run(ctx)
+	}, workflow.StepOptions{Mode: workflow.Sandboxed, Sandbox: sandbox.Spec{Network: sandbox.NetworkPolicy{Allow: []string{"allowed.invalid:443"}}}})
+
+	// Asks for a host that is not allowed, and ends well if that is refused.
+	askProxy = `p=${https_proxy#http://}; exec 3<>/dev/tcp/${p%:*}/${p#*:}
+		printf 'CONNECT denied.invalid:443 HTTP/1.1\r\nHost: denied.invalid\r\n\r\n' >&3; read -r _ code _ <&3; test "$code" = 403`
 
 	places = map[string]*workflow.Step[string, string]{"a": placeA, "b": placeB, "c": placeC, "gate": placeGate,
 		"flaky": placeFlaky, "slow": placeSlow, "hold": placeHold, "beat": placeBeat, "box": placeBox, "big": placeBig}

@@ -63,6 +63,7 @@ var killings = []killing{
 	{name: "heartbeat", statement: "Commit", n: 2, path: []string{"a", "beat", "c"}},
 	{statement: "AttemptDispatch", n: 1, path: []string{"a", "box", "c"}},
 	{statement: "SandboxCreated", n: 1, path: []string{"a", "box", "c"}},
+	{statement: "SandboxEgress", n: 1, path: []string{"a", "box", "c"}},
 	{statement: "SandboxDestroyed", n: 1, path: []string{"a", "box", "c"}},
 	{name: "sandboxed", statement: "Commit", n: 2, path: []string{"a", "box", "c"}},
 	{name: "timer", statement: "TurnLeave", n: 1, path: []string{"a", "slow", "c"}, wake: true},

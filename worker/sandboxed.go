@@ -48,7 +48,7 @@ func (h *host) sandboxed(ctx context.Context, a engine.Attempt, p *pulse, free f
 		span.SetStatus(codes.Error, err.Error())
 		return nil, cure(err)
 	}
-	defer h.destroy(ctx, sb)
+	defer h.egress(ctx, a.Key, sb)()
 	if detail, err := json.Marshal(struct {
 		Sandbox string `json:"sandbox"`
 		sandbox.Enforcement

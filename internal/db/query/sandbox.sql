@@ -19,6 +19,12 @@ INSERT INTO stepward.event (run_id, kind, actor, step, detail)
 SELECT $1::bigint, 'sandbox.created', $2::text, $3::text, $4::bytea
 WHERE NOT EXISTS (SELECT FROM stepward.event e WHERE e.run_id = $1 AND e.kind = 'sandbox.created' AND e.detail = $4);
 
+-- name: SandboxEgress
+-- The totals of a sandbox so far. The newest event of a sandbox has all; one whose answer was lost can be repeated.
+INSERT INTO stepward.event (run_id, kind, actor, step, detail)
+SELECT $1::bigint, 'sandbox.egress', $2::text, $3::text, $4::bytea
+WHERE NOT EXISTS (SELECT FROM stepward.event e WHERE e.run_id = $1 AND e.kind = 'sandbox.egress' AND e.detail = $4);
+
 -- name: SandboxDestroyed
 WITH gone AS (
     UPDATE stepward.sandbox SET destroyed_at = clock_timestamp()

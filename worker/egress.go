@@ -1,0 +1,62 @@
+package worker
+
+import (
+	"context"
+	"encoding/json"
+	"reflect"
+	"time"
+
+	"github.com/stepward/stepward/sandbox"
+)
+
+// egressEvery is how often what a sandbox reaches is written down while it
+// lives, if there is news.
+const egressEvery = 30 * time.Second
+
+// egress records what was decided about the connections of a sandbox, from time
+// to time and, by the function that it returns, at the end of the sandbox.
+func (h *host) egress(ctx context.Context, key string, sb *sandbox.Sandbox) (end func()) {
+	ctx = context.WithoutCancel(ctx)
+	var last []sandbox.Egress
+	record := func() {
+		all := sb.Egress()
+		if len(all) == 0 || reflect.DeepEqual(all, last) {
+			return
+		}
+		detail, err := json.Marshal(struct {
+			Sandbox string           `json:"sandbox"`
+			Egress  []sandbox.Egress `json:"egress"`
+		}{sb.ID(), all})
+		if err == nil {
+			err = h.w.retry(ctx, h.t, func(ctx context.Context) error {
+				_, err := h.w.Pool.Exec(ctx, h.w.q.SandboxEgress, h.t.run, h.w.actor(), key, detail)
+				return err
+			})
+		}
+		if err != nil {
+			h.w.log.WarnContext(ctx, "what a sandbox reached is not on record", "sandbox", sb.ID(), "error", err)
+			return
+		}
+		last = all
+	}
+	over, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		tick := time.NewTicker(egressEvery)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+				record()
+			case <-over:
+				return
+			}
+		}
+	}()
+	return func() {
+		h.destroy(ctx, sb)
+		close(over)
+		<-done
+		record() // after the end of all connections
+	}
+}
