@@ -35,6 +35,17 @@ func Copy(dst, src net.Conn) int64 {
 	return n
 }
 
+// buffer is how much a socket of a tunnel may hold, in bytes, if the system lets it.
+const buffer = 4 << 20
+
+// widen lets more bytes be under way, so that each side goes on for longer before
+// it waits for the other.
+func widen(c net.Conn) {
+	if u, ok := bare(c).(*net.UnixConn); ok {
+		_ = u.SetWriteBuffer(buffer) // as much as there may be
+	}
+}
+
 // bare returns the connection behind those that have nothing to add to it, for
 // the kernel to copy from and to.
 func bare(c net.Conn) net.Conn {

@@ -87,6 +87,7 @@ func Offer(c net.Conn, token []byte, epoch int64) (net.Conn, error) {
 	if resp.StatusCode != http.StatusSwitchingProtocols {
 		return nil, fmt.Errorf("the tool runner refuses a tunnel: %s", resp.Status)
 	}
+	widen(c)
 	c = &behind{Conn: c, r: r}
 	if !half {
 		c = &framed{Conn: c}
@@ -141,6 +142,7 @@ func Accept(w http.ResponseWriter, r *http.Request) (net.Conn, error) {
 		c.Close()
 		return nil, err
 	}
+	widen(c)
 	if r.Header.Get(headerFrame) == "true" {
 		c = &framed{Conn: c}
 	}
