@@ -20,6 +20,7 @@ need "gcc libc6-dev" command -v "${CC:-gcc}"
 need protobuf-compiler command -v "${PROTOC:-protoc}"
 need pgbouncer test -x "${STEPWARD_PGBOUNCER:-/usr/sbin/pgbouncer}"
 need xz-utils command -v xz
+need curl command -v curl
 
 [ -n "$missing" ] || exit 0
 if ! command -v apt-get >/dev/null; then

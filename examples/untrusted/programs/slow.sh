@@ -1,0 +1,3 @@
+echo so far, so good
+trap '' TERM
+sleep 1000
