@@ -2,6 +2,7 @@ package tunnel
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -31,7 +32,7 @@ func (f *framed) Read(p []byte) (int, error) {
 	for f.left == 0 {
 		var head [4]byte
 		if _, err := io.ReadFull(f.Conn, head[:]); err != nil {
-			return 0, err
+			return 0, cut(err)
 		}
 		f.left = binary.BigEndian.Uint32(head[:])
 		if f.left > maxFrame {
@@ -44,7 +45,15 @@ func (f *framed) Read(p []byte) (int, error) {
 	}
 	n, err := f.Conn.Read(p[:min(len(p), int(f.left))])
 	f.left -= uint32(n)
-	return n, err
+	return n, cut(err)
+}
+
+// cut tells a connection that broke from one whose end was said.
+func cut(err error) error {
+	if errors.Is(err, io.EOF) {
+		return io.ErrUnexpectedEOF
+	}
+	return err
 }
 
 func (f *framed) Write(p []byte) (n int, err error) {
