@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stepward/stepward/internal/db"
 	"github.com/stepward/stepward/worker"
 	"github.com/stepward/stepward/workflow"
 )
@@ -133,5 +134,36 @@ func TestManyWaiting(t *testing.T) {
 	eventually(t, "all runs wait", waiting(n+500))
 	if after := heap(); after > before+n*100 { // a goroutine alone would take 2 KiB
 		t.Errorf("%d more runs that wait keep %d bytes", n, after-before)
+	}
+}
+
+// What every worker asks once a second does not read what is not due: it takes no
+// more pages beside many runs that sleep and have deadlines.
+func TestLooksReadLittle(t *testing.T) {
+	t.Parallel()
+	const n = 20_000
+	f := newFixture(t)
+	f.exec(`INSERT INTO stepward.run (id, tenant, workflow, input, version, requirement_id)
+		SELECT n, '', 'many-waiting', '0', '1', 1 FROM generate_series(1, $1) n`, n)
+	f.exec("INSERT INTO stepward.timer SELECT id, CASE WHEN id % 2 = 0 THEN clock_timestamp() + id * interval '1 minute' END FROM stepward.run")
+	f.exec("INSERT INTO stepward.deadline SELECT id, clock_timestamp() + id * interval '1 minute' FROM stepward.run")
+	f.exec("ANALYZE stepward.run, stepward.timer, stepward.deadline")
+	q, err := db.New(f.schema)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, statement := range map[string]string{"TimerWake": q.TimerWake, "DeadlineTake": q.DeadlineTake} {
+		var plans []struct {
+			Plan struct {
+				Hit  int `json:"Shared Hit Blocks"`
+				Read int `json:"Shared Read Blocks"`
+			}
+		}
+		if err := f.pool.QueryRow(t.Context(), "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) "+statement).Scan(&plans); err != nil {
+			t.Fatal(err)
+		}
+		if pages := plans[0].Plan.Hit + plans[0].Plan.Read; pages > 100 {
+			t.Errorf("%s reads %d pages", name, pages)
+		}
 	}
 }

@@ -3,7 +3,7 @@
 -- to it, or to the next look.
 WITH due AS MATERIALIZED (
     SELECT d.run_id, r.state, r.cancel FROM stepward.deadline d JOIN stepward.run r ON r.id = d.run_id
-    WHERE d.at <= clock_timestamp()
+    WHERE d.at <= (SELECT clock_timestamp())
     ORDER BY d.at LIMIT 500 FOR NO KEY UPDATE OF d, r SKIP LOCKED
 ), gone AS (
     DELETE FROM stepward.deadline USING due WHERE deadline.run_id = due.run_id

@@ -35,10 +35,12 @@ SELECT count(*)::bigint, coalesce(extract(epoch FROM clock_timestamp() - min(sin
 FROM (SELECT since FROM stepward.ready WHERE requirement_id = ANY($1::int[]) LIMIT 10000) q;
 
 -- name: TimerWake
--- Wakes runs that are due, and says when the next is, and when a schedule has something to do.
+-- Wakes runs that are due, and says when the next is, and when a schedule has something to do. The
+-- clock is asked once: compared with one that may change from row to row, no index is of use, and each
+-- look would read all that wait.
 WITH due AS MATERIALIZED (
     SELECT t.run_id, r.requirement_id FROM stepward.timer t JOIN stepward.run r ON r.id = t.run_id
-    WHERE t.wake_at <= clock_timestamp()
+    WHERE t.wake_at <= (SELECT clock_timestamp())
     ORDER BY t.wake_at LIMIT 500 FOR NO KEY UPDATE OF t, r SKIP LOCKED
 ), gone AS (
     DELETE FROM stepward.timer USING due WHERE timer.run_id = due.run_id
@@ -51,7 +53,7 @@ SELECT (SELECT count(*)::int FROM due),
        least((SELECT extract(epoch FROM min(due_at) - clock_timestamp())::float8 FROM stepward.schedule),
              (SELECT 0 WHERE EXISTS (SELECT FROM stepward.schedule s WHERE s.buffered_at IS NOT NULL
               AND NOT EXISTS (SELECT FROM stepward.run r WHERE r.id = ANY(s.live) AND r.state = 'live')))),
-       EXISTS (SELECT FROM stepward.deadline WHERE at <= clock_timestamp());
+       coalesce((SELECT min(at) FROM stepward.deadline) <= clock_timestamp(), false);
 
 -- name: ParkUnservable
 -- Runs of $1, which no live worker can serve, are parked with the reason.
