@@ -201,7 +201,7 @@ func arguments(writes []write) []any {
 			cRun, cSeq, cKey, cAttempt = append(cRun, x.t.run), append(cSeq, c.Seq), append(cKey, c.Key), append(cAttempt, c.Attempt)
 			cEpoch, cMode, cAgo = append(cEpoch, x.t.epoch), append(cMode, c.Mode), append(cAgo, now.Sub(c.Started).Seconds())
 			cElapsed, cHash = append(cElapsed, float32(c.Elapsed.Seconds())), append(cHash, int64(c.InputHash))
-			if c.Error != nil || c.Seq == 0 {
+			if c.Error != nil || c.Seq == 0 || c.Calls > 0 {
 				c.Output = strconv.AppendInt(nil, int64(c.Calls), 10)
 			}
 			cOutput, cError, cDone = append(cOutput, c.Output), append(cError, c.Error), append(cDone, c.Done)

@@ -478,3 +478,30 @@ func TestForkLargeValues(t *testing.T) {
 		t.Errorf("%d blobs are not of the fork", n)
 	}
 }
+
+// Whether a time limit had passed before a call is known by the order in which
+// the body got to know, whatever the clock did meanwhile.
+func TestForkAfterTimeLimit(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.appTables()
+	f.start(worker.Config{Workflows: []*workflow.Definition{randomV1, childV1}})
+	in := program{App: f.schema, Part: part{Op: "seq", Parts: []part{{Op: "late"}, {Op: "plus", N: 2}, {Op: "plus", N: 3}}}}
+	run, err := random.Enqueue(t.Context(), f.client, in, workflow.EnqueueOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ends(t, run, 7)
+	f.exec("UPDATE stepward.step SET started_at = started_at + interval '1 hour' WHERE key = 'timeout:'")
+	fork, err := f.client.Fork(t.Context(), run.ID, workflow.ForkOptions{From: "plus#2"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the fork ends, or parks", func() bool {
+		s := f.state(fork).State
+		return s == workflow.StateCompleted || s == workflow.StateParked
+	})
+	if s := f.state(fork); s.State != workflow.StateCompleted {
+		t.Errorf("%v: %v", s.State, s.Err)
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -355,7 +356,7 @@ func (t *turn) consume(c *engine.Checkpoint) {
 func (t *turn) record(c *engine.Checkpoint) {
 	t.done++
 	c.Done, t.shows.handed = t.done, t.done
-	if c.Error != nil || c.Seq == 0 {
+	if c.Error != nil || c.Seq == 0 || strings.HasPrefix(c.Key[strings.LastIndexByte(c.Key, '/')+1:], keyTimeout) {
 		c.Calls = t.seq
 	}
 	if c.Elapsed == 0 {

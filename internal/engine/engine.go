@@ -269,7 +269,7 @@ type Checkpoint struct {
 	Elapsed   time.Duration
 	Output    []byte
 	Error     []byte // encoded; nil when the step succeeded
-	Calls     int    // of a failure and of the cancelation: how many the body had made when it got to know
+	Calls     int    // of a failure, a time limit and the cancelation: how many the body had made when it got to know
 	Opened    bool   // of one on record: it is as it was before it was stored
 }
 

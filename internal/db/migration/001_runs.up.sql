@@ -215,7 +215,7 @@ CREATE TABLE stepward.step (
     attempt    smallint NOT NULL,
     mode       "char" NOT NULL,
     key        text NOT NULL, -- name and occurrence: build, build#2, page[3]
-    output     bytea NOT NULL DEFAULT '', -- of a failure, and of the cancelation: how many calls the body had made when it got to know
+    output     bytea NOT NULL DEFAULT '', -- of a failure, a time limit and the cancelation: how many calls the body had made when it got to know
     error      bytea NOT NULL DEFAULT '',
     PRIMARY KEY (run_id, seq)
 );
@@ -362,17 +362,13 @@ CREATE INDEX event_run ON stepward.event (run_id, id);
 -- Makes a run that this transaction has added the fork of another one: with its chance, with the results
 -- of what it had called before a place in program order, and with the signals that those received; with
 -- the others, if it shall have them. A function of the owner, as nobody else may write results that no
--- worker has recorded. Not taken over is a time limit that passed when the call at that place had begun
+-- worker has recorded. Not taken over is a time limit that passed when the body had made the call at that place
 -- (it would end that call at once), nor the cancelation of the run, unless what is there was called after
 -- it. Returns how many results were taken over.
 CREATE FUNCTION stepward.fork(source bigint, target bigint, place int, others boolean) RETURNS int
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     n int;
-    begun timestamptz := coalesce(
-        (SELECT started_at FROM stepward.step WHERE run_id = source AND seq = place),
-        (SELECT min(started_at) FROM stepward.attempt WHERE run_id = source AND seq = place),
-        (SELECT since FROM stepward.wait WHERE run_id = source AND seq = place));
 BEGIN
     UPDATE stepward.run t SET origin_id = coalesce(s.origin_id, s.id) FROM stepward.run s
     WHERE t.id = target AND s.id = source AND t.xmin = pg_current_xact_id()::xid
@@ -385,7 +381,7 @@ BEGIN
     FROM stepward.step s
     WHERE s.run_id = source AND s.seq < place
       AND CASE WHEN s.seq = 0 THEN EXISTS (SELECT FROM stepward.step l WHERE l.run_id = source AND l.seq BETWEEN 1 AND place AND l.done > s.done)
-               WHEN s.attempt = 0 AND s.key ~ '(^|/)timeout:(#[0-9]+)?$' THEN s.started_at + make_interval(secs => s.elapsed) <= begun
+               WHEN s.attempt = 0 AND s.key ~ '(^|/)timeout:(#[0-9]+)?$' THEN convert_from(s.output, 'UTF8')::int < place
                ELSE true END;
     GET DIAGNOSTICS n = ROW_COUNT;
     UPDATE stepward.run SET epoch = 1 WHERE id = target AND n > 0; -- it has something on record

@@ -1,5 +1,6 @@
 -- name: StepHistory
-SELECT seq, done, key, attempt, input_hash, CASE WHEN error = '' THEN nullif(output, '') END, nullif(error, '') FROM stepward.step
+-- A time limit has no output, though the column says something of it.
+SELECT seq, done, key, attempt, input_hash, CASE WHEN error = '' AND NOT (attempt = 0 AND key ~ '(^|/)timeout:') THEN nullif(output, '') END, nullif(error, '') FROM stepward.step
 WHERE run_id = $1 AND seq > $2 ORDER BY seq LIMIT $3;
 
 -- name: AttemptHistory
@@ -16,7 +17,7 @@ SELECT seq, key, CASE WHEN wake_at IS NULL THEN -1 ELSE greatest(extract(epoch F
 FROM stepward.wait WHERE run_id = $1;
 
 -- name: StepList
-SELECT s.seq, s.key, s.mode::int, s.attempt, s.epoch, s.started_at, s.elapsed, CASE WHEN s.error = '' THEN nullif(s.output, '') END, nullif(s.error, ''), true, b.backend, b.id,
+SELECT s.seq, s.key, s.mode::int, s.attempt, s.epoch, s.started_at, s.elapsed, CASE WHEN s.error = '' AND NOT (s.attempt = 0 AND s.key ~ '(^|/)timeout:') THEN nullif(s.output, '') END, nullif(s.error, ''), true, b.backend, b.id,
        coalesce(w.name, ''), NULL::timestamptz, a.details, a.beat_at
 FROM stepward.step s
 LEFT JOIN stepward.attempt a ON a.run_id = s.run_id AND a.seq = s.seq AND a.attempt = s.attempt
