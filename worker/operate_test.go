@@ -119,6 +119,39 @@ func TestRetry(t *testing.T) {
 	f.nothingLeft()
 }
 
+// A signal that was received by a call which a retry takes off the record is not
+// lost; one that was received before stays received.
+func TestRetryGivesSignalsBack(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	item := newMended("item", workflow.StepOptions{Retry: workflow.Retry{MaxAttempts: 1}})
+	f.start(worker.Config{Workflows: []*workflow.Definition{defines(func(ctx workflow.Context, n int) (int, error) {
+		first, err := note.Receive(ctx, 0)
+		if err != nil {
+			return 0, err
+		}
+		_, err = item.Run(ctx, n)
+		second, err2 := note.Receive(ctx, 0) // either way
+		if err = errors.Join(err, err2); err != nil {
+			return 0, err
+		}
+		return len(first + second), nil
+	}, item)}})
+	run := f.enqueue(7)
+	for _, v := range []string{"a", "bcd"} {
+		if err := note.Send(t.Context(), f.client, run.ID, v); err != nil {
+			t.Fatal(err)
+		}
+	}
+	fails(t, run, "item")
+	item.well.Store(true)
+	if err := f.client.Retry(t.Context(), run.ID); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the run ends", func() bool { return f.state(run.ID).State == workflow.StateCompleted })
+	ends(t, run, 4)
+}
+
 // Retries add up; attempts are counted anew each time, and never numbered anew.
 func TestRetryAgain(t *testing.T) {
 	t.Parallel()

@@ -67,7 +67,8 @@ func (c *Client) Resume(ctx context.Context, id RunID) error {
 // Retry lets a run that failed or was canceled go on at the step that it failed
 // with, whose attempts are counted anew. Results from before that are kept; what
 // the body called when it knew of the failure, such as in [Context].Finally, is off the
-// record and happens again if the body comes there. The failure is that of the
+// record and happens again if the body comes there; signals that it received then
+// are there to be received again. The failure is that of the
 // step named in the run's error, and failures of which the body got to know
 // together with it, such as those of other items of a [Map]. A run whose body
 // failed without a step is called again with all that is recorded, for which a

@@ -298,7 +298,7 @@ func TestGrants(t *testing.T) {
 		"DELETE FROM stepward.run",
 		"DELETE FROM stepward.idempotency",
 		"INSERT INTO stepward.wait (run_id, seq, key) VALUES (1, 1, 'x')",
-		"UPDATE stepward.signal SET received = true",
+		"UPDATE stepward.signal SET payload = ''",
 		"DELETE FROM stepward.notice",
 		"INSERT INTO stepward.entry (run_id, attempt, stream, step, payload) VALUES (1, 1, 'x', 'x', '')",
 		"UPDATE stepward.progress SET value = ''",

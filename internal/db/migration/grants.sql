@@ -6,6 +6,7 @@ GRANT USAGE ON SEQUENCE stepward.id_counter TO :client;
 GRANT INSERT ON stepward.run, stepward.idempotency, stepward.deadline, stepward.ready, stepward.requirement, stepward.event, stepward.signal, stepward.notice, stepward.parked, stepward.attribute, stepward.blob, stepward.blob_use, stepward.run_limit TO :client;
 GRANT UPDATE (cancel, late, pause, state, finished_at, error, epoch, session, crashes, version, requirement_id) ON stepward.run TO :client;
 GRANT UPDATE (done, n) ON stepward.shown TO :client; -- of a run that is retried
+GRANT UPDATE (received) ON stepward.signal TO :client; -- of a run that is retried
 GRANT UPDATE (loose) ON stepward.blob TO :client;
 GRANT UPDATE (requirement_id) ON stepward.parked TO :client;
 GRANT UPDATE (concurrency, rate, per_s, tokens) ON stepward.run_limit TO :client;

@@ -105,7 +105,8 @@ SELECT EXISTS (SELECT FROM back), (SELECT count(*) FROM told) FROM noted;
 -- After RunEnd, in its transaction. Takes the failures that ended a run off the record, and all that its
 -- body called when it knew of them, and returns how many calls it had made before; null when no failure
 -- is on record. $2 is the step that the run names in its error, if it names one; otherwise it is the
--- last result, if that is a failure. What failed stays as attempts that do not count any more.
+-- last result, if that is a failure. What failed stays as attempts that do not count any more. Signals
+-- that calls received which are taken off, the last of their names, are there to be received again.
 WITH failure AS MATERIALIZED (
     SELECT seq, done, key, convert_from(output, 'UTF8')::int AS calls FROM stepward.step WHERE run_id = $1 AND (error <> '' OR seq = 0)
 ), fatal AS MATERIALIZED (
@@ -120,6 +121,13 @@ WITH failure AS MATERIALIZED (
     SELECT started_at + make_interval(secs => elapsed), $1, CASE WHEN error = '' THEN 'step.completed' ELSE 'step.failed' END, 'worker', key,
            convert_to(json_build_object('seq', seq, 'attempt', attempt, 'epoch', epoch, 'mode', mode::int, 'elapsed_s', elapsed)::text, 'UTF8')
     FROM gone ORDER BY seq
+), unreceived AS (
+    UPDATE stepward.signal SET received = false FROM (
+        SELECT id, name, row_number() OVER (PARTITION BY name ORDER BY id DESC) AS n FROM stepward.signal WHERE run_id = $1 AND received
+    ) g JOIN (
+        SELECT (regexp_match(key, '(?:^|/)signal:([^#:]+)(?:#[0-9]+)?$'))[1] AS name, count(*) AS n FROM gone WHERE attempt = 0 AND error = '' GROUP BY 1
+    ) k ON k.name = g.name AND g.n <= k.n
+    WHERE signal.run_id = $1 AND signal.id = g.id
 ), unshown AS (
     -- up to the last result before; of a fork, whose numbers leave some out, a lower one will be used anew
     UPDATE stepward.shown SET done = coalesce((SELECT max(s.done) FROM stepward.step s WHERE s.run_id = $1 AND s.done < first.done), 0), n = 2147483647
