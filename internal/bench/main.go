@@ -50,6 +50,10 @@ time, then for 64 callers, and how fast a backlog is worked off.`},
 times Enqueue and EnqueueTx without a worker.`},
 	{"limits", benchLimits, true, `
 works off runs without and with tenants, priorities and limits, in turn, and compares.`},
+	{"parked", benchParked, true, `
+compares a worker process beside no other runs and beside -n runs that wait, half for a time and
+half for a signal: its memory, what it asks while it is idle, and how long it takes to wake
+100 others. The -n are copies of the rows of two that the engine has put away.`},
 	{"recovery", benchRecovery, true, `
 kills worker processes with SIGKILL and times until the step that they executed starts
 in another process.`},
@@ -74,9 +78,10 @@ type bench struct {
 }
 
 type options struct {
-	scale float64 // how often things are repeated, 1 is the usual
-	wal   bool
-	log   *slog.Logger
+	parked int     // how many runs wait in sub-benchmark parked
+	scale  float64 // how often things are repeated, 1 is the usual
+	wal    bool
+	log    *slog.Logger
 }
 
 // times scales a number of repetitions.
@@ -109,6 +114,7 @@ func run() (err error) {
 	asJSON := flag.Bool("json", false, "print JSON instead of Markdown")
 	fsync := flag.Bool("fsync", true, "fsync of the throw-away Postgres; off shows what is not the disk")
 	scale := flag.Float64("scale", 1, "factor of all repetitions")
+	parked := flag.Int("n", 100_000, "how many runs wait in parked")
 	wal := flag.Bool("wal", false, "break the WAL of steps and costs down by table and record (needs pg_walinspect)")
 	verbose := flag.Bool("v", false, "log what the workers log")
 	flag.Usage = func() {
@@ -133,7 +139,7 @@ func run() (err error) {
 	if *verbose {
 		level = slog.LevelInfo
 	}
-	b := &bench{options: options{scale: *scale, wal: *wal, log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))}}
+	b := &bench{options: options{parked: *parked, scale: *scale, wal: *wal, log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))}}
 	b.report = &report{Command: strings.Join(append([]string{"go run ./internal/bench"}, os.Args[1:]...), " "), Machine: measure.Machine()}
 	if slices.Contains(wanted, "sandbox") || slices.Contains(wanted, "egress") { // first: it may be built from sources, which may change meanwhile
 		b.runner, b.runnerErr = program.Find(ctx, program.Want{})

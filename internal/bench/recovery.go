@@ -68,7 +68,7 @@ func child() error {
 	}
 	defer pool.Close()
 	return worker.Run(ctx, worker.Config{
-		Pool: pool, Schema: os.Getenv(envChild), Workflows: []*workflow.Definition{relayV1()},
+		Pool: pool, Schema: os.Getenv(envChild), Workflows: []*workflow.Definition{relayV1(), boxV1, napV1},
 		Logger:       slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError})),
 		DrainTimeout: time.Second,
 	})
