@@ -88,12 +88,6 @@ func TestModelPostgresDies(t *testing.T) {
 	})
 }
 
-// judge is how a scenario fails.
-type judge interface {
-	Fatal(...any)
-	Fatalf(string, ...any)
-}
-
 // A play is a scenario that happens.
 type play struct {
 	*fleet

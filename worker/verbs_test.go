@@ -155,6 +155,12 @@ func count(s []string, of ...string) (n int) {
 	return n
 }
 
+// judge is how a random case fails.
+type judge interface {
+	Fatal(...any)
+	Fatalf(string, ...any)
+}
+
 // consistent checks what holds at any moment: a live run is at exactly one
 // place, one that has ended is nowhere, and one that is paused is not to be
 // claimed.
