@@ -18,7 +18,8 @@ import (
 // inside the sandbox: it speaks HTTP and SOCKS5 on a port of the loopback
 // interface, which variables such as HTTPS_PROXY name. A name is resolved by the
 // worker, once, if it is allowed. What is not allowed is refused at once, with a
-// reason: 403 Forbidden over HTTP.
+// reason: 403 Forbidden over HTTP. A program that knows of no proxy reaches
+// nothing, and UDP leaves no sandbox.
 type NetworkPolicy struct {
 	// Allow lists what may be reached:
 	//

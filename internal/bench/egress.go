@@ -179,13 +179,13 @@ func benchEgress(ctx context.Context, b *bench) error {
 	if err != nil {
 		return err
 	}
-	defer server.Close()
+	defer func() { _ = server.Close() }()
 	go serveBodies(server)
 	second, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
 	}
-	defer second.Close()
+	defer func() { _ = second.Close() }()
 	go pass(second, server.Addr().String())
 	first := exec.CommandContext(ctx, p.Path, argRelay, second.Addr().String())
 	out, err := first.StdoutPipe()

@@ -476,6 +476,7 @@ func TestStreams(t *testing.T) {
 	if err != nil || resp.StatusCode != http.StatusSwitchingProtocols {
 		t.Fatalf("%v, %v", resp, err)
 	}
+	defer resp.Body.Close()
 	fmt.Fprint(conn, "ping\n")
 	if line, err := r.ReadString('\n'); line != "ping\n" {
 		t.Errorf("%q, %v", line, err)
