@@ -52,7 +52,7 @@ const (
 	AttemptFailed    = "attempt.failed"    // and is repeated; detail: the error
 	SandboxCreated   = "sandbox.created"   // detail: what was enforced
 	SandboxEgress    = "sandbox.egress"    // detail: sandbox, and what was decided about each endpoint so far; the newest of a sandbox has all
-	SandboxDestroyed = "sandbox.destroyed" // detail: sandbox
+	SandboxDestroyed = "sandbox.destroyed" // detail: sandbox, and what its commands used
 )
 
 // An Event is one record.

@@ -94,11 +94,15 @@ func Start(ctx context.Context, b Backend, o Options) (*Sandbox, error) {
 	if s.enforce.Network == "none" && !policy.Empty() {
 		s.enforce.Network = "stream" // on top of what the backend gives
 	}
-	if err = s.connect(ctx); err == nil {
-		err = s.network.open(ctx, policy)
+	if err = s.spec.Require.unmet(s.enforce); err == nil {
+		if err = s.connect(ctx); err == nil {
+			err = s.network.open(ctx, policy)
+		}
+		if err != nil {
+			err = fmt.Errorf("sandbox: connect to the tool runner of %s: %w", o.ID, err)
+		}
 	}
 	if err != nil {
-		err = fmt.Errorf("sandbox: connect to the tool runner of %s: %w", o.ID, err)
 		if cerr := s.Destroy(context.WithoutCancel(ctx)); cerr != nil {
 			err = fmt.Errorf("%w (and destroying it: %w)", err, cerr)
 		}

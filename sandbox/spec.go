@@ -28,6 +28,40 @@ type Spec struct {
 
 	// Limits bounds what the sandbox may use.
 	Limits Limits
+
+	// Require names layers without which the sandbox is refused, where the backend
+	// would go without one that the host does not have.
+	Require Require
+}
+
+// Require names what [Enforcement] must have. The zero value requires no more than
+// a backend always gives.
+type Require struct {
+	UserNS       bool   // the ids inside are not those of the host
+	Landlock     bool   // commands of the sandbox are kept apart
+	Seccomp      bool   // system calls are filtered
+	ReadOnlyRoot bool   // nothing but /workspace and /tmp can be written to
+	Isolation    string // the kind: "namespaces", "container"; empty: any
+}
+
+// unmet returns an error that names the first requirement that e does not meet.
+func (r Require) unmet(e Enforcement) error {
+	for _, c := range []struct {
+		field  string
+		unmet  bool
+		reason string
+	}{
+		{"UserNS", r.UserNS && !e.UserNS, "ids inside are those of the host"},
+		{"Landlock", r.Landlock && e.Landlock == 0, "this kernel has no Landlock, or the backend cannot use it"},
+		{"Seccomp", r.Seccomp && !e.Seccomp, "system calls are not filtered"},
+		{"ReadOnlyRoot", r.ReadOnlyRoot && !e.ReadOnlyRoot, "the root file system can be written to"},
+		{"Isolation", r.Isolation != "" && r.Isolation != e.Isolation, fmt.Sprintf("it isolates by %q, not %q", e.Isolation, r.Isolation)},
+	} {
+		if c.unmet {
+			return &UnsupportedError{Backend: e.Backend, Field: "Require." + c.field, Reason: c.reason}
+		}
+	}
+	return nil
 }
 
 // Limits bounds the resources of one sandbox. A field left zero takes the

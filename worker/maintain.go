@@ -338,6 +338,6 @@ func (w *worker) sweepOnce(ctx context.Context) error {
 	if err != nil || len(ids) == 0 {
 		return err
 	}
-	_, err = w.Pool.Exec(ctx, w.q.SandboxDestroyed, ids, w.actor())
+	_, err = w.Pool.Exec(ctx, w.q.SandboxDestroyed, ids, w.actor(), nil)
 	return err
 }

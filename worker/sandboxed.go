@@ -39,10 +39,12 @@ func (h *host) sandboxed(ctx context.Context, a engine.Attempt, p *pulse, free f
 	ctx, span := w.tel.tracer.Start(ctx, "stepward.sandbox", trace.WithAttributes(
 		attribute.String("stepward.sandbox", id), attribute.String("stepward.backend", w.backend.Name())))
 	defer span.End()
-	defer h.destroyed(ctx, id)
+	var u ledger
+	defer func() { h.destroyed(ctx, id, &u) }()
 	sb, err := sandbox.Start(ctx, w.backend, sandbox.Options{
 		ID: id, Spec: a.Step.Spec,
 		Labels: sandbox.Labels{Schema: w.q.Schema, Session: h.t.session, Run: h.t.run, Step: a.Key, Attempt: a.Number, Epoch: h.t.epoch},
+		Done:   u.add,
 	})
 	if err != nil {
 		span.SetStatus(codes.Error, err.Error())
@@ -125,8 +127,8 @@ func (h *host) destroy(ctx context.Context, sb *sandbox.Sandbox) {
 	}
 }
 
-func (h *host) destroyed(ctx context.Context, id string) {
-	h.w.exec(context.WithoutCancel(ctx), h.w.q.SandboxDestroyed, []string{id}, h.w.actor())
+func (h *host) destroyed(ctx context.Context, id string, u *ledger) {
+	h.w.exec(context.WithoutCancel(ctx), h.w.q.SandboxDestroyed, []string{id}, h.w.actor(), u.json())
 }
 
 // cure tells what a deploy or an operator must see to from what a retry may

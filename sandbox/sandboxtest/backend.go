@@ -522,6 +522,17 @@ func testLife(t *testing.T, b sandbox.Backend, spec sandbox.Spec) {
 		t.Errorf("List after Destroy: %+v, %v", l, err)
 	}
 
+	// What is required and cannot be had is refused, and leaves nothing.
+	demanding := spec
+	demanding.Require.Isolation = "a planet of its own"
+	var ue *sandbox.UnsupportedError
+	if _, err := sandbox.Start(ctx, b, sandbox.Options{Spec: demanding, Labels: labels}); !errors.As(err, &ue) || ue.Field != "Require.Isolation" {
+		t.Errorf("a requirement that no backend meets: %v", err)
+	}
+	if l, err := b.List(ctx, schema); err != nil || len(l) != 0 {
+		t.Errorf("List after a refusal: %+v, %v", l, err)
+	}
+
 	// The orphan rule: nobody is ever connected.
 	id := fmt.Sprintf("orphan-%d", time.Now().UnixNano())
 	_, err = b.Create(ctx, sandbox.Creation{ID: id, Spec: spec, Labels: sandbox.Labels{Schema: schema}, OrphanAfter: time.Second})

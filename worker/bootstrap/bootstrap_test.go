@@ -2,6 +2,7 @@ package bootstrap_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -174,6 +175,20 @@ func TestSpansNest(t *testing.T) {
 	events, err := audit.Events(t.Context(), cfg.Pool, audit.Filter{Schema: cfg.Schema, Run: run.ID, Kinds: []string{audit.SandboxCreated, audit.SandboxDestroyed}})
 	if err != nil || len(events) != 4 {
 		t.Errorf("events of two sandboxes: %v, %v", events, err)
+	}
+	for _, e := range events {
+		var used struct {
+			Commands int
+			Each     []struct {
+				CPU float64 `json:"cpu_ms"`
+			}
+		}
+		if e.Kind != audit.SandboxDestroyed {
+			continue
+		}
+		if err := json.Unmarshal(e.Detail, &used); err != nil || used.Commands == 0 || len(used.Each) != used.Commands || used.Each[0].CPU <= 0 {
+			t.Errorf("what a sandbox's commands used is not on record: %s, %v", e.Detail, err)
+		}
 	}
 }
 

@@ -26,12 +26,13 @@ SELECT $1::bigint, 'sandbox.egress', $2::text, $3::text, $4::bytea
 WHERE NOT EXISTS (SELECT FROM stepward.event e WHERE e.run_id = $1 AND e.kind = 'sandbox.egress' AND e.detail = $4);
 
 -- name: SandboxDestroyed
+-- With what its commands used, where that is known.
 WITH gone AS (
     UPDATE stepward.sandbox SET destroyed_at = clock_timestamp()
     WHERE id = ANY($1::text[]) AND destroyed_at IS NULL RETURNING run_id, id
 )
 INSERT INTO stepward.event (run_id, kind, actor, detail)
-SELECT run_id, 'sandbox.destroyed', $2::text, convert_to(json_build_object('sandbox', id)::text, 'UTF8') FROM gone;
+SELECT run_id, 'sandbox.destroyed', $2::text, convert_to((jsonb_build_object('sandbox', id) || coalesce($3::jsonb, '{}'))::text, 'UTF8') FROM gone;
 
 -- name: SandboxOrphans
 -- Sandboxes on record whose worker is gone.

@@ -1,0 +1,72 @@
+package worker
+
+import (
+	"encoding/json"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/stepward/stepward/sandbox"
+)
+
+// A ledger has what the commands of one sandbox used, for the audit event of its
+// end.
+type ledger struct {
+	mu   sync.Mutex
+	used struct {
+		Commands int       `json:"commands"`
+		CPU      float64   `json:"cpu_ms"`
+		Memory   int64     `json:"memory"` // of the largest
+		In       int64     `json:"bytes_in"`
+		Out      int64     `json:"bytes_out"`
+		Each     []command `json:"each"` // the first maxEach
+	}
+}
+
+// maxEach is how many commands an event has one by one; the sums have all.
+const maxEach = 50
+
+type command struct {
+	Name      string  `json:"name"` // without its arguments
+	CPU       float64 `json:"cpu_ms"`
+	Wall      float64 `json:"wall_ms"`
+	Memory    int64   `json:"memory"`
+	In        int64   `json:"bytes_in"`
+	Out       int64   `json:"bytes_out"`
+	Truncated int64   `json:"truncated,omitempty"`
+	Failed    bool    `json:"failed,omitempty"`
+}
+
+func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+
+// add takes note of a command that has ended.
+func (l *ledger) add(name string, u sandbox.Usage, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s := &l.used
+	s.Commands++
+	s.CPU += milliseconds(u.CPU)
+	s.Memory = max(s.Memory, u.Memory)
+	s.In, s.Out = s.In+u.Stdin, s.Out+u.Stdout+u.Stderr
+	if len(s.Each) < maxEach {
+		s.Each = append(s.Each, command{
+			Name: strings.ReplaceAll(name[:min(len(name), 200)], "\x00", "\uFFFD"), // which jsonb would refuse
+			CPU:  milliseconds(u.CPU), Wall: milliseconds(u.Wall), Memory: u.Memory,
+			In: u.Stdin, Out: u.Stdout + u.Stderr, Truncated: u.Truncated, Failed: err != nil,
+		})
+	}
+}
+
+// json returns the ledger, nil when nothing ran.
+func (l *ledger) json() []byte {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.used.Commands == 0 {
+		return nil
+	}
+	raw, err := json.Marshal(l.used)
+	if err != nil {
+		return nil
+	}
+	return raw
+}

@@ -1,0 +1,33 @@
+package worker
+
+import (
+	"encoding/json"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stepward/stepward/sandbox"
+)
+
+// Sums have all commands, the list its first, and no name of a command keeps the
+// event from being written.
+func TestLedger(t *testing.T) {
+	var l ledger
+	if l.json() != nil {
+		t.Error("nothing ran, and something is on record")
+	}
+	for range maxEach + 10 {
+		l.add("a\x00b\xff"+strings.Repeat("x", 500), sandbox.Usage{CPU: time.Millisecond, Memory: 7, Stdin: 1, Stdout: 2, Stderr: 3}, errors.New("no"))
+	}
+	raw := l.json()
+	if err := json.Unmarshal(raw, &l.used); err != nil {
+		t.Fatal(err)
+	}
+	if u := l.used; u.Commands != maxEach+10 || len(u.Each) != maxEach || u.In != maxEach+10 || u.Out != 5*(maxEach+10) || u.Memory != 7 || !u.Each[0].Failed {
+		t.Errorf("%+v", u)
+	}
+	if strings.Contains(string(raw), `\u0000`) {
+		t.Error("a NUL is in it, which jsonb refuses")
+	}
+}
