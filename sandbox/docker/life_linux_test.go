@@ -1,10 +1,13 @@
 package docker
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -167,4 +170,98 @@ func (b *Backend) nothingLeft(t *testing.T, id string) {
 	if _, err := os.Stat(filepath.Join(socketRoot(), b.engine.key+"-"+id)); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("directory left: %v", err)
 	}
+}
+
+// TestCommandOutlivesWorker kills a worker in the middle of a command's output.
+// Another process opens the sandbox and goes on at the byte where the reader was;
+// the command ran once.
+func TestCommandOutlivesWorker(t *testing.T) {
+	const n = 1_000_000 // numbers: more than what is between the command and its reader holds
+	if os.Getenv("DOCKER_TEST_COMMAND") != "" {
+		doomed(t, n)
+	}
+	b := backend(t)
+	c := exec.CommandContext(t.Context(), "/proc/self/exe", "-test.run=^TestCommandOutlivesWorker$")
+	c.Env = append(os.Environ(), "DOCKER_TEST_COMMAND=1", "DOCKER_TEST_HOST="+b.config.Host, "DOCKER_TEST_PROGRAM="+b.config.Program)
+	out, err := c.Output()
+	if err == nil || !strings.Contains(err.Error(), "killed") {
+		t.Fatalf("the worker was not killed: %v\n%s", err, out)
+	}
+	var left struct {
+		Handle sandbox.Handle
+		At     int64
+	}
+	if err := json.Unmarshal(out, &left); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	s, err := sandbox.Open(t.Context(), b, left.Handle, sandbox.Options{Labels: sandbox.Labels{Epoch: 2}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := s.Destroy(context.WithoutCancel(t.Context())); err != nil {
+			t.Error(err)
+		}
+	}()
+	if _, err := sandbox.Open(t.Context(), b, left.Handle, sandbox.Options{Labels: sandbox.Labels{Epoch: 1}}); !errors.Is(err, sandbox.ErrLost) {
+		t.Errorf("opened with an epoch that is over: %v, want ErrLost", err)
+	}
+	var all, rest bytes.Buffer
+	for i := range n {
+		fmt.Fprintln(&all, i+1)
+	}
+	a := s.Attach("job", left.At, 0)
+	a.Stdout = &rest
+	if err := a.Run(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if u := a.Usage(); !bytes.Equal(rest.Bytes(), all.Bytes()[left.At:]) || u.Truncated != 0 || u.Stdout != int64(all.Len()) {
+		t.Errorf("from byte %d of %d on: %d bytes, %+v", left.At, all.Len(), rest.Len(), u)
+	}
+	// Who meant to start it gets the same end, and starts nothing.
+	again := s.Command("/workspace/probe", "probe:numbers", fmt.Sprint(n))
+	again.ID = "job"
+	if err := again.Run(t.Context()); err != nil || again.Usage().Wall != a.Usage().Wall {
+		t.Errorf("asked again: %v, %+v", err, again.Usage())
+	}
+	var gone *sandbox.Sandbox
+	left.Handle.ID = "none"
+	if gone, err = sandbox.Open(t.Context(), b, left.Handle, sandbox.Options{}); !errors.Is(err, sandbox.ErrLost) {
+		t.Errorf("a sandbox that is gone: %v, %v", gone, err)
+	}
+}
+
+// doomed is the worker that is killed.
+func doomed(t *testing.T, n int) {
+	b := New(Config{Host: os.Getenv("DOCKER_TEST_HOST"), Program: os.Getenv("DOCKER_TEST_PROGRAM")})
+	s, err := sandbox.Start(t.Context(), b, sandbox.Options{Labels: sandbox.Labels{Epoch: 1}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	probe, err := os.ReadFile(b.config.Program)
+	if err == nil {
+		err = s.WriteFile(t.Context(), "probe", probe, 0o755)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, w := io.Pipe()
+	c := s.Command("/workspace/probe", "probe:numbers", fmt.Sprint(n))
+	c.ID, c.Stdout = "job", w
+	if err := c.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	at, err := io.CopyN(io.Discard, r, 100_003)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.NewEncoder(os.Stdout).Encode(map[string]any{"Handle": s.Handle(), "At": at}); err != nil {
+		t.Fatal(err)
+	}
+	proc, err := os.FindProcess(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = proc.Kill()
+	select {}
 }

@@ -1,0 +1,60 @@
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+)
+
+// A Handle is what another process needs to go on with a sandbox, see [Open]. It can
+// be stored as JSON. Who has it, and reaches the backend, has the sandbox.
+type Handle struct {
+	ID          string
+	Token       []byte
+	Spec        Spec
+	Enforcement Enforcement
+}
+
+// Handle returns the sandbox's handle.
+func (s *Sandbox) Handle() Handle {
+	h := Handle{ID: s.id, Token: s.token, Spec: s.spec, Enforcement: s.enforce}
+	h.Spec.Env = maps.Clone(s.spec.Env)
+	return h
+}
+
+// Open connects to a sandbox that another process has made, where the backend keeps
+// it beyond the process that made it ([Capabilities].Persistent) and somebody was
+// connected in the last OrphanAfter. Of o, Labels and Done are used: with an Epoch
+// above that of the connections that there are, those end, and their process gets
+// [ErrLost]. What runs in the sandbox goes on: see [Sandbox.Attach]. A sandbox that
+// is gone is ErrLost.
+func Open(ctx context.Context, b Backend, h Handle, o Options) (*Sandbox, error) {
+	policy, err := h.Spec.Network.parse()
+	if err != nil {
+		return nil, err
+	}
+	if !idPattern.MatchString(h.ID) {
+		return nil, fmt.Errorf("sandbox: id %q is not 1 to 40 of [a-z0-9-]", h.ID)
+	}
+	s := &Sandbox{
+		backend: b, id: h.ID, spec: h.Spec, labels: o.Labels, token: h.Token, done: o.Done,
+		enforce: h.Enforcement, destroyed: make(chan struct{}),
+	}
+	s.spec.Env = maps.Clone(h.Spec.Env)
+	s.data, s.control = &link{s: s}, &link{s: s}
+	s.network = newNetwork(ctx, s, policy)
+	if err = s.connect(ctx); err == nil {
+		err = s.network.open(ctx, policy)
+	}
+	if err != nil {
+		s.data.close()
+		s.control.close()
+		s.network.gate.Close()
+		if !errors.Is(err, ErrLost) {
+			err = lost(ctx, err)
+		}
+		return nil, fmt.Errorf("sandbox: open %s: %w", h.ID, err)
+	}
+	return s, nil
+}
