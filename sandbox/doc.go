@@ -5,7 +5,7 @@
 // container, sandbox/kubernetes, a module of its own, one of a pod. A [Spec] says what the sandbox requires. Its zero value is the
 // strictest there is, and what a backend cannot enforce it refuses with an
 // [UnsupportedError]: a sandbox is never weaker than its Spec. What was enforced
-// is in [Sandbox.Enforcement].
+// is in [Sandbox.Enforcement]; what has to be is in [Spec].Require.
 //
 //	s, err := sandbox.Start(ctx, local.New(local.Config{}), sandbox.Options{})
 //	if err != nil {
@@ -52,7 +52,8 @@
 // terminal whose size changes. A command with an ID can be left with [Cmd.Detach],
 // or by a worker that dies, and found again by [Sandbox.Attach], at the byte where
 // its reader stopped. To start it once more under its ID starts nothing: it is the
-// same command. What it used is in [Cmd.Usage] at its end.
+// same command. What it used is in [Cmd.Usage] at its end. Another process opens the
+// sandbox by its [Handle], see [Open].
 //
 // # Network
 //
