@@ -111,7 +111,7 @@ func (c *cluster) forward(ctx context.Context, pod string) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	over, _, err := spdy.NegotiateStreaming(upgrader, &http.Client{Transport: transport}, req, portforward.PortForwardProtocolV1Name)
+	over, err := upgrade(ctx, upgrader, &http.Client{Transport: transport}, req)
 	if err != nil {
 		return nil, err
 	}
@@ -126,6 +126,32 @@ func (c *cluster) forward(ctx context.Context, pod string) (net.Conn, error) {
 		return nil, err
 	}
 	return conn, nil
+}
+
+// upgrade asks for a connection of streams. The request's context ends only the
+// connecting, not the wait for an answer, which may come late: of a node that
+// cannot be reached, for instance.
+func upgrade(ctx context.Context, upgrader spdy.Upgrader, c *http.Client, req *http.Request) (httpstream.Connection, error) {
+	type answer struct {
+		over httpstream.Connection
+		err  error
+	}
+	answers := make(chan answer, 1)
+	go func() {
+		over, _, err := spdy.NegotiateStreaming(upgrader, c, req, portforward.PortForwardProtocolV1Name)
+		answers <- answer{over, err}
+	}()
+	select {
+	case a := <-answers:
+		return a.over, a.err
+	case <-ctx.Done():
+		go func() {
+			if a := <-answers; a.err == nil {
+				_ = a.over.Close()
+			}
+		}()
+		return nil, context.Cause(ctx)
+	}
 }
 
 // A forwarded is a connection through a forwarded port. It has no deadlines.

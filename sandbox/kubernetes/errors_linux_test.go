@@ -3,6 +3,7 @@ package kubernetes
 import (
 	"context"
 	"errors"
+	"net"
 	"strings"
 	"testing"
 	"time"
@@ -277,5 +278,35 @@ func TestNetworkThatStaysOpen(t *testing.T) {
 	refusal(t, err, "does not enforce NetworkPolicy")
 	if err := b.Destroy(context.WithoutCancel(t.Context()), "open"); err != nil {
 		t.Error(err)
+	}
+}
+
+// A server that accepts, and does not answer, holds up nobody for longer than he
+// waits.
+func TestDialIsCanceled(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	b := New(Config{REST: &rest.Config{Host: "http://" + ln.Addr().String()}, RunnerImage: "x"})
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	failed := make(chan error, 1)
+	go func() {
+		_, err := b.Dial(ctx, "x")
+		failed <- err
+	}()
+	conn, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := conn.Read(make([]byte, 1)); err != nil { // the request is there
+		t.Fatal(err)
+	}
+	cancel()
+	if err := <-failed; !errors.Is(err, context.Canceled) {
+		t.Errorf("Dial: %v, want Canceled", err)
 	}
 }
