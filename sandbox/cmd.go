@@ -253,6 +253,14 @@ type GuestStep struct {
 	Beat      func(details []byte)
 	BeatEvery time.Duration
 
+	// Append takes an entry of a stream, which the function waits for, and whose
+	// error it gets. Progress takes a value, now and then. Both are called by one
+	// goroutine, with at most 64 KiB, and hold up what else the function's process
+	// has to say. The process need not be what it was: names and values are any.
+	// Nil refuses entries, and drops values.
+	Append   func(stream string, payload []byte) error
+	Progress func(name string, value []byte)
+
 	// Stdout and Stderr get what the function's process prints; [Tail] keeps
 	// just the end. Nil discards it.
 	Stdout, Stderr io.Writer
@@ -269,7 +277,7 @@ func (s *Sandbox) Guest(ctx context.Context, g GuestStep) ([]byte, error) {
 		stderr = io.MultiWriter(g.Stderr, tail)
 	}
 	x := &execution{
-		sb: s, beat: g.Beat, name: "guest step " + g.Step, stdout: g.Stdout, stderr: stderr,
+		sb: s, beat: g.Beat, entry: g.Append, progress: g.Progress, name: "guest step " + g.Step, stdout: g.Stdout, stderr: stderr,
 		req: &rpc.ExecRequest{
 			Id: s.nextExec(), Env: s.environ(), DiscardStdout: g.Stdout == nil,
 			Guest: &rpc.GuestCall{

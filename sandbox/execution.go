@@ -2,11 +2,13 @@ package sandbox
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -16,7 +18,9 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/trace"
+	"google.golang.org/protobuf/encoding/protodelim"
 	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/stepward/stepward/internal/rpc"
 	"github.com/stepward/stepward/internal/rpc/rpcconnect"
@@ -39,7 +43,10 @@ type execution struct {
 
 	answer     []byte
 	answerLost bool
-	beat       func([]byte) // of a guest step; may be nil
+	beat       func([]byte) // of a guest step; may be nil, as the next two
+	entry      func(stream string, payload []byte) error
+	progress   func(name string, value []byte)
+	receipts   int64 // bytes of receipts that it was given
 
 	ended    chan struct{}
 	err      error
@@ -203,7 +210,7 @@ func (x *execution) attach(ctx context.Context, c rpcconnect.RunnerClient, start
 			}
 			started()
 		case *rpc.ExecEvent_Output:
-			x.output(ev.Output)
+			x.output(ctx, ev.Output)
 		case *rpc.ExecEvent_End:
 			return ev.End, true, nil
 		}
@@ -211,7 +218,7 @@ func (x *execution) attach(ctx context.Context, c rpcconnect.RunnerClient, start
 	return nil, progress, events.Err()
 }
 
-func (x *execution) output(o *rpc.Output) {
+func (x *execution) output(ctx context.Context, o *rpc.Output) {
 	next := o.Offset + int64(len(o.Data))
 	var w io.Writer
 	switch o.Stream {
@@ -223,7 +230,7 @@ func (x *execution) output(o *rpc.Output) {
 		x.answerLost = x.answerLost || o.Truncated > 0 || len(x.answer)+len(o.Data) > maxAnswer
 		if !x.answerLost {
 			x.answer = append(x.answer, o.Data...)
-			x.beats()
+			x.early(ctx)
 		}
 		x.req.AnswerOffset = next
 		return
@@ -240,22 +247,70 @@ func (x *execution) output(o *rpc.Output) {
 	}
 }
 
-// beats takes heartbeats off the front of an answer. An answer is the encodings of
-// GuestAnswers one after the other, so that a guest without heartbeats needs no
-// framing; those in front hold details alone.
-func (x *execution) beats() {
+// early takes heartbeats, and what a guest shows, off the front of an answer. An
+// answer is the encodings of GuestAnswers one after the other, so that a guest
+// without those needs no framing; those in front hold details, or shown, alone.
+func (x *execution) early(ctx context.Context) {
 	for {
 		field, kind, n := protowire.ConsumeTag(x.answer)
-		if n < 0 || field != rpc.DetailsField || kind != protowire.BytesType {
+		if n < 0 || field != rpc.DetailsField && field != rpc.ShownField || kind != protowire.BytesType {
 			return
 		}
-		details, m := protowire.ConsumeBytes(x.answer[n:])
+		content, m := protowire.ConsumeBytes(x.answer[n:])
 		if m < 0 {
 			return // the rest is under way
 		}
 		x.answer = x.answer[n+m:]
-		if x.beat != nil && len(details) <= rpc.MaxDetails {
-			x.beat(bytes.Clone(details))
+		switch {
+		case field == rpc.ShownField:
+			x.shown(ctx, content)
+		case x.beat != nil && len(content) <= rpc.MaxDetails:
+			x.beat(bytes.Clone(content))
+		}
+	}
+}
+
+// shown passes on what a guest shows. It waits for an entry to be durable, which
+// holds up a guest that does not.
+func (x *execution) shown(ctx context.Context, raw []byte) {
+	var s rpc.GuestShown
+	switch err := proto.Unmarshal(raw, &s); {
+	case x.req.Guest == nil || err != nil:
+	case s.Entry == 0:
+		if x.progress != nil && len(s.Value) <= rpc.MaxDetails {
+			x.progress(s.Name, s.Value)
+		}
+	default:
+		r := &rpc.GuestReceipt{Entry: s.Entry}
+		switch {
+		case x.entry == nil:
+			r.Error = "nobody takes entries of streams here"
+		case len(s.Value) > rpc.MaxDetails:
+			r.Error = fmt.Sprintf("an entry of %d bytes, the limit is %d", len(s.Value), rpc.MaxDetails)
+		default:
+			if err := x.entry(s.Name, s.Value); err != nil {
+				r.Error = strings.ToValidUTF8(cmp.Or(err.Error(), "refused"), "\uFFFD")
+			}
+		}
+		x.receipt(ctx, r)
+	}
+}
+
+// receipt answers an entry. What cannot be delivered has no reader: the sandbox is
+// lost.
+func (x *execution) receipt(ctx context.Context, r *rpc.GuestReceipt) {
+	var raw bytes.Buffer
+	if _, err := protodelim.MarshalTo(&raw, r); err != nil {
+		return
+	}
+	for range 3 { // as follow does
+		c, err := x.sb.data.get(ctx)
+		if err == nil {
+			_, err = c.Input(ctx, connect.NewRequest(&rpc.InputRequest{Id: x.req.Id, Offset: x.receipts, Data: raw.Bytes()}))
+		}
+		if err == nil {
+			x.receipts += int64(raw.Len())
+			return
 		}
 	}
 }

@@ -42,8 +42,8 @@ func FuzzEvents(f *testing.F) {
 		x := &execution{sb: &Sandbox{}, name: "x", req: &rpc.ExecRequest{}, stdout: &out}
 		switch ev := ev.Event.(type) {
 		case *rpc.ExecEvent_Output:
-			x.output(ev.Output)
-			x.output(ev.Output)
+			x.output(t.Context(), ev.Output)
+			x.output(t.Context(), ev.Output)
 			if len(x.answer) > 2*len(raw) || out.Len() > 2*len(raw)+200 {
 				t.Errorf("%d bytes of event left %d and %d", len(raw), len(x.answer), out.Len())
 			}

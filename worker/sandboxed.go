@@ -67,15 +67,19 @@ func (h *host) sandboxed(ctx context.Context, a engine.Attempt, p *pulse, free f
 		kept = true
 		return h.inline(ctx, a.Key, free, func() ([]byte, error) { return a.Step.CallTool(ctx, sb, a.Input) })
 	}
-	return h.guest(ctx, sb, a)
+	return h.guest(ctx, sb, a, p)
 }
 
 // guest runs the step's function inside the sandbox.
-func (h *host) guest(ctx context.Context, sb *sandbox.Sandbox, a engine.Attempt) ([]byte, error) {
+func (h *host) guest(ctx context.Context, sb *sandbox.Sandbox, a engine.Attempt, p *pulse) ([]byte, error) {
 	info, _ := workflow.StepInfoFrom(ctx)
+	shown := &guestOutlet{ctx: ctx, to: a.Outlet, cancel: p.cancel, key: a.Key, warn: func(err error) {
+		h.w.log.WarnContext(ctx, "progress of a guest was refused", "run", info.Run.String(), "step", a.Key, "error", err)
+	}}
 	out, err := sb.Guest(ctx, sandbox.GuestStep{
 		Workflow: h.t.def.Workflow, Version: h.t.def.Version, Step: a.Step.Name, RunID: info.Run.String(),
 		Attempt: a.Number, IdempotencyKey: info.IdempotencyKey, Input: a.Input, Details: a.Details, Beat: a.Beat, BeatEvery: beatPause(a.Step),
+		Append: shown.append, Progress: shown.progress,
 	})
 	var failed *sandbox.GuestError
 	var exit *sandbox.ExitError

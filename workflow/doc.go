@@ -96,8 +96,8 @@
 // come, from any offset, until the run has ended. A body that sets progress or
 // appends does so once, however often it is replayed: what it shows is written
 // with its checkpoints, in the same commit. The function of a step shows what it
-// does before it ends: an entry is durable at once, and a repeated attempt adds
-// its own.
+// does before it ends, in a guest too: an entry is durable at once, and a repeated
+// attempt adds its own.
 //
 // [EnqueueOptions].Attributes and Context.SetAttribute tag a run with small typed
 // values, which [Client.Runs] finds it by: see [AttributeFilter]. No codec is

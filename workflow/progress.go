@@ -41,9 +41,9 @@ func (p Progress[T]) Set(ctx Context, v T) error {
 	return nil
 }
 
-// SetInStep sets the value, in the function of a step that runs on the worker
-// (not in a guest). It returns at once: the value is written about four times a
-// second, and at last with the checkpoint. Another attempt starts from what the
+// SetInStep sets the value, in the function of a step. It returns at once: the
+// value is written about four times a second, and at last with the checkpoint; of
+// a guest, at most 100 names. Another attempt starts from what the
 // last one left. Errors are those of Set, and that ctx is not a step's.
 func (p Progress[T]) SetInStep(ctx context.Context, v T) error {
 	value, err := encodeShown("progress", p.Name, v)
@@ -121,7 +121,7 @@ func encodeShown(what, name string, v any) ([]byte, error) {
 	return encode(what+" "+name, v, maxShown)
 }
 
-var errNoOutlet = errors.New("the context is not that of a step's function on the worker")
+var errNoOutlet = errors.New("the context is not that of a step's function")
 
 func outlet(what string, ctx context.Context) (engine.Outlet, error) {
 	a, ok := engine.AttemptFrom(ctx)

@@ -48,11 +48,11 @@ func (s Stream[T]) Append(ctx Context, v T) error {
 	return nil
 }
 
-// AppendInStep adds a value, in the function of a step that runs on the worker
-// (not in a guest), at least once: another attempt adds its own, see
-// [StreamEntry].Attempt. When it returns, the value is durable, whatever becomes
-// of the attempt. Errors are those of Append, [ErrLeaseLost], and that ctx is not
-// a step's.
+// AppendInStep adds a value, in the function of a step, at least once: another
+// attempt adds its own, see [StreamEntry].Attempt. When it returns, the value is
+// durable, whatever becomes of the attempt. Errors are those of Append,
+// [ErrLeaseLost], that ctx is not a step's, and of a guest, that the attempt has
+// appended its 64 MiB.
 func (s Stream[T]) AppendInStep(ctx context.Context, v T) error {
 	payload, err := encodeShown("stream", s.Name, v)
 	if err != nil {

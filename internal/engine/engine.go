@@ -251,7 +251,7 @@ type Attempt struct {
 	Key    string
 	Number int
 	Input  []byte
-	Outlet Outlet // nil where there is none: in a guest
+	Outlet Outlet
 
 	Details []byte               // that an earlier attempt reported last
 	Beat    func(details []byte) // reports that it is alive

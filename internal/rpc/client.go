@@ -18,11 +18,12 @@ const Protocol = 1
 // MaxMessage bounds a single message in either direction, in bytes.
 const MaxMessage = 64 << 20
 
-// Heartbeats of a guest stand before its answer: the number of the field of
-// GuestAnswer that they consist of, and how much one may hold.
+// Heartbeats of a guest, and what it shows, stand before its answer: the numbers of
+// the fields of GuestAnswer that they consist of, and how much one may hold.
 const (
 	DetailsField = 4
 	MaxDetails   = 64 << 10
+	ShownField   = 5
 )
 
 // Transport returns an HTTP client whose requests all go over conn, and which

@@ -69,7 +69,7 @@ func (x Output_Stream) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Output_Stream.Descriptor instead.
 func (Output_Stream) EnumDescriptor() ([]byte, []int) {
-	return file_runner_proto_rawDescGZIP(), []int{9, 0}
+	return file_runner_proto_rawDescGZIP(), []int{11, 0}
 }
 
 type HelloRequest struct {
@@ -550,13 +550,15 @@ func (x *GuestCall) GetBeatEveryNs() int64 {
 }
 
 // GuestAnswer is what the guest process writes when the step has returned. Each
-// heartbeat before that is one with details alone.
+// heartbeat before that is one with details alone, and what it shows one with shown
+// alone.
 type GuestAnswer struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Output        []byte                 `protobuf:"bytes,1,opt,name=output,proto3" json:"output,omitempty"`
 	Failure       *GuestFailure          `protobuf:"bytes,2,opt,name=failure,proto3" json:"failure,omitempty"`
 	Done          bool                   `protobuf:"varint,3,opt,name=done,proto3" json:"done,omitempty"` // always set, so that no answer differs from an empty one
 	Details       []byte                 `protobuf:"bytes,4,opt,name=details,proto3" json:"details,omitempty"`
+	Shown         *GuestShown            `protobuf:"bytes,5,opt,name=shown,proto3" json:"shown,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -619,6 +621,128 @@ func (x *GuestAnswer) GetDetails() []byte {
 	return nil
 }
 
+func (x *GuestAnswer) GetShown() *GuestShown {
+	if x != nil {
+		return x.Shown
+	}
+	return nil
+}
+
+// GuestShown is an entry of a stream, or a value of progress.
+type GuestShown struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Value         []byte                 `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	Entry         int64                  `protobuf:"varint,3,opt,name=entry,proto3" json:"entry,omitempty"` // number of the entry, from 1; 0: progress
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GuestShown) Reset() {
+	*x = GuestShown{}
+	mi := &file_runner_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GuestShown) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GuestShown) ProtoMessage() {}
+
+func (x *GuestShown) ProtoReflect() protoreflect.Message {
+	mi := &file_runner_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GuestShown.ProtoReflect.Descriptor instead.
+func (*GuestShown) Descriptor() ([]byte, []int) {
+	return file_runner_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *GuestShown) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *GuestShown) GetValue() []byte {
+	if x != nil {
+		return x.Value
+	}
+	return nil
+}
+
+func (x *GuestShown) GetEntry() int64 {
+	if x != nil {
+		return x.Entry
+	}
+	return 0
+}
+
+// GuestReceipt answers an entry. Receipts follow the GuestCall on the input of the
+// guest process, each of them after its length.
+type GuestReceipt struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Entry         int64                  `protobuf:"varint,1,opt,name=entry,proto3" json:"entry,omitempty"`
+	Error         string                 `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"` // empty: it is durable
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GuestReceipt) Reset() {
+	*x = GuestReceipt{}
+	mi := &file_runner_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GuestReceipt) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GuestReceipt) ProtoMessage() {}
+
+func (x *GuestReceipt) ProtoReflect() protoreflect.Message {
+	mi := &file_runner_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GuestReceipt.ProtoReflect.Descriptor instead.
+func (*GuestReceipt) Descriptor() ([]byte, []int) {
+	return file_runner_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *GuestReceipt) GetEntry() int64 {
+	if x != nil {
+		return x.Entry
+	}
+	return 0
+}
+
+func (x *GuestReceipt) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
 type GuestFailure struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Message       string                 `protobuf:"bytes,1,opt,name=message,proto3" json:"message,omitempty"`
@@ -633,7 +757,7 @@ type GuestFailure struct {
 
 func (x *GuestFailure) Reset() {
 	*x = GuestFailure{}
-	mi := &file_runner_proto_msgTypes[6]
+	mi := &file_runner_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -645,7 +769,7 @@ func (x *GuestFailure) String() string {
 func (*GuestFailure) ProtoMessage() {}
 
 func (x *GuestFailure) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_proto_msgTypes[6]
+	mi := &file_runner_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -658,7 +782,7 @@ func (x *GuestFailure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GuestFailure.ProtoReflect.Descriptor instead.
 func (*GuestFailure) Descriptor() ([]byte, []int) {
-	return file_runner_proto_rawDescGZIP(), []int{6}
+	return file_runner_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *GuestFailure) GetMessage() string {
@@ -717,7 +841,7 @@ type ExecEvent struct {
 
 func (x *ExecEvent) Reset() {
 	*x = ExecEvent{}
-	mi := &file_runner_proto_msgTypes[7]
+	mi := &file_runner_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -729,7 +853,7 @@ func (x *ExecEvent) String() string {
 func (*ExecEvent) ProtoMessage() {}
 
 func (x *ExecEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_proto_msgTypes[7]
+	mi := &file_runner_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -742,7 +866,7 @@ func (x *ExecEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecEvent.ProtoReflect.Descriptor instead.
 func (*ExecEvent) Descriptor() ([]byte, []int) {
-	return file_runner_proto_rawDescGZIP(), []int{7}
+	return file_runner_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ExecEvent) GetEvent() isExecEvent_Event {
@@ -810,7 +934,7 @@ type Started struct {
 
 func (x *Started) Reset() {
 	*x = Started{}
-	mi := &file_runner_proto_msgTypes[8]
+	mi := &file_runner_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -822,7 +946,7 @@ func (x *Started) String() string {
 func (*Started) ProtoMessage() {}
 
 func (x *Started) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_proto_msgTypes[8]
+	mi := &file_runner_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -835,7 +959,7 @@ func (x *Started) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Started.ProtoReflect.Descriptor instead.
 func (*Started) Descriptor() ([]byte, []int) {
-	return file_runner_proto_rawDescGZIP(), []int{8}
+	return file_runner_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Started) GetStdinOffset() int64 {
@@ -857,7 +981,7 @@ type Output struct {
 
 func (x *Output) Reset() {
 	*x = Output{}
-	mi := &file_runner_proto_msgTypes[9]
+	mi := &file_runner_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -869,7 +993,7 @@ func (x *Output) String() string {
 func (*Output) ProtoMessage() {}
 
 func (x *Output) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_proto_msgTypes[9]
+	mi := &file_runner_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -882,7 +1006,7 @@ func (x *Output) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Output.ProtoReflect.Descriptor instead.
 func (*Output) Descriptor() ([]byte, []int) {
-	return file_runner_proto_rawDescGZIP(), []int{9}
+	return file_runner_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Output) GetStream() Output_Stream {
@@ -930,7 +1054,7 @@ type End struct {
 
 func (x *End) Reset() {
 	*x = End{}
-	mi := &file_runner_proto_msgTypes[10]
+	mi := &file_runner_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -942,7 +1066,7 @@ func (x *End) String() string {
 func (*End) ProtoMessage() {}
 
 func (x *End) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_proto_msgTypes[10]
+	mi := &file_runner_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -955,7 +1079,7 @@ func (x *End) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use End.ProtoReflect.Descriptor instead.
 func (*End) Descriptor() ([]byte, []int) {
-	return file_runner_proto_rawDescGZIP(), []int{10}
+	return file_runner_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *End) GetCode() int32 {
@@ -1033,7 +1157,7 @@ type Usage struct {
 
 func (x *Usage) Reset() {
 	*x = Usage{}
-	mi := &file_runner_proto_msgTypes[11]
+	mi := &file_runner_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1045,7 +1169,7 @@ func (x *Usage) String() string {
 func (*Usage) ProtoMessage() {}
 
 func (x *Usage) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_proto_msgTypes[11]
+	mi := &file_runner_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1058,7 +1182,7 @@ func (x *Usage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Usage.ProtoReflect.Descriptor instead.
 func (*Usage) Descriptor() ([]byte, []int) {
-	return file_runner_proto_rawDescGZIP(), []int{11}
+	return file_runner_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Usage) GetCpuNs() int64 {
@@ -1101,7 +1225,7 @@ type InputRequest struct {
 
 func (x *InputRequest) Reset() {
 	*x = InputRequest{}
-	mi := &file_runner_proto_msgTypes[12]
+	mi := &file_runner_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1113,7 +1237,7 @@ func (x *InputRequest) String() string {
 func (*InputRequest) ProtoMessage() {}
 
 func (x *InputRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_proto_msgTypes[12]
+	mi := &file_runner_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1126,7 +1250,7 @@ func (x *InputRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InputRequest.ProtoReflect.Descriptor instead.
 func (*InputRequest) Descriptor() ([]byte, []int) {
-	return file_runner_proto_rawDescGZIP(), []int{12}
+	return file_runner_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *InputRequest) GetId() string {
@@ -1166,7 +1290,7 @@ type InputResponse struct {
 
 func (x *InputResponse) Reset() {
 	*x = InputResponse{}
-	mi := &file_runner_proto_msgTypes[13]
+	mi := &file_runner_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1178,7 +1302,7 @@ func (x *InputResponse) String() string {
 func (*InputResponse) ProtoMessage() {}
 
 func (x *InputResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_proto_msgTypes[13]
+	mi := &file_runner_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1191,7 +1315,7 @@ func (x *InputResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InputResponse.ProtoReflect.Descriptor instead.
 func (*InputResponse) Descriptor() ([]byte, []int) {
-	return file_runner_proto_rawDescGZIP(), []int{13}
+	return file_runner_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *InputResponse) GetClosed() bool {
@@ -1212,7 +1336,7 @@ type SignalRequest struct {
 
 func (x *SignalRequest) Reset() {
 	*x = SignalRequest{}
-	mi := &file_runner_proto_msgTypes[14]
+	mi := &file_runner_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1224,7 +1348,7 @@ func (x *SignalRequest) String() string {
 func (*SignalRequest) ProtoMessage() {}
 
 func (x *SignalRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_proto_msgTypes[14]
+	mi := &file_runner_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1237,7 +1361,7 @@ func (x *SignalRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignalRequest.ProtoReflect.Descriptor instead.
 func (*SignalRequest) Descriptor() ([]byte, []int) {
-	return file_runner_proto_rawDescGZIP(), []int{14}
+	return file_runner_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *SignalRequest) GetId() string {
@@ -1270,7 +1394,7 @@ type SignalResponse struct {
 
 func (x *SignalResponse) Reset() {
 	*x = SignalResponse{}
-	mi := &file_runner_proto_msgTypes[15]
+	mi := &file_runner_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1282,7 +1406,7 @@ func (x *SignalResponse) String() string {
 func (*SignalResponse) ProtoMessage() {}
 
 func (x *SignalResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_proto_msgTypes[15]
+	mi := &file_runner_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1295,7 +1419,7 @@ func (x *SignalResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignalResponse.ProtoReflect.Descriptor instead.
 func (*SignalResponse) Descriptor() ([]byte, []int) {
-	return file_runner_proto_rawDescGZIP(), []int{15}
+	return file_runner_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *SignalResponse) GetFound() bool {
@@ -1314,7 +1438,7 @@ type KillRequest struct {
 
 func (x *KillRequest) Reset() {
 	*x = KillRequest{}
-	mi := &file_runner_proto_msgTypes[16]
+	mi := &file_runner_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1326,7 +1450,7 @@ func (x *KillRequest) String() string {
 func (*KillRequest) ProtoMessage() {}
 
 func (x *KillRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_proto_msgTypes[16]
+	mi := &file_runner_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1339,7 +1463,7 @@ func (x *KillRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KillRequest.ProtoReflect.Descriptor instead.
 func (*KillRequest) Descriptor() ([]byte, []int) {
-	return file_runner_proto_rawDescGZIP(), []int{16}
+	return file_runner_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *KillRequest) GetId() string {
@@ -1358,7 +1482,7 @@ type KillResponse struct {
 
 func (x *KillResponse) Reset() {
 	*x = KillResponse{}
-	mi := &file_runner_proto_msgTypes[17]
+	mi := &file_runner_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1370,7 +1494,7 @@ func (x *KillResponse) String() string {
 func (*KillResponse) ProtoMessage() {}
 
 func (x *KillResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_proto_msgTypes[17]
+	mi := &file_runner_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1383,7 +1507,7 @@ func (x *KillResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KillResponse.ProtoReflect.Descriptor instead.
 func (*KillResponse) Descriptor() ([]byte, []int) {
-	return file_runner_proto_rawDescGZIP(), []int{17}
+	return file_runner_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *KillResponse) GetFound() bool {
@@ -1405,7 +1529,7 @@ type FileInfo struct {
 
 func (x *FileInfo) Reset() {
 	*x = FileInfo{}
-	mi := &file_runner_proto_msgTypes[18]
+	mi := &file_runner_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1417,7 +1541,7 @@ func (x *FileInfo) String() string {
 func (*FileInfo) ProtoMessage() {}
 
 func (x *FileInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_proto_msgTypes[18]
+	mi := &file_runner_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1430,7 +1554,7 @@ func (x *FileInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileInfo.ProtoReflect.Descriptor instead.
 func (*FileInfo) Descriptor() ([]byte, []int) {
-	return file_runner_proto_rawDescGZIP(), []int{18}
+	return file_runner_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *FileInfo) GetName() string {
@@ -1471,7 +1595,7 @@ type StatRequest struct {
 
 func (x *StatRequest) Reset() {
 	*x = StatRequest{}
-	mi := &file_runner_proto_msgTypes[19]
+	mi := &file_runner_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1483,7 +1607,7 @@ func (x *StatRequest) String() string {
 func (*StatRequest) ProtoMessage() {}
 
 func (x *StatRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_proto_msgTypes[19]
+	mi := &file_runner_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1496,7 +1620,7 @@ func (x *StatRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatRequest.ProtoReflect.Descriptor instead.
 func (*StatRequest) Descriptor() ([]byte, []int) {
-	return file_runner_proto_rawDescGZIP(), []int{19}
+	return file_runner_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *StatRequest) GetPath() string {
@@ -1522,7 +1646,7 @@ type StatResponse struct {
 
 func (x *StatResponse) Reset() {
 	*x = StatResponse{}
-	mi := &file_runner_proto_msgTypes[20]
+	mi := &file_runner_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1534,7 +1658,7 @@ func (x *StatResponse) String() string {
 func (*StatResponse) ProtoMessage() {}
 
 func (x *StatResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_proto_msgTypes[20]
+	mi := &file_runner_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1547,7 +1671,7 @@ func (x *StatResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatResponse.ProtoReflect.Descriptor instead.
 func (*StatResponse) Descriptor() ([]byte, []int) {
-	return file_runner_proto_rawDescGZIP(), []int{20}
+	return file_runner_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *StatResponse) GetInfo() *FileInfo {
@@ -1566,7 +1690,7 @@ type ReadDirRequest struct {
 
 func (x *ReadDirRequest) Reset() {
 	*x = ReadDirRequest{}
-	mi := &file_runner_proto_msgTypes[21]
+	mi := &file_runner_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1578,7 +1702,7 @@ func (x *ReadDirRequest) String() string {
 func (*ReadDirRequest) ProtoMessage() {}
 
 func (x *ReadDirRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_proto_msgTypes[21]
+	mi := &file_runner_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1591,7 +1715,7 @@ func (x *ReadDirRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadDirRequest.ProtoReflect.Descriptor instead.
 func (*ReadDirRequest) Descriptor() ([]byte, []int) {
-	return file_runner_proto_rawDescGZIP(), []int{21}
+	return file_runner_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ReadDirRequest) GetPath() string {
@@ -1610,7 +1734,7 @@ type ReadDirResponse struct {
 
 func (x *ReadDirResponse) Reset() {
 	*x = ReadDirResponse{}
-	mi := &file_runner_proto_msgTypes[22]
+	mi := &file_runner_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1622,7 +1746,7 @@ func (x *ReadDirResponse) String() string {
 func (*ReadDirResponse) ProtoMessage() {}
 
 func (x *ReadDirResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_proto_msgTypes[22]
+	mi := &file_runner_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1635,7 +1759,7 @@ func (x *ReadDirResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadDirResponse.ProtoReflect.Descriptor instead.
 func (*ReadDirResponse) Descriptor() ([]byte, []int) {
-	return file_runner_proto_rawDescGZIP(), []int{22}
+	return file_runner_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ReadDirResponse) GetEntries() []*FileInfo {
@@ -1656,7 +1780,7 @@ type ReadFileRequest struct {
 
 func (x *ReadFileRequest) Reset() {
 	*x = ReadFileRequest{}
-	mi := &file_runner_proto_msgTypes[23]
+	mi := &file_runner_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1668,7 +1792,7 @@ func (x *ReadFileRequest) String() string {
 func (*ReadFileRequest) ProtoMessage() {}
 
 func (x *ReadFileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_proto_msgTypes[23]
+	mi := &file_runner_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1681,7 +1805,7 @@ func (x *ReadFileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadFileRequest.ProtoReflect.Descriptor instead.
 func (*ReadFileRequest) Descriptor() ([]byte, []int) {
-	return file_runner_proto_rawDescGZIP(), []int{23}
+	return file_runner_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ReadFileRequest) GetPath() string {
@@ -1714,7 +1838,7 @@ type ReadFileResponse struct {
 
 func (x *ReadFileResponse) Reset() {
 	*x = ReadFileResponse{}
-	mi := &file_runner_proto_msgTypes[24]
+	mi := &file_runner_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1726,7 +1850,7 @@ func (x *ReadFileResponse) String() string {
 func (*ReadFileResponse) ProtoMessage() {}
 
 func (x *ReadFileResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_proto_msgTypes[24]
+	mi := &file_runner_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1739,7 +1863,7 @@ func (x *ReadFileResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadFileResponse.ProtoReflect.Descriptor instead.
 func (*ReadFileResponse) Descriptor() ([]byte, []int) {
-	return file_runner_proto_rawDescGZIP(), []int{24}
+	return file_runner_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ReadFileResponse) GetData() []byte {
@@ -1760,7 +1884,7 @@ type WriteFileRequest struct {
 
 func (x *WriteFileRequest) Reset() {
 	*x = WriteFileRequest{}
-	mi := &file_runner_proto_msgTypes[25]
+	mi := &file_runner_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1772,7 +1896,7 @@ func (x *WriteFileRequest) String() string {
 func (*WriteFileRequest) ProtoMessage() {}
 
 func (x *WriteFileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_proto_msgTypes[25]
+	mi := &file_runner_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1785,7 +1909,7 @@ func (x *WriteFileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WriteFileRequest.ProtoReflect.Descriptor instead.
 func (*WriteFileRequest) Descriptor() ([]byte, []int) {
-	return file_runner_proto_rawDescGZIP(), []int{25}
+	return file_runner_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *WriteFileRequest) GetPath() string {
@@ -1818,7 +1942,7 @@ type WriteFileResponse struct {
 
 func (x *WriteFileResponse) Reset() {
 	*x = WriteFileResponse{}
-	mi := &file_runner_proto_msgTypes[26]
+	mi := &file_runner_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1830,7 +1954,7 @@ func (x *WriteFileResponse) String() string {
 func (*WriteFileResponse) ProtoMessage() {}
 
 func (x *WriteFileResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_proto_msgTypes[26]
+	mi := &file_runner_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1843,7 +1967,7 @@ func (x *WriteFileResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WriteFileResponse.ProtoReflect.Descriptor instead.
 func (*WriteFileResponse) Descriptor() ([]byte, []int) {
-	return file_runner_proto_rawDescGZIP(), []int{26}
+	return file_runner_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *WriteFileResponse) GetSize() int64 {
@@ -1865,7 +1989,7 @@ type GetTreeRequest struct {
 
 func (x *GetTreeRequest) Reset() {
 	*x = GetTreeRequest{}
-	mi := &file_runner_proto_msgTypes[27]
+	mi := &file_runner_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1877,7 +2001,7 @@ func (x *GetTreeRequest) String() string {
 func (*GetTreeRequest) ProtoMessage() {}
 
 func (x *GetTreeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_proto_msgTypes[27]
+	mi := &file_runner_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1890,7 +2014,7 @@ func (x *GetTreeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTreeRequest.ProtoReflect.Descriptor instead.
 func (*GetTreeRequest) Descriptor() ([]byte, []int) {
-	return file_runner_proto_rawDescGZIP(), []int{27}
+	return file_runner_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *GetTreeRequest) GetPath() string {
@@ -1930,7 +2054,7 @@ type Tar struct {
 
 func (x *Tar) Reset() {
 	*x = Tar{}
-	mi := &file_runner_proto_msgTypes[28]
+	mi := &file_runner_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1942,7 +2066,7 @@ func (x *Tar) String() string {
 func (*Tar) ProtoMessage() {}
 
 func (x *Tar) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_proto_msgTypes[28]
+	mi := &file_runner_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1955,7 +2079,7 @@ func (x *Tar) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tar.ProtoReflect.Descriptor instead.
 func (*Tar) Descriptor() ([]byte, []int) {
-	return file_runner_proto_rawDescGZIP(), []int{28}
+	return file_runner_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Tar) GetData() []byte {
@@ -1975,7 +2099,7 @@ type PutTreeRequest struct {
 
 func (x *PutTreeRequest) Reset() {
 	*x = PutTreeRequest{}
-	mi := &file_runner_proto_msgTypes[29]
+	mi := &file_runner_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1987,7 +2111,7 @@ func (x *PutTreeRequest) String() string {
 func (*PutTreeRequest) ProtoMessage() {}
 
 func (x *PutTreeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_proto_msgTypes[29]
+	mi := &file_runner_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2000,7 +2124,7 @@ func (x *PutTreeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutTreeRequest.ProtoReflect.Descriptor instead.
 func (*PutTreeRequest) Descriptor() ([]byte, []int) {
-	return file_runner_proto_rawDescGZIP(), []int{29}
+	return file_runner_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *PutTreeRequest) GetPath() string {
@@ -2026,7 +2150,7 @@ type PutTreeResponse struct {
 
 func (x *PutTreeResponse) Reset() {
 	*x = PutTreeResponse{}
-	mi := &file_runner_proto_msgTypes[30]
+	mi := &file_runner_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2038,7 +2162,7 @@ func (x *PutTreeResponse) String() string {
 func (*PutTreeResponse) ProtoMessage() {}
 
 func (x *PutTreeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_proto_msgTypes[30]
+	mi := &file_runner_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2051,7 +2175,7 @@ func (x *PutTreeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutTreeResponse.ProtoReflect.Descriptor instead.
 func (*PutTreeResponse) Descriptor() ([]byte, []int) {
-	return file_runner_proto_rawDescGZIP(), []int{30}
+	return file_runner_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *PutTreeResponse) GetFiles() int64 {
@@ -2113,12 +2237,21 @@ const file_runner_proto_rawDesc = "" +
 	"timeout_ns\x18\b \x01(\x03R\ttimeoutNs\x12\x18\n" +
 	"\adetails\x18\t \x01(\fR\adetails\x12\"\n" +
 	"\rbeat_every_ns\x18\n" +
-	" \x01(\x03R\vbeatEveryNs\"\x8f\x01\n" +
+	" \x01(\x03R\vbeatEveryNs\"\xc5\x01\n" +
 	"\vGuestAnswer\x12\x16\n" +
 	"\x06output\x18\x01 \x01(\fR\x06output\x12:\n" +
 	"\afailure\x18\x02 \x01(\v2 .stepward.runner.v1.GuestFailureR\afailure\x12\x12\n" +
 	"\x04done\x18\x03 \x01(\bR\x04done\x12\x18\n" +
-	"\adetails\x18\x04 \x01(\fR\adetails\"\xac\x01\n" +
+	"\adetails\x18\x04 \x01(\fR\adetails\x124\n" +
+	"\x05shown\x18\x05 \x01(\v2\x1e.stepward.runner.v1.GuestShownR\x05shown\"L\n" +
+	"\n" +
+	"GuestShown\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\fR\x05value\x12\x14\n" +
+	"\x05entry\x18\x03 \x01(\x03R\x05entry\":\n" +
+	"\fGuestReceipt\x12\x14\n" +
+	"\x05entry\x18\x01 \x01(\x03R\x05entry\x12\x14\n" +
+	"\x05error\x18\x02 \x01(\tR\x05error\"\xac\x01\n" +
 	"\fGuestFailure\x12\x18\n" +
 	"\amessage\x18\x01 \x01(\tR\amessage\x12\x12\n" +
 	"\x04type\x18\x02 \x01(\tR\x04type\x12\x14\n" +
@@ -2244,7 +2377,7 @@ func file_runner_proto_rawDescGZIP() []byte {
 }
 
 var file_runner_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_runner_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
+var file_runner_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
 var file_runner_proto_goTypes = []any{
 	(Output_Stream)(0),        // 0: stepward.runner.v1.Output.Stream
 	(*HelloRequest)(nil),      // 1: stepward.runner.v1.HelloRequest
@@ -2253,71 +2386,74 @@ var file_runner_proto_goTypes = []any{
 	(*Terminal)(nil),          // 4: stepward.runner.v1.Terminal
 	(*GuestCall)(nil),         // 5: stepward.runner.v1.GuestCall
 	(*GuestAnswer)(nil),       // 6: stepward.runner.v1.GuestAnswer
-	(*GuestFailure)(nil),      // 7: stepward.runner.v1.GuestFailure
-	(*ExecEvent)(nil),         // 8: stepward.runner.v1.ExecEvent
-	(*Started)(nil),           // 9: stepward.runner.v1.Started
-	(*Output)(nil),            // 10: stepward.runner.v1.Output
-	(*End)(nil),               // 11: stepward.runner.v1.End
-	(*Usage)(nil),             // 12: stepward.runner.v1.Usage
-	(*InputRequest)(nil),      // 13: stepward.runner.v1.InputRequest
-	(*InputResponse)(nil),     // 14: stepward.runner.v1.InputResponse
-	(*SignalRequest)(nil),     // 15: stepward.runner.v1.SignalRequest
-	(*SignalResponse)(nil),    // 16: stepward.runner.v1.SignalResponse
-	(*KillRequest)(nil),       // 17: stepward.runner.v1.KillRequest
-	(*KillResponse)(nil),      // 18: stepward.runner.v1.KillResponse
-	(*FileInfo)(nil),          // 19: stepward.runner.v1.FileInfo
-	(*StatRequest)(nil),       // 20: stepward.runner.v1.StatRequest
-	(*StatResponse)(nil),      // 21: stepward.runner.v1.StatResponse
-	(*ReadDirRequest)(nil),    // 22: stepward.runner.v1.ReadDirRequest
-	(*ReadDirResponse)(nil),   // 23: stepward.runner.v1.ReadDirResponse
-	(*ReadFileRequest)(nil),   // 24: stepward.runner.v1.ReadFileRequest
-	(*ReadFileResponse)(nil),  // 25: stepward.runner.v1.ReadFileResponse
-	(*WriteFileRequest)(nil),  // 26: stepward.runner.v1.WriteFileRequest
-	(*WriteFileResponse)(nil), // 27: stepward.runner.v1.WriteFileResponse
-	(*GetTreeRequest)(nil),    // 28: stepward.runner.v1.GetTreeRequest
-	(*Tar)(nil),               // 29: stepward.runner.v1.Tar
-	(*PutTreeRequest)(nil),    // 30: stepward.runner.v1.PutTreeRequest
-	(*PutTreeResponse)(nil),   // 31: stepward.runner.v1.PutTreeResponse
+	(*GuestShown)(nil),        // 7: stepward.runner.v1.GuestShown
+	(*GuestReceipt)(nil),      // 8: stepward.runner.v1.GuestReceipt
+	(*GuestFailure)(nil),      // 9: stepward.runner.v1.GuestFailure
+	(*ExecEvent)(nil),         // 10: stepward.runner.v1.ExecEvent
+	(*Started)(nil),           // 11: stepward.runner.v1.Started
+	(*Output)(nil),            // 12: stepward.runner.v1.Output
+	(*End)(nil),               // 13: stepward.runner.v1.End
+	(*Usage)(nil),             // 14: stepward.runner.v1.Usage
+	(*InputRequest)(nil),      // 15: stepward.runner.v1.InputRequest
+	(*InputResponse)(nil),     // 16: stepward.runner.v1.InputResponse
+	(*SignalRequest)(nil),     // 17: stepward.runner.v1.SignalRequest
+	(*SignalResponse)(nil),    // 18: stepward.runner.v1.SignalResponse
+	(*KillRequest)(nil),       // 19: stepward.runner.v1.KillRequest
+	(*KillResponse)(nil),      // 20: stepward.runner.v1.KillResponse
+	(*FileInfo)(nil),          // 21: stepward.runner.v1.FileInfo
+	(*StatRequest)(nil),       // 22: stepward.runner.v1.StatRequest
+	(*StatResponse)(nil),      // 23: stepward.runner.v1.StatResponse
+	(*ReadDirRequest)(nil),    // 24: stepward.runner.v1.ReadDirRequest
+	(*ReadDirResponse)(nil),   // 25: stepward.runner.v1.ReadDirResponse
+	(*ReadFileRequest)(nil),   // 26: stepward.runner.v1.ReadFileRequest
+	(*ReadFileResponse)(nil),  // 27: stepward.runner.v1.ReadFileResponse
+	(*WriteFileRequest)(nil),  // 28: stepward.runner.v1.WriteFileRequest
+	(*WriteFileResponse)(nil), // 29: stepward.runner.v1.WriteFileResponse
+	(*GetTreeRequest)(nil),    // 30: stepward.runner.v1.GetTreeRequest
+	(*Tar)(nil),               // 31: stepward.runner.v1.Tar
+	(*PutTreeRequest)(nil),    // 32: stepward.runner.v1.PutTreeRequest
+	(*PutTreeResponse)(nil),   // 33: stepward.runner.v1.PutTreeResponse
 }
 var file_runner_proto_depIdxs = []int32{
 	5,  // 0: stepward.runner.v1.ExecRequest.guest:type_name -> stepward.runner.v1.GuestCall
 	4,  // 1: stepward.runner.v1.ExecRequest.terminal:type_name -> stepward.runner.v1.Terminal
-	7,  // 2: stepward.runner.v1.GuestAnswer.failure:type_name -> stepward.runner.v1.GuestFailure
-	9,  // 3: stepward.runner.v1.ExecEvent.started:type_name -> stepward.runner.v1.Started
-	10, // 4: stepward.runner.v1.ExecEvent.output:type_name -> stepward.runner.v1.Output
-	11, // 5: stepward.runner.v1.ExecEvent.end:type_name -> stepward.runner.v1.End
-	0,  // 6: stepward.runner.v1.Output.stream:type_name -> stepward.runner.v1.Output.Stream
-	12, // 7: stepward.runner.v1.End.usage:type_name -> stepward.runner.v1.Usage
-	4,  // 8: stepward.runner.v1.SignalRequest.terminal:type_name -> stepward.runner.v1.Terminal
-	19, // 9: stepward.runner.v1.StatResponse.info:type_name -> stepward.runner.v1.FileInfo
-	19, // 10: stepward.runner.v1.ReadDirResponse.entries:type_name -> stepward.runner.v1.FileInfo
-	1,  // 11: stepward.runner.v1.Runner.Hello:input_type -> stepward.runner.v1.HelloRequest
-	3,  // 12: stepward.runner.v1.Runner.Exec:input_type -> stepward.runner.v1.ExecRequest
-	13, // 13: stepward.runner.v1.Runner.Input:input_type -> stepward.runner.v1.InputRequest
-	15, // 14: stepward.runner.v1.Runner.Signal:input_type -> stepward.runner.v1.SignalRequest
-	17, // 15: stepward.runner.v1.Runner.Kill:input_type -> stepward.runner.v1.KillRequest
-	20, // 16: stepward.runner.v1.Runner.Stat:input_type -> stepward.runner.v1.StatRequest
-	22, // 17: stepward.runner.v1.Runner.ReadDir:input_type -> stepward.runner.v1.ReadDirRequest
-	24, // 18: stepward.runner.v1.Runner.ReadFile:input_type -> stepward.runner.v1.ReadFileRequest
-	26, // 19: stepward.runner.v1.Runner.WriteFile:input_type -> stepward.runner.v1.WriteFileRequest
-	28, // 20: stepward.runner.v1.Runner.GetTree:input_type -> stepward.runner.v1.GetTreeRequest
-	30, // 21: stepward.runner.v1.Runner.PutTree:input_type -> stepward.runner.v1.PutTreeRequest
-	2,  // 22: stepward.runner.v1.Runner.Hello:output_type -> stepward.runner.v1.HelloResponse
-	8,  // 23: stepward.runner.v1.Runner.Exec:output_type -> stepward.runner.v1.ExecEvent
-	14, // 24: stepward.runner.v1.Runner.Input:output_type -> stepward.runner.v1.InputResponse
-	16, // 25: stepward.runner.v1.Runner.Signal:output_type -> stepward.runner.v1.SignalResponse
-	18, // 26: stepward.runner.v1.Runner.Kill:output_type -> stepward.runner.v1.KillResponse
-	21, // 27: stepward.runner.v1.Runner.Stat:output_type -> stepward.runner.v1.StatResponse
-	23, // 28: stepward.runner.v1.Runner.ReadDir:output_type -> stepward.runner.v1.ReadDirResponse
-	25, // 29: stepward.runner.v1.Runner.ReadFile:output_type -> stepward.runner.v1.ReadFileResponse
-	27, // 30: stepward.runner.v1.Runner.WriteFile:output_type -> stepward.runner.v1.WriteFileResponse
-	29, // 31: stepward.runner.v1.Runner.GetTree:output_type -> stepward.runner.v1.Tar
-	31, // 32: stepward.runner.v1.Runner.PutTree:output_type -> stepward.runner.v1.PutTreeResponse
-	22, // [22:33] is the sub-list for method output_type
-	11, // [11:22] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	9,  // 2: stepward.runner.v1.GuestAnswer.failure:type_name -> stepward.runner.v1.GuestFailure
+	7,  // 3: stepward.runner.v1.GuestAnswer.shown:type_name -> stepward.runner.v1.GuestShown
+	11, // 4: stepward.runner.v1.ExecEvent.started:type_name -> stepward.runner.v1.Started
+	12, // 5: stepward.runner.v1.ExecEvent.output:type_name -> stepward.runner.v1.Output
+	13, // 6: stepward.runner.v1.ExecEvent.end:type_name -> stepward.runner.v1.End
+	0,  // 7: stepward.runner.v1.Output.stream:type_name -> stepward.runner.v1.Output.Stream
+	14, // 8: stepward.runner.v1.End.usage:type_name -> stepward.runner.v1.Usage
+	4,  // 9: stepward.runner.v1.SignalRequest.terminal:type_name -> stepward.runner.v1.Terminal
+	21, // 10: stepward.runner.v1.StatResponse.info:type_name -> stepward.runner.v1.FileInfo
+	21, // 11: stepward.runner.v1.ReadDirResponse.entries:type_name -> stepward.runner.v1.FileInfo
+	1,  // 12: stepward.runner.v1.Runner.Hello:input_type -> stepward.runner.v1.HelloRequest
+	3,  // 13: stepward.runner.v1.Runner.Exec:input_type -> stepward.runner.v1.ExecRequest
+	15, // 14: stepward.runner.v1.Runner.Input:input_type -> stepward.runner.v1.InputRequest
+	17, // 15: stepward.runner.v1.Runner.Signal:input_type -> stepward.runner.v1.SignalRequest
+	19, // 16: stepward.runner.v1.Runner.Kill:input_type -> stepward.runner.v1.KillRequest
+	22, // 17: stepward.runner.v1.Runner.Stat:input_type -> stepward.runner.v1.StatRequest
+	24, // 18: stepward.runner.v1.Runner.ReadDir:input_type -> stepward.runner.v1.ReadDirRequest
+	26, // 19: stepward.runner.v1.Runner.ReadFile:input_type -> stepward.runner.v1.ReadFileRequest
+	28, // 20: stepward.runner.v1.Runner.WriteFile:input_type -> stepward.runner.v1.WriteFileRequest
+	30, // 21: stepward.runner.v1.Runner.GetTree:input_type -> stepward.runner.v1.GetTreeRequest
+	32, // 22: stepward.runner.v1.Runner.PutTree:input_type -> stepward.runner.v1.PutTreeRequest
+	2,  // 23: stepward.runner.v1.Runner.Hello:output_type -> stepward.runner.v1.HelloResponse
+	10, // 24: stepward.runner.v1.Runner.Exec:output_type -> stepward.runner.v1.ExecEvent
+	16, // 25: stepward.runner.v1.Runner.Input:output_type -> stepward.runner.v1.InputResponse
+	18, // 26: stepward.runner.v1.Runner.Signal:output_type -> stepward.runner.v1.SignalResponse
+	20, // 27: stepward.runner.v1.Runner.Kill:output_type -> stepward.runner.v1.KillResponse
+	23, // 28: stepward.runner.v1.Runner.Stat:output_type -> stepward.runner.v1.StatResponse
+	25, // 29: stepward.runner.v1.Runner.ReadDir:output_type -> stepward.runner.v1.ReadDirResponse
+	27, // 30: stepward.runner.v1.Runner.ReadFile:output_type -> stepward.runner.v1.ReadFileResponse
+	29, // 31: stepward.runner.v1.Runner.WriteFile:output_type -> stepward.runner.v1.WriteFileResponse
+	31, // 32: stepward.runner.v1.Runner.GetTree:output_type -> stepward.runner.v1.Tar
+	33, // 33: stepward.runner.v1.Runner.PutTree:output_type -> stepward.runner.v1.PutTreeResponse
+	23, // [23:34] is the sub-list for method output_type
+	12, // [12:23] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_runner_proto_init() }
@@ -2325,7 +2461,7 @@ func file_runner_proto_init() {
 	if File_runner_proto != nil {
 		return
 	}
-	file_runner_proto_msgTypes[7].OneofWrappers = []any{
+	file_runner_proto_msgTypes[9].OneofWrappers = []any{
 		(*ExecEvent_Started)(nil),
 		(*ExecEvent_Output)(nil),
 		(*ExecEvent_End)(nil),
@@ -2336,7 +2472,7 @@ func file_runner_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_runner_proto_rawDesc), len(file_runner_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   31,
+			NumMessages:   33,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/sha256"
@@ -14,7 +15,7 @@ import (
 
 	"connectrpc.com/connect"
 	"golang.org/x/sys/unix"
-	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/encoding/protodelim"
 
 	"github.com/stepward/stepward/internal/confine"
 	"github.com/stepward/stepward/internal/rpc"
@@ -284,8 +285,8 @@ func (x *execs) spawn(e *exec, req *rpc.ExecRequest, pumps *sync.WaitGroup) *rpc
 	if req.Guest != nil {
 		request.Name, request.Args = cmp.Or(x.cfg.guest, confine.Self), nil
 		request.Env = append(request.Env, EnvMode+"=guest")
-		raw, err := proto.Marshal(req.Guest)
-		if err != nil {
+		var raw bytes.Buffer
+		if _, err := protodelim.MarshalTo(&raw, req.Guest); err != nil {
 			return e.failed(err)
 		}
 		r, w, err := os.Pipe()
@@ -293,7 +294,10 @@ func (x *execs) spawn(e *exec, req *rpc.ExecRequest, pumps *sync.WaitGroup) *rpc
 			return e.failed(err)
 		}
 		child = append(child, r)
-		pumps.Go(func() { _, _ = w.Write(raw); w.Close() }) // fails when the guest has gone
+		pumps.Go(func() { _, _ = w.Write(raw.Bytes()) }) // fails when the guest has gone
+		e.inMu.Lock()
+		e.stdin = w // for receipts
+		e.inMu.Unlock()
 		if err := output(rpc.Output_ANSWER, false); err != nil {
 			return e.failed(err)
 		}

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"unicode/utf8"
 
+	"google.golang.org/protobuf/encoding/protodelim"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/stepward/stepward/internal/rpc"
@@ -14,11 +15,11 @@ import (
 // FuzzGuest serves a request of any bytes: an answer or an error, no panic, and
 // an answer that the worker can decode whatever the step says.
 func FuzzGuest(f *testing.F) {
-	raw, err := proto.Marshal(&rpc.GuestCall{Step: "s", Input: []byte("in"), TimeoutNs: 1})
-	if err != nil {
+	var call bytes.Buffer
+	if _, err := protodelim.MarshalTo(&call, &rpc.GuestCall{Step: "s", Input: []byte("in"), TimeoutNs: 1}); err != nil {
 		f.Fatal(err)
 	}
-	f.Add(raw)
+	f.Add(call.Bytes())
 	f.Add([]byte{})
 	f.Add([]byte{0xff, 0x0a, 0x00})
 	f.Fuzz(func(t *testing.T, raw []byte) {

@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"bufio"
 	"cmp"
 	"context"
 	"errors"
@@ -9,8 +10,10 @@ import (
 	"os"
 	"runtime/debug"
 	"strings"
+	"sync"
 	"time"
 
+	"google.golang.org/protobuf/encoding/protodelim"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
@@ -21,12 +24,10 @@ import (
 // serveGuest runs the step whose request comes on in and writes its answer to
 // out. A step that ends the process leaves no answer.
 func serveGuest(g Guest, in io.Reader, out io.Writer) error {
-	raw, err := io.ReadAll(in)
-	if err != nil {
-		return fmt.Errorf("read the request: %w", err)
-	}
+	pen := &pen{w: out}
+	outlet := &Outlet{pen: pen, in: bufio.NewReader(in)}
 	var call rpc.GuestCall
-	if err := proto.Unmarshal(raw, &call); err != nil {
+	if err := (protodelim.UnmarshalOptions{MaxSize: rpc.MaxMessage}).UnmarshalFrom(outlet.in, &call); err != nil {
 		return fmt.Errorf("read the request: %w", err)
 	}
 	for _, kv := range os.Environ() {
@@ -42,27 +43,47 @@ func serveGuest(g Guest, in io.Reader, out io.Writer) error {
 	}
 	beats := &beat.Line{
 		Every: cmp.Or(time.Duration(call.BeatEveryNs), time.Second),
-		Pass:  func(details []byte) { _, _ = out.Write(heartbeat(details)) }, // fails when the runner has gone, and this process with it
+		Pass:  func(details []byte) { pen.early(rpc.DetailsField, details) },
 	}
-	answer := callGuest(ctx, g, &call, beats.Send)
+	answer := callGuest(ctx, g, &call, beats.Send, outlet)
+	outlet.close()
 	if newest, left := beats.Close(); left {
 		beats.Pass(newest)
 	}
 	answer.Done = true
-	raw, err = proto.Marshal(answer)
+	raw, err := proto.Marshal(answer)
 	if err != nil {
 		return fmt.Errorf("encode the answer: %w", err)
 	}
-	_, err = out.Write(raw)
+	return pen.last(raw)
+}
+
+// A pen writes an answer, and what stands before it.
+type pen struct {
+	mu   sync.Mutex
+	w    io.Writer
+	done bool
+}
+
+// early writes a field of what stands before the answer. That fails when the
+// runner has gone, and this process with it.
+func (p *pen) early(field protowire.Number, content []byte) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.done {
+		_, _ = p.w.Write(protowire.AppendBytes(protowire.AppendTag(nil, field, protowire.BytesType), content))
+	}
+}
+
+func (p *pen) last(answer []byte) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.done = true
+	_, err := p.w.Write(answer)
 	return err
 }
 
-// heartbeat encodes details as they stand before an answer.
-func heartbeat(details []byte) []byte {
-	return protowire.AppendBytes(protowire.AppendTag(nil, rpc.DetailsField, protowire.BytesType), details)
-}
-
-func callGuest(ctx context.Context, g Guest, call *rpc.GuestCall, report func([]byte)) (a *rpc.GuestAnswer) {
+func callGuest(ctx context.Context, g Guest, call *rpc.GuestCall, report func([]byte), outlet *Outlet) (a *rpc.GuestAnswer) {
 	defer func() {
 		if p := recover(); p != nil {
 			a = &rpc.GuestAnswer{Failure: &rpc.GuestFailure{
@@ -76,7 +97,7 @@ func callGuest(ctx context.Context, g Guest, call *rpc.GuestCall, report func([]
 	out, err := g(ctx, GuestRequest{
 		Workflow: call.Workflow, Version: call.Version, Step: call.Step, RunID: call.RunId,
 		Attempt: int(call.Attempt), IdempotencyKey: call.IdempotencyKey, Input: call.Input,
-		Details: call.Details, Beat: report,
+		Details: call.Details, Beat: report, Outlet: outlet,
 	})
 	if err != nil {
 		return &rpc.GuestAnswer{Failure: failure(err)}

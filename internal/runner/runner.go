@@ -15,7 +15,7 @@
 //     a sandbox by starting a process in it.
 //   - shim: the parent of execs, of one at a time. It never gets to main: see
 //     package shim.
-//   - guest: one step's function, its input and answer by pipe.
+//   - guest: one step's function, its input, its answer and what it shows by pipe.
 //
 // # What holds
 //
@@ -63,6 +63,7 @@ type GuestRequest struct {
 	Input                   []byte
 	Details                 []byte               // that an earlier attempt reported last
 	Beat                    func(details []byte) // reports that the step is alive
+	Outlet                  *Outlet              // takes what it shows
 }
 
 // A Guest runs a guest step. An error that has a method Permanent() bool or

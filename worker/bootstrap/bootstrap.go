@@ -30,7 +30,9 @@ func Init(definitions ...*workflow.Definition) {
 			return nil, err
 		}
 		_, key, _ := strings.Cut(r.IdempotencyKey, "/")
-		return step.Call(engine.WithAttempt(ctx, engine.Attempt{Step: step, Run: int64(id), Key: key, Number: r.Attempt, Details: r.Details, Beat: r.Beat}), r.Input)
+		return step.Call(engine.WithAttempt(ctx, engine.Attempt{
+			Step: step, Run: int64(id), Key: key, Number: r.Attempt, Details: r.Details, Beat: r.Beat, Outlet: r.Outlet,
+		}), r.Input)
 	})
 }
 

@@ -25,7 +25,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	bootstrap.Init(wordsV1)
+	bootstrap.Init(wordsV1, showsV1)
 	os.Exit(m.Run())
 }
 
@@ -96,7 +96,7 @@ func start(t *testing.T, cfg worker.Config) (*workflow.Client, worker.Config) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg.Workflows = []*workflow.Definition{wordsV1}
+	cfg.Workflows = []*workflow.Definition{wordsV1, showsV1}
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- worker.Run(ctx, cfg) }()

@@ -1,0 +1,83 @@
+package worker
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/stepward/stepward/internal/engine"
+	"github.com/stepward/stepward/internal/enqueue"
+	"github.com/stepward/stepward/workflow"
+)
+
+// What one attempt may show from a guest, which need not be the program that it
+// was: a step on the worker is trusted, and has no such limits.
+const (
+	maxGuestEntries = 64 << 20 // bytes, with entryCost for each
+	entryCost       = 100
+	maxGuestNames   = 100 // of progress
+)
+
+// guestOutlet passes on what a guest shows. It is used by one goroutine.
+type guestOutlet struct {
+	ctx     context.Context // of the attempt
+	to      engine.Outlet
+	cancel  context.CancelCauseFunc
+	key     string
+	entries int // bytes
+	names   map[string]bool
+	warn    func(error) // of what the guest does not hear about
+}
+
+// append returns when the entry is durable.
+func (g *guestOutlet) append(stream string, payload []byte) error {
+	if g.ctx.Err() != nil {
+		return context.Cause(g.ctx)
+	}
+	if err := g.check("stream", stream, payload); err != nil {
+		return err
+	}
+	if g.entries += len(payload) + entryCost; g.entries > maxGuestEntries {
+		return &workflow.ValueError{Kind: "size", What: fmt.Sprintf("all entries of an attempt of step %s in a guest", g.key), Bytes: g.entries, Limit: maxGuestEntries}
+	}
+	err := g.to.Append(g.ctx, stream, payload)
+	if errors.Is(err, engine.ErrLeaseLost) {
+		g.cancel(err)
+	}
+	return err
+}
+
+// progress drops what is refused: nobody waits for an answer.
+func (g *guestOutlet) progress(name string, value []byte) {
+	err := g.check("progress", name, value)
+	if err == nil && !g.names[name] {
+		if len(g.names) == maxGuestNames {
+			err = fmt.Errorf("progress %s: the attempt has set %d others", name, maxGuestNames)
+		} else {
+			if g.names == nil {
+				g.names = make(map[string]bool)
+			}
+			g.names[name] = true
+		}
+	}
+	if err == nil {
+		err = g.to.Progress(name, value)
+	}
+	if err != nil && g.warn != nil {
+		g.warn(err)
+		g.warn = nil
+	}
+}
+
+// check refuses what package workflow in the guest would have refused. What is not
+// JSON could pass for a value that a codec or a store has to open.
+func (g *guestOutlet) check(what, name string, value []byte) error {
+	switch {
+	case !enqueue.Name.MatchString(name):
+		return fmt.Errorf("%s %.40q: bad name", what, name)
+	case !json.Valid(value):
+		return fmt.Errorf("%s %s: the value is not JSON", what, name)
+	}
+	return nil
+}
