@@ -10,6 +10,15 @@
 //	defer stop()
 //	err := worker.Run(ctx, worker.Config{Pool: pool, Workflows: []*workflow.Definition{sitework.PortfolioV1}})
 //
+// # Runs of other River clients
+//
+// Any River client, in any language, may insert a job of kind stepward_start into
+// queue stepward of Stepward's River schema. Its arguments are workflow and input,
+// and if wanted tenant, key, priority, timeout_seconds, and limit with key,
+// concurrency, rate and per_seconds, as in [workflow.EnqueueOptions]. Without a key
+// the job's id is it. A job whose arguments say what cannot be is canceled, with
+// the field that is wrong.
+//
 // # What it promises
 //
 // A run is held by one worker at a time. The right to write for it is the pair

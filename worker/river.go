@@ -1,11 +1,13 @@
 package worker
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -40,14 +42,19 @@ func (s *startWorker) Work(ctx context.Context, job *river.Job[enqueue.Start]) e
 	if err := s.refuses(a); err != nil {
 		return river.JobCancel(err)
 	}
+	options, err := startOptions(a)
+	if err != nil {
+		return river.JobCancel(err)
+	}
 	if a.Key == "" {
 		a.Key = "river:" + strconv.FormatInt(job.ID, 10)
 	}
 	item := enqueue.Item{Tenant: a.Tenant, Workflow: a.Workflow, Key: a.Key, Input: a.Input}
+	options.Set(&item)
 	if err := item.Seal(ctx, s.w.box); err != nil {
 		return err
 	}
-	err := pgx.BeginFunc(ctx, s.w.Pool, func(tx pgx.Tx) error {
+	err = pgx.BeginFunc(ctx, s.w.Pool, func(tx pgx.Tx) error {
 		results, err := enqueue.Insert(ctx, tx, s.w.q, []enqueue.Item{item})
 		if err != nil {
 			return err
@@ -79,6 +86,33 @@ func (s *startWorker) refuses(a enqueue.Start) error {
 		}
 	}
 	return nil
+}
+
+// maxSeconds is more than any run lasts, and what a time.Duration can hold.
+const maxSeconds = 100 * 366 * 24 * 60 * 60
+
+// startOptions returns what a job says of its run, or what is wrong with it.
+func startOptions(a enqueue.Start) (o enqueue.Options, err error) {
+	bad := func(field, reason string) error {
+		return &workflow.OptionError{Option: field + " of a stepward_start job", Reason: reason}
+	}
+	if reason := enqueue.BadPriority(a.Priority); reason != "" {
+		return o, bad("priority", reason)
+	}
+	for field, v := range map[string]float64{"timeout_seconds": a.Timeout, "limit.per_seconds": a.Limit.Per} {
+		if v < 0 || v > maxSeconds {
+			return o, bad(field, fmt.Sprintf("%v is not within 0 and 100 years", v))
+		}
+	}
+	seconds := func(v float64) time.Duration { return time.Duration(v * float64(time.Second)) }
+	limit := enqueue.Limit{Key: a.Limit.Key, Concurrency: a.Limit.Concurrency, Rate: a.Limit.Rate, Per: seconds(a.Limit.Per)}
+	if field, reason := limit.Bad(); reason != "" {
+		return o, bad("limit."+strings.ToLower(field), reason)
+	}
+	if limit.Key != "" {
+		limit.Per = cmp.Or(limit.Per, time.Second)
+	}
+	return enqueue.Options{Priority: int16(a.Priority), Timeout: seconds(a.Timeout), Limit: limit}, nil
 }
 
 // startRiver begins to work tickets. All Stepward workers register the same

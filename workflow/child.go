@@ -14,15 +14,16 @@ func (w DurableWorkflow[In, Out]) Run(ctx Context, in In) (Out, error) {
 	return w.Go(ctx, in).Get(ctx)
 }
 
-// Go starts a child run and returns without waiting for it. The child belongs to
-// the same tenant. A run waits for its children before it completes; when the
+// Go starts a child run and returns without waiting for it. The child has the
+// tenant and the priority of this run; a limit, a timeout and attributes it has
+// none. A run waits for its children before it completes; when the
 // Context is canceled, so are they.
 func (w DurableWorkflow[In, Out]) Go(ctx Context, in In) *Future[Out] {
 	return &Future[Out]{startChild(ctx, w.Name, in, false)}
 }
 
 // Start starts a run that nobody waits for: it goes on whatever becomes of this
-// one. When it returns, the run is durable.
+// one, from which it has what a child has. When it returns, the run is durable.
 func (w DurableWorkflow[In, Out]) Start(ctx Context, in In) (RunID, error) {
 	f := startChild(ctx, w.Name, in, true)
 	return (&Future[RunID]{f}).Get(ctx)

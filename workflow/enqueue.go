@@ -169,14 +169,11 @@ func (c *Client) item(ctx context.Context, name string, in any, o EnqueueOptions
 // all but Tenant and Key.
 func (o EnqueueOptions) encode(where string) (enqueue.Options, error) {
 	out := enqueue.Options{Priority: int16(o.Priority), Timeout: o.Timeout}
-	if o.Priority < -1000 || o.Priority > 1000 {
-		return out, &OptionError{Option: where + ".Priority", Reason: fmt.Sprintf("%d is not within -1,000 and 1,000", o.Priority)}
+	if reason := enqueue.BadPriority(o.Priority); reason != "" {
+		return out, &OptionError{Option: where + ".Priority", Reason: reason}
 	}
 	if o.Timeout < 0 {
 		return out, &OptionError{Option: where + ".Timeout", Reason: "it is negative"}
-	}
-	if err := checkText(where+".Limit.Key", o.Limit.Key); err != nil {
-		return out, err
 	}
 	if err := o.Limit.check(where); err != nil {
 		return out, err

@@ -1,9 +1,9 @@
 package workflow
 
 import (
-	"fmt"
-	"strings"
 	"time"
+
+	"github.com/stepward/stepward/internal/enqueue"
 )
 
 // A Limit bounds the runs that name its Key, of all tenants and workflows: for a
@@ -27,24 +27,8 @@ type Limit struct {
 }
 
 func (l Limit) check(where string) *OptionError {
-	bad := func(field, format string, args ...any) *OptionError {
-		return &OptionError{Option: where + ".Limit." + field, Reason: fmt.Sprintf(format, args...)}
-	}
-	switch {
-	case l == Limit{}:
-		return nil
-	case l.Key == "":
-		return bad("Key", "is required")
-	case strings.ContainsRune(l.Key, 1):
-		return bad("Key", "want no control character U+0001")
-	case l.Concurrency < 0 || l.Concurrency > 1_000_000:
-		return bad("Concurrency", "%d is not within 0 and 1,000,000", l.Concurrency)
-	case l.Rate < 0 || l.Rate > 1_000_000:
-		return bad("Rate", "%d is not within 0 and 1,000,000", l.Rate)
-	case l.Concurrency == 0 && l.Rate == 0:
-		return bad("Concurrency", "want one, or a Rate")
-	case l.Per < 0 || l.Per > 366*24*time.Hour:
-		return bad("Per", "%v is not within 0 and 366 days", l.Per)
+	if field, reason := enqueue.Limit(l).Bad(); reason != "" {
+		return &OptionError{Option: where + ".Limit." + field, Reason: reason}
 	}
 	return nil
 }

@@ -43,6 +43,19 @@ type Start struct {
 	Input    json.RawMessage `json:"input"`
 	Tenant   string          `json:"tenant,omitempty"`
 	Key      string          `json:"key,omitempty"` // idempotency key; defaults to the job's id
+
+	// As in workflow.EnqueueOptions.
+	Priority int        `json:"priority,omitempty"`
+	Timeout  float64    `json:"timeout_seconds,omitempty"`
+	Limit    StartLimit `json:"limit,omitzero"`
+}
+
+// StartLimit is the Limit of a Start.
+type StartLimit struct {
+	Key         string  `json:"key"`
+	Concurrency int     `json:"concurrency,omitempty"`
+	Rate        int     `json:"rate,omitempty"`
+	Per         float64 `json:"per_seconds,omitempty"` // defaults to 1
 }
 
 // Kind implements river.JobArgs.

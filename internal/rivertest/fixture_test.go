@@ -21,6 +21,7 @@ import (
 // fixture is a migrated schema with a worker on it.
 type fixture struct {
 	pool   *pgxpool.Pool
+	schema string
 	client *workflow.Client
 	river  *river.Client[pgx.Tx] // a plain one, which only inserts
 	calls  *atomic.Int64         // how often the step was executed
@@ -35,7 +36,7 @@ func newFixture(t *testing.T) fixture {
 		t.Fatal(err)
 	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
-	f := fixture{pool: pool, calls: new(atomic.Int64)}
+	f := fixture{pool: pool, schema: schema, calls: new(atomic.Int64)}
 	var err error
 	if f.client, err = workflow.NewClient(workflow.ClientConfig{Pool: pool, Schema: schema, Logger: log}); err != nil {
 		t.Fatal(err)

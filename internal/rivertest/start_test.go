@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/riverqueue/river"
 	"github.com/riverqueue/river/rivertype"
@@ -18,6 +19,9 @@ type start struct {
 	Input    json.RawMessage `json:"input"`
 	Tenant   string          `json:"tenant"`
 	Key      string          `json:"key,omitempty"`
+	Priority int             `json:"priority,omitempty"`
+	Timeout  float64         `json:"timeout_seconds,omitempty"`
+	Limit    map[string]any  `json:"limit,omitempty"`
 }
 
 func (start) Kind() string { return "stepward_start" }
@@ -71,6 +75,25 @@ func TestJobStartsRun(t *testing.T) {
 	out, err := double.Handle(f.client, runs[0].ID).Result(t.Context())
 	if err != nil || out != 42 {
 		t.Fatalf("got %d, %v", out, err)
+	}
+}
+
+// A job says of its run what Enqueue can say.
+func TestJobSaysWhatItsRunIs(t *testing.T) {
+	f := newFixture(t)
+	job := f.insert(t, start{Workflow: "nobody-has-it", Input: json.RawMessage("21"), Tenant: "acme", Priority: 7, Timeout: 1.5 * 3600,
+		Limit: map[string]any{"key": "vendor", "concurrency": 2, "rate": 3, "per_seconds": 0.5}})
+	if got := f.await(t, job.ID, 1); got.State != rivertype.JobStateCompleted {
+		t.Fatalf("the job is %s: %+v", got.State, got.Errors)
+	}
+	runs := f.runs(t, "acme")
+	if len(runs) != 1 || runs[0].Priority != 7 || runs[0].Limit != "vendor" || runs[0].Deadline.Sub(runs[0].ID.Time()).Round(time.Minute) != 90*time.Minute {
+		t.Errorf("runs: %+v", runs)
+	}
+	var concurrency, rate int
+	var per float64
+	if err := f.pool.QueryRow(t.Context(), "SELECT concurrency, rate, per_s FROM "+f.schema+".run_limit WHERE key = 'vendor'").Scan(&concurrency, &rate, &per); err != nil || concurrency != 2 || rate != 3 || per != 0.5 {
+		t.Errorf("the limit: %d, %d, %v, %v", concurrency, rate, per, err)
 	}
 }
 
@@ -133,6 +156,12 @@ func TestBadJobIsCanceled(t *testing.T) {
 		"xxx":                  {Workflow: long, Input: one},
 		"tenant":               {Workflow: "double", Input: one, Tenant: long},
 		"key of":               {Workflow: "double", Input: one, Key: long},
+		"priority of":          {Workflow: "double", Input: one, Priority: 1001},
+		"timeout_seconds of":   {Workflow: "double", Input: one, Timeout: -1},
+		"within 0 and 100":     {Workflow: "double", Input: one, Timeout: 1e300},
+		"limit.key of":         {Workflow: "double", Input: one, Limit: map[string]any{"rate": 1}},
+		"limit.concurrency of": {Workflow: "double", Input: one, Limit: map[string]any{"key": "k"}},
+		"limit.per_seconds of": {Workflow: "double", Input: one, Limit: map[string]any{"key": "k", "rate": 1, "per_seconds": -1}},
 		"the limit is 1048576": {Workflow: "double", Input: json.RawMessage(`"` + strings.Repeat("x", 1<<20) + `"`)},
 		"input of workflow":    {Workflow: "double", Input: json.RawMessage(`"` + strings.Repeat("x", 2<<20) + `"`)},
 	} {
