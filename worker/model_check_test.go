@@ -79,7 +79,7 @@ func (f *fleet) moves(rt judge, runs []workflow.Run[int]) {
 				return true
 			}
 		}
-		return progress() > was || f.count("SELECT count(*) FROM stepward.wait") > 0 || f.hours > 0
+		return progress() > was || f.deserted() || f.count("SELECT count(*) FROM stepward.wait") > 0 || f.hours > 0
 	})
 }
 

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"pgregory.net/rapid"
 
@@ -181,6 +182,22 @@ func (f *fleet) relieve() {
 	f.begin("two")
 }
 
+// deserted reports whether no worker is left that could do anything.
+func (f *fleet) deserted() bool {
+	l := f.members["one"].line
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.down || f.victim == nil {
+		return false
+	}
+	select {
+	case <-f.victim.gone:
+		return true
+	default:
+		return false
+	}
+}
+
 // happen lets a trouble come over the fleet, and over a run.
 func (f *fleet) happen(x trouble, run workflow.Run[int], bad func(...any)) {
 	name := []string{"one", "two"}[x.N%2]
@@ -218,10 +235,14 @@ func (f *fleet) happen(x trouble, run workflow.Run[int], bad func(...any)) {
 		f.losses++
 		f.victim = f.startVictim(victimConfig{URL: f.url, Name: "victim", Random: true}, fmt.Sprintf("*:%s:%d", []string{"before", "after"}[x.N%2], 1+x.N))
 	case "postgres": // all sessions end, and the database recovers from its log
-		pid := f.count("SELECT pg_backend_pid()")
-		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		other, err := pgx.ConnectConfig(f.t.Context(), f.pool.Config().ConnConfig)
+		if err != nil {
 			bad(err)
 		}
+		if err := syscall.Kill(f.count("SELECT pg_backend_pid()"), syscall.SIGKILL); err != nil {
+			bad(err)
+		}
+		_, _ = other.WaitForNotification(f.t.Context()) // until it is ended: from then on nobody is let in who would be ended as well
 		f.pool.Reset()
 		f.clients.Reset()
 		eventually(f.t, "postgres is back", func() bool {
