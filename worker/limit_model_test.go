@@ -37,6 +37,7 @@ func (c *crowd) enter(key string, n int) {
 // be on record than it allows, and never more be in their steps while no
 // worker is taken for dead; in the end all slots are free.
 func TestLimitModel(t *testing.T) {
+	checks(t, 30)
 	f := newFixture(t)
 	rapid.Check(t, func(rt *rapid.T) {
 		limit := rapid.IntRange(1, 3).Draw(rt, "limit")

@@ -75,6 +75,7 @@ func TestVerbs(t *testing.T) {
 		names = append(names, name)
 	}
 	slices.Sort(names)
+	checks(t, 15)
 	rapid.Check(t, func(rt *rapid.T) {
 		ns := rapid.SliceOfN(rapid.IntRange(0, 30), 1, 4).Draw(rt, "runs")
 		// Rounds of verbs that meet: those of a round begin together.

@@ -254,7 +254,8 @@
 //
 // Here, a definition is in define.go, step.go, mode.go and retry.go; what a body
 // calls in context.go, step.go, future.go, fan.go, branch.go, scope.go, wait.go,
-// signal.go, child.go, progress.go, stream.go and attribute.go; the replay in turn.go and attempt.go; values in codec.go and seal.go;
+// signal.go, child.go, progress.go, stream.go and attribute.go; the replay in turn.go,
+// inbox.go, record.go, end.go and attempt.go; values in codec.go and seal.go;
 // a client in client.go, enqueue.go, schedule.go, trigger.go, run.go, watch.go, query.go, why.go,
 // operate.go, history.go and fork.go; tables in migrate.go.
 //

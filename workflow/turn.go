@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -66,34 +65,6 @@ type turn struct {
 
 	group sync.WaitGroup // of the goroutines that post
 	inbox inbox
-}
-
-// inbox takes what other goroutines have for the turn.
-type inbox struct {
-	mu    sync.Mutex
-	items []func()
-	bell  chan struct{}
-}
-
-func (i *inbox) post(f func()) {
-	i.mu.Lock()
-	i.items = append(i.items, f)
-	i.mu.Unlock()
-	select {
-	case i.bell <- struct{}{}:
-	default:
-	}
-}
-
-func (i *inbox) take() func() {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	if len(i.items) == 0 {
-		return nil
-	}
-	f := i.items[0]
-	i.items = i.items[1:]
-	return f
 }
 
 var (
@@ -319,73 +290,6 @@ func (t *turn) cancel(key string) {
 	t.body.scope.cancel(ErrCanceled)
 }
 
-// handOver gives the body a result that an earlier turn recorded.
-func (t *turn) handOver(c *engine.Checkpoint) {
-	if c.Seq == 0 {
-		t.consume(c)
-		t.cancel(c.Key)
-		return
-	}
-	f := t.unresolved[c.Seq]
-	if f == nil || !f.launched {
-		t.park("nondeterminism", &NonDeterminismError{Seq: c.Seq, Recorded: c.Key})
-		return
-	}
-	if !t.opened(c) {
-		return
-	}
-	t.consume(c)
-	f.attempt = c.Attempt
-	t.resolve(f, c.Output, f.failure(c))
-}
-
-// consume takes a checkpoint off those that are replayed: the next one, but for
-// an instant of a fork (see instant).
-func (t *turn) consume(c *engine.Checkpoint) {
-	i := slices.Index(t.replay, c)
-	if i == 0 {
-		t.replay = t.replay[1:]
-	} else {
-		t.replay = slices.Delete(t.replay, i, i+1)
-	}
-	delete(t.recorded, c.Seq)
-	t.shows.handed = max(t.shows.handed, c.Done)
-}
-
-// record numbers a new checkpoint and keeps it for the next commit.
-func (t *turn) record(c *engine.Checkpoint) {
-	t.done++
-	c.Done, t.shows.handed = t.done, t.done
-	if c.Error != nil || c.Seq == 0 || strings.HasPrefix(c.Key[strings.LastIndexByte(c.Key, '/')+1:], keyTimeout) {
-		c.Calls = t.seq
-	}
-	if c.Elapsed == 0 {
-		c.Elapsed = max(t.in.Now().Sub(c.Started), 0)
-	}
-	t.pending.Checkpoints = append(t.pending.Checkpoints, *c)
-}
-
-// prepare writes down what is about to be waited for.
-func (t *turn) prepare() {
-	for _, f := range t.fresh {
-		if f.done || f.written || f.step == nil && f.wait.Signal == "" && f.wait.Left <= t.in.Patience {
-			continue
-		}
-		f.written = true
-		t.pending.Waits = append(t.pending.Waits, *f.wait)
-	}
-	t.fresh = nil
-}
-
-// flush writes what is pending.
-func (t *turn) flush(ctx context.Context) {
-	b := t.pending
-	t.pending, t.shows.bytes = engine.Batch{}, 0
-	if err := t.in.Host.Write(context.WithoutCancel(ctx), b); err != nil {
-		t.leave(refused(err))
-	}
-}
-
 // startNext starts what the body asked for, unless the worker is leaving.
 func (t *turn) startNext() {
 	f := t.queue[0]
@@ -397,100 +301,6 @@ func (t *turn) startNext() {
 	if !f.done {
 		f.start()
 	}
-}
-
-// finish writes the end of the run together with its last checkpoints.
-func (t *turn) finish(ctx context.Context) {
-	var renew *continueError
-	end := engine.End{Kind: engine.Completed, Output: t.output}
-	switch {
-	case t.err == nil:
-	case t.late:
-		rec := record(t.err)
-		rec.Message, rec.Kind = "the run did not end in time: "+rec.Message, "timeout"
-		end = engine.End{Kind: engine.Failed, Error: rec.encode(), Err: t.err}
-	case t.canceled:
-		end = engine.End{Kind: engine.Canceled, Error: record(t.err).encode(), Err: t.err}
-	case errors.As(t.err, &renew):
-		input, err := encode("input of workflow "+t.def.Workflow, renew.input, t.in.MaxBytes)
-		if err == nil {
-			t.leave(engine.End{Kind: engine.Renewed, Output: input})
-			return
-		}
-		end = engine.End{Kind: engine.Failed, Error: record(err).encode(), Err: err}
-	default:
-		end = engine.End{Kind: engine.Failed, Error: record(t.err).encode(), Err: t.err}
-	}
-	b := t.pending
-	b.End = &end
-	for seq, w := range t.in.Waits { // of another version: nothing waited for them here
-		b.Dropped = append(b.Dropped, seq)
-		if w.Child > 0 {
-			b.Cancel = append(b.Cancel, w.Child)
-		}
-	}
-	t.pending = engine.Batch{}
-	if err := t.in.Host.Write(context.WithoutCancel(ctx), b); err != nil {
-		t.leave(refused(err))
-		return
-	}
-	t.leave(end)
-}
-
-// leave sets why the turn ends, once.
-func (t *turn) leave(e engine.End) {
-	if t.left == nil {
-		t.left = &e
-	}
-}
-
-func (t *turn) park(reason string, err error) { t.leave(parked(reason, err)) }
-
-// leaves unwinds the branches, and waits for what still executes: its result is
-// written, unless the run has ended or is somebody else's.
-func (t *turn) leaves(ctx context.Context) engine.End {
-	if t.left.Kind != engine.Released { // of those, steps go on to their end
-		t.stop(errRunEnds)
-	}
-	for len(t.branches) > 0 {
-		t.branches[len(t.branches)-1].run()
-	}
-	t.group.Wait()
-	t.stop(errRunEnds)
-	for post := t.inbox.take(); post != nil; post = t.inbox.take() {
-		post()
-	}
-	if !t.left.Final() && t.left.Kind != engine.Lost && !t.in.Verify && !t.pending.Empty() {
-		end := *t.left
-		t.left = nil
-		t.flush(ctx)
-		t.leave(end)
-	}
-	return *t.left
-}
-
-// refused turns the error of a write into the end of the turn.
-func refused(err error) engine.End {
-	var park *engine.ParkError
-	switch {
-	case errors.Is(err, engine.ErrLeaseLost):
-		return engine.End{Kind: engine.Lost, Err: err}
-	case errors.As(err, &park):
-		return parked(park.Reason, park.Err)
-	}
-	return parked("storage", err)
-}
-
-func parked(reason string, err error) engine.End {
-	return engine.End{Kind: engine.Parked, Reason: reason, Error: record(err).encode(), Err: err}
-}
-
-// interrupted is the end of a turn whose context was ended from outside.
-func interrupted(cause error) engine.End {
-	if errors.Is(cause, engine.ErrHandBack) {
-		return engine.End{Kind: engine.Released}
-	}
-	return engine.End{Kind: engine.Lost, Err: cause}
 }
 
 // occurrence returns the key of the next call by a name in a branch.

@@ -1,0 +1,102 @@
+package workflow
+
+import (
+	"context"
+	"errors"
+
+	"github.com/stepward/stepward/internal/engine"
+)
+
+// finish writes the end of the run together with its last checkpoints.
+func (t *turn) finish(ctx context.Context) {
+	var renew *continueError
+	end := engine.End{Kind: engine.Completed, Output: t.output}
+	switch {
+	case t.err == nil:
+	case t.late:
+		rec := record(t.err)
+		rec.Message, rec.Kind = "the run did not end in time: "+rec.Message, "timeout"
+		end = engine.End{Kind: engine.Failed, Error: rec.encode(), Err: t.err}
+	case t.canceled:
+		end = engine.End{Kind: engine.Canceled, Error: record(t.err).encode(), Err: t.err}
+	case errors.As(t.err, &renew):
+		input, err := encode("input of workflow "+t.def.Workflow, renew.input, t.in.MaxBytes)
+		if err == nil {
+			t.leave(engine.End{Kind: engine.Renewed, Output: input})
+			return
+		}
+		end = engine.End{Kind: engine.Failed, Error: record(err).encode(), Err: err}
+	default:
+		end = engine.End{Kind: engine.Failed, Error: record(t.err).encode(), Err: t.err}
+	}
+	b := t.pending
+	b.End = &end
+	for seq, w := range t.in.Waits { // of another version: nothing waited for them here
+		b.Dropped = append(b.Dropped, seq)
+		if w.Child > 0 {
+			b.Cancel = append(b.Cancel, w.Child)
+		}
+	}
+	t.pending = engine.Batch{}
+	if err := t.in.Host.Write(context.WithoutCancel(ctx), b); err != nil {
+		t.leave(refused(err))
+		return
+	}
+	t.leave(end)
+}
+
+// leave sets why the turn ends, once.
+func (t *turn) leave(e engine.End) {
+	if t.left == nil {
+		t.left = &e
+	}
+}
+
+func (t *turn) park(reason string, err error) { t.leave(parked(reason, err)) }
+
+// leaves unwinds the branches, and waits for what still executes: its result is
+// written, unless the run has ended or is somebody else's.
+func (t *turn) leaves(ctx context.Context) engine.End {
+	if t.left.Kind != engine.Released { // of those, steps go on to their end
+		t.stop(errRunEnds)
+	}
+	for len(t.branches) > 0 {
+		t.branches[len(t.branches)-1].run()
+	}
+	t.group.Wait()
+	t.stop(errRunEnds)
+	for post := t.inbox.take(); post != nil; post = t.inbox.take() {
+		post()
+	}
+	if !t.left.Final() && t.left.Kind != engine.Lost && !t.in.Verify && !t.pending.Empty() {
+		end := *t.left
+		t.left = nil
+		t.flush(ctx)
+		t.leave(end)
+	}
+	return *t.left
+}
+
+// refused turns the error of a write into the end of the turn.
+func refused(err error) engine.End {
+	var park *engine.ParkError
+	switch {
+	case errors.Is(err, engine.ErrLeaseLost):
+		return engine.End{Kind: engine.Lost, Err: err}
+	case errors.As(err, &park):
+		return parked(park.Reason, park.Err)
+	}
+	return parked("storage", err)
+}
+
+func parked(reason string, err error) engine.End {
+	return engine.End{Kind: engine.Parked, Reason: reason, Error: record(err).encode(), Err: err}
+}
+
+// interrupted is the end of a turn whose context was ended from outside.
+func interrupted(cause error) engine.End {
+	if errors.Is(cause, engine.ErrHandBack) {
+		return engine.End{Kind: engine.Released}
+	}
+	return engine.End{Kind: engine.Lost, Err: cause}
+}

@@ -1,0 +1,76 @@
+package workflow
+
+import (
+	"context"
+	"slices"
+	"strings"
+
+	"github.com/stepward/stepward/internal/engine"
+)
+
+// handOver gives the body a result that an earlier turn recorded.
+func (t *turn) handOver(c *engine.Checkpoint) {
+	if c.Seq == 0 {
+		t.consume(c)
+		t.cancel(c.Key)
+		return
+	}
+	f := t.unresolved[c.Seq]
+	if f == nil || !f.launched {
+		t.park("nondeterminism", &NonDeterminismError{Seq: c.Seq, Recorded: c.Key})
+		return
+	}
+	if !t.opened(c) {
+		return
+	}
+	t.consume(c)
+	f.attempt = c.Attempt
+	t.resolve(f, c.Output, f.failure(c))
+}
+
+// consume takes a checkpoint off those that are replayed: the next one, but for
+// an instant of a fork (see instant).
+func (t *turn) consume(c *engine.Checkpoint) {
+	i := slices.Index(t.replay, c)
+	if i == 0 {
+		t.replay = t.replay[1:]
+	} else {
+		t.replay = slices.Delete(t.replay, i, i+1)
+	}
+	delete(t.recorded, c.Seq)
+	t.shows.handed = max(t.shows.handed, c.Done)
+}
+
+// record numbers a new checkpoint and keeps it for the next commit.
+func (t *turn) record(c *engine.Checkpoint) {
+	t.done++
+	c.Done, t.shows.handed = t.done, t.done
+	if c.Error != nil || c.Seq == 0 || strings.HasPrefix(c.Key[strings.LastIndexByte(c.Key, '/')+1:], keyTimeout) {
+		c.Calls = t.seq
+	}
+	if c.Elapsed == 0 {
+		c.Elapsed = max(t.in.Now().Sub(c.Started), 0)
+	}
+	t.pending.Checkpoints = append(t.pending.Checkpoints, *c)
+}
+
+// prepare writes down what is about to be waited for.
+func (t *turn) prepare() {
+	for _, f := range t.fresh {
+		if f.done || f.written || f.step == nil && f.wait.Signal == "" && f.wait.Left <= t.in.Patience {
+			continue
+		}
+		f.written = true
+		t.pending.Waits = append(t.pending.Waits, *f.wait)
+	}
+	t.fresh = nil
+}
+
+// flush writes what is pending.
+func (t *turn) flush(ctx context.Context) {
+	b := t.pending
+	t.pending, t.shows.bytes = engine.Batch{}, 0
+	if err := t.in.Host.Write(context.WithoutCancel(ctx), b); err != nil {
+		t.leave(refused(err))
+	}
+}
