@@ -34,7 +34,8 @@
 //
 // A pod shares the node's kernel unless a RuntimeClass says otherwise. Where
 // containers of a node are killed as a whole when they run out of memory, as is
-// usual with cgroup v2, the sandbox is lost then. There is no limit of processes
+// usual with cgroup v2, the sandbox is lost then, unless singleProcessOOMKill is
+// true in the configuration of the node's kubelet. There is no limit of processes
 // with a RuntimeClass. A port-forward must reach the pod's loopback, which it does
 // not with runtimes that have a network stack of their own: Probe says so.
 //

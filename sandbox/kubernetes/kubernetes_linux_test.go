@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -75,7 +76,28 @@ func newPlace(t testing.TB, podSecurity string) *place {
 	}
 	p.rest = rest.CopyConfig(config)
 	p.rest.Impersonate.UserName = "system:serviceaccount:" + p.name + ":" + workerAccount
+	p.awaitRights(t)
 	return p
+}
+
+// awaitRights waits until the authorizer has learned of the Role, which it does in
+// its own time.
+func (p *place) awaitRights(t testing.TB) {
+	t.Helper()
+	ctx := bounded(t)
+	c, err := p.backend().connect(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for {
+		err := c.checkRights(ctx)
+		if err == nil {
+			return
+		}
+		if ctx.Err() != nil || !strings.Contains(err.Error(), "lacks rights") {
+			t.Fatal(err)
+		}
+	}
 }
 
 // backend is one that has the worker's rights.
