@@ -33,14 +33,18 @@ ON CONFLICT (run_id, seq) DO UPDATE SET key = excluded.key, child_id = excluded.
 UPDATE stepward.run SET parent_id = $2 WHERE id = $1;
 
 -- name: NoticeTake
--- Up to 500, and the lock on the runs that they are for, in order.
-WITH taken AS (
-    DELETE FROM stepward.notice WHERE id IN (SELECT id FROM stepward.notice ORDER BY id LIMIT 500 FOR UPDATE SKIP LOCKED) RETURNING run_id, cancel, terminate
-), each AS (
-    SELECT run_id, bool_or(cancel) AS cancel, bool_or(terminate) AS terminate FROM taken GROUP BY run_id
+-- Up to 500, and the lock on the runs that they are for. What is for a run that somebody has locked, be it
+-- for long, is left to the next look.
+WITH free AS MATERIALIZED (
+    SELECT n.id, r.state FROM (SELECT id, run_id FROM stepward.notice ORDER BY id) n
+    LEFT JOIN LATERAL (SELECT state FROM stepward.run WHERE run.id = n.run_id FOR NO KEY UPDATE SKIP LOCKED) r ON true
+    WHERE r.state IS NOT NULL OR NOT EXISTS (SELECT FROM stepward.run WHERE run.id = n.run_id) -- it was deleted
+    LIMIT 500
+), taken AS (
+    DELETE FROM stepward.notice USING free WHERE notice.id = free.id
+    RETURNING notice.run_id, notice.cancel, notice.terminate, free.state
 )
-SELECT r.id, each.cancel, each.terminate FROM stepward.run r JOIN each ON each.run_id = r.id WHERE r.state = 'live'
-ORDER BY r.id FOR NO KEY UPDATE OF r;
+SELECT run_id, bool_or(cancel), bool_or(terminate) FROM taken WHERE state = 'live' GROUP BY run_id ORDER BY run_id;
 
 -- name: NoticeWake
 -- After NoticeTake, in its transaction, but with a newer snapshot: runs that wait become ready, and

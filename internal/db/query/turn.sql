@@ -275,14 +275,17 @@ WHERE t.session = $1;
 -- Frees the runs of workers that are gone, $1 at a time. The epoch rises here, so that a late write
 -- of the old turn is refused before anybody claims the run again. A run whose last turn recorded
 -- nothing counts a crash; one that did starts counting anew. A worker that left (gone) did not crash.
+-- A run that somebody has locked, be it for long, is left to the next look.
 WITH dead AS MATERIALIZED (
     SELECT t.run_id, t.session, t.epoch, coalesce(w.state, 'dead') AS state FROM stepward.turn t LEFT JOIN stepward.worker w ON w.session = t.session
     WHERE w.session IS NULL OR w.state IN ('dead', 'gone')
-    ORDER BY t.run_id LIMIT $1
+    ORDER BY t.run_id
 ), lost AS MATERIALIZED (
-    SELECT r.id, dead.session, dead.epoch, dead.state FROM stepward.run r JOIN dead ON r.id = dead.run_id AND r.session = dead.session AND r.epoch = dead.epoch
-    WHERE r.state = 'live' -- it may have ended while this waited for its row
-    ORDER BY r.id FOR NO KEY UPDATE OF r
+    SELECT r.id, dead.session, dead.epoch, dead.state FROM dead CROSS JOIN LATERAL (
+        SELECT id FROM stepward.run
+        WHERE run.id = dead.run_id AND run.session = dead.session AND run.epoch = dead.epoch AND run.state = 'live' -- it may just have ended
+        FOR NO KEY UPDATE SKIP LOCKED
+    ) r LIMIT $1
 ), raised AS (
     UPDATE stepward.run r SET epoch = r.epoch + 1, session = NULL,
         crashes = CASE WHEN lost.state = 'gone' THEN r.crashes WHEN EXISTS (SELECT FROM stepward.step s WHERE s.run_id = r.id AND s.epoch = lost.epoch) THEN 1 ELSE r.crashes + 1 END

@@ -1,0 +1,77 @@
+package worker_test
+
+import (
+	"context"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/stepward/stepward/worker"
+	"github.com/stepward/stepward/workflow"
+)
+
+// heldBy makes all runs that are ready those of a worker that is dead and has not
+// been missed.
+func (f *fixture) heldBy(session int64, name string) {
+	f.t.Helper()
+	f.exec("INSERT INTO stepward.worker (session, name, lease_until, lease_s, requirements, backends) VALUES ($1, $2, 'epoch', 10, '{}', '{}')", session, name)
+	f.exec("UPDATE stepward.run SET session = $1, epoch = 1 WHERE id IN (SELECT run_id FROM stepward.ready)", session)
+	f.exec("INSERT INTO stepward.turn (run_id, session, epoch) SELECT run_id, $1, 1 FROM stepward.ready", session)
+	f.exec("DELETE FROM stepward.ready")
+}
+
+// lock begins a transaction of the application that sends a signal, and leaves it
+// open: it holds the run's row.
+func (f *fixture) lock(id workflow.RunID) pgx.Tx {
+	f.t.Helper()
+	tx := f.begin()
+	if err := note.SendTx(f.t.Context(), f.client, tx, id, "held"); err != nil {
+		f.t.Fatal(err)
+	}
+	return tx
+}
+
+func commits(t *testing.T, tx pgx.Tx) {
+	t.Helper()
+	if err := tx.Commit(context.WithoutCancel(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// The runs of a dead worker are recovered beside one that a transaction of an
+// application has locked, however long that is open.
+func TestReapBesideLock(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	var runs []workflow.Run[int]
+	for n := range 5 {
+		runs = append(runs, f.enqueue(n))
+	}
+	f.heldBy(4711, "dead")
+	tx := f.lock(runs[0].ID)
+	f.start(worker.Config{Workflows: []*workflow.Definition{defines(passes(keep), keep)}})
+	for n, run := range runs[1:] {
+		ends(t, run, n+1)
+	}
+	if s := f.state(runs[0].ID); s.Turns != 1 {
+		t.Errorf("the run is %+v", s)
+	}
+	commits(t, tx)
+	ends(t, runs[0], 0)
+}
+
+// Notices reach the other runs beside one that is locked, and that one later.
+// One for a run that was deleted is dropped.
+func TestNoticesBesideLock(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	locked, other := f.enqueue(1), f.enqueue(2)
+	f.exec("INSERT INTO stepward.notice (run_id, cancel) VALUES (1, true), ($1, true), ($2, true), ($1, false)", locked.ID, other.ID)
+	tx := f.lock(locked.ID)
+	f.start(worker.Config{Workflows: []*workflow.Definition{chainV1}}) // does not execute them
+	eventually(t, "the other is canceled", func() bool { return f.state(other.ID).State == workflow.StateCanceled })
+	eventually(t, "what is for the locked one is left", func() bool { return f.count("SELECT count(*) FROM stepward.notice") == 2 })
+	commits(t, tx)
+	eventually(t, "the locked one is canceled", func() bool { return f.state(locked.ID).State == workflow.StateCanceled })
+	eventually(t, "no notice is left", func() bool { return f.count("SELECT count(*) FROM stepward.notice") == 0 })
+}
