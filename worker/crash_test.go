@@ -64,3 +64,34 @@ func TestKillWouldNotice(t *testing.T) {
 		t.Error("a checkpoint was written again, and looks the same")
 	}
 }
+
+// A run that was started is on its own before its parent knows of it: neither
+// the parent's cancelation nor its termination reaches it.
+func TestStartOutlivesItsParent(t *testing.T) {
+	t.Parallel()
+	for name, end := range map[string]func(*fixture, workflow.RunID) error{
+		"canceled":   func(f *fixture, id workflow.RunID) error { return f.client.Cancel(t.Context(), id) },
+		"terminated": func(f *fixture, id workflow.RunID) error { return f.client.Terminate(t.Context(), id) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := newFixture(t)
+			r := f.travel("start", "c")
+			f.startVictim(victimConfig{}, "Commit:before:1").diedOf(syscall.SIGKILL)
+			if err := end(f, r.run.ID); err != nil {
+				t.Fatal(err)
+			}
+			f.expire("victim")
+			f.takeOver()
+			if _, err := r.run.Result(t.Context()); err == nil {
+				t.Error("the parent completed")
+			}
+			eventually(t, "what was started is over", func() bool {
+				return f.count("SELECT count(*) FROM stepward.run WHERE workflow = 'kin' AND state <> 'live'") == 1
+			})
+			if n := f.count("SELECT count(*) FROM stepward.run WHERE workflow = 'kin' AND state = 'completed'"); n != 1 {
+				t.Errorf("it was %s", name)
+			}
+		})
+	}
+}

@@ -85,7 +85,7 @@ var (
 )
 
 // What a path holds beside steps, and the key that it is on record with.
-var waits = map[string]string{"nap": "sleep:", "mail": "signal:letter", "kin": "child:kin", "bigkin": "child:kin"}
+var waits = map[string]string{"nap": "sleep:", "mail": "signal:letter", "kin": "child:kin", "bigkin": "child:kin", "start": "child:kin"}
 
 // bulk is too large to be stored in line.
 var bulk = strings.Repeat("bulk", 20<<10)
@@ -157,6 +157,8 @@ func travel(ctx workflow.Context, in trip) (string, error) {
 			at, err = letter.Receive(ctx, 0)
 		case "kin":
 			at, err = kin.Run(ctx, in.Log)
+		case "start":
+			_, err = kin.Start(ctx, in.Log)
 		case "bigkin":
 			_, err = kin.Run(ctx, bulk)
 		case "big":
@@ -288,6 +290,14 @@ func (r *traveller) arrives(ctx context.Context, before map[string]string, visit
 		}
 	}
 	r.told()
+	if slices.Contains(path, "start") {
+		eventually(r.t, "what was started is over", func() bool {
+			return r.count("SELECT count(*) FROM stepward.run WHERE workflow = 'kin' AND state = 'completed' AND parent_id IS NULL") == 1
+		})
+		if n := r.count("SELECT count(*) FROM stepward.run WHERE workflow = 'kin'"); n != 1 {
+			r.t.Errorf("%d runs were started", n)
+		}
+	}
 	if len(after) != len(path) {
 		r.t.Errorf("checkpoints: %v", after)
 	}

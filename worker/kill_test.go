@@ -77,6 +77,8 @@ var killings = []killing{
 	{name: "signal", statement: "Commit", n: 2, path: []string{"a", "mail", "c"}},
 	{statement: "ChildInsert", n: 1, path: []string{"a", "kin", "c"}},
 	{statement: "ChildParent", n: 1, path: []string{"a", "kin", "c"}},
+	{name: "start", statement: "ChildInsert", n: 1, path: []string{"a", "start", "c"}},
+	{name: "start", statement: "Commit", n: 2, path: []string{"a", "start", "c"}},
 	// The parent holds, or it might have seen the end of its child and be over.
 	{statement: "NoticeWake", n: 1, path: []string{"a", "kin", "hold"}, victim: victimConfig{Hold: "context"}},
 	{statement: "NoticeTake", n: 1, path: []string{"a", "kin", "hold"}, first: victimConfig{Hold: "context"}, firstCrash: "NoticeWake:before:1"},

@@ -74,8 +74,8 @@ func (w *worker) childTx(ctx context.Context, tx pgx.Tx, t *heldTurn, c engine.C
 	if errors.Is(err, pgx.ErrNoRows) {
 		return 0, engine.ErrLeaseLost
 	}
-	if err != nil || id != 0 {
-		return id, err
+	if err != nil || id > 0 || c.Detach && id < 0 {
+		return max(id, -id), err
 	}
 	results, err := enqueue.Insert(ctx, tx, w.q, []enqueue.Item{item})
 	if err != nil {
@@ -85,7 +85,11 @@ func (w *worker) childTx(ctx context.Context, tx pgx.Tx, t *heldTurn, c engine.C
 		return 0, &engine.ParkError{Reason: "mode", Err: fmt.Errorf("workflow %s: %w", c.Workflow, err)}
 	}
 	id = results[0].Run
-	if _, err := tx.Exec(ctx, w.q.ChildInsert, t.run, c.Seq, c.Key, id); err != nil {
+	waited := id
+	if c.Detach {
+		waited = -id
+	}
+	if _, err := tx.Exec(ctx, w.q.ChildInsert, t.run, c.Seq, c.Key, waited); err != nil {
 		return 0, err
 	}
 	if !c.Detach {

@@ -63,7 +63,11 @@ func startChild(ctx Context, name string, in any, detach bool) *future {
 // child adds the child run, unless an earlier turn did.
 func (f *future) child(name string, detach bool) {
 	t := f.t
-	if f.wait.Child > 0 {
+	switch {
+	case detach && (f.wait.Child > 0 || f.wait.Child < -1):
+		f.started(max(f.wait.Child, -f.wait.Child))
+		return
+	case f.wait.Child > 0:
 		f.listen()
 		return
 	}
@@ -83,7 +87,6 @@ func (f *future) child(name string, detach bool) {
 				t.leave(refused(err))
 				return
 			}
-			f.wait.Child = id
 			switch {
 			case f.done: // it was canceled meanwhile
 				t.pending.Dropped = append(t.pending.Dropped, f.seq)
@@ -91,17 +94,23 @@ func (f *future) child(name string, detach bool) {
 					t.pending.Cancel = append(t.pending.Cancel, id)
 				}
 			case detach:
-				out, err := json.Marshal(RunID(id))
-				if err != nil {
-					t.park("undecodable", err)
-					return
-				}
-				t.settle(f, f.checkpoint(out, nil))
+				f.started(id)
 			default:
+				f.wait.Child = id
 				f.listen()
 			}
 		})
 	})
+}
+
+// started hands over the id of a run that nobody waits for.
+func (f *future) started(id int64) {
+	out, err := json.Marshal(RunID(id))
+	if err != nil {
+		f.t.park("undecodable", err)
+		return
+	}
+	f.t.settle(f, f.checkpoint(out, nil))
 }
 
 // ended makes the record of the end of a child, whose result has been opened.

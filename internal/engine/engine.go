@@ -210,7 +210,7 @@ type Wait struct {
 	Key    string
 	Left   time.Duration // until it ends by itself; negative: never does
 	Signal string        // name of the signal that ends it
-	Child  int64         // run whose end ends it
+	Child  int64         // run whose end ends it; negative: one that is on its own, and whose start only is not recorded yet
 }
 
 // A Child is a run that a body starts.

@@ -283,3 +283,22 @@ func TestReturnsBesides(t *testing.T) {
 		}
 	}
 }
+
+// A run that was started is not waited for, and started once.
+func TestStartAndCrash(t *testing.T) {
+	fn := func(ctx workflow.Context, s string) (string, error) {
+		id, err := inner.Start(ctx, s)
+		return fmt.Sprint(id), err
+	}
+	e := workflowtest.New(t, body(fn))
+	var started int
+	workflowtest.FakeRun(e, inner, func(string) (string, error) {
+		started++
+		e.Crash()
+		return "inner", nil
+	})
+	wants(t, e, workflow.RunID(2).String())
+	if started != 1 {
+		t.Errorf("%d runs were started", started)
+	}
+}

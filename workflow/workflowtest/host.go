@@ -114,7 +114,7 @@ func (r *memRun) Child(_ context.Context, c engine.Child) (int64, error) {
 		return 0, engine.ErrLeaseLost
 	}
 	if w, ok := r.waits[c.Seq]; ok {
-		return w.Child, nil
+		return max(w.Child, -w.Child), nil
 	}
 	parent := r
 	if c.Detach {
@@ -125,7 +125,11 @@ func (r *memRun) Child(_ context.Context, c engine.Child) (int64, error) {
 		return 0, &engine.ParkError{Reason: "child", Err: fmt.Errorf("workflowtest: no definition and no fake of workflow %s, which %s calls", c.Workflow, c.Key)}
 	}
 	child := e.add(def, parent, c.Input)
-	r.waits[c.Seq] = wait{Wait: engine.Wait{Seq: c.Seq, Key: c.Key, Left: -1, Child: int64(child.id)}}
+	w := engine.Wait{Seq: c.Seq, Key: c.Key, Left: -1, Child: int64(child.id)}
+	if c.Detach { // as in Postgres
+		w.Child = -w.Child
+	}
+	r.waits[c.Seq] = wait{Wait: w}
 	if fake != nil {
 		e.mu.Unlock()
 		out, err := fake(c.Input)

@@ -153,7 +153,7 @@ CREATE INDEX timer_due ON stepward.timer (wake_at);
 CREATE TABLE stepward.wait (
     run_id   bigint NOT NULL,
     seq      int NOT NULL,
-    child_id bigint,
+    child_id bigint, -- negative: of a run that was started and is on its own, so that no turn starts it again
     wake_at  timestamptz,
     since    timestamptz NOT NULL DEFAULT clock_timestamp(),
     key      text NOT NULL,

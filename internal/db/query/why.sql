@@ -1,6 +1,6 @@
 -- name: WhyWaits
 SELECT w.key, coalesce(w.signal, ''), coalesce(w.child_id, 0), w.wake_at, w.since
-FROM stepward.wait w WHERE w.run_id = $1 ORDER BY w.seq LIMIT 1000;
+FROM stepward.wait w WHERE w.run_id = $1 AND coalesce(w.child_id, 0) >= 0 ORDER BY w.seq LIMIT 1000;
 
 -- name: WhyAttempts
 -- Of the steps without a checkpoint whose last attempt failed: when that was, and when the next may start.
