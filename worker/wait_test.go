@@ -366,3 +366,71 @@ func TestPatched(t *testing.T) {
 	ends(t, old, 42)
 	ends(t, f.enqueue(10), 40)
 }
+
+// A run whose body has returned does not wait for signals and times that nobody
+// asks for any more, neither at once nor on a replay.
+func TestLosersAreGivenUp(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	body := func(ctx workflow.Context, n int) (int, error) {
+		ctx.Finally(func(ctx workflow.Context) error {
+			_, err := passes(keep, gate)(ctx, n)
+			return err
+		})
+		ctx.WithTimeout(time.Hour)
+		loser := workflow.NewSignal[string]("loser").Go(ctx, 0)
+		workflow.Go(ctx, "late", func(ctx workflow.Context) (int, error) {
+			note.Go(ctx, time.Hour)
+			ctx.WithTimeout(2 * time.Hour)
+			return double.Run(ctx, n)
+		})
+		for i, f := range workflow.Ready(ctx, loser, note.Go(ctx, 0)) {
+			_, err := f.Get(ctx)
+			return i, err
+		}
+		return 0, errors.New("nothing was ready")
+	}
+	stop := f.start(worker.Config{Workflows: []*workflow.Definition{defines(body, double, keep)}})
+	run := f.enqueue(7)
+	f.waits(run.ID)
+	if err := note.Send(t.Context(), f.client, run.ID, "it"); err != nil {
+		t.Fatal(err)
+	}
+	f.parksAs(run.ID, "undeclared_step") // in its cleanup
+	stop()
+	if n := f.count("SELECT count(*) FROM stepward.wait"); n != 0 {
+		t.Errorf("%d waits are left", n)
+	}
+	good := defines(body, double, keep, gate)
+	f.start(worker.Config{Workflows: []*workflow.Definition{good}})
+	ends(t, run, 1)
+	if err := f.client.Replay(t.Context(), run.ID, good); err != nil {
+		t.Errorf("replay: %v", err)
+	}
+}
+
+// The time of a Context goes on for what still runs in it after the body.
+func TestTimeoutOutlivesBody(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	got := make(chan error, 2)
+	f.start(worker.Config{Workflows: []*workflow.Definition{defines(func(ctx workflow.Context, n int) (int, error) {
+		within, _ := ctx.WithTimeout(time.Hour)
+		workflow.Go(within, "asks", func(ctx workflow.Context) (string, error) {
+			s, err := note.Receive(ctx, 0)
+			if err != nil {
+				got <- err
+			}
+			return s, err
+		})
+		return n, nil
+	})}})
+	run := f.enqueue(7)
+	f.waits(run.ID)
+	f.exec("UPDATE stepward.wait SET wake_at = clock_timestamp() WHERE wake_at IS NOT NULL")
+	f.exec("UPDATE stepward.timer SET wake_at = clock_timestamp()")
+	ends(t, run, 7)
+	if err := <-got; !errors.Is(err, workflow.ErrTimeout) {
+		t.Errorf("the branch got %v", err)
+	}
+}

@@ -150,7 +150,7 @@ func goroutineID() string {
 // Go starts fn as a branch of the body: it takes turns with the others, one at
 // a time between durable calls, so they may share variables. Its calls have
 // keys of their own, which begin with name. A run waits for its branches before
-// it completes.
+// it completes, also for one that waits for a signal.
 func Go[Out any](ctx Context, name string, fn func(Context) (Out, error)) *Future[Out] {
 	b, s := ctx.at()
 	b.enter()

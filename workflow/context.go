@@ -56,7 +56,7 @@ type Context interface {
 
 	// WithTimeout returns a Context whose calls return [ErrTimeout] once d has
 	// passed, and [ErrCanceled] once the function was called. Call it when the
-	// Context is done with.
+	// Context is done with. A run that has nothing else to wait for does not wait for d.
 	WithTimeout(d time.Duration) (Context, func())
 
 	at() (*branch, *scope) // seals the interface

@@ -1,11 +1,36 @@
 package workflow
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"slices"
 
 	"github.com/stepward/stepward/internal/engine"
 )
+
+// settled reports whether a body that has returned has nothing left to wait for.
+// Signals and times that no branch can ask for any more, such as what lost a race,
+// are given up: but once all else has ended, as a time may limit it, and unless
+// what came of them is on record.
+func (t *turn) settled() bool {
+	if len(t.branches) > 1 {
+		return false
+	}
+	var idle []*future
+	for _, f := range t.unresolved {
+		_, recorded := t.recorded[f.seq]
+		if recorded || f.step != nil || f.wait == nil || f.wait.Child != 0 {
+			return false
+		}
+		idle = append(idle, f)
+	}
+	slices.SortFunc(idle, func(a, b *future) int { return cmp.Compare(a.seq, b.seq) })
+	for _, f := range idle {
+		t.abandon(f, ErrCanceled)
+	}
+	return true
+}
 
 // finish writes the end of the run together with its last checkpoints.
 func (t *turn) finish(ctx context.Context) {

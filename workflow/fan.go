@@ -108,7 +108,8 @@ func (g *group) resolved(f *future) {
 // Ready yields futures as they are resolved, with their index, the first one
 // first; a replay yields them in the same order. It ends after the last one, or
 // when the loop is left: use it to wait for the first of several. When the
-// Context is canceled it ends early.
+// Context is canceled it ends early. A run waits for steps, branches and children
+// that lost, unless their Context is canceled, and not for signals.
 func Ready[Out any](ctx Context, futures ...*Future[Out]) iter.Seq2[int, *Future[Out]] {
 	return func(yield func(int, *Future[Out]) bool) {
 		b, s := ctx.at()

@@ -28,7 +28,9 @@ func (s Signal[T]) Receive(ctx Context, timeout time.Duration) (T, error) {
 	return s.Go(ctx, timeout).Get(ctx)
 }
 
-// Go is Receive without the wait.
+// Go is Receive without the wait. A run does not wait for it before it completes:
+// once the body has returned, and its steps, branches and children have ended, a
+// value that has not come is given up.
 func (s Signal[T]) Go(ctx Context, timeout time.Duration) *Future[T] {
 	b, sc := ctx.at()
 	b.enter()

@@ -115,7 +115,7 @@ func (t *turn) run(ctx context.Context, body bodyFunc) engine.End {
 		if t.err != nil { // what still runs is of no use to a run that fails
 			t.body.scope.cancel(ErrCanceled)
 		}
-		t.body.await(func() bool { return len(t.branches) == 1 && len(t.unresolved) == 0 })
+		t.body.await(t.settled)
 	}, func(c Context) {
 		for i := len(t.cleanups) - 1; i >= 0; i-- {
 			if err := t.cleanups[i](c); err != nil && t.err == nil {
