@@ -26,7 +26,7 @@ type Config struct {
 	// The worker uses up to four of its connections at a time for itself (claims,
 	// commits, maintenance, River), and opens two connections outside of it: one
 	// for its heartbeat, one for River's notifications. Steps in a transaction
-	// leave it one.
+	// leave one to all workers of the pool.
 	Pool *pgxpool.Pool
 
 	// Workflows are what this worker executes; required.

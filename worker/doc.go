@@ -2,8 +2,8 @@
 //
 // [Run] claims runs from Postgres, replays what is recorded of them, executes
 // the steps that are not, and writes each result as a checkpoint. A program
-// embeds as many workers as it likes, and starts and stops them at will: a run
-// belongs to none of them.
+// embeds as many workers as it likes, on one pool or several, and starts and stops
+// them at will: a run belongs to none of them.
 //
 //	bootstrap.Init(sitework.PortfolioV1) // first: inside a sandbox it becomes the tool runner
 //	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)

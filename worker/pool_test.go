@@ -5,6 +5,7 @@ package worker_test
 import (
 	"context"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -155,6 +156,59 @@ func TestOpenTransactions(t *testing.T) {
 	<-began // as many as may be open
 	ends(t, f.enqueue(5), 10)
 	close(release)
+	for _, run := range runs {
+		ends(t, run, 7)
+	}
+}
+
+// Of several workers on one pool, the steps that keep their transactions open
+// leave a connection to all of them.
+func TestOpenTransactionsOfTwoWorkers(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	cfg := parsePool(t, testenv.PostgresURL(t))
+	cfg.MaxConns = 3
+	pool, err := pgxpool.NewWithConfig(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(pool.Close)
+	began, release := make(chan struct{}, 8), make(chan struct{})
+	long := workflow.NewTxStep("long", func(_ context.Context, _ pgx.Tx, n int) (int, error) {
+		began <- struct{}{}
+		<-release
+		return n, nil
+	}, workflow.StepOptions{})
+	const steps, each = 50, 2
+	holds := workflow.DurableWorkflow[int, int]{Name: "holds"}
+	def := workflow.Define(holds, func(ctx workflow.Context, n int) (int, error) {
+		held := long.Go(ctx, n)
+		for range steps {
+			if _, err := double.Run(ctx, n); err != nil {
+				return 0, err
+			}
+		}
+		return held.Get(ctx)
+	}, workflow.Options{Steps: []workflow.Declared{long, double}})
+	for _, name := range []string{"one", "two"} {
+		f.start(worker.Config{Name: name, Pool: pool, MaxRuns: each, Workflows: []*workflow.Definition{def}})
+	}
+	end := sync.OnceFunc(func() { close(release) })
+	t.Cleanup(end) // before the workers'
+	var runs []workflow.Run[int]
+	for range 2 * each {
+		run, err := holds.Enqueue(t.Context(), f.client, 7, workflow.EnqueueOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		runs = append(runs, run)
+	}
+	<-began
+	<-began // as many as may be open
+	eventually(t, "the other steps of all runs are recorded", func() bool {
+		return f.count("SELECT count(*) FROM stepward.step") >= 2*each*steps
+	})
+	end()
 	for _, run := range runs {
 		ends(t, run, 7)
 	}

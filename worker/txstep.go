@@ -3,14 +3,34 @@ package worker
 import (
 	"context"
 	"errors"
+	"runtime"
 	"sync"
 	"time"
+	"weak"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/stepward/stepward/internal/engine"
 )
+
+// txPlaces has what openTxs returned, by weak.Pointer[pgxpool.Pool].
+var txPlaces sync.Map
+
+// openTxs returns the places for open transactions of steps on a pool, one less
+// than its connections: before such a transaction commits, its turn writes
+// through the pool what comes before. All workers of a pool share them, as each
+// would fill the pool otherwise, and wait for the others' connections for ever. A
+// place outlives its worker when a function does that ignores its context.
+func openTxs(pool *pgxpool.Pool) chan struct{} {
+	key := weak.Make(pool)
+	places, ok := txPlaces.LoadOrStore(key, make(chan struct{}, pool.Config().MaxConns-1))
+	if !ok {
+		runtime.AddCleanup(pool, func(key weak.Pointer[pgxpool.Pool]) { txPlaces.Delete(key) }, key)
+	}
+	return places.(chan struct{})
+}
 
 // inTx runs the function of a step in a transaction and leaves that open.
 func (h *host) inTx(ctx context.Context, a engine.Attempt, free func()) (engine.Outcome, error) {

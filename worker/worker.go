@@ -62,7 +62,7 @@ func Run(ctx context.Context, cfg Config) error {
 		draining:  make(chan struct{}),
 		steps:     make(chan struct{}, cfg.MaxSteps),
 		sandboxes: make(chan struct{}, cfg.MaxSandboxes),
-		txs:       make(chan struct{}, cfg.Pool.Config().MaxConns-1),
+		txs:       openTxs(cfg.Pool),
 	}
 	for _, d := range cfg.Workflows {
 		e := d.Engine()
@@ -112,7 +112,7 @@ type worker struct {
 	lease        lease
 	steps        chan struct{} // places for attempts
 	sandboxes    chan struct{} // places for sandboxes
-	txs          chan struct{} // places for open transactions of steps: the worker needs a connection besides
+	txs          chan struct{} // places for open transactions of steps: see openTxs
 
 	ring     chan struct{} // asks the dispatcher to look
 	left     chan struct{} // receives when a turn has left
