@@ -161,7 +161,7 @@ func TestRunDeadlineReplays(t *testing.T) {
 	body := func(ctx workflow.Context, n int) (int, error) {
 		ctx.Finally(func(ctx workflow.Context) error { return workflow.Sleep(ctx, time.Hour) })
 		_, err := child.Run(ctx, n)
-		seen <- fmt.Sprint(errors.Is(err, workflow.ErrTimeout), err)
+		seen <- fmt.Sprint(errors.Is(err, workflow.ErrCanceled), err)
 		return n, nil
 	}
 	cfg := worker.Config{Workflows: []*workflow.Definition{defines(body), childV1}}
@@ -180,7 +180,7 @@ func TestRunDeadlineReplays(t *testing.T) {
 	f.exec("UPDATE stepward.timer SET wake_at = clock_timestamp()")
 	f.start(cfg)
 	ends(t, run, 42)
-	if first, second := <-seen, <-seen; first != second || first != "true step child:child, attempt 0: workflow: timed out" {
+	if first, second := <-seen, <-seen; first != second || first != "true step child:child, attempt 0: workflow: run canceled: its deadline has passed" {
 		t.Errorf("at first %s, replayed %s", first, second)
 	}
 }

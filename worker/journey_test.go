@@ -171,7 +171,7 @@ func travel(ctx workflow.Context, in trip) (string, error) {
 				_, err := placeLate.Run(ctx, in.Log)
 				return err
 			})
-			if err = workflow.Sleep(ctx, time.Hour); errors.Is(err, workflow.ErrTimeout) {
+			if err = workflow.Sleep(ctx, time.Hour); errors.Is(err, workflow.ErrCanceled) {
 				err = nil
 			}
 		case "renew":

@@ -2,6 +2,7 @@ package workflow
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"hash/fnv"
 	"math/rand/v2"
@@ -98,7 +99,30 @@ func (b *branch) enter() {
 	if b.t.misused.Load() && b.t.left == nil {
 		b.t.park("goroutine", errForeign)
 	}
+	if cause := context.Cause(b.t.ctx); cause != nil && b.t.left == nil {
+		b.t.leave(interrupted(cause))
+	}
 	b.exitIfLeft()
+}
+
+// maxSpun is how many calls in a row may get a result at once, so that the turn
+// has nothing to do; spunFlush, how many results of such calls wait for a commit.
+const (
+	maxSpun   = 100_000
+	spunFlush = 1_000
+)
+
+// spins counts a call, until it turns out to start something. A body that goes on
+// and on without is parked: nothing else gets a word in.
+func (b *branch) spins() {
+	t := b.t
+	if t.spun++; t.spun > maxSpun {
+		b.park("spinning", errSpins)
+	}
+	if len(t.pending.Checkpoints) >= spunFlush && !t.in.Verify {
+		t.flush(t.ctx)
+		b.exitIfLeft()
+	}
 }
 
 // exitIfLeft unwinds the branch when the turn has to leave. Goexit, not a

@@ -127,12 +127,13 @@
 // attempt.
 //
 // A run that was enqueued with a Timeout fails when that passes, wherever it is:
-// its calls return [ErrTimeout], what it gave to [Context].Finally is called, and
+// its calls return [ErrCanceled], what it gave to [Context].Finally is called, and
 // its children are canceled.
 //
 // A run that cannot go on until somebody does something is parked with the
 // reason, not failed: its code does not fit its history, a step is not declared,
-// no worker has a backend, its worker died five times. See [RunStatus].Reason and
+// no worker has a backend, its worker died five times, its body makes 100,000 calls
+// in a row that have nothing to wait for. See [RunStatus].Reason and
 // [Client.Resume].
 //
 // # Operating

@@ -44,9 +44,10 @@ type EnqueueOptions struct {
 	Attributes map[string]any
 
 	// Timeout bounds the run from this call to its end, waits included, by the
-	// clock of Postgres. When it passes, the durable calls of its body return
-	// [ErrTimeout], what it gave to [Context].Finally is called, and the run ends as
-	// failed when its body returns an error; Result's error is [ErrTimeout]. A
+	// clock of Postgres. When it passes, the run is canceled: the durable calls of
+	// its body return [ErrCanceled], so that it tells this from a wait of its own
+	// that took too long, and what it gave to [Context].Finally is called. It ends
+	// as failed when its body returns an error; Result's error is [ErrTimeout]. A
 	// run that has not begun, or is parked, fails at once. It takes any worker to
 	// notice, within about a second. A run that [Client.Retry] brings back has none
 	// any more. 0 is none.

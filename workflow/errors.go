@@ -17,14 +17,17 @@ var (
 	ErrLeaseLost = engine.ErrLeaseLost
 
 	// ErrCanceled is what a durable call returns in the body of a run that was
-	// canceled, and what [Run.Result] wraps for one that ended so.
+	// canceled, or whose deadline has passed, and what [Run.Result] wraps for one
+	// that was canceled. All calls that follow return it, too: a body that never
+	// stops calling is ended.
 	ErrCanceled = errors.New("workflow: run canceled")
 
 	// ErrNotFound reports a run or a schedule that does not exist.
 	ErrNotFound = errors.New("workflow: not found")
 
 	// ErrTimeout is in the chain of the error of what took longer than it may:
-	// an attempt, a step, a call within [Context].WithTimeout.
+	// an attempt, a step, a call within [Context].WithTimeout; and in that of
+	// [Run.Result], a run.
 	ErrTimeout = errors.New("workflow: timed out")
 )
 

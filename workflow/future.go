@@ -138,6 +138,7 @@ func (t *turn) launch(f *future, start func()) {
 	}
 	f.launched = true
 	if _, ok := t.recorded[f.seq]; ok {
+		t.spun--
 		f.input = nil
 		return
 	}
@@ -145,6 +146,7 @@ func (t *turn) launch(f *future, start func()) {
 		t.abandon(f, f.scope.err)
 		return
 	}
+	t.spun--
 	f.start = start
 	t.queue = append(t.queue, f)
 	if f.wait != nil {

@@ -56,6 +56,7 @@ type turn struct {
 	starting   int // children that are being added
 	attempts   int // that execute, or that ask Postgres
 	begun      int // of these, ever
+	spun       int // calls that started nothing, since all branches waited
 	canceled   bool
 	late       bool        // it is its deadline that has canceled it
 	left       *engine.End // set once: why the turn ends
@@ -71,6 +72,8 @@ var (
 	errRunEnds    = errors.New("workflow: the turn ends")
 	errPaused     = errors.New("workflow: run paused")
 	errForeign    = errors.New("workflow: a Context was used on another goroutine than the one that it was made for; a body starts no goroutines: use Go, Step.Go or Map")
+	errSpins      = fmt.Errorf("workflow: the body made %d durable calls in a row that all had a result at once, and waits for nothing: it loops, perhaps on an error that will not go away, as that of a run that is canceled or late", maxSpun)
+	errLate       = fmt.Errorf("%w: its deadline has passed", ErrCanceled)
 	errBodyGoexit = errors.New("workflow: the body ended its goroutine (runtime.Goexit, or FailNow of a test)")
 )
 
@@ -145,6 +148,7 @@ func (t *turn) advance(ctx context.Context) {
 		}
 		return
 	}
+	t.spun = 0
 	if len(t.replay) > 0 {
 		t.handOver(t.replay[0])
 		return
@@ -284,7 +288,7 @@ func closed(c <-chan struct{}) bool {
 func (t *turn) cancel(key string) {
 	t.canceled, t.late = true, key == keyLate
 	if t.late {
-		t.body.scope.cancel(ErrTimeout)
+		t.body.scope.cancel(errLate)
 		return
 	}
 	t.body.scope.cancel(ErrCanceled)
@@ -305,6 +309,7 @@ func (t *turn) startNext() {
 
 // occurrence returns the key of the next call by a name in a branch.
 func (b *branch) occurrence(name string) string {
+	b.spins()
 	b.names[name]++
 	if n := b.names[name]; n > 1 {
 		return fmt.Sprintf("%s%s#%d", b.path, name, n)

@@ -133,6 +133,7 @@ var cures = map[string]string{
 	"panic":           "deploy a body that does not panic",
 	"paused":          "Client.Resume",
 	"program":         "give the worker a program for sandboxes, then Client.Resume",
+	"spinning":        "deploy a body that returns when its calls cannot succeed, and waits with Sleep or Receive",
 	"undeclared_step": "list the step in Options.Steps and deploy",
 	"undecodable":     "deploy types that the recorded value fits",
 	"unsupported":     "start a worker whose backend can enforce what the step requires",

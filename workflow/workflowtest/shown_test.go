@@ -70,7 +70,7 @@ func TestTimeout(t *testing.T) {
 		ctx.Finally(func(ctx workflow.Context) error { cleaned++; _, err := echo.Run(ctx, "mop"); return err })
 		if in, err := hello.Receive(ctx, 0); err == nil {
 			return in, nil
-		} else if !errors.Is(err, workflow.ErrTimeout) {
+		} else if !errors.Is(err, workflow.ErrCanceled) || errors.Is(err, workflow.ErrTimeout) {
 			return "", errors.New("not the deadline")
 		}
 		return "", errors.New("nobody came")

@@ -1,0 +1,78 @@
+package worker_test
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stepward/stepward/worker"
+	"github.com/stepward/stepward/workflow"
+)
+
+// A body that reminds somebody after each timeout of its own ends with the
+// deadline of its run, which is no such timeout.
+func TestDeadlineEndsLoop(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.start(worker.Config{Workflows: []*workflow.Definition{defines(func(ctx workflow.Context, n int) (int, error) {
+		for {
+			_, err := note.Receive(ctx, 2*time.Hour)
+			if errors.Is(err, workflow.ErrTimeout) {
+				continue
+			}
+			return n, err
+		}
+	})}})
+	run := f.limited(1)
+	f.waits(run.ID)
+	f.elapse()
+	f.overdue(run)
+}
+
+// A body that goes on calling when its run is late or canceled has ended.
+func TestSpinningBodyEnds(t *testing.T) {
+	for _, late := range []bool{true, false} {
+		t.Run(map[bool]string{true: "late", false: "canceled"}[late], func(t *testing.T) {
+			t.Parallel()
+			f := newFixture(t)
+			f.start(worker.Config{Workflows: []*workflow.Definition{defines(func(ctx workflow.Context, n int) (int, error) {
+				for {
+					_ = workflow.Sleep(ctx, 2*time.Hour) // and try again
+				}
+			})}})
+			run := f.limited(1)
+			f.waits(run.ID)
+			if late {
+				f.elapse()
+				f.overdue(run)
+				return
+			}
+			if err := f.client.Cancel(t.Context(), run.ID); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := run.Result(t.Context()); !errors.Is(err, workflow.ErrCanceled) || !strings.Contains(err.Error(), "100000 durable calls") {
+				t.Errorf("got %v", err)
+			}
+		})
+	}
+}
+
+// A body in a loop of calls that have no result ends with its turn.
+func TestSpinningBodyStops(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	began, ended := make(chan struct{}), make(chan struct{})
+	stop := f.start(worker.Config{DrainTimeout: time.Millisecond, Workflows: []*workflow.Definition{defines(func(ctx workflow.Context, n int) (int, error) {
+		defer close(ended)
+		ctx.Random()
+		close(began)
+		for {
+			ctx.Random()
+		}
+	})}})
+	f.enqueue(1)
+	<-began
+	stop()
+	<-ended
+}
