@@ -96,3 +96,44 @@ func TestStepIdempotencyKey(t *testing.T) {
 		}
 	}
 }
+
+// A run that begins anew has other chance and other idempotency keys, which are
+// the same again on a replay.
+func TestContinueAsNewIsAnother(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	keys, chances := make(chan string, 10), make(chan uint64, 10)
+	charge := workflow.NewStep("charge", func(ctx context.Context, n int) (int, error) {
+		info, _ := workflow.StepInfoFrom(ctx)
+		keys <- info.IdempotencyKey
+		if info.Attempt == 1 {
+			return 0, workflow.RetryAfter(errors.New("not yet"), time.Hour)
+		}
+		return n, nil
+	}, workflow.StepOptions{})
+	def := defines(func(ctx workflow.Context, n int) (int, error) {
+		chances <- ctx.Random().Uint64()
+		if _, err := charge.Run(ctx, n); err != nil || n == 3 {
+			return n, err
+		}
+		return 0, changing.ContinueAsNew(n + 1)
+	}, charge)
+	run := f.enqueue(1)
+	f.start(worker.Config{Workflows: []*workflow.Definition{def}})
+	seen := make(map[string]bool)
+	drawn := make(map[uint64]bool)
+	for range 3 {
+		key, chance := <-keys, <-chances
+		if seen[key] || drawn[chance] {
+			t.Errorf("again: key %s, chance %d", key, chance)
+		}
+		seen[key], drawn[chance] = true, true
+		f.waits(run.ID)
+		f.exec("UPDATE stepward.attempt SET retry_at = clock_timestamp()")
+		f.exec("UPDATE stepward.timer SET wake_at = clock_timestamp()")
+		if k, c := <-keys, <-chances; k != key || c != chance {
+			t.Errorf("the next attempt has key %s, not %s, and chance %d, not %d", k, key, c, chance)
+		}
+	}
+	ends(t, run, 3)
+}

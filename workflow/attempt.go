@@ -78,7 +78,7 @@ func (f *future) try() {
 			defer done()
 		}
 		started := t.in.Now()
-		out, err := t.in.Host.Attempt(ctx, engine.Attempt{Step: f.step, Run: t.in.Run, Seq: f.seq, Key: f.key, Number: number, Input: input, Details: details})
+		out, err := t.in.Host.Attempt(ctx, engine.Attempt{Step: f.step, Run: t.in.Run, Seq: f.seq, Key: f.key, Number: number, Unique: t.unique(f.key), Input: input, Details: details})
 		c := &engine.Checkpoint{Seq: f.seq, Key: f.key, Mode: f.step.Mode, Attempt: number, InputHash: f.hash,
 			Started: started, Elapsed: t.in.Now().Sub(started), Output: out.Output}
 		if err == nil && t.in.MaxBytes > 0 && len(out.Output) > t.in.MaxBytes {
@@ -206,4 +206,13 @@ func (t *turn) fire(f *future) {
 	default:
 		t.settle(f, f.checkpoint(nil, nil))
 	}
+}
+
+// unique makes the idempotency key of a step. A run that is a fork, or that has begun
+// anew, has its seed in it.
+func (t *turn) unique(key string) string {
+	if t.in.Seed != t.in.Run {
+		return fmt.Sprintf("%v.%x/%s", RunID(t.in.Run), t.in.Seed, key)
+	}
+	return fmt.Sprintf("%v/%s", RunID(t.in.Run), key)
 }

@@ -180,7 +180,7 @@ type StepInfo struct {
 	Attempt int    // from 1; attempts that failed are counted, and of those that were lost with a worker the ones above Bare and those that sent a heartbeat
 
 	// IdempotencyKey is the same for all attempts of the step, on every
-	// worker. Hand it to outside systems, so that they can recognise a
+	// worker, and another one after ContinueAsNew. Hand it to outside systems, so that they can recognise a
 	// repeated request: no database can do that for them.
 	IdempotencyKey string
 
@@ -194,5 +194,5 @@ func StepInfoFrom(ctx context.Context) (info StepInfo, ok bool) {
 	if !ok {
 		return StepInfo{}, false
 	}
-	return StepInfo{Run: RunID(a.Run), Step: a.Key, Attempt: a.Number, IdempotencyKey: fmt.Sprintf("%v/%s", RunID(a.Run), a.Key), details: string(a.Details)}, true
+	return StepInfo{Run: RunID(a.Run), Step: a.Key, Attempt: a.Number, IdempotencyKey: a.Unique, details: string(a.Details)}, true
 }

@@ -59,7 +59,7 @@ type Turn struct {
 	Run      int64
 	Epoch    int
 	Tenant   string
-	Seed     int64     // of chance: the id of the run, or of the one that it was forked from
+	Seed     int64     // of chance: the id of the run, or of the one that it was forked from, or another number each time that it began anew
 	Tick     time.Time // of the schedule that enqueued the run; zero otherwise
 	Input    []byte
 	Steps    []Checkpoint     // recorded by earlier turns, in the order of Done
@@ -250,6 +250,7 @@ type Attempt struct {
 	Seq    int
 	Key    string
 	Number int
+	Unique string // the idempotency key
 	Input  []byte
 	Outlet Outlet
 

@@ -24,7 +24,7 @@ const Format = 1
 // A History is what is on record of one run.
 type History struct {
 	Run      string // id as text
-	Origin   string // of a fork: the run whose chance it has; else empty
+	Origin   string // of a fork: the run whose chance it has; of a run that has begun anew: a number in that form; else empty
 	Tenant   string
 	Workflow string
 	Version  string

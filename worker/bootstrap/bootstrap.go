@@ -31,7 +31,7 @@ func Init(definitions ...*workflow.Definition) {
 		}
 		_, key, _ := strings.Cut(r.IdempotencyKey, "/")
 		return step.Call(engine.WithAttempt(ctx, engine.Attempt{
-			Step: step, Run: int64(id), Key: key, Number: r.Attempt, Details: r.Details, Beat: r.Beat, Outlet: r.Outlet,
+			Step: step, Run: int64(id), Key: key, Number: r.Attempt, Unique: r.IdempotencyKey, Details: r.Details, Beat: r.Beat, Outlet: r.Outlet,
 		}), r.Input)
 	})
 }

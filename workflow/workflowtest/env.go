@@ -316,6 +316,9 @@ func (e *Env) History() ([]byte, error) {
 		state = "live"
 	}
 	h := &history.History{Run: r.id.String(), Workflow: r.def.Workflow, Version: r.def.Version, State: state, Input: r.input, Output: r.end.Output, Error: r.end.Error}
+	if r.seed != int64(r.id) {
+		h.Origin = workflow.RunID(r.seed).String()
+	}
 	for _, seq := range slices.Sorted(maps.Keys(r.recorded)) {
 		h.Steps = append(h.Steps, r.recorded[seq])
 	}

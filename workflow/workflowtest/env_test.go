@@ -302,3 +302,30 @@ func TestStartAndCrash(t *testing.T) {
 		t.Errorf("%d runs were started", started)
 	}
 }
+
+func TestContinueAsNewIsAnother(t *testing.T) {
+	seen := make(map[string]int)
+	charge := workflow.NewStep("charge", func(ctx context.Context, s string) (string, error) {
+		info, _ := workflow.StepInfoFrom(ctx)
+		seen[info.IdempotencyKey]++
+		return s, nil
+	}, workflow.StepOptions{})
+	def := workflow.Define(double, func(ctx workflow.Context, s string) (string, error) {
+		seen[fmt.Sprint(ctx.Random().Uint64())]++
+		if _, err := charge.Run(ctx, s); err != nil || s == "xxx" {
+			return s, err
+		}
+		return "", double.ContinueAsNew(s + "x")
+	}, workflow.Options{Steps: []workflow.Declared{charge}})
+	e := workflowtest.New(t, def)
+	if _, err := workflowtest.Execute(e, double, "x"); err != nil || len(seen) != 6 {
+		t.Errorf("%v, %v", seen, err)
+	}
+	history, err := e.History()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := workflowtest.Replay(def, history); err != nil {
+		t.Error(err)
+	}
+}

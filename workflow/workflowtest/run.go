@@ -24,6 +24,7 @@ type memRun struct {
 	until    time.Time
 	end      engine.End // once it is over
 	epoch    int
+	seed     int64
 	recorded map[int]engine.Checkpoint
 	attempts map[int]engine.Attempts
 	retryAt  map[int]time.Time
@@ -59,6 +60,7 @@ type received struct {
 
 func (e *Env) add(def *engine.Definition, parent *memRun, input []byte) *memRun {
 	r := &memRun{e: e, id: workflow.RunID(len(e.runs) + 1), def: def, parent: parent, canceled: make(chan struct{}), news: make(chan struct{}, 1)}
+	r.seed = int64(r.id)
 	r.begin(input)
 	e.runs = append(e.runs, r)
 	return r
@@ -132,7 +134,7 @@ func (r *memRun) turn() {
 	default:
 	}
 	t := engine.Turn{
-		Run: int64(r.id), Epoch: r.epoch, Seed: int64(r.id), Input: r.input, Canceled: r.canceled, News: r.news, Now: e.Now, Idle: r.rests,
+		Run: int64(r.id), Epoch: r.epoch, Seed: r.seed, Input: r.input, Canceled: r.canceled, News: r.news, Now: e.Now, Idle: r.rests,
 		MaxBytes: engine.MaxBytesDefault, Host: r, Logger: slog.Default(), Attempts: make(map[int]engine.Attempts), Waits: make(map[int]engine.Wait),
 	}
 	if r.epoch > replays {
@@ -178,6 +180,7 @@ func (r *memRun) leaves(end engine.End) {
 			}
 		}
 	case end.Kind == engine.Renewed:
+		r.seed = int64(r.epoch)<<32 | int64(r.id) // other chance, and other idempotency keys
 		r.begin(end.Output)
 	default:
 		r.e.failed = fmt.Errorf("workflowtest: the run would park (%s): %w", end.Reason, end.Err)

@@ -37,7 +37,7 @@ CREATE TABLE stepward.run (
     workflow       text NOT NULL,
     traceparent    text,
     parent_id      bigint,  -- run whose body waits for this one
-    origin_id      bigint,  -- of a fork: the run that the chance of both comes from
+    origin_id      bigint,  -- of a fork: the run that the chance of both comes from; of a run that has begun anew: a number
     priority       smallint, -- null: 0
     tick           timestamptz, -- of the schedule that enqueued it
     limit_key      text,

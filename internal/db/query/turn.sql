@@ -236,7 +236,9 @@ WITH held AS MATERIALIZED (
     WHERE r.id = $2 AND r.epoch = $3 AND r.session = $1 AND r.state = 'live'
     FOR NO KEY UPDATE
 ), renewed AS (
-    UPDATE stepward.run r SET session = NULL, input = $4 FROM held WHERE r.id = held.id
+    UPDATE stepward.run r SET session = NULL, input = $4, -- and other chance, and other idempotency keys
+        origin_id = hashint8extended(coalesce(r.origin_id, r.id), r.epoch) & 9223372036854775807
+    FROM held WHERE r.id = held.id
 ), steps AS (
     DELETE FROM stepward.step USING held WHERE step.run_id = held.id RETURNING step.seq
 ), attempts AS (
