@@ -125,7 +125,7 @@ func TestBadNames(t *testing.T) {
 		},
 	}
 	for what, body := range bodies {
-		for _, name = range bad {
+		for _, name = range append(bad, "branch/step") { // the key of a step in a branch
 			def := workflow.Define(w, func(ctx workflow.Context, _ int) (int, error) { return 0, body(ctx) }, workflow.Options{})
 			stop := f.start(worker.Config{Workflows: []*workflow.Definition{def}})
 			run, err := w.Enqueue(t.Context(), f.client, 1, workflow.EnqueueOptions{})
@@ -157,6 +157,11 @@ func TestBadNames(t *testing.T) {
 		if !errors.As(err, &definition) || !strings.Contains(err.Error(), "bad version") || !strings.Contains(fmt.Sprint(err), "bad name") {
 			t.Errorf("step and version %.20q: %v", name, err)
 		}
+	}
+	slash := workflow.NewStep("branch/step", keepIt, workflow.StepOptions{})
+	err := worker.Run(t.Context(), worker.Config{Pool: f.pool, Workflows: []*workflow.Definition{defines(passes(slash), slash)}})
+	if definition, ok := errors.AsType[*workflow.DefinitionError](err); !ok || definition.Step != "branch/step" {
+		t.Errorf("a step with a slash: %v", err)
 	}
 	for _, text := range []string{"nul\x00", long, "\xff"} {
 		for _, o := range []workflow.EnqueueOptions{{Tenant: text}, {Key: text}} {

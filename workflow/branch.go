@@ -173,7 +173,8 @@ func goroutineID() string {
 
 // Go starts fn as a branch of the body: it takes turns with the others, one at
 // a time between durable calls, so they may share variables. Its calls have
-// keys of their own, which begin with name. A run waits for its branches before
+// keys of their own, which begin with name: 1 to 100 of letters, digits and "_-.".
+// A run waits for its branches before
 // it completes, also for one that waits for a signal.
 func Go[Out any](ctx Context, name string, fn func(Context) (Out, error)) *Future[Out] {
 	b, s := ctx.at()
@@ -198,8 +199,8 @@ func goBranch[Out any](b *branch, s *scope, path string, fn func(Context) (Out, 
 // checked returns a name that a body gives to a part of itself. One that cannot be
 // in a key parks the run: a deploy can cure it.
 func (b *branch) checked(what, name string) string {
-	if !validName.MatchString(name) {
-		b.park("bad_name", &OptionError{Option: fmt.Sprintf("name of %s %.40q", what, name), Reason: nameRule})
+	if !validPart(name) {
+		b.park("bad_name", &OptionError{Option: fmt.Sprintf("name of %s %.40q", what, name), Reason: partRule})
 	}
 	return name
 }

@@ -3,6 +3,7 @@ package workflow
 import (
 	"fmt"
 	"reflect"
+	"strings"
 
 	"github.com/stepward/stepward/internal/engine"
 	"github.com/stepward/stepward/internal/enqueue"
@@ -42,6 +43,14 @@ func (d *Definition) Engine() *engine.Definition { return d.core }
 var validName = enqueue.Name
 
 const nameRule = enqueue.NameRule
+
+// validPart reports whether a step, a branch or a patch may have a name. A slash
+// would make step a of branch b and step b/a one key.
+func validPart(name string) bool {
+	return validName.MatchString(name) && !strings.Contains(name, "/")
+}
+
+const partRule = "want 1 to 100 letters, digits and _-., not starting with -."
 
 // Define joins a workflow with its body and steps. What is wrong with them is
 // reported, all at once, when a worker starts.

@@ -36,7 +36,8 @@ type StepOptions struct {
 
 // A Step is a named unit of work. Its function may be executed more than once;
 // its result is recorded once. Make it with [NewStep], [NewToolStep] or
-// [NewTxStep], as a package-level variable, and list it in [Options].
+// [NewTxStep], as a package-level variable, and list it in [Options]. Its name is 1
+// to 100 of letters, digits and "_-.".
 type Step[In, Out any] struct {
 	core *engine.Step
 	err  error
@@ -110,8 +111,8 @@ func NewToolStep[In, Out any](name string, fn func(context.Context, *sandbox.San
 
 func newStep[In, Out any](name string, o StepOptions, nilFn bool) *Step[In, Out] {
 	var errs []error
-	if !validName.MatchString(name) {
-		errs = append(errs, errors.New("bad name: "+nameRule))
+	if !validPart(name) {
+		errs = append(errs, errors.New("bad name: "+partRule))
 	}
 	if nilFn {
 		errs = append(errs, errors.New("no function"))
