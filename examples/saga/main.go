@@ -1,6 +1,8 @@
 // Command saga books a trip in three places, and undoes what it has booked when
 // a later place refuses. What undoes is durable: it is done once the body has
-// returned, also if the run was canceled or its worker died.
+// returned, also if the run was canceled or its worker died. It is registered
+// before the booking, by a reference that the workflow chose: a booking that was
+// interrupted, or of which only the answer was lost, is undone, too.
 //
 //	go run ./examples/saga
 package main
@@ -32,8 +34,9 @@ var (
 		}
 		return reserve("car")(ctx, t)
 	}, workflow.StepOptions{})
-	undo = workflow.NewStep("undo", func(_ context.Context, booking string) (string, error) {
-		return "canceled " + booking, nil
+	// undo cancels what there is by a reference; when there is nothing, that is well.
+	undo = workflow.NewStep("undo", func(_ context.Context, reference string) (string, error) {
+		return "canceled " + reference, nil
 	}, workflow.StepOptions{Retry: workflow.Retry{MaxAttempts: 100}}) // it must succeed in the end
 )
 
@@ -46,18 +49,19 @@ var bookV1 = workflow.Define(Book, book, workflow.Options{Steps: []workflow.Decl
 func book(ctx workflow.Context, t Trip) (bookings []string, err error) {
 	booked := false
 	for _, step := range []*workflow.Step[Trip, string]{flight, hotel, car} {
+		reference := step.Name() + " to " + t.To       // of a real booking: with the id of the run
+		ctx.Finally(func(ctx workflow.Context) error { // the last one first
+			if booked {
+				return nil
+			}
+			_, err := undo.Run(ctx, reference)
+			return err
+		})
 		booking, err := step.Run(ctx, t)
 		if err != nil {
 			return nil, err
 		}
 		bookings = append(bookings, booking)
-		ctx.Finally(func(ctx workflow.Context) error { // the last one first
-			if booked {
-				return nil
-			}
-			_, err := undo.Run(ctx, booking)
-			return err
-		})
 	}
 	booked = true
 	return bookings, nil

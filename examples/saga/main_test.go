@@ -16,7 +16,8 @@ func TestOutput(t *testing.T) {
 		  flight "flight to Porto"
 		  hotel "hotel to Porto"
 		  car
-		  undo "canceled hotel to Porto"
-		  undo#2 "canceled flight to Porto"
+		  undo "canceled car to Porto"
+		  undo#2 "canceled hotel to Porto"
+		  undo#3 "canceled flight to Porto"
 	`)
 }
