@@ -17,7 +17,9 @@ func (w DurableWorkflow[In, Out]) Run(ctx Context, in In) (Out, error) {
 // Go starts a child run and returns without waiting for it. The child has the
 // tenant and the priority of this run; a limit, a timeout and attributes it has
 // none. A run waits for its children before it completes; when the
-// Context is canceled, so are they.
+// Context is canceled, so are they. Nothing bounds how deep children nest: workflows
+// that start each other in a cycle go on without end, and faster than a
+// cancelation follows: give the input a count, or let no worker define them.
 func (w DurableWorkflow[In, Out]) Go(ctx Context, in In) *Future[Out] {
 	return &Future[Out]{startChild(ctx, w.Name, in, false)}
 }

@@ -47,7 +47,10 @@ type Context interface {
 	// Finally has fn called when the body has returned, whether it failed, was
 	// canceled or completed; the last one registered is called first. Its
 	// Context is not canceled with the run. A deferred function cannot do that:
-	// it is called each time that the run leaves its worker.
+	// it is called each time that the run leaves its worker. All are called,
+	// also after one has failed; the first error is that of the run when the
+	// body returned none, others are dropped. One that is registered by a cleanup is not called. No time
+	// bounds a cleanup, not even a cancelation: [Client.Terminate] ends it.
 	Finally(fn func(Context) error)
 
 	// WithCancel returns a Context whose calls return [ErrCanceled] once the

@@ -73,7 +73,9 @@ func (c *Client) Resume(ctx context.Context, id RunID) error {
 // together with it, such as those of other items of a [Map]. A run whose body
 // failed without a step is called again with all that is recorded, for which a
 // deploy may have another answer. What it has shown since the failure is shown
-// again. Events keep what is taken off the record.
+// again. A child that failed is not retried: the call starts another one, from its
+// beginning, whose steps execute anew and with other idempotency keys.
+// Events keep what is taken off the record.
 // Errors: [ErrNotFound], a *[StateError] for a run that has neither failed nor was
 // canceled, a *[ValueError] when the error of the run cannot be read.
 func (c *Client) Retry(ctx context.Context, id RunID) error {

@@ -145,7 +145,8 @@ func (c *Client) lookBatch(ctx context.Context, ids []int64) ([]sight, error) {
 // canceled and every durable call of its body returns [ErrCanceled], within about
 // a second; what it gave to [Context].Finally is called; the run ends as canceled when its
 // body returns an error, and as completed when it returns none. Canceling twice
-// is no error. Errors: [ErrNotFound], and a *[StateError] for a
+// is no error. Nothing bounds what the body does to clean up: [Client.Terminate]
+// is the remedy. Errors: [ErrNotFound], and a *[StateError] for a
 // run that has ended.
 func (c *Client) Cancel(ctx context.Context, id RunID) error {
 	return c.locked(ctx, id, "cancel", func(tx pgx.Tx) error {
