@@ -18,6 +18,26 @@ type write struct {
 	t            *heldTurn
 	engine.Batch             // sealed
 	blobs        payload.Use // that it refers to
+	again        bool        // an earlier try met a lock
+}
+
+// errLocked reports that nothing of a write is durable, as somebody else has locked
+// its run. It is for the caller to try again: the other runs do not wait for it.
+var errLocked = errors.New("worker: the run is locked")
+
+// untilUnlocked calls f, which never waits for a lock, for as long as that returns
+// errLocked.
+func untilUnlocked(ctx context.Context, f func() error) error {
+	for pause := 5 * time.Millisecond; ; pause = min(2*pause, 250*time.Millisecond) {
+		if err := f(); !errors.Is(err, errLocked) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(pause):
+		}
+	}
 }
 
 func (x write) size() int {
@@ -45,7 +65,7 @@ func (x write) size() int {
 }
 
 // commit makes the writes of several turns durable. It returns one error per
-// write: nil, engine.ErrLeaseLost, or what is wrong with its data.
+// write: nil, engine.ErrLeaseLost, errLocked, or what is wrong with its data.
 //
 // A batch that Postgres refuses for its data is halved until the culprit stands
 // alone. When the answer to a commit is lost, the batch is sent again: a row that
@@ -70,7 +90,7 @@ func (w *worker) commitRange(ctx context.Context, writes []write, errs []error) 
 	err := w.retry(ctx, writes[0].t, func(ctx context.Context) error {
 		err := w.send(ctx, writes, errs, unsure)
 		unsure = true
-		if duplicate(err) { // an earlier try went through while this one waited: now its rows can be seen
+		if duplicate(err) { // an earlier try went through meanwhile: now its rows can be seen
 			err = w.send(ctx, writes, errs, unsure)
 		}
 		return err
@@ -121,13 +141,17 @@ func (w *worker) send(ctx context.Context, writes []write, errs []error, unsure 
 	for i, x := range writes {
 		n, ok := held[x.t.run]
 		errs[i] = nil
+		if n < 0 {
+			errs[i] = errLocked
+			continue
+		}
 		if ok && (n == wanted[x.t.run] || len(x.Checkpoints) == 0) {
 			continue
 		}
 		// Not held any more, or a row was there already: after a lost answer
 		// that may be this turn's own doing.
 		mine := false
-		if ok || unsure {
+		if ok || unsure || x.again {
 			if mine, err = w.outcome(ctx, w.Pool, x); err != nil {
 				return err
 			}

@@ -30,8 +30,11 @@ func (h *host) Write(ctx context.Context, b engine.Batch) error {
 	if x.End != nil {
 		h.w.endsSoon(h.t)
 	}
-	refused, err := h.w.commits.Do(ctx, x)
-	return errors.Join(refused, err)
+	return untilUnlocked(ctx, func() error {
+		refused, err := h.w.commits.Do(ctx, x)
+		x.again = true
+		return errors.Join(refused, err)
+	})
 }
 
 // Attempt implements engine.Host.

@@ -1,3 +1,5 @@
+//go:build unix
+
 package worker_test
 
 import (
@@ -5,7 +7,9 @@ import (
 	"testing"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/stepward/stepward/internal/testenv"
 	"github.com/stepward/stepward/worker"
 	"github.com/stepward/stepward/workflow"
 )
@@ -74,4 +78,64 @@ func TestNoticesBesideLock(t *testing.T) {
 	commits(t, tx)
 	eventually(t, "the locked one is canceled", func() bool { return f.state(locked.ID).State == workflow.StateCanceled })
 	eventually(t, "no notice is left", func() bool { return f.count("SELECT count(*) FROM stepward.notice") == 0 })
+}
+
+// While a transaction of an application has a run locked, the others of the same
+// worker go on to their end. What the run itself has done meanwhile is written
+// when that transaction ends, by the same turn.
+func TestCommitBesideLock(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	began, release := make(chan struct{}, 2), make(chan struct{})
+	wait := func(n int) (int, error) {
+		began <- struct{}{}
+		<-release
+		return n, nil
+	}
+	hold := workflow.NewStep("hold", func(_ context.Context, n int) (int, error) { return wait(n) }, workflow.StepOptions{})
+	holdTx := workflow.NewTxStep("hold-tx", func(_ context.Context, _ pgx.Tx, n int) (int, error) { return wait(n) }, workflow.StepOptions{})
+	slow := workflow.DurableWorkflow[int, int]{Name: "slow"}
+	pool, err := pgxpool.NewWithConfig(t.Context(), parsePool(t, testenv.PostgresURL(t))) // the test's own is not for all
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(pool.Close)
+	f.start(worker.Config{Pool: pool, Workflows: []*workflow.Definition{chainV1, workflow.Define(slow, func(ctx workflow.Context, n int) (int, error) {
+		if n == 1 {
+			return hold.Run(ctx, n)
+		}
+		return holdTx.Run(ctx, n)
+	}, workflow.Options{Steps: []workflow.Declared{hold, holdTx}})}})
+	locked := make(map[int]workflow.Run[int])
+	for n := 1; n <= 2; n++ {
+		run, err := slow.Enqueue(t.Context(), f.client, n, workflow.EnqueueOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		locked[n] = run
+		<-began
+	}
+	txs := []pgx.Tx{f.lock(locked[1].ID), f.lock(locked[2].ID)}
+	close(release)
+	for range 5 {
+		run, err := chain.Enqueue(t.Context(), f.client, 10, workflow.EnqueueOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ends(t, run, 1024)
+	}
+	for n, run := range locked {
+		if steps := f.count("SELECT count(*) FROM stepward.step WHERE run_id = $1", run.ID); steps != 0 {
+			t.Errorf("run %d has %d steps on record", n, steps)
+		}
+	}
+	for _, tx := range txs {
+		commits(t, tx)
+	}
+	for n, run := range locked {
+		ends(t, run, n)
+		if s := f.state(run.ID); s.Turns != 1 {
+			t.Errorf("run %d took %d turns", n, s.Turns)
+		}
+	}
 }

@@ -88,19 +88,21 @@ func (h *host) commitTx(ctx context.Context, tx pgx.Tx, rollback func(context.Co
 	}
 	try, cancel := context.WithTimeout(ctx, max(h.w.lease.slack(), 0))
 	defer cancel()
-	written := false
-	rows, err := tx.Query(try, h.w.q.Commit, append(arguments([]write{x}), h.w.q.WatchChannel())...)
-	if err == nil {
+	n := 0
+	err = untilUnlocked(try, func() error {
+		rows, err := tx.Query(try, h.w.q.Commit, append(arguments([]write{x}), h.w.q.WatchChannel())...)
+		if err != nil {
+			return err
+		}
 		var run int64
 		var canceled, notices bool
-		var n int
 		var told *bool
-		_, err = pgx.ForEachRow(rows, []any{&run, &canceled, &notices, &n, &told}, func() error {
-			written = n == 1
-			return nil
-		})
-	}
-	if err != nil || !written {
+		if _, err = pgx.ForEachRow(rows, []any{&run, &canceled, &notices, &n, &told}, func() error { return nil }); err == nil && n < 0 {
+			n, err = 0, errLocked
+		}
+		return err
+	})
+	if err != nil || n != 1 {
 		rollback(ctx)
 		if err == nil {
 			err = engine.ErrLeaseLost

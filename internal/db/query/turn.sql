@@ -80,15 +80,16 @@ ORDER BY id = 0, round, tenant COLLATE "C", id;
 -- a checkpoint holds; $40, $41 children to cancel; $42, $43 blobs that it refers to; $44 to $46 up to where
 -- the body's calls are shown; $47 to $51 entries; $52 to $55 progress; $56 to $58 attributes; $59 runs
 -- whose watchers are told, through the channel $61. A run that does not come back is no
--- longer this session's: nothing of it was written. The row lock waits for a claim or a reaper that
--- is committing, and orders this statement before or after it. A checkpoint that is there already is
+-- longer this session's: nothing of it was written. Nor was it of one that comes back with -1: somebody
+-- has locked it, perhaps for long, and the others must not wait for that. Whether it is still this session's is
+-- for a later try to say. A checkpoint that is there already is
 -- left out, not ON CONFLICT: that would cost a record of WAL for each. The price is an error,
--- unique_violation, when an earlier try of the same turn commits while this one waits for its lock.
+-- unique_violation, when an earlier try of the same turn commits between this one's snapshot and its lock.
 WITH held AS MATERIALIZED (
     SELECT r.id, r.epoch, r.cancel FROM stepward.run r
     WHERE (r.id, r.epoch) IN (SELECT x.id, x.epoch FROM unnest($2::bigint[], $3::int[]) AS x(id, epoch))
       AND r.session = $1 AND r.state = 'live'
-    ORDER BY r.id FOR NO KEY UPDATE
+    ORDER BY r.id FOR NO KEY UPDATE SKIP LOCKED
 ), checkpoint AS (
     INSERT INTO stepward.step (run_id, seq, done, key, attempt, epoch, mode, started_at, elapsed, input_hash, output, error)
     SELECT x.run_id, x.seq, x.done, x.key, x.attempt, x.epoch, x.mode::"char", statement_timestamp() - make_interval(secs => x.ago), x.elapsed, x.input_hash, coalesce(x.output, ''), coalesce(x.error, '')
@@ -168,7 +169,12 @@ WITH held AS MATERIALIZED (
 )
 SELECT held.id, held.cancel, EXISTS (SELECT FROM notices), (SELECT count(*)::int FROM checkpoint WHERE checkpoint.run_id = held.id),
        CASE WHEN held.id = ANY($59::bigint[]) THEN pg_notify($61::text, held.id::text) IS NULL END
-FROM held;
+FROM held
+UNION ALL
+SELECT r.id, false, false, -1, NULL FROM stepward.run r
+WHERE (SELECT count(*) FROM held) < cardinality($2::bigint[]) -- or there is nothing to look for
+  AND (r.id, r.epoch) IN (SELECT x.id, x.epoch FROM unnest($2::bigint[], $3::int[]) AS x(id, epoch))
+  AND r.session = $1 AND r.state = 'live' AND r.id NOT IN (SELECT id FROM held);
 
 -- name: CommitOutcome
 -- What a Commit of unknown outcome left behind, for one run.
