@@ -14,6 +14,13 @@ import (
 // controlFD is where the process inside finds its end of the socket.
 const controlFD = 3
 
+// programFD is where the process inside may find the program that it executes,
+// opened with O_PATH.
+const programFD = 4
+
+// ProgramPath is the path of that program, for its start.
+const ProgramPath = "/proc/self/fd/4"
+
 // A Control is one end of the socket between the worker and the process inside.
 // When the worker's end closes, the sandbox ends.
 type Control struct{ conn *fdpass.Conn }

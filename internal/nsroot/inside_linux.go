@@ -5,6 +5,8 @@ import (
 	"os"
 	"runtime"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/stepward/stepward/internal/confine"
 	"github.com/stepward/stepward/internal/fdpass"
 	"github.com/stepward/stepward/internal/shim"
@@ -47,6 +49,10 @@ func init() {
 func become() (*Inside, error) {
 	if err := confine.Harden(); err != nil {
 		return nil, err
+	}
+	// Its program came along, for its number; nothing that is started later may have it.
+	if flags, err := unix.FcntlInt(programFD, unix.F_GETFL, 0); err == nil && flags&unix.O_PATH != 0 {
+		unix.Close(programFD)
 	}
 	conn, err := fdpass.Open(controlFD)
 	if err != nil {

@@ -78,12 +78,12 @@ func forkProcess(program string, control *os.File, g *group, off layers.Set) (*p
 	uid, gid, groups := hostIDs(off)
 	out := new(bytes.Buffer)
 	cmd := &exec.Cmd{
-		Path:       fmt.Sprintf("/proc/self/fd/%d", file.Fd()),
+		Path:       nsroot.ProgramPath,
 		Args:       []string{"stepward-runner"},
 		Env:        []string{runner.EnvMode + "=local"},
 		Dir:        "/",
-		Stdout:     &limited{out}, // the same as Stderr: one pipe
-		ExtraFiles: []*os.File{control},
+		Stdout:     &limited{out},             // the same as Stderr: one pipe
+		ExtraFiles: []*os.File{control, file}, // what is not named here may lose its number to a pipe of os/exec on the way
 		SysProcAttr: &syscall.SysProcAttr{
 			Cloneflags:                 flags,
 			UidMappings:                []syscall.SysProcIDMap{{ContainerID: nsroot.UID, HostID: uid, Size: 1}},
