@@ -135,6 +135,9 @@ func TestBodyMisuseParks(t *testing.T) {
 			<-done
 			return double.Run(ctx, n)
 		}, "goroutine", "another goroutine"},
+		"captured": {func(outer workflow.Context, n int) (int, error) {
+			return workflow.Go(outer, "branch", func(workflow.Context) (int, error) { return double.Run(outer, n) }).Get(outer)
+		}, "goroutine", "uses the Context that it is passed"},
 		"goexit": {func(workflow.Context, int) (int, error) { runtime.Goexit(); return 0, nil }, "goexit", "runtime.Goexit"},
 		"panic":  {func(workflow.Context, int) (int, error) { panic(errors.New("boom")) }, "panic", "boom"},
 		// A recover in the body does not stop what must leave.

@@ -91,6 +91,13 @@ func TestReceiveTimeout(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	f.start(worker.Config{Workflows: []*workflow.Definition{defines(func(ctx workflow.Context, n int) (int, error) {
+		if _, err := note.Receive(ctx, -time.Minute); !errors.Is(err, workflow.ErrTimeout) {
+			return 0, fmt.Errorf("got %w", err)
+		}
+		var bad *workflow.OptionError
+		if _, err := workflow.NewSignal[int]("no name").Receive(ctx, 0); !errors.As(err, &bad) {
+			return 0, fmt.Errorf("got %w", err)
+		}
 		if _, err := note.Receive(ctx, time.Millisecond); !errors.Is(err, workflow.ErrTimeout) {
 			return 0, fmt.Errorf("got %w", err)
 		}

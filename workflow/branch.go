@@ -66,6 +66,8 @@ func (b *branch) start(fn func(Context), last ...func(Context)) {
 			case t.left != nil: // unwound
 			case p != nil:
 				t.park("panic", &engine.Fault{Kind: "panic", Message: fmt.Sprintf("workflow: the body panicked: %v", p), Stack: string(debug.Stack())})
+			case !ended && t.misused.Load():
+				t.park("goroutine", errForeign)
 			case !ended:
 				t.park("goexit", errBodyGoexit)
 			}

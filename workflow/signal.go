@@ -2,7 +2,6 @@ package workflow
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -23,7 +22,9 @@ func NewSignal[T any](name string) Signal[T] { return Signal[T]{name} }
 func (s Signal[T]) Name() string { return s.name }
 
 // Receive waits for the next value. After timeout, if it is not 0, it returns
-// [ErrTimeout]. A run that waits is in Postgres and costs a worker nothing.
+// [ErrTimeout]; when it is negative, as what is left until a time that has passed,
+// at once. A run that waits is in Postgres and costs a
+// worker nothing.
 func (s Signal[T]) Receive(ctx Context, timeout time.Duration) (T, error) {
 	return s.Go(ctx, timeout).Get(ctx)
 }
@@ -36,12 +37,12 @@ func (s Signal[T]) Go(ctx Context, timeout time.Duration) *Future[T] {
 	b.enter()
 	f := b.reserve(sc, b.occurrence(keySignal+s.name))
 	if !validName.MatchString(s.name) {
-		b.t.resolve(f, nil, &StepError{Step: f.key, Err: errors.New("bad name of a signal: " + nameRule)})
+		b.t.resolve(f, nil, &StepError{Step: f.key, Err: s.badName()})
 		return &Future[T]{f}
 	}
 	f.wait = &engine.Wait{Seq: f.seq, Key: f.key, Left: -1, Signal: s.name}
-	if timeout > 0 {
-		f.wait.Left = timeout
+	if timeout != 0 {
+		f.wait.Left = max(timeout, 0)
 	}
 	b.t.launch(f, f.listen)
 	return &Future[T]{f}
@@ -70,9 +71,13 @@ func (s Signal[T]) SendTx(ctx context.Context, c *Client, tx pgx.Tx, id RunID, v
 	return c.lockedTx(ctx, tx, id, "send "+s.name+" to", s.sends(ctx, c, id, stored))
 }
 
+func (s Signal[T]) badName() error {
+	return &OptionError{Option: fmt.Sprintf("name of a signal %.40q", s.name), Reason: nameRule}
+}
+
 func (s Signal[T]) encode(ctx context.Context, c *Client, v T) ([]byte, error) {
 	if !validName.MatchString(s.name) {
-		return nil, fmt.Errorf("workflow: bad name of a signal: %s", nameRule)
+		return nil, s.badName()
 	}
 	b, err := encode("signal "+s.name, v, c.maxBytes)
 	if err != nil {

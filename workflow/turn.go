@@ -71,7 +71,7 @@ type turn struct {
 var (
 	errRunEnds    = errors.New("workflow: the turn ends")
 	errPaused     = errors.New("workflow: run paused")
-	errForeign    = errors.New("workflow: a Context was used on another goroutine than the one that it was made for; a body starts no goroutines: use Go, Step.Go or Map")
+	errForeign    = errors.New("workflow: a Context was used on another goroutine than the one that it was made for; a body starts no goroutines: use Go, Step.Go or Map; and a function that Go or MapFunc runs uses the Context that it is passed, not one from outside")
 	errSpins      = fmt.Errorf("workflow: the body made %d durable calls in a row that all had a result at once, and waits for nothing: it loops, perhaps on an error that will not go away, as that of a run that is canceled or late", maxSpun)
 	errLate       = fmt.Errorf("%w: its deadline has passed", ErrCanceled)
 	errBodyGoexit = errors.New("workflow: the body ended its goroutine (runtime.Goexit, or FailNow of a test)")

@@ -123,6 +123,7 @@ func (c *Client) why(ctx context.Context, tx pgx.Tx, id RunID) (Why, error) {
 
 // cures say what unblocks a parked run, by reason.
 var cures = map[string]string{
+	"bad_name":        "deploy a body whose branches and patches have good names",
 	"crashed":         "find out why its workers died, then Client.Resume",
 	"goexit":          "deploy a body that does not end its goroutine",
 	"goroutine":       "deploy a body that starts no goroutines",
@@ -134,8 +135,10 @@ var cures = map[string]string{
 	"paused":          "Client.Resume",
 	"program":         "give the worker a program for sandboxes, then Client.Resume",
 	"spinning":        "deploy a body that returns when its calls cannot succeed, and waits with Sleep or Receive",
+	"storage":         "see to what Postgres or the BlobStore refused, then Client.Resume",
 	"undeclared_step": "list the step in Options.Steps and deploy",
 	"undecodable":     "deploy types that the recorded value fits",
+	"unencodable":     "see to the Codec or the BlobStore, then Client.Resume",
 	"unsupported":     "start a worker whose backend can enforce what the step requires",
 }
 
