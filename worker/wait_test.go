@@ -357,6 +357,30 @@ func TestContinueAsNew(t *testing.T) {
 	}
 }
 
+// A child of a version that is gone does not outlive the run's new beginning.
+func TestContinueAsNewCancels(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	absent := workflow.DurableWorkflow[int, int]{Name: "absent"}
+	stop := f.start(worker.Config{Workflows: []*workflow.Definition{defines(func(ctx workflow.Context, n int) (int, error) {
+		return absent.Run(ctx, n)
+	})}})
+	run := f.enqueue(0)
+	f.waits(run.ID)
+	stop()
+	f.start(worker.Config{Workflows: []*workflow.Definition{defines(func(_ workflow.Context, n int) (int, error) {
+		if n == 0 {
+			return 0, changing.ContinueAsNew(1)
+		}
+		return n, nil
+	})}})
+	f.exec("UPDATE stepward.timer SET wake_at = clock_timestamp()")
+	ends(t, run, 1)
+	eventually(t, "the child is canceled", func() bool {
+		return f.count("SELECT count(*) FROM stepward.run WHERE workflow = 'absent' AND (cancel OR state = 'canceled')") == 1
+	})
+}
+
 // Runs that passed a place before a patch take the old way, the others the new
 // one.
 func TestPatched(t *testing.T) {

@@ -32,8 +32,9 @@ func (w DurableWorkflow[In, Out]) Start(ctx Context, in In) (RunID, error) {
 }
 
 // ContinueAsNew makes an error for a body to return: the run begins anew with
-// another input and nothing on record. For what goes on for ever, so that its
-// history does not.
+// another input and nothing on record, once what it has started is over, as at
+// its end. For what goes on for ever, so that its history does not. A body of
+// another workflow that returns it fails with a *[DefinitionError].
 func (w DurableWorkflow[In, Out]) ContinueAsNew(in In) error {
 	return &continueError{w.Name, in}
 }

@@ -47,6 +47,7 @@ func (t *turn) finish(ctx context.Context) {
 	case errors.As(t.err, &renew):
 		input, err := encode("input of workflow "+t.def.Workflow, renew.input, t.in.MaxBytes)
 		if err == nil {
+			t.dropRest(&t.pending)
 			t.leave(engine.End{Kind: engine.Renewed, Output: input})
 			return
 		}
@@ -56,18 +57,23 @@ func (t *turn) finish(ctx context.Context) {
 	}
 	b := t.pending
 	b.End = &end
-	for seq, w := range t.in.Waits { // of another version: nothing waited for them here
-		b.Dropped = append(b.Dropped, seq)
-		if w.Child > 0 {
-			b.Cancel = append(b.Cancel, w.Child)
-		}
-	}
+	t.dropRest(&b)
 	t.pending = engine.Batch{}
 	if err := t.in.Host.Write(context.WithoutCancel(ctx), b); err != nil {
 		t.leave(refused(err))
 		return
 	}
 	t.leave(end)
+}
+
+// dropRest ends the waits of another version: nothing waited for them here.
+func (t *turn) dropRest(b *engine.Batch) {
+	for seq, w := range t.in.Waits {
+		b.Dropped = append(b.Dropped, seq)
+		if w.Child > 0 {
+			b.Cancel = append(b.Cancel, w.Child)
+		}
+	}
 }
 
 // leave sets why the turn ends, once.

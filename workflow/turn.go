@@ -115,7 +115,11 @@ func (t *turn) run(ctx context.Context, body bodyFunc) engine.End {
 		if v, ok := errors.AsType[*ValueError](t.err); ok && v.Kind == "decode" && t.seq == 0 { // the input: the body was not called
 			t.body.park("undecodable", t.err)
 		}
-		if t.err != nil { // what still runs is of no use to a run that fails
+		renew, again := errors.AsType[*continueError](t.err)
+		if again && renew.workflow != t.def.Workflow {
+			t.err, again = &DefinitionError{Workflow: t.def.Workflow, Reason: fmt.Sprintf("its body returned ContinueAsNew of %q", renew.workflow)}, false
+		}
+		if t.err != nil && !again { // what still runs is of no use to a run that fails
 			t.body.scope.cancel(ErrCanceled)
 		}
 		t.body.await(t.settled)

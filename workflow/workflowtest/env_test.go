@@ -329,3 +329,31 @@ func TestContinueAsNewIsAnother(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A run begins anew when what it has started is over, and as what it is.
+func TestContinueAsNewWaits(t *testing.T) {
+	var steps, kids int
+	count := workflow.NewStep("count", func(_ context.Context, s string) (string, error) { steps++; return s, nil }, workflow.StepOptions{})
+	other := workflow.DurableWorkflow[string, string]{Name: "other"}
+	e := workflowtest.New(t, workflow.Define(double, func(ctx workflow.Context, s string) (string, error) {
+		switch s {
+		case "once":
+			count.Go(ctx, s)
+			inner.Go(ctx, s)
+			workflow.Go(ctx, "branch", func(ctx workflow.Context) (string, error) { return count.Run(ctx, s) })
+			return "", double.ContinueAsNew("again")
+		case "other":
+			return "", other.ContinueAsNew("again")
+		}
+		return s, nil
+	}, workflow.Options{Steps: []workflow.Declared{count}}))
+	workflowtest.FakeRun(e, inner, func(s string) (string, error) { kids++; return s, nil })
+	if out, err := workflowtest.Execute(e, double, "once"); err != nil || out != "again" || steps != 2 || kids != 1 {
+		t.Errorf("%q, %v: %d steps, %d children", out, err, steps, kids)
+	}
+	_, err := workflowtest.Execute(e, double, "other")
+	var failed *workflow.RecordedError
+	if !errors.As(err, &failed) || failed.Type != "*workflow.DefinitionError" {
+		t.Errorf("got %v", err)
+	}
+}
