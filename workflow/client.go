@@ -55,7 +55,8 @@ type Client struct {
 	pool     *pgxpool.Pool
 	q        *db.Queries
 	river    *river.Client[pgx.Tx]
-	enqueues *batch.Group[enqueue.Item, enqueue.Result]
+	enqueues *batch.Group[enqueue.Item, enqueue.Result] // without a key
+	keyed    *batch.Group[enqueue.Item, enqueue.Result] // may wait for other transactions
 	looks    *batch.Group[int64, sight]
 	maxBytes int
 	box      *payload.Box
@@ -95,9 +96,11 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 	}
 	c := &Client{pool: cfg.Pool, q: q, river: rc, maxBytes: cfg.MaxBytes, tracer: cfg.TracerProvider.Tracer("github.com/stepward/stepward")}
 	c.box = &payload.Box{Codec: cfg.Codec, Store: cfg.Blobs, Pool: cfg.Pool, Q: q}
-	c.enqueues = &batch.Group[enqueue.Item, enqueue.Result]{
-		Run: c.insertBatch, MaxItems: 512, MaxBytes: 4 << 20,
-		Size: func(i enqueue.Item) int { return len(i.Input) },
+	for _, g := range []**batch.Group[enqueue.Item, enqueue.Result]{&c.enqueues, &c.keyed} {
+		*g = &batch.Group[enqueue.Item, enqueue.Result]{
+			Run: c.insertBatch, MaxItems: 512, MaxBytes: 4 << 20, Impatient: true,
+			Size: func(i enqueue.Item) int { return len(i.Input) },
+		}
 	}
 	c.looks = &batch.Group[int64, sight]{Run: c.lookBatch, MaxItems: lookMax}
 	return c, nil
@@ -107,6 +110,14 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 // schema, and another error when Postgres cannot be asked. Use it as a health
 // check.
 func (c *Client) Check(ctx context.Context) error { return db.Check(ctx, c.pool, c.q) }
+
+// insertOne adds a run together with others.
+func (c *Client) insertOne(ctx context.Context, item enqueue.Item) (enqueue.Result, error) {
+	if item.Key != "" {
+		return c.keyed.Do(ctx, item)
+	}
+	return c.enqueues.Do(ctx, item)
+}
 
 // enqueueTimeout bounds one batch of enqueues.
 const enqueueTimeout = 30 * time.Second

@@ -25,7 +25,8 @@ type EnqueueOptions struct {
 	// same key, workflow and input returns the first one's run, and one with
 	// another workflow or input fails with a *[KeyConflictError]. Up to 200
 	// bytes. While another transaction holds the same key, the call waits for
-	// it.
+	// it, for half a minute at most, and so may the client's other calls with a
+	// key.
 	Key string
 
 	// Priority puts a run before others of its tenant, from -1,000 to 1,000,
@@ -66,10 +67,11 @@ func (e *OptionError) Error() string { return "workflow: " + e.Option + ": " + e
 // Enqueue adds a run. When it returns, the run is durable. A workflow that no
 // worker has defined yet is accepted, and waits for one that does.
 //
-// Calls that arrive together share a transaction. When ctx ends first, the run
-// may have been added all the same: use Key to find out.
+// Calls that arrive together share a transaction; those with a Key have others
+// than those without. When ctx ends first, the error wraps ctx's, and the run may
+// have been added all the same: use Key to find out.
 func (w DurableWorkflow[In, Out]) Enqueue(ctx context.Context, c *Client, in In, o EnqueueOptions) (Run[Out], error) {
-	return enqueueWith(ctx, w, c, in, o, c.enqueues.Do)
+	return enqueueWith(ctx, w, c, in, o, c.insertOne)
 }
 
 // EnqueueTx adds a run in the application's own transaction: it exists when tx

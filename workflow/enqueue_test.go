@@ -8,11 +8,65 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/stepward/stepward/workflow"
 )
+
+// While an application's transaction holds a key, enqueues that name it wait, until
+// their context ends, and those of the client that name none do not.
+func TestEnqueueBesideHeldKey(t *testing.T) {
+	f := newFixture(t)
+	f.enqueue(1, workflow.EnqueueOptions{}) // its workflow is known from here on
+	tx, err := f.pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := count.EnqueueTx(t.Context(), f.client, tx, 1, workflow.EnqueueOptions{Key: "k"}); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = tx.Rollback(context.WithoutCancel(t.Context())) }()
+	waiting := func() (n int) {
+		if err := f.pool.QueryRow(t.Context(), "SELECT count(*) FROM pg_stat_activity WHERE $1::int = ANY (pg_blocking_pids(pid))",
+			int(tx.Conn().PgConn().PID())).Scan(&n); err != nil {
+			t.Error(err)
+		}
+		return n
+	}
+	var all sync.WaitGroup
+	all.Go(func() {
+		if _, err := count.Enqueue(t.Context(), f.client, 1, workflow.EnqueueOptions{Key: "k"}); err != nil {
+			t.Errorf("with the key, after the other's end: %v", err)
+		}
+	})
+	eventually(t, "the first call with the key waits", func() bool { return waiting() == 1 })
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	for range 3 { // one batch, behind it
+		all.Go(func() {
+			if _, err := count.Enqueue(ctx, f.client, 1, workflow.EnqueueOptions{Key: "k"}); !errors.Is(err, context.Canceled) {
+				t.Errorf("a call that was canceled: %v", err)
+			}
+		})
+	}
+	patient, done := context.WithTimeout(t.Context(), 20*time.Second) // less than what bounds a batch
+	defer done()
+	for range 20 {
+		all.Go(func() {
+			if _, err := count.Enqueue(patient, f.client, 1, workflow.EnqueueOptions{}); err != nil {
+				t.Errorf("without a key: %v", err)
+			}
+			cancel()
+		})
+	}
+	<-ctx.Done()
+	if err := tx.Rollback(t.Context()); err != nil {
+		t.Error(err)
+	}
+	all.Wait()
+}
 
 // A run that is enqueued in a transaction of the application is part of it.
 func TestEnqueueTx(t *testing.T) {

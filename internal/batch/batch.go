@@ -18,6 +18,9 @@ import (
 // goroutine. What became of the items is unknown.
 var ErrRun = errors.New("batch: the function that runs batches did not return")
 
+// ErrUnknown reports that a caller left before its batch was over.
+var ErrUnknown = errors.New("the outcome is unknown")
+
 // A Group runs items of one kind in batches, one batch at a time. Its zero
 // value with Run set is ready.
 type Group[I, O any] struct {
@@ -30,6 +33,11 @@ type Group[I, O any] struct {
 	// an item in bytes. An item that is larger than MaxBytes runs alone.
 	MaxItems, MaxBytes int
 	Size               func(I) int
+
+	// Impatient makes Do return at the end of its context though the item's batch
+	// has begun, with an error that wraps ErrUnknown and the context's: the batch
+	// goes on. A panic of it is nobody's then.
+	Impatient bool
 
 	mu      sync.Mutex
 	busy    bool
@@ -46,6 +54,7 @@ type call[I, O any] struct {
 
 // Do runs item as part of a batch and returns when that has run. When ctx ends
 // before the item's batch begins, Do returns ctx's cause and the item never runs.
+// When it ends later, Do waits for the batch, unless the group is impatient.
 func (g *Group[I, O]) Do(ctx context.Context, item I) (O, error) {
 	c := &call[I, O]{item: item, lead: make(chan struct{}), done: make(chan struct{})}
 	g.mu.Lock()
@@ -61,8 +70,7 @@ func (g *Group[I, O]) Do(ctx context.Context, item I) (O, error) {
 	case <-c.done:
 		return c.out, c.err
 	case <-c.lead:
-		g.flush(ctx, g.take())
-		return c.out, c.err
+		return g.run(ctx, c)
 	case <-ctx.Done():
 	}
 	g.mu.Lock()
@@ -80,8 +88,38 @@ func (g *Group[I, O]) Do(ctx context.Context, item I) (O, error) {
 		var zero O
 		return zero, context.Cause(ctx)
 	}
+	if g.Impatient {
+		return left[O](ctx)
+	}
 	<-c.done // it is being executed: the outcome is worth waiting for
 	return c.out, c.err
+}
+
+// run runs the next batch, which c leads.
+func (g *Group[I, O]) run(ctx context.Context, c *call[I, O]) (O, error) {
+	calls := g.take()
+	if !g.Impatient || len(calls) == 1 || ctx.Done() == nil {
+		g.flush(ctx, calls)
+		return c.out, c.err
+	}
+	over := make(chan any, 1)
+	go func() {
+		defer func() { over <- recover() }()
+		g.flush(ctx, calls)
+	}()
+	select {
+	case p := <-over:
+		if p != nil {
+			panic(p)
+		}
+		return c.out, c.err
+	case <-ctx.Done():
+		return left[O](ctx)
+	}
+}
+
+func left[O any](ctx context.Context) (out O, err error) {
+	return out, fmt.Errorf("%w: %w", ErrUnknown, ctx.Err())
 }
 
 // take removes the next batch from the queue.

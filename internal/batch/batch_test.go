@@ -264,6 +264,67 @@ func TestBatchCancel(t *testing.T) {
 	}
 }
 
+// Who gives up on an impatient group leaves, and the batch goes on without him:
+// also the one that runs it.
+func TestBatchImpatient(t *testing.T) {
+	s := newStore(t, 100, 1000)
+	s.Impatient = true
+	answers, gone := make(chan answer, 10), make(chan answer, 10)
+	ctx, cancel := context.WithCancel(t.Context())
+	s.first(t, answers)
+	s.do(ctx, gone, "leader")
+	s.do(t.Context(), answers, "a")
+	s.do(ctx, gone, "b")
+	s.commit <- nil
+	<-answers
+	s.begins(t, "leader", "a", "b")
+	cancel()
+	for range 2 {
+		if got := <-gone; !errors.Is(got.err, batch.ErrUnknown) || !errors.Is(got.err, context.Canceled) {
+			t.Errorf("got %+v", got)
+		}
+	}
+	s.commit <- nil
+	if got := <-answers; got.err != nil || !s.has("leader") || !s.has("b") {
+		t.Errorf("got %+v", got)
+	}
+}
+
+// A panic of a batch is its leader's, in an impatient group too, while he waits.
+func TestBatchImpatientPanics(t *testing.T) {
+	s := newStore(t, 100, 1000)
+	s.Impatient = true
+	run := s.Run
+	s.Run = func(ctx context.Context, items []string) ([]int, error) {
+		out, err := run(ctx, items)
+		if slices.Contains(items, "poison") {
+			panic("poison")
+		}
+		return out, err
+	}
+	answers := make(chan answer, 10)
+	s.first(t, answers)
+	leader := make(chan any, 1)
+	go func() {
+		defer func() { leader <- recover() }()
+		_, _ = s.Do(t.Context(), "leader") // never returns
+	}()
+	for s.Waiting() == 0 {
+		runtime.Gosched()
+	}
+	s.do(t.Context(), answers, "poison")
+	s.commit <- nil
+	<-answers
+	s.begins(t, "leader", "poison")
+	s.commit <- nil
+	if got := <-leader; got != "poison" {
+		t.Errorf("its own caller got %v", got)
+	}
+	if got := <-answers; !errors.Is(got.err, batch.ErrRun) {
+		t.Errorf("got %+v", got)
+	}
+}
+
 // Many callers, some of which give up at any moment: each gets its own answer,
 // and what was not acknowledged as canceled is committed once.
 func TestBatchMany(t *testing.T) {
