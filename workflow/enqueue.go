@@ -82,6 +82,9 @@ func (w DurableWorkflow[In, Out]) Enqueue(ctx context.Context, c *Client, in In,
 // name the same workflow before any worker has defined it, or that name the same
 // Limit while tx is the first to do so, or with other numbers; the claims of runs with
 // such a Limit pass it over meanwhile.
+//
+// An input of more than 64 KiB takes a second connection of the client's Pool for
+// a moment, beside that of tx: if tx is of the same Pool, leave it one.
 func (w DurableWorkflow[In, Out]) EnqueueTx(ctx context.Context, c *Client, tx pgx.Tx, in In, o EnqueueOptions) (Run[Out], error) {
 	return enqueueWith(ctx, w, c, in, o, func(ctx context.Context, item enqueue.Item) (enqueue.Result, error) {
 		results, err := c.insertTx(ctx, tx, []enqueue.Item{item})

@@ -63,6 +63,8 @@ func (s Signal[T]) Send(ctx context.Context, c *Client, id RunID, v T) error {
 // commits. Until then tx holds the run's row, and the run makes no progress; other
 // runs do. A run that is to wait or to leave its worker meanwhile keeps a
 // connection of that worker's pool: end tx soon.
+// A value of more than 64 KiB takes a second connection, as in
+// [DurableWorkflow.EnqueueTx].
 func (s Signal[T]) SendTx(ctx context.Context, c *Client, tx pgx.Tx, id RunID, v T) error {
 	stored, err := s.encode(ctx, c, v)
 	if err != nil {
