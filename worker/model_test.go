@@ -3,7 +3,6 @@
 package worker_test
 
 import (
-	"flag"
 	"fmt"
 	"slices"
 	"testing"
@@ -47,21 +46,6 @@ func scenarios(names ...string) *rapid.Generator[scenario] {
 		s.Troubles = troubles(names...).Draw(t, "troubles")
 		return s
 	})
-}
-
-// checks sets how many checks rapid makes, unless the command says so.
-func checks(t *testing.T, n int) {
-	t.Helper()
-	set := false
-	flag.Visit(func(f *flag.Flag) { set = set || f.Name == "rapid.checks" })
-	if set {
-		return
-	}
-	f := flag.Lookup("rapid.checks")
-	if err := f.Value.Set(fmt.Sprint(n)); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = f.Value.Set(f.DefValue) })
 }
 
 // TestModel runs random workflows on two workers which crash, freeze, come and go,

@@ -148,7 +148,8 @@ func TestBadNames(t *testing.T) {
 		if !errors.As(enqueueErr, &definition) {
 			t.Errorf("workflow %.20q: %v", name, enqueueErr)
 		}
-		if err := workflow.NewSignal[int](name).Send(t.Context(), f.client, run.ID, 1); err == nil || !strings.Contains(err.Error(), "bad name") {
+		var option *workflow.OptionError
+		if err := workflow.NewSignal[int](name).Send(t.Context(), f.client, run.ID, 1); !errors.As(err, &option) || !strings.Contains(option.Option, "name of a signal") {
 			t.Errorf("signal %.20q: %v", name, err)
 		}
 		step := workflow.NewStep(name, keepIt, workflow.StepOptions{})

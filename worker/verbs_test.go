@@ -3,6 +3,7 @@ package worker_test
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"slices"
 	"sync"
@@ -183,4 +184,19 @@ func (f *fixture) consistent(rt judge) {
 	if wrong != "" {
 		rt.Fatal(wrong)
 	}
+}
+
+// checks sets how many checks rapid makes, unless the command says so.
+func checks(t *testing.T, n int) {
+	t.Helper()
+	set := false
+	flag.Visit(func(f *flag.Flag) { set = set || f.Name == "rapid.checks" })
+	if set {
+		return
+	}
+	f := flag.Lookup("rapid.checks")
+	if err := f.Value.Set(fmt.Sprint(n)); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = f.Value.Set(f.DefValue) })
 }

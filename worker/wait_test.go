@@ -362,9 +362,7 @@ func TestContinueAsNewCancels(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	absent := workflow.DurableWorkflow[int, int]{Name: "absent"}
-	stop := f.start(worker.Config{Workflows: []*workflow.Definition{defines(func(ctx workflow.Context, n int) (int, error) {
-		return absent.Run(ctx, n)
-	})}})
+	stop := f.start(worker.Config{Workflows: []*workflow.Definition{defines(absent.Run)}})
 	run := f.enqueue(0)
 	f.waits(run.ID)
 	stop()

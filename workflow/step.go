@@ -112,7 +112,7 @@ func NewToolStep[In, Out any](name string, fn func(context.Context, *sandbox.San
 func newStep[In, Out any](name string, o StepOptions, nilFn bool) *Step[In, Out] {
 	var errs []error
 	if !validPart(name) {
-		errs = append(errs, errors.New("bad name: "+partRule))
+		errs = append(errs, fmt.Errorf("bad name: %s", partRule))
 	}
 	if nilFn {
 		errs = append(errs, errors.New("no function"))
