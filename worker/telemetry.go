@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
@@ -29,6 +30,7 @@ type telemetry struct {
 	deleted      metric.Int64Counter
 	ticks        metric.Int64Counter
 	lateness     metric.Float64Histogram
+	claimable    atomic.Pointer[[]int32] // requirements of what this worker claims, once it knows
 	gauges       metric.Registration
 }
 
@@ -58,7 +60,11 @@ func newTelemetry(cfg Config, w *worker) (*telemetry, error) {
 		o.ObserveInt64(stuck, w.stuck.Load())
 		var n int64
 		var age float64
-		if err := w.Pool.QueryRow(ctx, w.q.Backlog, w.wants.ids).Scan(&n, &age); err != nil {
+		ids := t.claimable.Load()
+		if ids == nil {
+			return nil // the worker is about to start
+		}
+		if err := w.Pool.QueryRow(ctx, w.q.Backlog, *ids).Scan(&n, &age); err != nil {
 			return err
 		}
 		o.ObserveInt64(backlog, n)

@@ -290,6 +290,8 @@ func (w *worker) define(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("worker: write the definitions: %w", err)
 	}
+	ids := w.wants.ids
+	w.tel.claimable.Store(&ids)
 	return nil
 }
 
