@@ -166,10 +166,23 @@ func command(verb string, args []string) int {
 		}
 	case "bomb": // as many processes as there may be, each of which makes more
 		signal.Ignore(syscall.SIGTERM)
-		for {
-			c := exec.Command("/proc/self/exe", verbPrefix+"bomb")
+		start := func() error {
+			c := exec.Command("/proc/self/exe", verbPrefix+"bomb", "more")
 			c.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-			if c.Start() != nil {
+			c.Stdout = os.Stdout
+			return c.Start()
+		}
+		if len(args) == 0 { // the command itself makes one only: a Go program that gets no thread ends itself
+			if err := start(); err != nil {
+				fmt.Println(err)
+				return 1
+			}
+			for {
+				time.Sleep(time.Hour)
+			}
+		}
+		for {
+			if start() != nil {
 				fmt.Println("no more can be started")
 				time.Sleep(time.Millisecond)
 			}
