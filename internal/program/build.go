@@ -5,7 +5,6 @@ import (
 	"cmp"
 	"context"
 	"crypto/sha256"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -59,7 +58,7 @@ func build(ctx context.Context, self, arch string) (Program, error) {
 	if err != nil {
 		return fail("is dynamically linked or not for linux/"+arch+", and its sources are not at hand", err)
 	}
-	if err := unchanged(ctx, tool, id, src, self, exe); err != nil {
+	if err := unchanged(ctx, tool, id, src); err != nil {
 		return fail("its sources are not those it was built from: build and start it again", err)
 	}
 
@@ -128,12 +127,16 @@ func findSource(ctx context.Context, tool string, id identity) (string, error) {
 // unchanged reports an error when the sources in dir would make another program
 // than the running one: a worker must not send its sandboxes code that it does
 // not have itself.
-func unchanged(ctx context.Context, tool string, id identity, dir, self, name string) error {
-	args := []string{"list", "-export", "-buildvcs=false", "-f", "{{.BuildID}}"}
+func unchanged(ctx context.Context, tool string, id identity, dir string) error {
+	want := mainPackageID(id.buildID)
+	if want == "" {
+		return errors.New("it has no build ID")
+	}
+	flags := []string{"-buildvcs=false"}
 	for _, s := range id.Settings {
 		switch s.Key {
-		case "-race", "-msan", "-asan", "-trimpath", "-tags", "-gcflags", "-asmflags", "-cover", "-covermode":
-			args = append(args, s.Key+"="+s.Value)
+		case "-race", "-msan", "-asan", "-trimpath", "-tags", "-gcflags", "-asmflags", "-ldflags", "-cover", "-covermode":
+			flags = append(flags, s.Key+"="+s.Value)
 		}
 	}
 	var env []string
@@ -142,63 +145,24 @@ func unchanged(ctx context.Context, tool string, id identity, dir, self, name st
 			env = append(env, key+"="+v)
 		}
 	}
-	if want := mainPackageID(id.buildID); want != "" {
-		out, err := run(ctx, dir, tool, env, append(args, id.Path)...)
-		if err != nil {
-			return err
-		}
-		if strings.TrimSpace(out) == want {
-			return nil
-		}
+	list := append(append([]string{"list", "-export", "-f", "{{.BuildID}}"}, flags...), id.Path)
+	out, err := run(ctx, dir, tool, env, list...)
+	if err != nil {
+		return err
+	}
+	if strings.TrimSpace(out) == want {
+		return nil
 	}
 	// go run compiles the main package without debug data, which no other
-	// command repeats. It links just before it starts, so times tell there.
-	if !strings.Contains(filepath.ToSlash(name), "/go-build") {
+	// command repeats. This repeats it, and asks for the build ID in place of
+	// running the program; mostly the go command finds all of it in its cache.
+	again := append(append([]string{"run", "-exec", "go tool buildid"}, flags...), id.Path)
+	out, err = run(ctx, dir, tool, env, again...)
+	if err != nil {
+		return err
+	}
+	if mainPackageID(strings.TrimSpace(out)) != want {
 		return fmt.Errorf("%s has another build ID when compiled now", id.Path)
-	}
-	linked, err := os.Stat(self)
-	if err != nil {
-		return err
-	}
-	return olderThan(ctx, tool, env, dir, id.Path, linked.ModTime())
-}
-
-// olderThan reports a source file of a package or of what it imports that was
-// written after t. Modules in the module cache do not change.
-func olderThan(ctx context.Context, tool string, env []string, dir, pkg string, t time.Time) error {
-	out, err := run(ctx, dir, tool, env, "list", "-deps", "-json=Dir,Standard,Module,GoFiles,CgoFiles,EmbedFiles", pkg)
-	if err != nil {
-		return err
-	}
-	dec := json.NewDecoder(strings.NewReader(out))
-	for dec.More() {
-		var p struct {
-			Dir      string
-			Standard bool
-			Module   *struct {
-				Main    bool
-				Replace *struct{ Path string }
-			}
-			GoFiles, CgoFiles, EmbedFiles []string
-		}
-		if err := dec.Decode(&p); err != nil {
-			return err
-		}
-		if p.Standard || p.Module != nil && !p.Module.Main && p.Module.Replace == nil {
-			continue
-		}
-		for _, files := range [][]string{p.GoFiles, p.CgoFiles, p.EmbedFiles} {
-			for _, f := range files {
-				path := filepath.Join(p.Dir, f)
-				fi, err := os.Stat(path)
-				if err != nil {
-					return err
-				}
-				if fi.ModTime().After(t) {
-					return fmt.Errorf("%s was written after the program was linked", path)
-				}
-			}
-		}
 	}
 	return nil
 }

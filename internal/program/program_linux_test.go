@@ -180,6 +180,8 @@ func TestFindBuildsStaticTwin(t *testing.T) {
 	}
 }
 
+// A program of go run comes out of the go command's cache, which may be anywhere,
+// and may be older than its sources, which a checkout of the same ones writes.
 func TestFindUnderGoRun(t *testing.T) {
 	f := newFinder(t)
 	args := append(append([]string{"run"}, dynamicFlags(t)...), ".")
@@ -194,6 +196,36 @@ func TestFindUnderGoRun(t *testing.T) {
 	}
 	if rev := f.command(t, "/", nil, second.Path, "revision"); rev != "3" {
 		t.Errorf("built program has revision %q, want 3", rev)
+	}
+
+	elsewhere := filepath.Join(t.TempDir(), "finder")
+	write(t, filepath.Join(f.dir, "main.go"), finderMain)
+	for name, args := range map[string][]string{
+		"written again": args,
+		"elsewhere":     append([]string{"run", "-exec", `sh -c 'cp "$0" ` + elsewhere + ` && exec ` + elsewhere + `'`}, args[1:]...),
+	} {
+		if err := os.RemoveAll(f.cache); err != nil {
+			t.Fatal(err)
+		}
+		if got := f.find(t, f.dir, nil, "go", args...); got.Path != first.Path {
+			t.Errorf("go run, %s: %+v, want %+v", name, got, first)
+		}
+	}
+}
+
+// What go run started and what is there now differ: the program itself changes
+// its source before it looks.
+func TestFindUnderGoRunOfChangedSource(t *testing.T) {
+	f := newFinder(t)
+	write(t, filepath.Join(f.dir, "change.go"), `package main
+
+import "os"
+
+func init() { os.WriteFile("change2.go", []byte("package main\n\nconst changed = true\n"), 0o644) }
+`)
+	got := f.find(t, f.dir, nil, "go", append(append([]string{"run"}, dynamicFlags(t)...), ".")...)
+	if got.Path != "" || !strings.Contains(got.Reason, "not those it was built from") {
+		t.Errorf("source changed after go run: got %+v", got)
 	}
 }
 
