@@ -327,7 +327,12 @@ func (w *worker) retry(ctx context.Context, t *heldTurn, f func(context.Context)
 // transient reports whether the same statement may succeed later.
 func transient(err error) bool {
 	var pgErr *pgconn.PgError
-	if !errors.As(err, &pgErr) {
+	var fault *engine.Fault
+	var park *engine.ParkError
+	switch {
+	case errors.As(err, &fault), errors.As(err, &park):
+		return false // what was asked for cannot be done
+	case !errors.As(err, &pgErr):
 		return true // the connection, or the deadline
 	}
 	switch pgErr.Code[:2] {

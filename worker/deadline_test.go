@@ -180,7 +180,7 @@ func TestRunDeadlineReplays(t *testing.T) {
 	f.exec("UPDATE stepward.timer SET wake_at = clock_timestamp()")
 	f.start(cfg)
 	ends(t, run, 42)
-	if first, second := <-seen, <-seen; first != second || first != "true step child:child, attempt 0: workflow: run canceled: its deadline has passed" {
+	if first, second := <-seen, <-seen; first != second || first != "true step child:child: workflow: run canceled: its deadline has passed" {
 		t.Errorf("at first %s, replayed %s", first, second)
 	}
 }

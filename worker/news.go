@@ -70,12 +70,16 @@ func (w *worker) childTx(ctx context.Context, tx pgx.Tx, t *heldTurn, c engine.C
 	if _, err := tx.Exec(ctx, w.q.TurnLock, t.run); err != nil {
 		return 0, err
 	}
-	err = tx.QueryRow(ctx, w.q.ChildWait, t.session, t.run, t.epoch, c.Seq, c.Key).Scan(&id)
+	var depth int
+	err = tx.QueryRow(ctx, w.q.ChildWait, t.session, t.run, t.epoch, c.Seq, c.Key, engine.MaxDepth).Scan(&id, &depth)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return 0, engine.ErrLeaseLost
 	}
 	if err != nil || id > 0 || c.Detach && id < 0 {
 		return max(id, -id), err
+	}
+	if depth >= engine.MaxDepth && !c.Detach {
+		return 0, engine.TooDeep(t.workflow, c.Workflow)
 	}
 	results, err := enqueue.Insert(ctx, tx, w.q, []enqueue.Item{item})
 	if err != nil {

@@ -2,6 +2,7 @@ package workflow
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 
 	"github.com/stepward/stepward/internal/engine"
@@ -17,15 +18,21 @@ func (w DurableWorkflow[In, Out]) Run(ctx Context, in In) (Out, error) {
 // Go starts a child run and returns without waiting for it. The child has the
 // tenant and the priority of this run; a limit, a timeout and attributes it has
 // none. A run waits for its children before it completes; when the
-// Context is canceled, so are they. Nothing bounds how deep children nest: workflows
-// that start each other in a cycle go on without end, and faster than a
-// cancelation follows: give the input a count, or let no worker define them.
+// Context is canceled, so are they.
+//
+// Children nest 100 deep: the call that would start one below that adds nothing,
+// and its error is a *[StepError] with a *[RecordedError] of kind "depth". So
+// workflows that start each other in a cycle come to an end. A run that begins
+// anew is as deep as before.
 func (w DurableWorkflow[In, Out]) Go(ctx Context, in In) *Future[Out] {
 	return &Future[Out]{startChild(ctx, w.Name, in, false)}
 }
 
 // Start starts a run that nobody waits for: it goes on whatever becomes of this
 // one, from which it has what a child has. When it returns, the run is durable.
+// It is no deeper than a run that a client has enqueued, so nothing ends workflows
+// that start each other in a cycle without waiting: to go on for ever, one at a
+// time, is what some are for.
 func (w DurableWorkflow[In, Out]) Start(ctx Context, in In) (RunID, error) {
 	f := startChild(ctx, w.Name, in, true)
 	return (&Future[RunID]{f}).Get(ctx)
@@ -83,8 +90,14 @@ func (f *future) child(name string, detach bool) {
 		t.inbox.post(func() {
 			t.attempts--
 			t.starting--
+			fault, impossible := errors.AsType[*engine.Fault](err)
 			switch {
 			case err != nil && t.ctx.Err() != nil:
+				return
+			case impossible:
+				if f.written = false; !f.done {
+					t.settle(f, f.checkpoint(nil, record(fault)))
+				}
 				return
 			case err != nil:
 				t.leave(refused(err))

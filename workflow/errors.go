@@ -60,11 +60,14 @@ func (e *StateError) Error() string {
 // one.
 type StepError struct {
 	Step    string // the step's key: name, and occurrence or index
-	Attempt int    // the number of the attempt that failed last
+	Attempt int    // the number of the attempt that failed last; 0 if there was none, as of a child or a wait
 	Err     error  // a *[RecordedError]; a *[ValueError] when the input was refused
 }
 
 func (e *StepError) Error() string {
+	if e.Attempt == 0 { // a child, a signal or a time has none
+		return fmt.Sprintf("step %s: %v", e.Step, e.Err)
+	}
 	return fmt.Sprintf("step %s, attempt %d: %v", e.Step, e.Attempt, e.Err)
 }
 
@@ -79,8 +82,9 @@ type RecordedError struct {
 
 	// Kind is "timeout", "panic", "exit" (a guest that ended without an
 	// answer), "sandbox" (its sandbox was lost), "size", "encode", "decode",
-	// "canceled", "terminated" (see [Client.Terminate]), or empty for an error
-	// that the step's function returned.
+	// "canceled", "terminated" (see [Client.Terminate]), "depth" (a child that
+	// would be nested too deep), or empty for an error that the step's function
+	// returned.
 	Kind string `json:"kind,omitempty"`
 
 	Type      string `json:"type,omitempty"`      // Go type of the original
@@ -220,6 +224,9 @@ func record(err error) *RecordedError {
 	}
 	if errors.As(err, &step) {
 		out.Step, out.Attempt = step.Step, step.Attempt
+	}
+	if out.Kind == "depth" && recorded != nil { // once, not with what each of a hundred parents would put before it
+		out.Message = recorded.Message
 	}
 	switch {
 	case errors.Is(err, ErrCanceled):

@@ -6,6 +6,7 @@ package engine
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"time"
 
@@ -16,6 +17,12 @@ import (
 
 // MaxBytesDefault is the default limit of an encoded value: 1 MiB.
 const MaxBytesDefault = 1 << 20
+
+// MaxDepth is how deep children nest: the run that somebody enqueued is 0 deep.
+// Bodies that start each other in a cycle would add runs until Postgres is full,
+// faster than a cancelation follows, and each of them waits. A recursion over
+// data, as over a tree, is seldom a tenth as deep.
+const MaxDepth = 100
 
 // A Definition is a workflow with its body and steps.
 type Definition struct {
@@ -108,7 +115,8 @@ type Host interface {
 	Write(ctx context.Context, b Batch) error
 
 	// Child adds the run that a Wait of this run is for, unless an earlier
-	// turn did, and returns its id.
+	// turn did, and returns its id. A *Fault means that there will never be such a
+	// run: it is the result of the call.
 	Child(ctx context.Context, c Child) (int64, error)
 
 	// Late reports whether it is its deadline that has canceled the run.
@@ -356,6 +364,12 @@ type Fault struct {
 func (f *Fault) Error() string { return f.Message }
 
 func (f *Fault) Unwrap() error { return f.Err }
+
+// TooDeep is the fault of a child that would be deeper than MaxDepth.
+func TooDeep(parent, child string) *Fault {
+	return &Fault{Kind: "depth", Permanent: true, Message: fmt.Sprintf("workflow: %s cannot start %s: children nest %d deep at most; "+
+		"workflows that start each other in a cycle need an end, as by a count in their inputs", parent, child, MaxDepth)}
+}
 
 // RetryAfter returns After.
 func (f *Fault) RetryAfter() time.Duration { return f.After }

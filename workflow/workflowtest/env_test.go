@@ -357,3 +357,12 @@ func TestContinueAsNewWaits(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// Children nest as deep as on a worker.
+func TestDepth(t *testing.T) {
+	e := workflowtest.New(t, body(double.Run))
+	_, err := workflowtest.Execute(e, double, "in")
+	if failed, ok := errors.AsType[*workflow.RecordedError](err); !ok || failed.Kind != "depth" || !strings.Contains(failed.Message, "double cannot start double") {
+		t.Errorf("got %v", err)
+	}
+}

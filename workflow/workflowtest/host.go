@@ -119,6 +119,8 @@ func (r *memRun) Child(_ context.Context, c engine.Child) (int64, error) {
 	parent := r
 	if c.Detach {
 		parent = nil
+	} else if r.depth() >= engine.MaxDepth {
+		return 0, engine.TooDeep(r.def.Workflow, c.Workflow)
 	}
 	def, fake := e.defs[c.Workflow], e.fakeRuns[c.Workflow]
 	if def == nil && fake == nil {

@@ -66,6 +66,14 @@ func (e *Env) add(def *engine.Definition, parent *memRun, input []byte) *memRun 
 	return r
 }
 
+// depth is how deep the run is nested.
+func (r *memRun) depth() (n int) {
+	for ; r.parent != nil; r = r.parent {
+		n++
+	}
+	return n
+}
+
 // begin empties the record.
 func (r *memRun) begin(input []byte) {
 	r.input, r.failures, r.shown = input, nil, engine.Place{}

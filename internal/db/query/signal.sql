@@ -21,8 +21,15 @@ SELECT id, name, payload FROM stepward.signal WHERE run_id = $1 AND id > $2 AND 
 SELECT id, state::text, output, error FROM stepward.run WHERE id = ANY($1::bigint[]) AND state <> 'live';
 
 -- name: ChildWait
--- After the run's row was locked. No row: the lease is lost.
-SELECT coalesce((SELECT w.child_id FROM stepward.wait w WHERE w.run_id = r.id AND w.seq = $4 AND w.key = $5), 0)
+-- After the run's row was locked. No row: the lease is lost. Also how deep the run is nested, up to $6, which
+-- costs nothing where it is no child.
+SELECT coalesce((SELECT w.child_id FROM stepward.wait w WHERE w.run_id = r.id AND w.seq = $4 AND w.key = $5), 0),
+       CASE WHEN r.parent_id IS NULL THEN 0 ELSE (
+           WITH RECURSIVE above AS (
+               SELECT r.parent_id AS id, 1 AS depth
+               UNION ALL SELECT p.parent_id, above.depth + 1 FROM above JOIN stepward.run p ON p.id = above.id
+               WHERE p.parent_id IS NOT NULL AND above.depth < $6
+           ) SELECT max(depth) FROM above) END
 FROM stepward.run r WHERE r.id = $2 AND r.epoch = $3 AND r.session = $1 AND r.state = 'live';
 
 -- name: ChildInsert

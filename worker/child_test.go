@@ -1,0 +1,97 @@
+package worker_test
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/stepward/stepward/worker"
+	"github.com/stepward/stepward/workflow"
+)
+
+// Workflows that start each other in a cycle come to an end, which says why; what
+// a body makes of it is the same on a replay. Runs that nobody waits for have no
+// depth, and beginning anew adds none.
+func TestChildrenInACycle(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	ping, pong := workflow.DurableWorkflow[int, int]{Name: "ping"}, workflow.DurableWorkflow[int, int]{Name: "pong"}
+	chain := workflow.DurableWorkflow[int, int]{Name: "starts"}
+	deep := workflow.DurableWorkflow[int, int]{Name: "deep"}
+	pingV1 := workflow.Define(ping, pong.Run, workflow.Options{})
+	deepV1 := workflow.Define(deep, func(ctx workflow.Context, n int) (int, error) {
+		if n > 0 { // at each level once
+			return 0, deep.ContinueAsNew(-n)
+		}
+		below, err := deep.Run(ctx, 1)
+		if failed, ok := errors.AsType[*workflow.RecordedError](err); ok && failed.Kind == "depth" {
+			return double.Run(ctx, 0)
+		}
+		return below + 1, err
+	}, workflow.Options{Steps: []workflow.Declared{double}})
+	f.start(worker.Config{Workflows: []*workflow.Definition{
+		pingV1, workflow.Define(pong, ping.Run, workflow.Options{}), deepV1,
+		workflow.Define(chain, func(ctx workflow.Context, n int) (int, error) {
+			if n == 0 {
+				return ping.Run(ctx, 0)
+			}
+			_, err := chain.Start(ctx, n-1)
+			return n, err
+		}, workflow.Options{}),
+	}})
+	enqueue := func(w workflow.DurableWorkflow[int, int], n int) workflow.Run[int] {
+		run, err := w.Enqueue(t.Context(), f.client, n, workflow.EnqueueOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return run
+	}
+	run := enqueue(ping, 0)
+	_, err := run.Result(t.Context())
+	if failed, ok := errors.AsType[*workflow.RecordedError](err); !ok || failed.Kind != "depth" || failed.Step != "child:pong" ||
+		!strings.HasPrefix(failed.Message, "workflow: ping cannot start pong: children nest 100 deep at most") {
+		t.Errorf("got %v", err)
+	}
+	if n := f.count("SELECT count(*) FROM stepward.run WHERE state = 'failed'"); n != 101 {
+		t.Errorf("%d runs", n)
+	}
+	if err := f.client.Replay(t.Context(), run.ID, pingV1); err != nil {
+		t.Error(err)
+	}
+	run = enqueue(deep, 1)
+	ends(t, run, 100)
+	var last workflow.RunID
+	for s, err := range f.client.Runs(t.Context(), workflow.RunFilter{Workflow: "deep", Limit: 1}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		last = s.ID
+	}
+	if err := f.client.Replay(t.Context(), last, deepV1); err != nil {
+		t.Error(err)
+	}
+	enqueue(chain, 120)
+	eventually(t, "the last run that was started fails", func() bool {
+		return f.count("SELECT count(*) FROM stepward.run WHERE workflow = 'starts' AND state = 'failed'") == 1
+	})
+	if n := f.count("SELECT count(*) FROM stepward.run WHERE workflow IN ('ping', 'pong')"); n != 201 {
+		t.Errorf("%d runs", n)
+	}
+	f.nothingLeft()
+}
+
+// A child that nothing can execute parks the run that starts it.
+func TestChildThatNothingExecutes(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	secret := workflow.NewStep("secret", func(context.Context, int) (int, error) { return 0, nil }, workflow.StepOptions{Mode: workflow.Identity})
+	w := workflow.DurableWorkflow[int, int]{Name: "secretive"}
+	f.start(worker.Config{Workflows: []*workflow.Definition{
+		workflow.Define(w, secret.Run, workflow.Options{Steps: []workflow.Declared{secret}}), defines(w.Run),
+	}})
+	run := f.enqueue(1)
+	if s := f.parksAs(run.ID, "mode"); !strings.Contains(s.Err.Message, "secretive") {
+		t.Errorf("got %v", s.Err)
+	}
+}
