@@ -82,7 +82,7 @@ func yieldPart[In, Out any](ctx context.Context, w DurableWorkflow[In, Out], c *
 	var failed error
 	if len(b.items) > 0 {
 		if results, failed = insert(ctx, b.items); failed != nil {
-			failed = fmt.Errorf("workflow: enqueue %s: %w", w.Name, failed)
+			failed = fmt.Errorf("workflow: enqueue %s: %w", w.Name, c.explain(ctx, failed))
 		}
 	}
 	for i, o := range b.options {

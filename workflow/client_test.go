@@ -4,11 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/stepward/stepward/internal/testenv"
@@ -164,6 +167,93 @@ func (f *fixture) enqueue(n int, o workflow.EnqueueOptions) workflow.Run[int] {
 		f.t.Fatal(err)
 	}
 	return run
+}
+
+// Whatever a client is asked for first, a schema that is not there, or is that of
+// another program, is named.
+func TestClientOfAnotherSchema(t *testing.T) {
+	f := newFixture(t)
+	pool := f.poolOf(1) // a transaction leaves none to look with
+	foreign, err := workflow.NewClient(workflow.ClientConfig{Pool: f.pool, Schema: f.schema + "x"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.exec("INSERT INTO stepward.migration (version) VALUES (3)")
+	f.exec("ALTER TABLE stepward.run RENAME TO execution")
+	f.exec("ALTER TABLE stepward.schedule RENAME TO timetable")
+	ctx, id := t.Context(), workflow.RunID(1)
+	news := workflow.NewSignal[int]("news")
+	for name, call := range map[string]func(*workflow.Client) error{
+		"Enqueue": func(c *workflow.Client) error {
+			_, err := count.Enqueue(ctx, c, 1, workflow.EnqueueOptions{})
+			return err
+		},
+		"Enqueue with a key": func(c *workflow.Client) error {
+			_, err := count.Enqueue(ctx, c, 1, workflow.EnqueueOptions{Key: "k"})
+			return err
+		},
+		"EnqueueTx": func(c *workflow.Client) error {
+			return pgx.BeginFunc(ctx, f.pool, func(tx pgx.Tx) error {
+				_, err := count.EnqueueTx(ctx, c, tx, 1, workflow.EnqueueOptions{})
+				return err
+			})
+		},
+		"EnqueueMany": func(c *workflow.Client) error {
+			for _, err := range count.EnqueueMany(ctx, c, maps.All(map[int]workflow.EnqueueOptions{1: {}})) {
+				return err
+			}
+			return nil
+		},
+		"Get": func(c *workflow.Client) error { _, err := c.Get(ctx, id); return err },
+		"Runs": func(c *workflow.Client) error {
+			for _, err := range c.Runs(ctx, workflow.RunFilter{}) {
+				return err
+			}
+			return nil
+		},
+		"Why":       func(c *workflow.Client) error { _, err := c.Why(ctx, id); return err },
+		"Fork":      func(c *workflow.Client) error { _, err := c.Fork(ctx, id, workflow.ForkOptions{}); return err },
+		"Schedules": func(c *workflow.Client) error { _, err := c.Schedules(ctx); return err },
+		"Status":    func(c *workflow.Client) error { _, err := c.Schedule("daily").Status(ctx); return err },
+		"Pause":     func(c *workflow.Client) error { return c.Schedule("daily").Pause(ctx) },
+	} {
+		for _, c := range []struct {
+			client *workflow.Client
+			have   int
+		}{{foreign, 0}, {f.client, 3}} {
+			if e, ok := errors.AsType[*workflow.SchemaError](call(c.client)); !ok || e.Have != c.have || !strings.HasPrefix(e.Schema, f.schema) {
+				t.Errorf("%s on version %d: got %v", name, c.have, call(c.client))
+			}
+		}
+	}
+	for name, call := range map[string]func(*workflow.Client) error{
+		"Steps":    func(c *workflow.Client) error { _, err := c.Steps(ctx, id, 0); return err },
+		"Result":   func(c *workflow.Client) error { _, err := count.Handle(c, id).Result(ctx); return err },
+		"Cancel":   func(c *workflow.Client) error { return c.Cancel(ctx, id) },
+		"Send":     func(c *workflow.Client) error { return news.Send(ctx, c, id, 1) },
+		"Progress": func(c *workflow.Client) error { _, err := c.Progress(ctx, id); return err },
+		"Export":   func(c *workflow.Client) error { _, err := c.Export(ctx, id); return err },
+		"Stream": func(c *workflow.Client) error {
+			_, _, err := (workflow.Stream[int]{Name: "s"}).Read(ctx, c, id, 0, 1)
+			return err
+		},
+	} {
+		if e, ok := errors.AsType[*workflow.SchemaError](call(foreign)); !ok || e.Have != 0 {
+			t.Errorf("%s without a schema: got %v", name, call(foreign))
+		}
+	}
+	// In a transaction of a pool without another connection the error is that of Postgres.
+	alone, err := workflow.NewClient(workflow.ClientConfig{Pool: pool, Schema: f.schema + "x"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
+		_, err := count.EnqueueTx(ctx, alone, tx, 1, workflow.EnqueueOptions{})
+		return err
+	})
+	if refused, ok := errors.AsType[*pgconn.PgError](err); !ok || refused.Code != "42P01" {
+		t.Errorf("EnqueueTx without a connection to look with: %v", err)
+	}
 }
 
 // A client needs one connection, and one more than the application holds while

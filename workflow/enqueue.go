@@ -119,6 +119,7 @@ func enqueueWith[In, Out any](ctx context.Context, w DurableWorkflow[In, Out], c
 	if err == nil {
 		err = r.Err
 	}
+	err = c.explain(ctx, err)
 	if run, err = added(w, c, o, r, err); err == nil {
 		span.SetAttributes(attribute.String("stepward.run", run.ID.String()))
 	}

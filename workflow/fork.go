@@ -71,7 +71,7 @@ func (c *Client) Fork(ctx context.Context, id RunID, o ForkOptions) (fork RunID,
 	case errors.Is(err, ErrNotFound), errors.As(err, &option):
 		return 0, err
 	}
-	return 0, fmt.Errorf("workflow: fork %v: %w", id, err)
+	return 0, fmt.Errorf("workflow: fork %v: %w", id, c.explain(ctx, err))
 }
 
 func (c *Client) forkTx(ctx context.Context, tx pgx.Tx, id RunID, o ForkOptions) (RunID, error) {

@@ -152,7 +152,7 @@ func (c *Client) history(ctx context.Context, id RunID) (*history.History, error
 		return nil
 	})
 	if err != nil && !errors.Is(err, ErrNotFound) {
-		err = fmt.Errorf("workflow: read the history of %v: %w", id, err)
+		err = fmt.Errorf("workflow: read the history of %v: %w", id, c.explain(ctx, err))
 	}
 	if err == nil {
 		err = c.openHistory(ctx, h)

@@ -79,7 +79,7 @@ func (c *Client) Progress(ctx context.Context, id RunID) (map[string]json.RawMes
 func (c *Client) progress(ctx context.Context, id RunID, only *string) (all map[string]json.RawMessage, last time.Time, err error) {
 	rows, err := c.pool.Query(ctx, c.q.ProgressList, int64(id), only)
 	if err != nil {
-		return nil, last, fmt.Errorf("workflow: read the progress of %v: %w", id, err)
+		return nil, last, fmt.Errorf("workflow: read the progress of %v: %w", id, c.explain(ctx, err))
 	}
 	found := false
 	all = make(map[string]json.RawMessage)
@@ -100,7 +100,7 @@ func (c *Client) progress(ctx context.Context, id RunID, only *string) (all map[
 	case errors.As(err, &undecodable):
 		return nil, last, err
 	case err != nil:
-		return nil, last, fmt.Errorf("workflow: read the progress of %v: %w", id, err)
+		return nil, last, fmt.Errorf("workflow: read the progress of %v: %w", id, c.explain(ctx, err))
 	case !found:
 		return nil, last, fmt.Errorf("%w: %v", ErrNotFound, id)
 	}

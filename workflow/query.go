@@ -83,7 +83,7 @@ func (c *Client) Runs(ctx context.Context, f RunFilter) iter.Seq2[RunStatus, err
 			}
 			runs, err := c.page(ctx, f, page)
 			if err != nil {
-				yield(RunStatus{}, fmt.Errorf("workflow: list runs: %w", err))
+				yield(RunStatus{}, fmt.Errorf("workflow: list runs: %w", c.explain(ctx, err)))
 				return
 			}
 			for _, s := range runs {
@@ -119,7 +119,7 @@ type querier interface {
 func (c *Client) get(ctx context.Context, q querier, id RunID) (RunStatus, error) {
 	runs, err := c.list(ctx, q, int64(id), nil, nil, nil, nil, nil, nil, 1, nil)
 	if err != nil {
-		return RunStatus{}, fmt.Errorf("workflow: get %v: %w", id, err)
+		return RunStatus{}, fmt.Errorf("workflow: get %v: %w", id, c.explain(ctx, err))
 	}
 	if len(runs) == 0 {
 		return RunStatus{}, fmt.Errorf("%w: %v", ErrNotFound, id)
@@ -222,7 +222,7 @@ type StepStatus struct {
 func (c *Client) Steps(ctx context.Context, id RunID, afterSeq int) ([]StepStatus, error) {
 	rows, err := c.pool.Query(ctx, c.q.StepList, int64(id), afterSeq, 1000)
 	if err != nil {
-		return nil, fmt.Errorf("workflow: list steps of %v: %w", id, err)
+		return nil, fmt.Errorf("workflow: list steps of %v: %w", id, c.explain(ctx, err))
 	}
 	var errs [][]byte
 	steps, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (StepStatus, error) {
@@ -252,7 +252,7 @@ func (c *Client) Steps(ctx context.Context, id RunID, afterSeq int) ([]StepStatu
 		return s, err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("workflow: list steps of %v: %w", id, err)
+		return nil, fmt.Errorf("workflow: list steps of %v: %w", id, c.explain(ctx, err))
 	}
 	for i := range steps {
 		steps[i].Err = c.openError(ctx, errs[i])

@@ -69,7 +69,7 @@ func (c *Client) wait(ctx context.Context, id RunID) (state string, output, reco
 		case err != nil && ctx.Err() != nil:
 			return "", nil, nil, context.Cause(ctx)
 		case err != nil:
-			return "", nil, nil, fmt.Errorf("workflow: wait for %v: %w", id, err)
+			return "", nil, nil, fmt.Errorf("workflow: wait for %v: %w", id, c.explain(ctx, err))
 		case seen.state == "":
 			return "", nil, nil, fmt.Errorf("%w: %v", ErrNotFound, id)
 		case seen.state != "live":
@@ -171,7 +171,7 @@ func (c *Client) announce(ctx context.Context, tx pgx.Tx, id RunID, ready bool) 
 // begin runs f in a transaction. Its errors name the verb and the run.
 func (c *Client) begin(ctx context.Context, id RunID, verb string, f func(pgx.Tx) error) error {
 	if err := pgx.BeginFunc(ctx, c.pool, f); err != nil {
-		return fmt.Errorf("workflow: %s %v: %w", verb, id, err)
+		return fmt.Errorf("workflow: %s %v: %w", verb, id, c.explain(ctx, err))
 	}
 	return nil
 }
@@ -184,7 +184,7 @@ func (c *Client) locked(ctx context.Context, id RunID, verb string, f func(pgx.T
 // lockedTx does the same in a transaction of the application.
 func (c *Client) lockedTx(ctx context.Context, tx pgx.Tx, id RunID, verb string, f func(pgx.Tx) error) error {
 	if err := c.lock(ctx, tx, id, f); err != nil {
-		return fmt.Errorf("workflow: %s %v: %w", verb, id, err)
+		return fmt.Errorf("workflow: %s %v: %w", verb, id, c.explain(ctx, err))
 	}
 	return nil
 }

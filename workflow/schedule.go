@@ -134,7 +134,7 @@ func (w DurableWorkflow[In, Out]) Schedule(ctx context.Context, c *Client, in In
 		})
 	}
 	if err != nil {
-		return s, fmt.Errorf("workflow: schedule %s: %w", o.Name, err)
+		return s, fmt.Errorf("workflow: schedule %s: %w", o.Name, c.explain(ctx, err))
 	}
 	return s, nil
 }
@@ -205,7 +205,7 @@ func (c *Client) Schedule(name string) Schedule { return Schedule{name, c} }
 func (c *Client) Schedules(ctx context.Context) ([]ScheduleStatus, error) {
 	found, err := c.schedules(ctx, nil)
 	if err != nil {
-		return nil, fmt.Errorf("workflow: list schedules: %w", err)
+		return nil, fmt.Errorf("workflow: list schedules: %w", c.explain(ctx, err))
 	}
 	for i := range found {
 		c.openSchedule(ctx, &found[i])
@@ -272,7 +272,7 @@ func (s Schedule) Status(ctx context.Context) (ScheduleStatus, error) {
 		return ScheduleStatus{}, s.missing()
 	}
 	if err != nil {
-		return ScheduleStatus{}, fmt.Errorf("workflow: get schedule %s: %w", s.Name, err)
+		return ScheduleStatus{}, fmt.Errorf("workflow: get schedule %s: %w", s.Name, s.client.explain(ctx, err))
 	}
 	s.client.openSchedule(ctx, &found[0])
 	return found[0], nil

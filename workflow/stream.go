@@ -121,7 +121,7 @@ func (s Stream[T]) read(ctx context.Context, c *Client, id RunID, after int64, l
 	}
 	rows, err := c.pool.Query(ctx, c.q.EntryList, int64(id), s.Name, after, limit)
 	if err != nil {
-		return nil, false, 0, s.failed(ctx, id, err)
+		return nil, false, 0, s.failed(ctx, c, id, err)
 	}
 	found := false
 	var ended bool
@@ -149,14 +149,14 @@ func (s Stream[T]) read(ctx context.Context, c *Client, id RunID, after int64, l
 	})
 	switch {
 	case err != nil:
-		return entries, false, 0, s.failed(ctx, id, err)
+		return entries, false, 0, s.failed(ctx, c, id, err)
 	case !found:
 		return nil, false, 0, fmt.Errorf("%w: %v", ErrNotFound, id)
 	}
 	return entries, ended && len(entries) < limit, epoch, nil
 }
 
-func (s Stream[T]) failed(ctx context.Context, id RunID, err error) error {
+func (s Stream[T]) failed(ctx context.Context, c *Client, id RunID, err error) error {
 	var undecodable *ValueError
 	switch {
 	case errors.As(err, &undecodable):
@@ -164,5 +164,5 @@ func (s Stream[T]) failed(ctx context.Context, id RunID, err error) error {
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
 	}
-	return fmt.Errorf("workflow: read stream %s of %v: %w", s.Name, id, err)
+	return fmt.Errorf("workflow: read stream %s of %v: %w", s.Name, id, c.explain(ctx, err))
 }

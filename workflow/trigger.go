@@ -123,7 +123,7 @@ func (s Schedule) locked(ctx context.Context, verb string, f func(pgx.Tx, tick.R
 		return s.missing()
 	}
 	if err != nil {
-		return fmt.Errorf("workflow: %s schedule %s: %w", verb, s.Name, err)
+		return fmt.Errorf("workflow: %s schedule %s: %w", verb, s.Name, s.client.explain(ctx, err))
 	}
 	return nil
 }

@@ -79,7 +79,7 @@ func (c *Client) Why(ctx context.Context, id RunID) (w Why, err error) {
 		return err
 	})
 	if err != nil && !errors.Is(err, ErrNotFound) {
-		err = fmt.Errorf("workflow: why %v: %w", id, err)
+		err = fmt.Errorf("workflow: why %v: %w", id, c.explain(ctx, err))
 	}
 	return w, err
 }
