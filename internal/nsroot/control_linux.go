@@ -14,11 +14,8 @@ import (
 // controlFD is where the process inside finds its end of the socket.
 const controlFD = 3
 
-// programFD is where the process inside may find the program that it executes,
-// opened with O_PATH.
-const programFD = 4
-
-// ProgramPath is the path of that program, for its start.
+// ProgramPath is the path of the program, for its start: it is inherited as the
+// descriptor 4, opened with O_PATH.
 const ProgramPath = "/proc/self/fd/4"
 
 // A Control is one end of the socket between the worker and the process inside.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 
@@ -50,9 +51,8 @@ func become() (*Inside, error) {
 	if err := confine.Harden(); err != nil {
 		return nil, err
 	}
-	// Its program came along, for its number; nothing that is started later may have it.
-	if flags, err := unix.FcntlInt(programFD, unix.F_GETFL, 0); err == nil && flags&unix.O_PATH != 0 {
-		unix.Close(programFD)
+	if err := closeInherited(); err != nil {
+		return nil, fmt.Errorf("close what was inherited: %w", err)
 	}
 	conn, err := fdpass.Open(controlFD)
 	if err != nil {
@@ -77,4 +77,26 @@ func become() (*Inside, error) {
 	}
 	i.Shim, _ = shim.Start() // or the first command tries again, and reports it
 	return i, nil
+}
+
+// closeInherited closes what the worker did not mean to hand over: descriptors
+// that it has itself inherited, from a shell or a service manager, and that
+// nobody has marked to be closed. Rights to a file or a socket that come with a
+// descriptor are held back by no other layer. The program came along, too, for its
+// number. What this process has opened by now is marked, as all that Go opens is.
+func closeInherited() error {
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		fd, err := strconv.Atoi(e.Name())
+		if err != nil || fd <= controlFD {
+			continue
+		}
+		if flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err == nil && flags&unix.FD_CLOEXEC == 0 {
+			unix.Close(fd)
+		}
+	}
+	return nil
 }

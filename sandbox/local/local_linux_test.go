@@ -2,6 +2,7 @@ package local_test
 
 import (
 	"errors"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -58,6 +59,37 @@ func TestOrdinaryUser(t *testing.T) {
 	t.Logf("%s", out)
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+// Descriptors that the worker has from whoever started it, and passes on without
+// knowing, do not get into a sandbox: no process there holds the pipe open.
+func TestNothingIsInherited(t *testing.T) {
+	var ends [2]int
+	if err := syscall.Pipe(ends[:]); err != nil { // unlike those of os, for all that is started
+		t.Fatal(err)
+	}
+	if err := syscall.SetNonblock(ends[0], true); err != nil {
+		t.Fatal(err)
+	}
+	r, w := os.NewFile(uintptr(ends[0]), "r"), os.NewFile(uintptr(ends[1]), "w")
+	defer r.Close()
+	defer w.Close()
+	s, err := sandbox.Start(t.Context(), backend(t), sandbox.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Destroy(t.Context())
+	out, err := s.Command("ls", "/proc/self/fd").Output(t.Context())
+	if fds := strings.Fields(string(out)); err != nil || len(fds) != 4 { // one of them to list with
+		t.Errorf("a command has the descriptors %q, %v", fds, err)
+	}
+	w.Close()
+	if err := r.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := r.Read(make([]byte, 1)); n != 0 || err != io.EOF {
+		t.Errorf("something in the sandbox holds the pipe open: %d, %v", n, err)
 	}
 }
 
