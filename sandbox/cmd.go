@@ -199,6 +199,7 @@ func (c *Cmd) Wait() error {
 
 // nextExec returns an id that no other worker would choose.
 func (s *Sandbox) nextExec() string {
+	s.claimed.Store(true)
 	return fmt.Sprintf("%d-%s", s.execs.Add(1), randomHex(6))
 }
 

@@ -36,6 +36,7 @@ func (s *Sandbox) WriteFile(ctx context.Context, name string, data []byte, perm 
 	if !utf8.ValidString(name) {
 		return &fs.PathError{Op: "write", Path: name, Err: errNotUTF8}
 	}
+	s.claimed.Store(true)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	c, err := s.data.get(ctx)

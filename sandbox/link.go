@@ -54,9 +54,7 @@ func (l *link) get(ctx context.Context) (rpcconnect.RunnerClient, error) {
 	dead := make(chan struct{})
 	conn = rpc.Watch(conn, func() { close(dead) })
 	client := rpcconnect.NewRunnerClient(rpc.Transport(conn), rpc.BaseURL, rpc.ClientOptions()...)
-	hello, err := client.Hello(ctx, connect.NewRequest(&rpc.HelloRequest{
-		Token: l.s.token, Session: l.s.labels.Session, Epoch: int64(l.s.labels.Epoch),
-	}))
+	hello, err := client.Hello(ctx, connect.NewRequest(l.s.hello()))
 	if err == nil && hello.Msg.Protocol != rpc.Protocol {
 		err = fmt.Errorf("the tool runner speaks protocol %d, not %d", hello.Msg.Protocol, rpc.Protocol)
 	}

@@ -49,6 +49,7 @@ type Sandbox struct {
 
 	done      func(string, Usage, error)
 	execs     atomic.Int64
+	claimed   atomic.Bool // something was executed in it, or it has a run
 	destroyed chan struct{}
 	destroy   sync.Once
 }
@@ -82,6 +83,7 @@ func Start(ctx context.Context, b Backend, o Options) (*Sandbox, error) {
 		backend: b, id: o.ID, spec: o.Spec, labels: o.Labels, token: token, done: o.Done,
 		destroyed: make(chan struct{}),
 	}
+	s.claimed.Store(o.Labels.Run != 0)
 	s.spec.Env = maps.Clone(o.Spec.Env)
 	s.data, s.control = &link{s: s}, &link{s: s}
 	s.network = newNetwork(ctx, s, policy)

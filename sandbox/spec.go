@@ -75,6 +75,17 @@ type Limits struct {
 	OpenFiles int     // per process
 }
 
+// A Kind is what of a [Spec] is fixed once a sandbox is made.
+type Kind struct {
+	Image   string
+	Limits  Limits
+	Require Require
+}
+
+// Kind returns what of the Spec is fixed once a sandbox is made. A warm sandbox serves
+// every Spec of its Kind: see [Sandbox.Claim].
+func (s Spec) Kind() Kind { return Kind{Image: s.Image, Limits: s.Limits, Require: s.Require} }
+
 // Labels tie a sandbox, and all that it brings with it, to the attempt that it
 // was made for.
 type Labels struct {

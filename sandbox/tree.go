@@ -278,6 +278,7 @@ func (s *Sandbox) Upload(ctx context.Context, tree fs.FS, to string) error {
 	if !utf8.ValidString(to) {
 		return fail(errNotUTF8)
 	}
+	s.claimed.Store(true)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	c, err := s.data.get(ctx)

@@ -60,6 +60,9 @@ type Config struct {
 	// number of processors.
 	MaxSandboxes int
 
+	// Warm says how many sandboxes are kept ready beside those. Defaults to none.
+	Warm Warm
+
 	// MaxBytes is the limit of an encoded value. Defaults to 1 MiB; at most
 	// 64 MiB.
 	MaxBytes int
@@ -159,7 +162,7 @@ func (c Config) validate() error {
 	if c.LeaseTTL < time.Second {
 		bad("Config.LeaseTTL is %v, at least 1s is needed", c.LeaseTTL)
 	}
-	errs = append(errs, c.Retention.validate())
+	errs = append(errs, c.Retention.validate(), c.Warm.validate())
 	if c.StartTimeout < 0 || c.DrainTimeout < 0 {
 		bad("a timeout of Config is negative")
 	}

@@ -168,6 +168,10 @@ func (k killing) testCut(t *testing.T) {
 			t.Errorf("step %s was executed %d times", key, n)
 		}
 	}
+	if k.victim.Warm.Max > 0 { // or it keeps one ready
+		p.signal(syscall.SIGTERM)
+		p.diedOf(0)
+	}
 	if slices.Contains(k.path, "box") {
 		f.noSandboxLeft()
 		if n := f.count("SELECT count(*) FROM stepward.event WHERE kind = 'sandbox.created'"); n != 1 {

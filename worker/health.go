@@ -30,6 +30,7 @@ type Report struct {
 	Stuck      int           `json:"stuck_steps"` // functions that went on after their attempt ended
 	LeaseSlack time.Duration `json:"lease_slack"` // until the worker gives its runs up, in nanoseconds
 	Backend    string        `json:"backend"`     // empty when no sandbox backend works here
+	Warm       int           `json:"warm"`        // sandboxes that wait for a step: see [Warm]
 }
 
 func (h *Health) attach(w *worker) {
@@ -50,6 +51,9 @@ func (h *Health) Report() (r Report, ok bool) {
 	r = Report{Runs: w.held(), MaxRuns: w.MaxRuns, Steps: len(w.steps), Stuck: int(w.stuck.Load()), LeaseSlack: w.lease.slack()}
 	if w.backend != nil {
 		r.Backend = w.backend.Name()
+	}
+	if w.warm != nil {
+		r.Warm = w.warm.Ready()
 	}
 	return r, true
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/stepward/stepward/internal/db"
 	"github.com/stepward/stepward/sandbox/sandboxtest"
+	"github.com/stepward/stepward/worker"
 	"github.com/stepward/stepward/workflow"
 )
 
@@ -62,6 +63,7 @@ var killings = []killing{
 	{name: "failure", statement: "Commit", n: 2, path: []string{"a", "flaky", "c"}},
 	{name: "heartbeat", statement: "Commit", n: 2, path: []string{"a", "beat", "c"}},
 	{statement: "AttemptDispatch", n: 1, path: []string{"a", "box", "c"}},
+	{statement: "SandboxWarm", n: 1, path: []string{"a", "box", "c"}, victim: victimConfig{Warm: worker.Warm{Min: 1, Max: 1}}},
 	{statement: "SandboxCreated", n: 1, path: []string{"a", "box", "c"}},
 	{statement: "SandboxEgress", n: 1, path: []string{"a", "box", "c"}},
 	{statement: "SandboxDestroyed", n: 1, path: []string{"a", "box", "c"}},
@@ -260,7 +262,7 @@ func (f *fixture) noSandboxLeft() {
 	f.t.Helper()
 	f.takeOver()
 	eventually(f.t, "sandboxes of dead workers are gone", func() bool {
-		return f.count("SELECT count(*) FROM stepward.sandbox WHERE destroyed_at IS NULL") == 0
+		return f.count("SELECT count(*) FROM stepward.sandbox WHERE destroyed_at IS NULL OR run_id IS NULL") == 0
 	})
 }
 

@@ -32,31 +32,43 @@ func (h *host) sandboxed(ctx context.Context, a engine.Attempt, p *pulse, free f
 	if w.backend == nil {
 		return nil, &engine.ParkError{Reason: "no_backend", Err: fmt.Errorf("step %s needs a sandbox: %w", a.Key, w.backendErr)}
 	}
-	id := fmt.Sprintf("%x-%d-%d-%08x", h.t.run, a.Seq, a.Number, rand.Uint32())
-	if err := h.dispatch(ctx, a, id); err != nil {
+	var u ledger
+	o := sandbox.Options{
+		ID: fmt.Sprintf("%x-%d-%d-%08x", h.t.run, a.Seq, a.Number, rand.Uint32()), Spec: a.Step.Spec,
+		Labels: sandbox.Labels{Schema: w.q.Schema, Session: h.t.session, Run: h.t.run, Step: a.Key, Attempt: a.Number, Epoch: h.t.epoch},
+		Done:   u.add,
+	}
+	sb := h.warm(ctx, a, o)
+	ready := sb != nil
+	if ready {
+		o.ID = sb.ID()
+	}
+	id := o.ID
+	var created []byte
+	if ready {
+		created = audited(sb, true)
+	}
+	if err := h.dispatch(ctx, a, id, created); err != nil {
+		if ready {
+			h.discard(ctx, sb)
+		}
 		return nil, err
 	}
 	ctx, span := w.tel.tracer.Start(ctx, "stepward.sandbox", trace.WithAttributes(
-		attribute.String("stepward.sandbox", id), attribute.String("stepward.backend", w.backend.Name())))
+		attribute.String("stepward.sandbox", id), attribute.String("stepward.backend", w.backend.Name()), attribute.Bool("stepward.warm", ready)))
 	defer span.End()
-	var u ledger
 	defer func() { h.destroyed(ctx, id, &u) }()
-	sb, err := sandbox.Start(ctx, w.backend, sandbox.Options{
-		ID: id, Spec: a.Step.Spec,
-		Labels: sandbox.Labels{Schema: w.q.Schema, Session: h.t.session, Run: h.t.run, Step: a.Key, Attempt: a.Number, Epoch: h.t.epoch},
-		Done:   u.add,
-	})
-	if err != nil {
-		span.SetStatus(codes.Error, err.Error())
-		return nil, cure(err)
+	if !ready {
+		var err error
+		if sb, err = sandbox.Start(ctx, w.backend, o); err != nil {
+			span.SetStatus(codes.Error, err.Error())
+			return nil, cure(err)
+		}
 	}
 	defer h.egress(ctx, a.Key, sb)()
-	if detail, err := json.Marshal(struct {
-		Sandbox string `json:"sandbox"`
-		sandbox.Enforcement
-	}{id, sb.Enforcement()}); err == nil {
+	if !ready {
 		if err := w.retry(ctx, h.t, func(ctx context.Context) error {
-			_, err := w.Pool.Exec(ctx, w.q.SandboxCreated, h.t.run, w.actor(), a.Key, detail)
+			_, err := w.Pool.Exec(ctx, w.q.SandboxCreated, h.t.run, w.actor(), a.Key, audited(sb, false))
 			return err
 		}); err != nil {
 			return nil, err // no audit, no work
@@ -108,11 +120,22 @@ func beatPause(s *engine.Step) time.Duration {
 	return beatEvery
 }
 
-// dispatch records that the attempt leaves the worker, before it does.
-func (h *host) dispatch(ctx context.Context, a engine.Attempt, id string) error {
+// audited is the detail of the event of a sandbox's creation.
+func audited(sb *sandbox.Sandbox, warm bool) []byte {
+	detail, _ := json.Marshal(struct { // cannot fail: strings, numbers and booleans
+		Sandbox string `json:"sandbox"`
+		Warm    bool   `json:"warm,omitempty"` // made before the attempt, for any
+		sandbox.Enforcement
+	}{sb.ID(), warm, sb.Enforcement()})
+	return detail
+}
+
+// dispatch records that the attempt leaves the worker, before it does, and the event
+// of its sandbox if that is there.
+func (h *host) dispatch(ctx context.Context, a engine.Attempt, id string, created []byte) error {
 	return h.w.retry(ctx, h.t, func(ctx context.Context) error {
 		var run int64
-		err := h.w.Pool.QueryRow(ctx, h.w.q.AttemptDispatch, h.t.session, h.t.run, h.t.epoch, a.Seq, a.Key, a.Number, a.Step.Mode, id, h.w.backend.Name()).Scan(&run)
+		err := h.w.Pool.QueryRow(ctx, h.w.q.AttemptDispatch, h.t.session, h.t.run, h.t.epoch, a.Seq, a.Key, a.Number, a.Step.Mode, id, h.w.backend.Name(), h.w.actor(), created).Scan(&run)
 		if errors.Is(err, pgx.ErrNoRows) {
 			return engine.ErrLeaseLost
 		}
@@ -132,7 +155,11 @@ func (h *host) destroy(ctx context.Context, sb *sandbox.Sandbox) {
 }
 
 func (h *host) destroyed(ctx context.Context, id string, u *ledger) {
-	h.w.exec(context.WithoutCancel(ctx), h.w.q.SandboxDestroyed, []string{id}, h.w.actor(), u.json())
+	var used []byte
+	if u != nil {
+		used = u.json()
+	}
+	h.w.exec(context.WithoutCancel(ctx), h.w.q.SandboxDestroyed, []string{id}, h.w.actor(), used)
 }
 
 // cure tells what a deploy or an operator must see to from what a retry may

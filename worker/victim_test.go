@@ -45,6 +45,7 @@ type victimConfig struct {
 	Hold               string // see step hold
 	Old                bool   // the definition that lacks a step
 	NoBackend          bool
+	Warm               worker.Warm
 	LeaseTTL           time.Duration
 	DrainTimeout       time.Duration
 	Retention          time.Duration // of runs that failed
@@ -86,7 +87,7 @@ func beVictim(config string) int {
 	defer pool.Close()
 	cfg := worker.Config{
 		Pool: pool, Schema: victim.Schema, Name: victim.Name, Workflows: []*workflow.Definition{journeyNew, kinV1},
-		LeaseTTL: victim.LeaseTTL, Retention: worker.Retention{Failed: victim.Retention}, DrainTimeout: victim.DrainTimeout, Backends: []sandbox.Backend{},
+		LeaseTTL: victim.LeaseTTL, Retention: worker.Retention{Failed: victim.Retention}, DrainTimeout: victim.DrainTimeout, Backends: []sandbox.Backend{}, Warm: victim.Warm,
 		Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}
 	if victim.Random {

@@ -19,6 +19,7 @@ import (
 	"github.com/stepward/stepward/internal/engine"
 	"github.com/stepward/stepward/internal/enqueue"
 	"github.com/stepward/stepward/internal/payload"
+	"github.com/stepward/stepward/internal/warm"
 	"github.com/stepward/stepward/sandbox"
 	"github.com/stepward/stepward/workflow"
 )
@@ -77,6 +78,7 @@ func Run(ctx context.Context, cfg Config) error {
 	err = w.start(ctx, func(ctx context.Context) error { return db.Check(ctx, w.Pool, w.q) })
 	if err == nil {
 		w.chooseBackend(ctx)
+		w.warm = w.newWarm()
 		err = w.start(ctx, w.define)
 	}
 	if err == nil {
@@ -105,6 +107,7 @@ type worker struct {
 	backend      sandbox.Backend // nil when none works here
 	capabilities sandbox.Capabilities
 	backendErr   error // why backend is nil
+	warm         *warm.Pool
 	wants        wants
 	unservable   []int32 // requirements of own definitions that this worker cannot meet
 	box          *payload.Box
@@ -214,6 +217,9 @@ func (w *worker) run(ctx context.Context) error {
 	loops.Go(func() { w.keepLease(base) })
 	loops.Go(func() { w.maintain(base) })
 	loops.Go(func() { w.sweep(base) })
+	if w.warm != nil {
+		loops.Go(func() { w.warm.Run(base, w.kinds()) })
+	}
 	dispatching, stopDispatching := context.WithCancel(ctx)
 	defer stopDispatching()
 	var dispatcher sync.WaitGroup

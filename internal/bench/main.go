@@ -62,6 +62,9 @@ times local sandboxes: from nothing to the first output of a command, in pairs w
 bwrap --unshare-all that starts the same program; a command in a sandbox that is there;
 the memory of the tool runner; the kill of commands with all that they started; and trees
 of files in and out, in turn with tar over a pipe. Linux only. With KUBECONFIG also pods.`},
+	{"docker", benchDocker, true, `
+times containers: from nothing to the first output of a command, in pairs with docker run of
+the same image; and the start of a step whose sandbox is ready, with all that is written for it.`},
 	{"egress", benchEgress, false, `
 times what goes through the proxy of a local sandbox: a large body, in pairs with a TCP
 relay of two hops, and small requests, beside direct ones. Linux only.`},
@@ -141,7 +144,7 @@ func run() (err error) {
 	}
 	b := &bench{options: options{parked: *parked, scale: *scale, wal: *wal, log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))}}
 	b.report = &report{Command: strings.Join(append([]string{"go run ./internal/bench"}, os.Args[1:]...), " "), Machine: measure.Machine()}
-	if slices.Contains(wanted, "sandbox") || slices.Contains(wanted, "egress") { // first: it may be built from sources, which may change meanwhile
+	if slices.ContainsFunc(wanted, func(s string) bool { return s == "sandbox" || s == "docker" || s == "egress" }) { // first: it may be built from sources, which may change meanwhile
 		b.runner, b.runnerErr = program.Find(ctx, program.Want{})
 	}
 	var errs []error

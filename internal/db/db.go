@@ -40,7 +40,7 @@ type Queries struct {
 
 	ShownGet, EntryList, ProgressList, AttributeEqual, AttributeRange, Watch string
 
-	AttemptDispatch, SandboxCreated, SandboxEgress, SandboxDestroyed, SandboxOrphans, SessionsAlive string
+	AttemptDispatch, SandboxWarm, SandboxCreated, SandboxEgress, SandboxDestroyed, SandboxOrphans, SessionsAlive string
 
 	RunExpire string
 

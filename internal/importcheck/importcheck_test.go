@@ -36,6 +36,7 @@ var clientSide = []string{
 	module + "internal/rpc/rpcconnect",
 	module + "internal/schedule",
 	module + "internal/tick",
+	module + "internal/warm",
 	module + "internal/tunnel",
 }
 

@@ -188,7 +188,9 @@ func (s service) Hello(ctx context.Context, req *connect.Request[rpc.HelloReques
 	}), nil
 }
 
-// admit trusts a connection that has the token. Those of lower epochs are closed.
+// admit trusts a connection that has the token. Those of lower epochs are closed. One
+// that is trusted already, and raises its epoch, takes along those which had the same:
+// they are of one worker, which has claimed the sandbox for a run.
 func (s *server) admit(c *conn, token []byte, epoch int64) error {
 	hash := sha256.Sum256(token)
 	if subtle.ConstantTimeCompare(hash[:], s.cfg.tokenHash[:]) != 1 {
@@ -198,6 +200,13 @@ func (s *server) admit(c *conn, token []byte, epoch int64) error {
 	if epoch < s.epoch || !s.conns[c] {
 		s.mu.Unlock()
 		return errors.New("a later epoch is connected")
+	}
+	if c.authed {
+		for o := range s.conns {
+			if o.authed && o.epoch == c.epoch && o != c {
+				o.epoch = epoch
+			}
+		}
 	}
 	s.epoch = epoch
 	var stale []*conn

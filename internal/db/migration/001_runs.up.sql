@@ -283,7 +283,7 @@ CREATE TABLE stepward.attempt (
 
 CREATE TABLE stepward.sandbox (
     id           text PRIMARY KEY,
-    run_id       bigint NOT NULL,
+    run_id       bigint, -- null while it is kept ready for any
     session      bigint NOT NULL,
     backend      text NOT NULL,
     created_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
