@@ -70,6 +70,13 @@
 // worker does it, holding the schedule's row while it adds the runs and moves on.
 // A tick comes within about a second of its time.
 //
+// # Enqueued once
+//
+// [DurableWorkflow.EnqueueTx] adds a run in the application's own transaction: there
+// is a run for what was committed, and none for what was not. With
+// [EnqueueOptions].Key a call may be repeated: the same key finds the same run, and
+// for another input it is a *[KeyConflictError].
+//
 // # Many at once
 //
 // [DurableWorkflow.EnqueueMany] adds any number of runs, with a result for each, and
@@ -155,6 +162,9 @@
 // clocks, random numbers, input and output, environment variables, the order of a
 // map. [Context] is no
 // context.Context, so that a body cannot use it for input and output by accident.
+//
+// The Logger of a [Context] is silent while a run is replayed. Package workflowtest
+// executes a body in a unit test, with a clock and crashes of its own.
 //
 // Package workflowvet finds most of what a body must not do: install its command
 // stepwardvet and run go vet -vettool=$(which stepwardvet) ./...

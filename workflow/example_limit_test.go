@@ -2,27 +2,55 @@ package workflow_test
 
 import (
 	"context"
+	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/stepward/stepward/workflow"
 )
 
-// At most four runs of a tenant are executed at once, and 100 begin in a minute;
-// an urgent one goes before what was enqueued in the last ten minutes. (Compiled,
-// not run: it needs Postgres.)
+// At most two pages of a tenant are rendered at once, on all workers together, and
+// 1,000 begin in a minute. An urgent one goes before what was enqueued in the last
+// ten minutes.
 func ExampleLimit() {
-	render := workflow.DurableWorkflow[string, string]{Name: "render"}
-
-	enqueue := func(ctx context.Context, client *workflow.Client, tenant, page string, urgent bool) error {
-		o := workflow.EnqueueOptions{
-			Tenant: tenant,
-			Limit:  workflow.Limit{Key: "render/" + tenant, Concurrency: 4, Rate: 100, Per: time.Minute},
+	ctx := context.Background()
+	var rendering atomic.Int32
+	page := workflow.NewStep("page", func(ctx context.Context, page int) (int, error) {
+		defer rendering.Add(-1)
+		if n := rendering.Add(1); n > 2 {
+			return 0, workflow.Permanent(fmt.Errorf("%d at once", n))
 		}
-		if urgent {
+		return page, nil
+	}, workflow.StepOptions{})
+	render := workflow.DurableWorkflow[int, int]{Name: "render"}
+	client, _, stop := serve(ctx, workflow.Define(render, func(ctx workflow.Context, n int) (int, error) {
+		return page.Run(ctx, n)
+	}, workflow.Options{Steps: []workflow.Declared{page}}))
+	defer stop()
+	var runs []workflow.Run[int]
+	for n := range 10 {
+		o := workflow.EnqueueOptions{
+			Tenant: "acme",
+			Limit:  workflow.Limit{Key: "render/acme", Concurrency: 2, Rate: 1000, Per: time.Minute},
+		}
+		if n == 9 {
 			o.Priority = 10
 		}
-		_, err := render.Enqueue(ctx, client, page, o)
-		return err
+		run, err := render.Enqueue(ctx, client, n, o)
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		runs = append(runs, run)
 	}
-	_ = enqueue
+	sum := 0
+	for _, run := range runs {
+		n, err := run.Result(ctx)
+		if err != nil {
+			fmt.Println(err)
+		}
+		sum += n
+	}
+	fmt.Println(sum)
+	// Output: 45
 }

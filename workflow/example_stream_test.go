@@ -4,10 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 
-	"github.com/stepward/stepward/internal/testenv"
-	"github.com/stepward/stepward/worker"
 	"github.com/stepward/stepward/workflow"
 )
 
@@ -40,7 +37,7 @@ var bookV1 = workflow.Define(book, func(ctx workflow.Context, n int) (string, er
 // attribute.
 func ExampleStream() {
 	ctx := context.Background()
-	client, stop := serve(ctx, bookV1)
+	client, _, stop := serve(ctx, bookV1)
 	defer stop()
 	run, err := book.Enqueue(ctx, client, 2, workflow.EnqueueOptions{Attributes: map[string]any{"author": "ada", "state": "draft"}})
 	if err != nil {
@@ -67,31 +64,4 @@ func ExampleStream() {
 	// chapter 2
 	// 2 written <nil>
 	// found: ada <nil>
-}
-
-// serve gives an example a schema of its own, a worker and a client.
-func serve(ctx context.Context, defs ...*workflow.Definition) (*workflow.Client, func()) {
-	pool, schema, end, err := testenv.ExamplePostgres(ctx, "example")
-	if err != nil {
-		panic(err)
-	}
-	if err := workflow.Migrate(ctx, pool, workflow.MigrateOptions{Schema: schema}); err != nil {
-		panic(err)
-	}
-	client, err := workflow.NewClient(workflow.ClientConfig{Pool: pool, Schema: schema})
-	if err != nil {
-		panic(err)
-	}
-	ctx, stop := context.WithCancel(ctx)
-	stopped := make(chan error)
-	go func() {
-		stopped <- worker.Run(ctx, worker.Config{Pool: pool, Schema: schema, Workflows: defs, Logger: slog.New(slog.DiscardHandler)})
-	}()
-	return client, func() {
-		stop()
-		if err := <-stopped; err != nil {
-			fmt.Println(err)
-		}
-		end()
-	}
 }

@@ -3,28 +3,45 @@ package workflow_test
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/stepward/stepward/workflow"
 )
 
-// What a run waits for is asked of the client. (Compiled, not run: it needs
-// Postgres.)
+// What a run waits for is asked of the client, and of what it waits for, the same.
 func ExampleClient_Why() {
-	explain := func(ctx context.Context, client *workflow.Client, id workflow.RunID) error {
-		why, err := client.Why(ctx, id)
-		if err != nil {
-			return err
-		}
-		fmt.Println(why) // it waits since 2026-03-01T09:00:00Z, for signal approve until 2026-03-02T09:00:00Z (send it)
-		for _, on := range why.On {
-			if on.Cause == "child" {
-				if why, err = client.Why(ctx, on.Run); err != nil {
-					return err
-				}
-				fmt.Println(on.Run, why)
-			}
-		}
-		return nil
+	ctx := context.Background()
+	parcel := workflow.DurableWorkflow[string, string]{Name: "parcel"}
+	customs := workflow.DurableWorkflow[string, string]{Name: "customs"}
+	release := workflow.NewSignal[string]("release")
+	client, _, stop := serve(ctx,
+		workflow.Define(parcel, customs.Run, workflow.Options{}),
+		workflow.Define(customs, func(ctx workflow.Context, what string) (string, error) {
+			return release.Receive(ctx, 0)
+		}, workflow.Options{}))
+	defer stop()
+	run, err := parcel.Enqueue(ctx, client, "tea", workflow.EnqueueOptions{})
+	if err != nil {
+		fmt.Println(err)
+		return
 	}
-	_ = explain
+	reaches(ctx, client, run.ID, workflow.StateWaiting)
+
+	why, err := client.Why(ctx, run.ID)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println(why.Cause, "for", why.On[0].Cause, why.On[0].Key)
+	child := why.On[0].Run
+	reaches(ctx, client, child, workflow.StateWaiting)
+	if why, err = client.Why(ctx, child); err != nil {
+		fmt.Println(err)
+		return
+	}
+	_, what, _ := strings.Cut(why.String(), ", ") // it waits since 2026-03-01T09:00:00Z, …
+	fmt.Println(what)
+	// Output:
+	// waiting for child child:customs
+	// for signal release (send it)
 }

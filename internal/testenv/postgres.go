@@ -35,17 +35,23 @@ func PostgresURL(t testing.TB) string {
 	return db.URL
 }
 
-// ExamplePostgres is Postgres for an example, which has no testing.TB. Its last
-// result ends both.
+// ExamplePostgres is Postgres for an example, which has no testing.TB. Tables that
+// are made without naming a schema are in the one that it returns, once that
+// exists. Its last result ends both.
 func ExamplePostgres(ctx context.Context, name string) (pool *pgxpool.Pool, schema string, end func(), err error) {
 	db, err := postgres()
 	if err != nil {
 		return nil, "", nil, err
 	}
-	if pool, err = pgxpool.New(ctx, db.URL); err != nil {
+	cfg, err := pgxpool.ParseConfig(db.URL)
+	if err != nil {
 		return nil, "", nil, err
 	}
 	schema = schemaName(name)
+	cfg.ConnConfig.RuntimeParams["search_path"] = schema
+	if pool, err = pgxpool.NewWithConfig(ctx, cfg); err != nil {
+		return nil, "", nil, err
+	}
 	return pool, schema, func() {
 		for _, s := range []string{schema, schema + "_river"} {
 			if _, err := pool.Exec(ctx, "DROP SCHEMA IF EXISTS "+pgx.Identifier{s}.Sanitize()+" CASCADE"); err != nil {
