@@ -51,6 +51,8 @@ type victimConfig struct {
 	Retention          time.Duration // of runs that failed
 	CutMark            string        // see cutConn
 	Random             bool          // of TestModel
+	Swarm              string        // the backend of TestNoSandboxIsLeft
+	Engine             string        // the Docker engine's address, for it
 }
 
 // beVictim is main of such a process. SIGTERM drains it.
@@ -99,6 +101,10 @@ func beVictim(config string) int {
 	}
 	if !victim.NoBackend && !victim.Random {
 		cfg.Backends = []sandbox.Backend{local.New(local.Config{Program: victim.Probe})}
+	}
+	if victim.Swarm != "" {
+		cfg.Workflows, cfg.Backends = []*workflow.Definition{swarmV1}, []sandbox.Backend{swarmBackend(victim.Swarm, victim.Engine, victim.Probe)}
+		cfg.MaxSandboxes = 8
 	}
 	if err := worker.Run(ctx, cfg); err != nil {
 		fmt.Fprintln(os.Stderr, err)
