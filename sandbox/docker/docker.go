@@ -26,6 +26,7 @@ package docker
 
 import (
 	"sync"
+	"time"
 
 	"github.com/moby/moby/client"
 
@@ -73,6 +74,8 @@ type Backend struct {
 	config Config
 	noBind bool // for tests: reach runners as on a remote engine
 
+	unstarted time.Duration // how long a container may be there before it is started
+
 	mu      sync.Mutex // held while something below is found out
 	api     *client.Client
 	engine  *engine
@@ -84,7 +87,7 @@ type Backend struct {
 var _ sandbox.Backend = (*Backend)(nil)
 
 // New returns a backend. It talks to nothing yet: [Backend.Probe] does.
-func New(c Config) *Backend { return &Backend{config: c} }
+func New(c Config) *Backend { return &Backend{config: c, unstarted: createTimeout + startTimeout} }
 
 // Close gives up the connections to the engine that wait for another use. It is
 // called once no sandbox of the backend is in use any more; none is ended by it.

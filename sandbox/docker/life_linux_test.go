@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/client"
 
 	"github.com/stepward/stepward/sandbox"
@@ -76,6 +77,30 @@ func TestSandboxOutlivesWorker(t *testing.T) {
 			b.nothingLeft(t, id)
 		})
 	}
+}
+
+// TestNeverStarted has a container whose maker died before it started it. Any
+// installation removes it, once it cannot be one that is about to be started.
+func TestNeverStarted(t *testing.T) {
+	b := backend(t)
+	if _, err := b.Probe(t.Context()); err != nil { // loads the image
+		t.Fatal(err)
+	}
+	c := creation(fmt.Sprintf("unstarted-%d", os.Getpid()))
+	_, err := b.api.ContainerCreate(t.Context(), client.ContainerCreateOptions{
+		Name: containerName(c.ID), Config: &container.Config{Image: emptyImage, Entrypoint: []string{"/none"}, Labels: labels(c.ID, c.Labels)},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if l, err := b.List(t.Context(), c.Labels.Schema); err != nil || len(l) != 1 {
+		t.Errorf("one that was just made: %v, %v", l, err)
+	}
+	b.unstarted = -time.Minute
+	if l, err := b.List(t.Context(), "another"); err != nil || len(l) != 0 {
+		t.Errorf("of another installation: %v, %v", l, err)
+	}
+	b.nothingLeft(t, c.ID)
 }
 
 // TestOrphanLeavesNothing has nobody connect: the container ends by itself.

@@ -16,7 +16,9 @@ import (
 )
 
 // List returns the sandboxes of an installation, whichever process made them,
-// and removes what sandboxes that ended by themselves have left behind.
+// and removes what sandboxes of any have left behind that ended by themselves, or
+// whose maker died before it started them: those have no tool runner that would
+// end them, and their installation may be gone.
 func (b *Backend) List(ctx context.Context, schema string) ([]sandbox.Listed, error) {
 	api, e, err := b.connect(ctx)
 	if err != nil {
@@ -37,6 +39,13 @@ func (b *Backend) List(ctx context.Context, schema string) ([]sandbox.Listed, er
 				return nil, err
 			}
 			continue
+		case container.StateCreated:
+			if time.Since(time.Unix(c.Created, 0)) > b.unstarted {
+				if err := b.Destroy(ctx, id); err != nil {
+					return nil, err
+				}
+				continue
+			}
 		}
 		if c.Labels[labelSchema] == schema {
 			out = append(out, sandbox.Listed{ID: id, Labels: parseLabels(c.Labels), Created: time.Unix(c.Created, 0)})
