@@ -29,7 +29,7 @@ func (w *worker) leave(ctx context.Context, t *heldTurn, end engine.End) error {
 		var err error
 		switch end.Kind {
 		case engine.Renewed:
-			err = w.Pool.QueryRow(ctx, w.q.TurnRenew, t.session, t.run, t.epoch, end.Output, w.actor(), payload.BlobKey(end.Output), pausedDetail).Scan(&dest)
+			dest, err = w.renewTo(ctx, w.Pool, t, end)
 		case engine.Timer:
 			dest, err = w.leaveToWait(ctx, t, end)
 		default:
@@ -61,6 +61,12 @@ func (w *worker) leaveTo(ctx context.Context, q querier, t *heldTurn, end engine
 		detail = pausedDetail
 	}
 	err = q.QueryRow(ctx, w.q.TurnLeave, t.session, t.run, t.epoch, to, delay, end.Reason, detail, w.actor(), waits, late, end.Aware).Scan(&dest)
+	return dest, err
+}
+
+// renewTo lets a run begin anew.
+func (w *worker) renewTo(ctx context.Context, q querier, t *heldTurn, end engine.End) (dest string, err error) {
+	err = q.QueryRow(ctx, w.q.TurnRenew, t.session, t.run, t.epoch, end.Output, w.actor(), payload.BlobKey(end.Output), pausedDetail).Scan(&dest)
 	return dest, err
 }
 

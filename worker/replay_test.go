@@ -89,6 +89,32 @@ func TestNonDeterminismParks(t *testing.T) {
 	}
 }
 
+// Nor may a call that has its result at once stand where an earlier turn began
+// something that has none yet.
+func TestInstantInPlaceOfUnfinishedParks(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	hang := workflow.NewStep("hang", func(ctx context.Context, n int) (int, error) {
+		<-ctx.Done()
+		return 0, context.Cause(ctx)
+	}, workflow.StepOptions{})
+	rest := passes(double, gate)
+	stop := f.start(worker.Config{Workflows: []*workflow.Definition{defines(func(ctx workflow.Context, n int) (int, error) {
+		hang.Go(ctx, n)
+		return rest(ctx, n)
+	}, hang, double)}})
+	run := f.enqueue(21)
+	f.parksAs(run.ID, "undeclared_step")
+	stop()
+	f.start(worker.Config{Workflows: []*workflow.Definition{defines(func(ctx workflow.Context, n int) (int, error) {
+		ctx.Now()
+		return rest(ctx, n)
+	}, double, gate)}})
+	if s := f.parksAs(run.ID, "nondeterminism"); !strings.Contains(s.Err.Message, "step 1 has no result on record, those of later steps are, and the body calls now") {
+		t.Errorf("got %q", s.Err.Message)
+	}
+}
+
 func (f *fixture) everyStep() (text string) {
 	f.t.Helper()
 	if err := f.pool.QueryRow(f.t.Context(), f.sql("SELECT string_agg(s::text, E'\n' ORDER BY seq) FROM stepward.step s")).Scan(&text); err != nil {

@@ -48,7 +48,10 @@ func (h *host) sandboxed(ctx context.Context, a engine.Attempt, p *pulse, free f
 	if ready {
 		created = audited(sb, true)
 	}
-	if err := h.dispatch(ctx, a, id, created); err != nil {
+	err := w.retry(ctx, h.t, func(ctx context.Context) error {
+		return h.dispatch(ctx, w.Pool, a, id, w.backend.Name(), created)
+	})
+	if err != nil {
 		if ready {
 			h.discard(ctx, sb)
 		}
@@ -59,7 +62,6 @@ func (h *host) sandboxed(ctx context.Context, a engine.Attempt, p *pulse, free f
 	defer span.End()
 	defer func() { h.destroyed(ctx, id, &u) }()
 	if !ready {
-		var err error
 		if sb, err = sandbox.Start(ctx, w.backend, o); err != nil {
 			span.SetStatus(codes.Error, err.Error())
 			return nil, cure(err)
@@ -132,15 +134,13 @@ func audited(sb *sandbox.Sandbox, warm bool) []byte {
 
 // dispatch records that the attempt leaves the worker, before it does, and the event
 // of its sandbox if that is there.
-func (h *host) dispatch(ctx context.Context, a engine.Attempt, id string, created []byte) error {
-	return h.w.retry(ctx, h.t, func(ctx context.Context) error {
-		var run int64
-		err := h.w.Pool.QueryRow(ctx, h.w.q.AttemptDispatch, h.t.session, h.t.run, h.t.epoch, a.Seq, a.Key, a.Number, a.Step.Mode, id, h.w.backend.Name(), h.w.actor(), created).Scan(&run)
-		if errors.Is(err, pgx.ErrNoRows) {
-			return engine.ErrLeaseLost
-		}
-		return err
-	})
+func (h *host) dispatch(ctx context.Context, q querier, a engine.Attempt, id, backend string, created []byte) error {
+	var run int64
+	err := q.QueryRow(ctx, h.w.q.AttemptDispatch, h.t.session, h.t.run, h.t.epoch, a.Seq, a.Key, a.Number, a.Step.Mode, id, backend, h.w.actor(), created).Scan(&run)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return engine.ErrLeaseLost
+	}
+	return err
 }
 
 // destroyTimeout bounds the removal of a sandbox. What is left then is swept.

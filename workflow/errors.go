@@ -121,6 +121,8 @@ func (e *NonDeterminismError) Error() string {
 		return fmt.Sprintf("workflow: the body ends as %s, and the end on record is %s; restore the code that decides it, or define a new version", e.Attempted[len(keyEnd):], e.Recorded[len(keyEnd):])
 	case strings.HasPrefix(e.Recorded, keyEnd):
 		return fmt.Sprintf("workflow: the run is on record as %s before step %d, and the body calls %s; remove the call, or define a new version", e.Recorded[len(keyEnd):], e.Seq, e.Attempted)
+	case e.Recorded == "":
+		return fmt.Sprintf("workflow: step %d has no result on record, those of later steps are, and the body calls %s, which has one at once; restore the order of calls, or define a new version", e.Seq, e.Attempted)
 	case e.Attempted == "":
 		return fmt.Sprintf("workflow: the body returned without calling step %d, %s, which is recorded; restore the call, or define a new version", e.Seq, e.Recorded)
 	default:

@@ -241,8 +241,8 @@ func (b *branch) instant(s *scope, key string, live func() []byte) []byte {
 		t.resolve(f, c.Output, nil)
 		return f.output
 	}
-	if len(t.replay) > 0 && f.seq < t.lastSeq {
-		b.park("nondeterminism", &NonDeterminismError{Seq: f.seq, Recorded: t.replay[0].Key, Attempted: key})
+	if f.seq < t.lastSeq { // it would be on record: something else was here, and has no result yet
+		b.park("nondeterminism", &NonDeterminismError{Seq: f.seq, Attempted: key})
 	}
 	if t.in.Verify && (len(t.replay) == 0 || t.in.Ended != 0) {
 		t.verify()
