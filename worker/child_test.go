@@ -3,6 +3,7 @@ package worker_test
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"strings"
 	"testing"
 
@@ -30,7 +31,7 @@ func TestChildrenInACycle(t *testing.T) {
 		}
 		return below + 1, err
 	}, workflow.Options{Steps: []workflow.Declared{double}})
-	f.start(worker.Config{Workflows: []*workflow.Definition{
+	f.start(worker.Config{Logger: slog.New(slog.DiscardHandler), Workflows: []*workflow.Definition{
 		pingV1, workflow.Define(pong, ping.Run, workflow.Options{}), deepV1,
 		workflow.Define(chain, func(ctx workflow.Context, n int) (int, error) {
 			if n == 0 {

@@ -158,7 +158,7 @@ func travel(ctx workflow.Context, in trip) (string, error) {
 		case "kin":
 			at, err = kin.Run(ctx, in.Log)
 		case "start":
-			_, err = kin.Start(ctx, in.Log)
+			_, err = kin.With(workflow.EnqueueOptions{Key: "kin", Limit: workflow.Limit{Key: "kin", Concurrency: 1}}).Start(ctx, in.Log)
 		case "bigkin":
 			_, err = kin.Run(ctx, bulk)
 		case "big":

@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -11,6 +12,8 @@ import (
 
 	"github.com/stepward/stepward/internal/engine"
 	"github.com/stepward/stepward/internal/enqueue"
+	"github.com/stepward/stepward/internal/payload"
+	"github.com/stepward/stepward/workflow"
 )
 
 // Look implements engine.Host.
@@ -49,7 +52,9 @@ func (h *host) Look(ctx context.Context, after int64, children []int64) (engine.
 
 // Child implements engine.Host.
 func (h *host) Child(ctx context.Context, c engine.Child) (id int64, err error) {
-	item := enqueue.Item{Tenant: h.t.tenant, Workflow: c.Workflow, Input: c.Input, Priority: h.t.priority}
+	item := enqueue.Item{Tenant: h.t.tenant, Workflow: c.Workflow, Key: c.Unique, Input: c.Input}
+	item.Set(c.Options)
+	item.Priority = cmp.Or(item.Priority, h.t.priority)
 	if err := h.patiently(ctx, 0, func(ctx context.Context) error { return item.Seal(ctx, h.w.box) }); err != nil {
 		return 0, err
 	}
@@ -67,6 +72,11 @@ func (h *host) Child(ctx context.Context, c engine.Child) (id int64, err error) 
 
 // childTx adds a child run with the wait for it, unless an earlier turn did.
 func (w *worker) childTx(ctx context.Context, tx pgx.Tx, t *heldTurn, c engine.Child, item enqueue.Item) (id int64, err error) {
+	if item.Key != "" || item.Limit.Key != "" {
+		if _, err := tx.Exec(ctx, w.q.ChildPatience); err != nil {
+			return 0, err
+		}
+	}
 	if _, err := tx.Exec(ctx, w.q.TurnLock, t.run); err != nil {
 		return 0, err
 	}
@@ -86,7 +96,7 @@ func (w *worker) childTx(ctx context.Context, tx pgx.Tx, t *heldTurn, c engine.C
 		return 0, err
 	}
 	if err := results[0].Err; err != nil {
-		return 0, &engine.ParkError{Reason: "mode", Err: fmt.Errorf("workflow %s: %w", c.Workflow, err)}
+		return 0, notAdded(c, item, err)
 	}
 	id = results[0].Run
 	waited := id
@@ -105,6 +115,19 @@ func (w *worker) childTx(ctx context.Context, tx pgx.Tx, t *heldTurn, c engine.C
 		_, err = w.river.InsertTx(ctx, tx, ticket, nil)
 	}
 	return id, err
+}
+
+// notAdded says why there is no child.
+func notAdded(c engine.Child, item enqueue.Item, err error) error {
+	if conflict, ok := errors.AsType[*enqueue.ConflictError](err); ok {
+		err := &workflow.KeyConflictError{Tenant: item.Tenant, Key: item.Key, Run: workflow.RunID(conflict.Run)}
+		return &engine.Fault{Kind: "conflict", Message: err.Error(), Type: fmt.Sprintf("%T", err), Permanent: true}
+	}
+	reason := "mode"
+	if _, ok := errors.AsType[*payload.OpenError](err); ok {
+		reason = "undecodable"
+	}
+	return &engine.ParkError{Reason: reason, Err: fmt.Errorf("workflow %s: %w", c.Workflow, err)}
 }
 
 // Late implements engine.Host.

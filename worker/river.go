@@ -50,7 +50,7 @@ func (s *startWorker) Work(ctx context.Context, job *river.Job[enqueue.Start]) e
 		a.Key = "river:" + strconv.FormatInt(job.ID, 10)
 	}
 	item := enqueue.Item{Tenant: a.Tenant, Workflow: a.Workflow, Key: a.Key, Input: a.Input}
-	options.Set(&item)
+	item.Set(options)
 	if err := item.Seal(ctx, s.w.box); err != nil {
 		return err
 	}
@@ -106,7 +106,7 @@ func startOptions(a enqueue.Start) (o enqueue.Options, err error) {
 	}
 	seconds := func(v float64) time.Duration { return time.Duration(v * float64(time.Second)) }
 	limit := enqueue.Limit{Key: a.Limit.Key, Concurrency: a.Limit.Concurrency, Rate: a.Limit.Rate, Per: seconds(a.Limit.Per)}
-	if field, reason := limit.Bad(); reason != "" {
+	if field, reason := enqueue.BadLimit(limit); reason != "" {
 		return o, bad("limit."+strings.ToLower(field), reason)
 	}
 	if limit.Key != "" {

@@ -62,7 +62,11 @@ func enqueueMany[In, Out any](ctx context.Context, w DurableWorkflow[In, Out], c
 			return yieldPart(ctx, w, c, part, insert, yield)
 		}
 		for in, o := range items {
-			item, err := c.item(ctx, w.Name, in, o)
+			var item enqueue.Item
+			err := w.plain()
+			if err == nil {
+				item, err = c.item(ctx, w.Name, in, o)
+			}
 			b.options, b.errs = append(b.options, o), append(b.errs, err)
 			if err == nil {
 				b.items, b.bytes = append(b.items, item), b.bytes+len(item.Input)

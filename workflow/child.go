@@ -15,9 +15,36 @@ func (w DurableWorkflow[In, Out]) Run(ctx Context, in In) (Out, error) {
 	return w.Go(ctx, in).Get(ctx)
 }
 
+// With returns the workflow with options for the runs that a body starts by it,
+// with Run, Go and Start:
+//
+//	site, err := Portfolio.With(workflow.EnqueueOptions{Timeout: time.Hour}).Run(ctx, brief)
+//
+// Such a run has the tenant of the one that starts it: a Tenant is refused. A
+// Priority of 0 is that of the other. A Timeout counts from the start; what it ends
+// is an error that wraps [ErrTimeout]. Key is for Start, which then returns the
+// run that has the key, if it has the same workflow and input, and otherwise an
+// error of kind "conflict"; Run and Go refuse one, as the place of the call in the
+// body already makes the child one. What is refused is a *[StepError] with an
+// *[OptionError], and starts nothing. Options are not part of what a replay compares.
+//
+// It is for no other use: enqueues and schedules have options of their own, and
+// refuse such a value with an *[OptionError].
+func (w DurableWorkflow[In, Out]) With(o EnqueueOptions) DurableWorkflow[In, Out] {
+	w.child = &o
+	return w
+}
+
+// plain returns an error if the workflow has the options of children.
+func (w DurableWorkflow[In, Out]) plain() error {
+	if w.child == nil {
+		return nil
+	}
+	return &OptionError{Option: "DurableWorkflow.With", Reason: "its options are for the runs that a body starts, with Run, Go and Start"}
+}
+
 // Go starts a child run and returns without waiting for it. The child has the
-// tenant and the priority of this run; a limit, a timeout and attributes it has
-// none. A run waits for its children before it completes; when the
+// tenant and the priority of this run, and otherwise what With says. A run waits for its children before it completes; when the
 // Context is canceled, so are they.
 //
 // Children nest 100 deep: the call that would start one below that adds nothing,
@@ -25,7 +52,7 @@ func (w DurableWorkflow[In, Out]) Run(ctx Context, in In) (Out, error) {
 // workflows that start each other in a cycle come to an end. A run that begins
 // anew is as deep as before.
 func (w DurableWorkflow[In, Out]) Go(ctx Context, in In) *Future[Out] {
-	return &Future[Out]{startChild(ctx, w.Name, in, false)}
+	return &Future[Out]{startChild(ctx, w.Name, w.child, in, false)}
 }
 
 // Start starts a run that nobody waits for: it goes on whatever becomes of this
@@ -34,7 +61,7 @@ func (w DurableWorkflow[In, Out]) Go(ctx Context, in In) *Future[Out] {
 // that start each other in a cycle without waiting: to go on for ever, one at a
 // time, is what some are for.
 func (w DurableWorkflow[In, Out]) Start(ctx Context, in In) (RunID, error) {
-	f := startChild(ctx, w.Name, in, true)
+	f := startChild(ctx, w.Name, w.child, in, true)
 	return (&Future[RunID]{f}).Get(ctx)
 }
 
@@ -43,6 +70,9 @@ func (w DurableWorkflow[In, Out]) Start(ctx Context, in In) (RunID, error) {
 // its end. For what goes on for ever, so that its history does not. A body of
 // another workflow that returns it fails with a *[DefinitionError].
 func (w DurableWorkflow[In, Out]) ContinueAsNew(in In) error {
+	if err := w.plain(); err != nil {
+		return err
+	}
 	return &continueError{w.Name, in}
 }
 
@@ -55,7 +85,7 @@ func (e *continueError) Error() string {
 	return fmt.Sprintf("workflow: %s continues as new", e.workflow)
 }
 
-func startChild(ctx Context, name string, in any, detach bool) *future {
+func startChild(ctx Context, name string, o *EnqueueOptions, in any, detach bool) *future {
 	b, s := ctx.at()
 	b.enter()
 	f := b.reserve(s, b.occurrence(keyChild+name))
@@ -63,16 +93,40 @@ func startChild(ctx Context, name string, in any, detach bool) *future {
 		b.t.resolve(f, nil, &StepError{Step: f.key, Err: &DefinitionError{Workflow: name, Reason: "bad name: " + nameRule}})
 		return f
 	}
+	c := engine.Child{Seq: f.seq, Key: f.key, Workflow: name, Detach: detach}
+	if err := o.give(&c); err != nil {
+		b.t.resolve(f, nil, &StepError{Step: f.key, Err: err})
+		return f
+	}
 	b.passes(f, "input of "+f.key, in)
 	f.wait = &engine.Wait{Seq: f.seq, Key: f.key, Left: -1, Child: -1}
 	f.written = true // Host.Child does that
-	b.t.launch(f, func() { f.child(name, detach) })
+	b.t.launch(f, func() { f.child(c) })
 	return f
 }
 
+// give checks the options of a child, and gives them to it.
+func (o *EnqueueOptions) give(c *engine.Child) (err error) {
+	switch {
+	case o == nil:
+		return nil
+	case o.Tenant != "":
+		return &OptionError{Option: "EnqueueOptions.Tenant", Reason: "a run that a body starts has the tenant of its run"}
+	case o.Key != "" && !c.Detach:
+		return &OptionError{Option: "EnqueueOptions.Key", Reason: "is for Start: a child that is waited for is known by its place in the body"}
+	}
+	if err := checkText("EnqueueOptions.Key", o.Key); err != nil {
+		return err
+	}
+	c.Unique = o.Key
+	c.Options, err = o.encode("EnqueueOptions")
+	return err
+}
+
 // child adds the child run, unless an earlier turn did.
-func (f *future) child(name string, detach bool) {
-	t := f.t
+func (f *future) child(c engine.Child) {
+	t, detach := f.t, c.Detach
+	c.Input = f.input
 	switch {
 	case detach && (f.wait.Child > 0 || f.wait.Child < -1):
 		f.started(max(f.wait.Child, -f.wait.Child))
@@ -81,7 +135,6 @@ func (f *future) child(name string, detach bool) {
 		f.listen()
 		return
 	}
-	c := engine.Child{Seq: f.seq, Key: f.key, Workflow: name, Input: f.input, Detach: detach}
 	t.attempts++
 	t.begun++
 	t.starting++

@@ -15,6 +15,8 @@ type DurableWorkflow[In, Out any] struct {
 	// Name is stored with every run and never changes. 1 to 100 of letters,
 	// digits and "_-./".
 	Name string
+
+	child *EnqueueOptions // see With
 }
 
 // Options configures a workflow.
@@ -67,6 +69,9 @@ func Define[In, Out any](w DurableWorkflow[In, Out], body func(Context, In) (Out
 	}
 	if !validName.MatchString(o.Version) {
 		add("", "bad version %q: %s", o.Version, nameRule)
+	}
+	if err := w.plain(); err != nil {
+		add("", "%v", err)
 	}
 	if body == nil {
 		add("", "no body")

@@ -49,7 +49,8 @@
 // Signals of one name are received in the order in which they were sent, each
 // once. [Signal.SendTx] sends in the application's own transaction.
 //
-// A child has the tenant of its parent. A run waits for its children before it
+// A child has the tenant of its parent; [DurableWorkflow.With] gives it a timeout, a
+// limit, attributes and another priority. A run waits for its children before it
 // completes, and its cancelation is theirs; [DurableWorkflow.Start] makes one that
 // goes on by itself. A body that goes on for ever returns
 // [DurableWorkflow.ContinueAsNew] now and then, so that its history does not.

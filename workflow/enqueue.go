@@ -16,7 +16,8 @@ import (
 	"github.com/stepward/stepward/internal/payload"
 )
 
-// EnqueueOptions configures [DurableWorkflow.Enqueue].
+// EnqueueOptions configures [DurableWorkflow.Enqueue], and the runs that a body
+// starts, by [DurableWorkflow.With].
 type EnqueueOptions struct {
 	// Tenant is the customer on whose behalf the run works. Up to 200 bytes.
 	Tenant string
@@ -33,8 +34,8 @@ type EnqueueOptions struct {
 	// higher ones first. Each step is worth a minute: of two runs that wait,
 	// one goes first whose priority is higher by n, unless the other was
 	// enqueued more than n minutes earlier. So nothing waits for ever. Between
-	// tenants it counts for nothing: they take turns. A child has the priority
-	// of its parent.
+	// tenants it counts for nothing: they take turns. 0 of a child is the priority
+	// of its parent: 1 or -1 is close to none.
 	Priority int
 
 	// Attributes are tags that [Client.Runs] finds the run by: up to 16, each
@@ -111,6 +112,9 @@ func enqueueWith[In, Out any](ctx context.Context, w DurableWorkflow[In, Out], c
 		}
 		span.End()
 	}()
+	if err := w.plain(); err != nil {
+		return run, err
+	}
 	item, err := c.item(ctx, w.Name, in, o)
 	if err != nil {
 		return run, err
@@ -165,7 +169,7 @@ func (c *Client) item(ctx context.Context, name string, in any, o EnqueueOptions
 	carrier := propagation.MapCarrier{}
 	propagation.TraceContext{}.Inject(ctx, carrier)
 	item = enqueue.Item{Tenant: o.Tenant, Workflow: name, Key: o.Key, Input: input, Traceparent: carrier["traceparent"]}
-	options.Set(&item)
+	item.Set(options)
 	if err := item.Seal(ctx, c.box); err != nil {
 		return item, fmt.Errorf("workflow: store input of workflow %s: %w", name, err)
 	}

@@ -83,7 +83,8 @@ type RecordedError struct {
 	// Kind is "timeout", "panic", "exit" (a guest that ended without an
 	// answer), "sandbox" (its sandbox was lost), "size", "encode", "decode",
 	// "canceled", "terminated" (see [Client.Terminate]), "depth" (a child that
-	// would be nested too deep), or empty for an error that the step's function
+	// would be nested too deep), "conflict" (a run that was started with the key
+	// of another), or empty for an error that the step's function
 	// returned.
 	Kind string `json:"kind,omitempty"`
 

@@ -27,7 +27,7 @@ type Limit struct {
 }
 
 func (l Limit) check(where string) *OptionError {
-	if field, reason := enqueue.Limit(l).Bad(); reason != "" {
+	if field, reason := enqueue.BadLimit(enqueue.Limit(l)); reason != "" {
 		return &OptionError{Option: where + ".Limit." + field, Reason: reason}
 	}
 	return nil

@@ -100,6 +100,9 @@ type ScheduleStatus struct {
 // when something is wrong with what is passed.
 func (w DurableWorkflow[In, Out]) Schedule(ctx context.Context, c *Client, in In, o ScheduleOptions) (Schedule, error) {
 	s := Schedule{Name: o.Name, client: c}
+	if err := w.plain(); err != nil {
+		return s, err
+	}
 	if !validName.MatchString(w.Name) {
 		return s, &DefinitionError{Workflow: w.Name, Reason: "bad name: " + nameRule}
 	}

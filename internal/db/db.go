@@ -34,7 +34,7 @@ type Queries struct {
 
 	Claim, Commit, CommitOutcome, TurnLeave, TurnLock, TurnWaits, TurnRenew, TurnList, TurnReap string
 
-	SignalSend, SignalList, ChildEnds, ChildWait, ChildInsert, ChildParent, NoticeTake, NoticeWake string
+	SignalSend, SignalList, ChildEnds, ChildWait, ChildInsert, ChildPatience, ChildParent, NoticeTake, NoticeWake string
 
 	StepHistory, AttemptHistory, WaitList, StepList, StepPlace, StepKeys string
 

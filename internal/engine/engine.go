@@ -227,7 +227,24 @@ type Child struct {
 	Key      string
 	Workflow string
 	Input    []byte
-	Detach   bool // nobody waits for it
+	Detach   bool   // nobody waits for it
+	Unique   string // the idempotency key, of one that nobody waits for
+	Options  Options
+}
+
+// Options are what is said of a run before it begins.
+type Options struct {
+	Priority   int16         `json:"priority,omitempty"` // of a child, 0 is that of its parent
+	Attributes []Attribute   `json:"attributes,omitempty"`
+	Timeout    time.Duration `json:"timeout,omitempty"`
+	Limit      Limit         `json:"limit,omitzero"`
+}
+
+// A Limit is shared by the runs that name its key. Zero numbers: no limit.
+type Limit struct {
+	Key               string
+	Concurrency, Rate int
+	Per               time.Duration
 }
 
 // News is what has arrived for a run.

@@ -84,16 +84,14 @@ type Item struct {
 	box          *payload.Box
 }
 
-// Options are what a schedule says of its runs.
-type Options struct {
-	Priority   int16              `json:"priority,omitempty"`
-	Attributes []engine.Attribute `json:"attributes,omitempty"`
-	Timeout    time.Duration      `json:"timeout,omitempty"`
-	Limit      Limit              `json:"limit,omitzero"`
-}
+// What is said of a run, and what several may share.
+type (
+	Options = engine.Options
+	Limit   = engine.Limit
+)
 
-// Set gives them to an item.
-func (o Options) Set(i *Item) {
+// Set gives options to an item.
+func (i *Item) Set(o Options) {
 	i.Priority, i.Attributes, i.Timeout, i.Limit = o.Priority, o.Attributes, o.Timeout, o.Limit
 }
 
@@ -127,13 +125,6 @@ func (i *Item) same(ctx context.Context, stored []byte) (bool, error) {
 		}
 	}
 	return bytes.Equal(hash, i.hash), nil
-}
-
-// A Limit is shared by the runs that name its key. Zero numbers: no limit.
-type Limit struct {
-	Key               string
-	Concurrency, Rate int
-	Per               time.Duration
 }
 
 // A Result says what became of an item.

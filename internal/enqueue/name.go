@@ -33,8 +33,8 @@ func BadPriority(p int) string {
 	return ""
 }
 
-// Bad returns what is wrong with a field of a limit, or "".
-func (l Limit) Bad() (field, reason string) {
+// BadLimit returns what is wrong with a field of a limit, or "".
+func BadLimit(l Limit) (field, reason string) {
 	switch {
 	case l == Limit{}:
 		return "", ""

@@ -194,7 +194,7 @@ func (r Row) insert(ctx context.Context, tx pgx.Tx, q *db.Queries, items []enque
 
 func (r Row) item(tick time.Time) enqueue.Item {
 	item := enqueue.Item{Tenant: r.Tenant, Workflow: r.Workflow, Input: r.Input, Key: schedule.Key(r.Name, tick), Tick: tick}
-	r.Runs.Set(&item)
+	item.Set(r.Runs)
 	return item
 }
 

@@ -45,6 +45,7 @@ type Env struct {
 	early    []engine.Signal // sent before the run began
 	timeout  time.Duration   // of the runs that are executed
 	runs     []*memRun
+	keys     map[string]*memRun // of runs that bodies started
 	root     *memRun
 	timers   []*timer
 	failed   error

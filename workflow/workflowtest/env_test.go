@@ -366,3 +366,33 @@ func TestDepth(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// A child may have a deadline, and a run that nobody waits for a key.
+func TestChildOptions(t *testing.T) {
+	sleeper := workflow.Define(inner, func(ctx workflow.Context, s string) (string, error) {
+		return s, workflow.Sleep(ctx, time.Minute)
+	}, workflow.Options{})
+	e := workflowtest.New(t, sleeper, body(func(ctx workflow.Context, s string) (string, error) {
+		late := inner.With(workflow.EnqueueOptions{Timeout: time.Second})
+		if _, err := late.Run(ctx, s); !errors.Is(err, workflow.ErrTimeout) {
+			return "", fmt.Errorf("late: %w", err)
+		}
+		early := inner.With(workflow.EnqueueOptions{Timeout: time.Hour})
+		if _, err := early.Run(ctx, s); err != nil {
+			return "", err
+		}
+		keyed := inner.With(workflow.EnqueueOptions{Key: "k"})
+		a, err := keyed.Start(ctx, s)
+		b, err2 := keyed.Start(ctx, s)
+		_, err3 := keyed.Start(ctx, s+s)
+		if failed, ok := errors.AsType[*workflow.RecordedError](err3); a != b || !ok || failed.Kind != "conflict" {
+			return "", fmt.Errorf("started %v and %v: %w", a, b, errors.Join(err, err2, err3))
+		}
+		return s, nil
+	}))
+	began := e.Now()
+	wants(t, e, "in")
+	if passed := e.Now().Sub(began); passed != time.Minute+time.Second {
+		t.Errorf("it took %v", passed)
+	}
+}

@@ -1,9 +1,11 @@
 package workflowtest
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/stepward/stepward/internal/engine"
@@ -93,6 +95,7 @@ func (r *memRun) finish(end engine.End) {
 	if r.status != active {
 		r.status = over
 	}
+	r.e.timers = slices.DeleteFunc(r.e.timers, func(t *timer) bool { return t == r.deadline })
 	for _, c := range r.e.runs {
 		if c.parent == r && end.Kind == engine.Canceled {
 			c.cancel()
@@ -126,13 +129,27 @@ func (r *memRun) Child(_ context.Context, c engine.Child) (int64, error) {
 	if def == nil && fake == nil {
 		return 0, &engine.ParkError{Reason: "child", Err: fmt.Errorf("workflowtest: no definition and no fake of workflow %s, which %s calls", c.Workflow, c.Key)}
 	}
-	child := e.add(def, parent, c.Input)
+	child, earlier := e.keys[c.Unique]
+	switch {
+	case !earlier:
+		child = e.add(def, parent, c.Input)
+		child.workflow = c.Workflow
+		if c.Unique != "" {
+			e.keys[c.Unique] = child
+		}
+		if c.Options.Timeout > 0 {
+			e.limit(child, c.Options.Timeout)
+		}
+	case child.workflow != c.Workflow || !bytes.Equal(child.first, c.Input):
+		err := &workflow.KeyConflictError{Key: c.Unique, Run: child.id}
+		return 0, &engine.Fault{Kind: "conflict", Message: err.Error(), Type: fmt.Sprintf("%T", err), Permanent: true}
+	}
 	w := engine.Wait{Seq: c.Seq, Key: c.Key, Left: -1, Child: int64(child.id)}
 	if c.Detach { // as in Postgres
 		w.Child = -w.Child
 	}
 	r.waits[c.Seq] = wait{Wait: w}
-	if fake != nil {
+	if fake != nil && !earlier {
 		e.mu.Unlock()
 		out, err := fake(c.Input)
 		e.mu.Lock()

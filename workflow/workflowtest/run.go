@@ -18,8 +18,11 @@ type memRun struct {
 	e        *Env
 	id       workflow.RunID
 	def      *engine.Definition
+	workflow string // of a child
 	parent   *memRun
+	first    []byte // the input that it was started with
 	input    []byte
+	deadline *timer
 	status   int
 	until    time.Time
 	end      engine.End // once it is over
@@ -61,6 +64,7 @@ type received struct {
 func (e *Env) add(def *engine.Definition, parent *memRun, input []byte) *memRun {
 	r := &memRun{e: e, id: workflow.RunID(len(e.runs) + 1), def: def, parent: parent, canceled: make(chan struct{}), news: make(chan struct{}, 1)}
 	r.seed = int64(r.id)
+	r.first = input
 	r.begin(input)
 	e.runs = append(e.runs, r)
 	return r
@@ -85,14 +89,14 @@ func (r *memRun) begin(input []byte) {
 func (e *Env) execute(def *engine.Definition, input []byte) (engine.End, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.runs, e.timers, e.failed = nil, nil, nil
+	e.runs, e.timers, e.failed, e.keys = nil, nil, nil, make(map[string]*memRun)
 	e.root = e.add(def, nil, input)
 	for _, s := range e.early {
 		e.root.send(s.Name, s.Payload)
 	}
 	e.early = nil
 	if e.timeout > 0 {
-		e.timers = append(e.timers, &timer{run: e.root, until: e.clock.Add(e.timeout), fire: e.root.elapse})
+		e.limit(e.root, e.timeout)
 	}
 	for e.root.status != over && e.failed == nil {
 		if !e.quiet() {
@@ -116,6 +120,12 @@ func (e *Env) execute(def *engine.Definition, input []byte) (engine.End, error) 
 		return e.root.end, nil
 	}
 	return engine.End{}, e.failed
+}
+
+// limit gives a run a deadline.
+func (e *Env) limit(r *memRun, d time.Duration) {
+	r.deadline = &timer{run: r, until: e.clock.Add(d), fire: r.elapse}
+	e.timers = append(e.timers, r.deadline)
 }
 
 // waitsFor names what a run waits for.

@@ -32,6 +32,11 @@ SELECT coalesce((SELECT w.child_id FROM stepward.wait w WHERE w.run_id = r.id AN
            ) SELECT max(depth) FROM above) END
 FROM stepward.run r WHERE r.id = $2 AND r.epoch = $3 AND r.session = $1 AND r.state = 'live';
 
+-- name: ChildPatience
+-- Before a child with a key or a limit, which a transaction of the application may hold that waits for the parent's
+-- row: the worker gives way, and tries again, before Postgres looks for a deadlock and ends that one.
+SELECT set_config('lock_timeout', '500ms', true);
+
 -- name: ChildInsert
 INSERT INTO stepward.wait (run_id, seq, key, child_id) VALUES ($1, $2, $3, $4)
 ON CONFLICT (run_id, seq) DO UPDATE SET key = excluded.key, child_id = excluded.child_id, wake_at = NULL, signal = NULL, since = excluded.since;
