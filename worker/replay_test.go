@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/stepward/stepward/worker"
 	"github.com/stepward/stepward/workflow"
 )
@@ -166,6 +168,11 @@ func TestBodyMisuseParks(t *testing.T) {
 		}, "goroutine", "uses the Context that it is passed"},
 		"goexit": {func(workflow.Context, int) (int, error) { runtime.Goexit(); return 0, nil }, "goexit", "runtime.Goexit"},
 		"panic":  {func(workflow.Context, int) (int, error) { panic(errors.New("boom")) }, "panic", "boom"},
+		"text":   {func(workflow.Context, int) (int, error) { return 0, (*textless)(nil) }, "panic", "nil pointer"},
+		"cleanup's text": {func(ctx workflow.Context, n int) (int, error) {
+			ctx.Finally(func(workflow.Context) error { return (*textless)(nil) })
+			return n, nil
+		}, "panic", "nil pointer"},
 		// A recover in the body does not stop what must leave.
 		"recovers": {func(ctx workflow.Context, n int) (out int, err error) {
 			defer func() {
@@ -194,20 +201,27 @@ func TestBodyMisuseParks(t *testing.T) {
 	}
 }
 
-// A step that panics or ends its goroutine has failed, and the stack is kept.
+// textless is an error whose nil pointer has no text, as of a function that declares
+// its error as one of its own type.
+type textless struct{ text string }
+
+func (e *textless) Error() string { return e.text }
+
+// A step that panics or ends its goroutine has failed, and the stack is kept; and
+// so has one whose error panics when it is asked for its text.
 func TestStepMisuseFails(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	once := workflow.StepOptions{Retry: workflow.Retry{MaxAttempts: 1}}
 	panics := workflow.NewStep("panics", func(context.Context, int) (int, error) { panic("boom") }, once)
 	exits := workflow.NewStep("exits", func(context.Context, int) (int, error) { runtime.Goexit(); return 0, nil }, once)
+	texts := workflow.NewStep("texts", func(context.Context, int) (int, error) { return 0, (*textless)(nil) }, once)
+	inTx := workflow.NewTxStep("in_tx", func(context.Context, pgx.Tx, int) (int, error) { return 0, (*textless)(nil) }, once)
+	steps := []*workflow.Step[int, int]{panics, exits, texts, inTx}
 	f.start(worker.Config{Workflows: []*workflow.Definition{defines(func(ctx workflow.Context, n int) (int, error) {
-		if n == 0 {
-			return panics.Run(ctx, n)
-		}
-		return exits.Run(ctx, n)
-	}, panics, exits)}})
-	for n, want := range []struct{ kind, message string }{{"panic", "boom"}, {"goexit", "runtime.Goexit"}} {
+		return steps[n].Run(ctx, n)
+	}, panics, exits, texts, inTx)}})
+	for n, want := range []struct{ kind, message string }{{"panic", "boom"}, {"goexit", "runtime.Goexit"}, {"panic", "nil pointer"}, {"panic", "nil pointer"}} {
 		run, err := changing.Enqueue(t.Context(), f.client, n, workflow.EnqueueOptions{})
 		if err != nil {
 			t.Fatal(err)
@@ -218,7 +232,7 @@ func TestStepMisuseFails(t *testing.T) {
 			t.Errorf("got %v", err)
 			continue
 		}
-		if want.kind == "panic" && !strings.Contains(failed.Stack, "TestStepMisuseFails") {
+		if want.kind == "panic" && !strings.Contains(failed.Stack, "TestStepMisuseFails") && !strings.Contains(failed.Stack, "textless") {
 			t.Errorf("no stack: %q", failed.Stack)
 		}
 	}

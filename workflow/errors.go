@@ -240,6 +240,16 @@ func record(err error) *RecordedError {
 	return out
 }
 
+// sound returns the error of a function that it was given, with its methods called:
+// one that panics, such as that of a nil pointer, is to do so where that is taken
+// for a panic of the function, and not later, when the worker would end of it.
+func sound(err error) error {
+	if err != nil {
+		record(err)
+	}
+	return err
+}
+
 // What is kept of the texts of an error.
 const (
 	maxMessage = 16 << 10

@@ -59,7 +59,7 @@ func (r Retry) again(err error) (yes bool) {
 // judged marks the error of a step's function as permanent if that is what the
 // predicate says of it.
 func (r Retry) judged(err error) error {
-	if err == nil || r.again(err) {
+	if r.again(sound(err)) {
 		return err
 	}
 	return Permanent(err)

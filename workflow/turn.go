@@ -111,7 +111,7 @@ func (t *turn) run(ctx context.Context, body bodyFunc) engine.End {
 	t.body = t.newBranch("", nil)
 	t.body.start(func(c Context) {
 		t.output, t.err = body(c, input, t.in.MaxBytes)
-		t.returned = true
+		t.returned, t.err = true, sound(t.err)
 		if v, ok := errors.AsType[*ValueError](t.err); ok && v.Kind == "decode" && t.seq == 0 { // the input: the body was not called
 			t.body.park("undecodable", t.err)
 		}
@@ -125,7 +125,7 @@ func (t *turn) run(ctx context.Context, body bodyFunc) engine.End {
 		t.body.await(t.settled)
 	}, func(c Context) {
 		for i := len(t.cleanups) - 1; i >= 0; i-- {
-			if err := t.cleanups[i](c); err != nil && t.err == nil {
+			if err := sound(t.cleanups[i](c)); err != nil && t.err == nil {
 				t.err = err
 			}
 		}
