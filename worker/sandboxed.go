@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -102,8 +103,11 @@ func (h *host) guest(ctx context.Context, sb *sandbox.Sandbox, a engine.Attempt,
 		return out, nil
 	case errors.As(err, &failed):
 		f := &engine.Fault{Message: failed.Message, Type: failed.Type, Stack: failed.Stack, Permanent: failed.Permanent, After: failed.RetryAfter, Err: err}
-		if failed.Panic {
+		switch {
+		case failed.Panic:
 			f.Kind, f.Message = "panic", "panic: "+failed.Message
+		case failed.Type == fmt.Sprintf("%T", &workflow.ValueError{}):
+			f.Kind = valueKind(failed.Message)
 		}
 		return nil, f
 	case errors.As(err, &exit):
@@ -112,6 +116,17 @@ func (h *host) guest(ctx context.Context, sb *sandbox.Sandbox, a engine.Attempt,
 		return nil, &engine.Fault{Kind: "sandbox", Message: err.Error(), Type: fmt.Sprintf("%T", err), Err: err}
 	}
 	return nil, err
+}
+
+// valueKind returns the Kind of a *[workflow.ValueError] of a guest, of which
+// there is only the text.
+func valueKind(text string) string {
+	for _, kind := range []string{"encode", "decode"} {
+		if strings.HasPrefix(text, "workflow: "+kind+" ") {
+			return kind
+		}
+	}
+	return "size"
 }
 
 // beatPause is how often a guest passes its heartbeats on.

@@ -4,6 +4,7 @@ package bootstrap
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -30,9 +31,13 @@ func Init(definitions ...*workflow.Definition) {
 			return nil, err
 		}
 		_, key, _ := strings.Cut(r.IdempotencyKey, "/")
-		return step.Call(engine.WithAttempt(ctx, engine.Attempt{
+		out, err := step.Call(engine.WithAttempt(ctx, engine.Attempt{
 			Step: step, Run: int64(id), Key: key, Number: r.Attempt, Unique: r.IdempotencyKey, Details: r.Details, Beat: r.Beat, Outlet: r.Outlet,
 		}), r.Input)
+		if value := (*workflow.ValueError)(nil); errors.As(err, &value) {
+			err = workflow.Permanent(err) // as on the worker: it will not do better next time
+		}
+		return out, err
 	})
 }
 

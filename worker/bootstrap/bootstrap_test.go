@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"strings"
 	"testing"
@@ -77,13 +78,21 @@ var echo = workflow.NewToolStep("echo", func(ctx context.Context, sb *sandbox.Sa
 	return string(out), err
 }, workflow.StepOptions{Mode: workflow.Sandboxed})
 
+var measure = workflow.NewStep("measure", func(_ context.Context, s string) (float64, error) {
+	return math.NaN(), nil
+}, workflow.StepOptions{Mode: workflow.Sandboxed})
+
 var wordsV1 = workflow.Define(words, func(ctx workflow.Context, s string) (string, error) {
+	if s == "nan" {
+		_, err := measure.Run(ctx, s)
+		return "", err
+	}
 	loud, err := shout.Run(ctx, s)
 	if err != nil {
 		return "", err
 	}
 	return echo.Run(ctx, loud)
-}, workflow.Options{Steps: []workflow.Declared{shout, echo}})
+}, workflow.Options{Steps: []workflow.Declared{shout, echo, measure}})
 
 // start runs a worker for the test and returns a client.
 func start(t *testing.T, cfg worker.Config) (*workflow.Client, worker.Config) {
@@ -204,6 +213,7 @@ func TestGuestFailures(t *testing.T) {
 		"exit":      {"exit", "exit status 3", false},
 		"permanent": {"", "never", false},
 		"fatal":     {"", "look up: no such word", false},
+		"nan":       {"encode", "workflow: encode output of step measure: json: unsupported value: NaN", false},
 	} {
 		run, err := words.Enqueue(t.Context(), client, input, workflow.EnqueueOptions{})
 		if err != nil {
