@@ -25,8 +25,9 @@ type Config struct {
 	// Pool holds runs and checkpoints; required, with two connections at least.
 	// The worker uses up to four of its connections at a time for itself (claims,
 	// commits, maintenance, River), and opens two connections outside of it: one
-	// for its heartbeat, one for River's notifications. Steps in a transaction
-	// leave one to all workers of the pool.
+	// for its heartbeat, one for River's notifications. The transactions of
+	// workflow.NewTxStep have connections of the worker's own as well, opened as
+	// they are needed, and as many as Pool may have at most.
 	Pool *pgxpool.Pool
 
 	// Workflows are what this worker executes; required.

@@ -30,7 +30,7 @@ var fenced = map[string]func(ctx context.Context, w *worker, tx pgx.Tx, t *heldT
 	},
 	"Commit of a result in a transaction": func(ctx context.Context, w *worker, tx pgx.Tx, t *heldTurn) (int, error) {
 		h := &host{w, t}
-		err := h.commitTx(ctx, tx, func(context.Context) {}, func() {}, everything.Checkpoints[0])
+		err := h.commitTx(ctx, tx, func(context.Context) {}, everything.Checkpoints[0])
 		return found(err)
 	},
 	"TurnLeave to wait": func(ctx context.Context, w *worker, tx pgx.Tx, t *heldTurn) (int, error) {

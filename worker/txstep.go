@@ -3,10 +3,8 @@ package worker
 import (
 	"context"
 	"errors"
-	"runtime"
-	"sync"
+	"slices"
 	"time"
-	"weak"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -15,38 +13,54 @@ import (
 	"github.com/stepward/stepward/internal/engine"
 )
 
-// txPlaces has what openTxs returned, by weak.Pointer[pgxpool.Pool].
-var txPlaces sync.Map
-
-// openTxs returns the places for open transactions of steps on a pool, one less
-// than its connections: before such a transaction commits, its turn writes
-// through the pool what comes before. All workers of a pool share them, as each
-// would fill the pool otherwise, and wait for the others' connections for ever. A
-// place outlives its worker when a function does that ignores its context.
-func openTxs(pool *pgxpool.Pool) chan struct{} {
-	key := weak.Make(pool)
-	places, ok := txPlaces.LoadOrStore(key, make(chan struct{}, pool.Config().MaxConns-1))
-	if !ok {
-		runtime.AddCleanup(pool, func(key weak.Pointer[pgxpool.Pool]) { txPlaces.Delete(key) }, key)
+// openTxPool makes the pool of the transactions that steps keep open: as large as
+// that of the configuration and apart from it, as before such a transaction commits,
+// its turn writes what comes before. It connects when a step begins, and not at all
+// for definitions without such a step.
+func (w *worker) openTxPool() (err error) {
+	needed := false
+	for _, d := range w.defs {
+		needed = needed || slices.ContainsFunc(d.Steps, func(s *engine.Step) bool { return s.CallTx != nil })
 	}
-	return places.(chan struct{})
+	if !needed {
+		return nil
+	}
+	cfg := w.Pool.Config()
+	cfg.MinConns, cfg.MinIdleConns, cfg.MaxConnIdleTime = 0, 0, min(cfg.MaxConnIdleTime, time.Minute)
+	w.txs, err = pgxpool.NewWithConfig(context.Background(), cfg)
+	return err
+}
+
+// closeTxPool waits for no function that ignores its context: the transaction of such
+// a one is rolled back when it returns.
+func (w *worker) closeTxPool() {
+	if w.txs == nil {
+		return
+	}
+	closed := make(chan struct{})
+	go func() {
+		w.txs.Close()
+		close(closed)
+	}()
+	late := time.NewTimer(leniency)
+	defer late.Stop()
+	select {
+	case <-closed:
+	case <-late.C:
+	}
 }
 
 // inTx runs the function of a step in a transaction and leaves that open.
 func (h *host) inTx(ctx context.Context, a engine.Attempt, free func()) (engine.Outcome, error) {
-	if err := take(ctx, h.w.txs); err != nil {
-		free()
-		return engine.Outcome{}, err
-	}
-	closed := sync.OnceFunc(func() { <-h.w.txs })
-	tx, err := h.w.Pool.Begin(ctx)
+	tx, err := h.w.txs.Begin(ctx)
 	if err != nil {
-		closed()
 		free()
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
 		return engine.Outcome{}, err
 	}
 	rollback := func(ctx context.Context) {
-		defer closed()
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 		defer cancel()
 		if err := tx.Rollback(ctx); err != nil && !errors.Is(err, pgx.ErrTxClosed) {
@@ -73,14 +87,14 @@ func (h *host) inTx(ctx context.Context, a engine.Attempt, free func()) (engine.
 	}
 	return engine.Outcome{
 		Output:   out,
-		Commit:   func(ctx context.Context, c engine.Checkpoint) error { return h.commitTx(ctx, tx, rollback, closed, c) },
+		Commit:   func(ctx context.Context, c engine.Checkpoint) error { return h.commitTx(ctx, tx, rollback, c) },
 		Rollback: rollback,
 	}, nil
 }
 
 // commitTx writes the checkpoint in the transaction of its step, fenced at the
 // end, so that no lock on the run is held while the function runs.
-func (h *host) commitTx(ctx context.Context, tx pgx.Tx, rollback func(context.Context), closed func(), c engine.Checkpoint) error {
+func (h *host) commitTx(ctx context.Context, tx pgx.Tx, rollback func(context.Context), c engine.Checkpoint) error {
 	x, err := h.seal(ctx, engine.Batch{Checkpoints: []engine.Checkpoint{c}})
 	if err != nil {
 		rollback(ctx)
@@ -110,7 +124,6 @@ func (h *host) commitTx(ctx context.Context, tx pgx.Tx, rollback func(context.Co
 		return err
 	}
 	err = tx.Commit(try)
-	closed()
 	var refused *pgconn.PgError
 	if err == nil || errors.As(err, &refused) || errors.Is(err, pgx.ErrTxCommitRollback) {
 		return err

@@ -75,3 +75,33 @@ func TestTxStepIsFenced(t *testing.T) {
 		t.Errorf("paid %d times", n)
 	}
 }
+
+// A function that ignores the end of its worker does not keep that from ending, and
+// what it wrote is rolled back.
+func TestTxStepIgnoresTheEnd(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.exec("CREATE TABLE stepward.account (balance int NOT NULL)")
+	began, release, returned := make(chan struct{}), make(chan struct{}), make(chan error, 1)
+	pay := workflow.NewTxStep("pay", func(ctx context.Context, tx pgx.Tx, n int) (int, error) {
+		_, err := tx.Exec(ctx, f.sql("INSERT INTO stepward.account VALUES ($1)"), n)
+		close(began)
+		<-release
+		returned <- tx.Conn().Ping(context.WithoutCancel(ctx)) // it is still its own
+		return n, err
+	}, workflow.StepOptions{})
+	stop := f.start(worker.Config{DrainTimeout: 1, Workflows: []*workflow.Definition{defines(passes(pay), pay)}})
+	run := f.enqueue(5)
+	<-began
+	stop()
+	close(release)
+	if err := <-returned; err != nil {
+		t.Error(err)
+	}
+	eventually(t, "no transaction is open", func() bool {
+		return f.count("SELECT count(*) FROM pg_locks WHERE relation = 'stepward.account'::regclass AND mode = 'RowExclusiveLock'") == 0
+	})
+	if n, s := f.count("SELECT count(*) FROM stepward.account"), f.state(run.ID); n != 0 || s.State != workflow.StateRunning && s.State != workflow.StateReady {
+		t.Errorf("paid %d times; %+v", n, s)
+	}
+}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/riverqueue/river"
 
 	"github.com/stepward/stepward/internal/batch"
@@ -63,7 +64,6 @@ func Run(ctx context.Context, cfg Config) error {
 		draining:  make(chan struct{}),
 		steps:     make(chan struct{}, cfg.MaxSteps),
 		sandboxes: make(chan struct{}, cfg.MaxSandboxes),
-		txs:       openTxs(cfg.Pool),
 	}
 	for _, d := range cfg.Workflows {
 		e := d.Engine()
@@ -73,6 +73,10 @@ func Run(ctx context.Context, cfg Config) error {
 		return err
 	}
 	defer w.tel.close()
+	if err := w.openTxPool(); err != nil {
+		return err
+	}
+	defer w.closeTxPool()
 	w.box = &payload.Box{Codec: cfg.Codec, Store: cfg.Blobs, Pool: cfg.Pool, Q: q}
 	w.commits = &batch.Group[write, error]{Run: w.commit, MaxItems: 512, MaxBytes: 4 << 20, Size: write.size}
 	err = w.start(ctx, func(ctx context.Context) error { return db.Check(ctx, w.Pool, w.q) })
@@ -115,7 +119,7 @@ type worker struct {
 	lease        lease
 	steps        chan struct{} // places for attempts
 	sandboxes    chan struct{} // places for sandboxes
-	txs          chan struct{} // places for open transactions of steps: see openTxs
+	txs          *pgxpool.Pool // of the transactions of steps: see openTxPool
 
 	ring     chan struct{} // asks the dispatcher to look
 	left     chan struct{} // receives when a turn has left

@@ -67,7 +67,7 @@ func NewStep[In, Out any](name string, fn func(context.Context, In) (Out, error)
 // the step's checkpoint commit together, so both happen exactly once. It is
 // always [Bare]. The function neither commits nor rolls back; it may be executed
 // again when the commit fails, with nothing left of the time before. It holds one
-// connection of the Pool.
+// connection, of the worker's own: see Pool of worker.Config.
 func NewTxStep[In, Out any](name string, fn func(context.Context, pgx.Tx, In) (Out, error), o StepOptions) *Step[In, Out] {
 	s := newStep[In, Out](name, o, fn == nil)
 	if o.Mode != Bare {
