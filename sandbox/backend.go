@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"context"
+	"io"
 	"net"
 	"time"
 )
@@ -32,6 +33,25 @@ type Backend interface {
 	// Destroy ends the sandbox and removes all that Create made for it.
 	// Destroying one that is gone is no error.
 	Destroy(ctx context.Context, id string) error
+}
+
+// An Invoker is a Backend of sandboxes that cannot be dialled, nor live between
+// commands: each command and guest step has one call of Invoke for itself, and
+// finds no file of another. Its Dial fails with an error that is
+// [errors.ErrUnsupported], and so does all of [Sandbox] and [Cmd] that would need a
+// connection: files, terminals, signals, attaching.
+//
+// What a context's end, or its own limit of time, ends is told to it beforehand,
+// and its runner sees to that. A cancelation reaches nobody: the error is [ErrLost],
+// and what was invoked goes on to its own end.
+type Invoker interface {
+	Backend
+
+	// Invoke has the tool runner of a sandbox run request, and returns what that
+	// writes, as it comes. It makes at most one attempt. An error that is [ErrLost]
+	// says that it may have been run, any other that it was not. What Read returns
+	// before the request's end is an [ErrLost] as well, and wraps what is known.
+	Invoke(ctx context.Context, id string, request []byte) (io.ReadCloser, error)
 }
 
 // Creation is what a backend needs to make one sandbox.
@@ -70,6 +90,7 @@ type Capabilities struct {
 	OpenFiles  bool // Limits.OpenFiles
 	Egress     bool // Network.Allow: connections through the worker
 	Persistent bool // a sandbox outlives the worker that made it, for others to dial
+	Live       bool // a sandbox can be dialled; else it has commands and guest steps alone, see [Invoker]
 }
 
 // Enforcement is what was enforced on one sandbox. It is recorded on the audit

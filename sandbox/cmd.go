@@ -130,6 +130,9 @@ func (c *Cmd) Start(ctx context.Context) error {
 	if err := c.checkID(); err != nil {
 		return err
 	}
+	if err := c.needsLink(); err != nil {
+		return err
+	}
 	if c.attach != nil {
 		c.attach.Id, c.attach.Stdin = c.ID, c.Stdin != nil
 		c.exec = &execution{sb: c.sb, name: "command " + c.ID, stdin: c.Stdin, stdout: c.Stdout, stderr: c.Stderr, req: c.attach}
@@ -287,6 +290,9 @@ func (s *Sandbox) Guest(ctx context.Context, g GuestStep) ([]byte, error) {
 				Details: g.Details, BeatEveryNs: int64(g.BeatEvery),
 			},
 		},
+	}
+	if s.invoker != nil {
+		x.req.MaxOutput = 2 * stderrTail // what it prints must not use up what an invocation may return
 	}
 	if proto.Size(x.req) > rpc.MaxMessage {
 		return nil, fmt.Errorf("sandbox: input of guest step %s is over %d bytes", g.Step, rpc.MaxMessage)

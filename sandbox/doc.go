@@ -2,10 +2,12 @@
 //
 // [Start] makes a [Sandbox] on a [Backend]: package sandbox/local makes one of
 // Linux namespaces and needs nothing else, package sandbox/docker makes one of a
-// container, sandbox/kubernetes, a module of its own, one of a pod. A [Spec] says what the sandbox requires. Its zero value is the
-// strictest there is, and what a backend cannot enforce it refuses with an
-// [UnsupportedError]: a sandbox is never weaker than its Spec. What was enforced
-// is in [Sandbox.Enforcement]; what has to be is in [Spec].Require.
+// container. The modules sandbox/kubernetes and sandbox/lambda make one of a pod,
+// and of invocations, which have commands and guest steps alone: see [Invoker]. A
+// [Spec] says what the sandbox requires. Its zero value is the strictest there is,
+// and what a backend cannot enforce it refuses with an [UnsupportedError]: a sandbox
+// is never weaker than its Spec. What was enforced is in [Sandbox.Enforcement]; what
+// has to be is in [Spec].Require.
 //
 //	s, err := sandbox.Start(ctx, local.New(local.Config{}), sandbox.Options{})
 //	if err != nil {
@@ -89,5 +91,5 @@
 // # Where to go next
 //
 // internal/runner is the program that serves inside, internal/rpc its protocol.
-// A new backend implements [Backend] and passes package sandboxtest.
+// A new backend implements [Backend], or [Invoker], and passes package sandboxtest.
 package sandbox

@@ -67,7 +67,8 @@ type ExitError struct {
 	// Limit is the field of [Limits] that something in the sandbox met while the
 	// command ran, and which may be why it failed: "Memory" when a process was
 	// ended because of it, "PIDs" when one could not be started, "Disk" when
-	// /workspace or /tmp is full. Empty when none is known to have been.
+	// /workspace or /tmp is full, "Time" when it took too long. Empty when none is
+	// known to have been.
 	Limit string
 
 	NoAnswer bool   // a guest step's process exited well, but without its answer
@@ -85,17 +86,17 @@ func (e *ExitError) Error() string {
 		how = "killed by " + e.Signal
 	}
 	switch {
-	case e.TimedOut:
-		how += " (timed out)"
 	case e.NoAnswer:
 		how += " without an answer"
 	case e.Limit != "":
 		how += " (the sandbox met its limit of " + strings.TrimSpace(e.limit+" "+limitNames[e.Limit]) + ", Limits." + e.Limit + ")"
+	case e.TimedOut:
+		how += " (timed out)"
 	}
 	return "sandbox: " + e.Command + ": " + how
 }
 
-var limitNames = map[string]string{"Memory": "memory", "PIDs": "processes", "Disk": "files"}
+var limitNames = map[string]string{"Memory": "memory", "PIDs": "processes", "Disk": "files", "Time": "time"}
 
 // limit returns the name of a limit that the tool runner says was met, and what it
 // is. What is no limit's name is none.

@@ -56,14 +56,18 @@ type execution struct {
 	stop     context.CancelFunc // the following
 	detached atomic.Bool
 
-	usage Usage
-	given atomic.Int64 // the input that it had when it was attached to
+	usage   Usage
+	limited bool         // its time is that of Limits
+	given   atomic.Int64 // the input that it had when it was attached to
 }
 
 // start returns when the process runs, or failed to.
 func (x *execution) start(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return context.Cause(ctx)
+	}
+	if most := x.sb.enforce.Limits.Time; most > 0 && (x.req.TimeoutNs == 0 || int64(most) < x.req.TimeoutNs) {
+		x.req.TimeoutNs, x.limited = int64(most), true
 	}
 	x.ended = make(chan struct{})
 	started := make(chan struct{})
@@ -81,7 +85,11 @@ func (x *execution) start(ctx context.Context) error {
 			}
 			span.End()
 		}()
-		x.err = x.follow(ctx, stream, sync.OnceFunc(func() { close(started) }))
+		follow := x.follow
+		if x.sb.invoker != nil {
+			follow = x.invoke
+		}
+		x.err = follow(ctx, stream, sync.OnceFunc(func() { close(started) }))
 		if x.detached.Load() && (x.err == nil || errors.Is(x.err, ErrLost)) {
 			x.err = ErrDetached
 		}
@@ -96,14 +104,14 @@ func (x *execution) start(ctx context.Context) error {
 			if x.detached.Load() {
 				return
 			}
-			if err := x.kill(stream); err != nil {
+			if err := x.kill(ctx, stream); err != nil {
 				stop() // nothing can be said about it any more
 			}
 		}
 	})
 	select {
 	case <-started:
-		if x.stdin != nil {
+		if x.stdin != nil && x.sb.invoker == nil {
 			go x.feed(stream)
 		}
 		return nil
@@ -148,7 +156,10 @@ func (x *execution) detach() error {
 	return x.err // it was over
 }
 
-func (x *execution) kill(ctx context.Context) error {
+func (x *execution) kill(ended, ctx context.Context) error {
+	if x.sb.invoker != nil {
+		return x.awaitTimeout(ended)
+	}
 	ctx, cancel := context.WithTimeout(ctx, killTimeout)
 	defer cancel()
 	c, err := x.sb.control.get(ctx)
@@ -332,6 +343,9 @@ func (x *execution) result(ctx context.Context, end *rpc.End) error {
 	switch {
 	case end.TimedOut:
 		ee.Err, ee.TimedOut = context.DeadlineExceeded, true
+		if x.limited {
+			ee.Limit, ee.limit = "Time", x.sb.enforce.Limits.Time.String()+" of"
+		}
 	case end.Killed && ctx.Err() != nil:
 		ee.Err = context.Cause(ctx)
 		ee.TimedOut = errors.Is(ctx.Err(), context.DeadlineExceeded)

@@ -84,7 +84,7 @@ func lost(ctx context.Context, err error) error {
 		return context.Cause(ctx)
 	}
 	var ce *connect.Error
-	if errors.As(err, &ce) && connect.IsWireError(err) && ce.Code() != connect.CodeUnavailable {
+	if errors.Is(err, errors.ErrUnsupported) || errors.As(err, &ce) && connect.IsWireError(err) && ce.Code() != connect.CodeUnavailable {
 		return err
 	}
 	return fmt.Errorf("%w: %w", ErrLost, err)

@@ -44,7 +44,8 @@ type Sandbox struct {
 	token   []byte
 	enforce Enforcement
 
-	data, control *link // bulk data must never delay a kill
+	data, control *link   // bulk data must never delay a kill
+	invoker       Invoker // nil: there are links
 	network       *network
 
 	done      func(string, Usage, error)
@@ -96,6 +97,8 @@ func Start(ctx context.Context, b Backend, o Options) (*Sandbox, error) {
 	if s.enforce.Network == "none" && !policy.Empty() {
 		s.enforce.Network = "stream" // on top of what the backend gives
 	}
+	s.enforce.Limits.Time = cmp.Or(s.enforce.Limits.Time, s.spec.Limits.Time)
+	s.invoker, _ = b.(Invoker)
 	if err = s.spec.Require.unmet(s.enforce); err == nil {
 		if err = s.connect(ctx); err == nil {
 			err = s.network.open(ctx, policy)
@@ -116,6 +119,9 @@ func Start(ctx context.Context, b Backend, o Options) (*Sandbox, error) {
 // connect makes both connections: beside a fork bomb, a backend that dials by a
 // process in the sandbox could not make the one that the kill needs.
 func (s *Sandbox) connect(ctx context.Context) error {
+	if s.invoker != nil {
+		return nil
+	}
 	control := make(chan error, 1)
 	go func() {
 		_, err := s.control.get(ctx)

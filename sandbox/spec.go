@@ -73,6 +73,10 @@ type Limits struct {
 	PIDs      int     // processes and threads
 	Disk      int64   // bytes in /workspace and in /tmp, each
 	OpenFiles int     // per process
+
+	// Time is how long each command or guest step may take: it is killed then, also
+	// when no worker is connected.
+	Time time.Duration
 }
 
 // A Kind is what of a [Spec] is fixed once a sandbox is made.
@@ -118,7 +122,7 @@ func (s Spec) Validate() error {
 		name string
 		v    float64
 	}{{"Memory", float64(s.Limits.Memory)}, {"CPU", s.Limits.CPU}, {"PIDs", float64(s.Limits.PIDs)},
-		{"Disk", float64(s.Limits.Disk)}, {"OpenFiles", float64(s.Limits.OpenFiles)}} {
+		{"Disk", float64(s.Limits.Disk)}, {"OpenFiles", float64(s.Limits.OpenFiles)}, {"Time", float64(s.Limits.Time)}} {
 		if l.v < 0 {
 			return fmt.Errorf("sandbox: limit %s is negative: %v", l.name, l.v)
 		}

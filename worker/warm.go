@@ -32,7 +32,7 @@ func (c Warm) validate() error {
 
 // newWarm returns the pool, nil if none is asked for.
 func (w *worker) newWarm() *warm.Pool {
-	if w.Warm.Max == 0 || w.backend == nil {
+	if w.Warm.Max == 0 || w.backend == nil || !w.capabilities.Live { // there is nothing that could be kept
 		return nil
 	}
 	return warm.New(warm.Config{

@@ -16,6 +16,28 @@ type instruction struct {
 	k      uint32
 }
 
+// NoNetwork installs a filter on the calling thread, and what it starts, beside that
+// of GiveUp: the only sockets are those of the unix family. It is for where there is
+// no network namespace, and other threads need the network.
+func NoNetwork() error {
+	const domain = 16 // of struct seccomp_data: the lower half of the first argument
+	filter := []instruction{
+		{unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, 0, 0, 0}, // the number of the call; GiveUp's filter has seen to the architecture
+		{unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, 0, 3, unix.SYS_SOCKET},
+		{unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, 0, 0, domain},
+		{unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, 1, 0, unix.AF_UNIX},
+		{unix.BPF_RET | unix.BPF_K, 0, 0, unix.SECCOMP_RET_ERRNO | uint32(unix.EPERM)},
+		{unix.BPF_RET | unix.BPF_K, 0, 0, unix.SECCOMP_RET_ALLOW},
+	}
+	p := unix.SockFprog{Len: uint16(len(filter)), Filter: (*unix.SockFilter)(unsafe.Pointer(&filter[0]))}
+	_, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, 0, uintptr(unsafe.Pointer(&p)))
+	runtime.KeepAlive(&p)
+	if errno != 0 {
+		return fmt.Errorf("seccomp: refuse sockets: %w", errno)
+	}
+	return nil
+}
+
 // filterSystemCalls installs the filter of package policy on all threads. What is
 // started from here on inherits it.
 func filterSystemCalls() error {

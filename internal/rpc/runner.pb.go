@@ -445,6 +445,7 @@ type GuestCall struct {
 	TimeoutNs      int64                  `protobuf:"varint,8,opt,name=timeout_ns,json=timeoutNs,proto3" json:"timeout_ns,omitempty"`          // 0: none
 	Details        []byte                 `protobuf:"bytes,9,opt,name=details,proto3" json:"details,omitempty"`                                // that an earlier attempt reported last
 	BeatEveryNs    int64                  `protobuf:"varint,10,opt,name=beat_every_ns,json=beatEveryNs,proto3" json:"beat_every_ns,omitempty"` // how often the guest may report
+	NoReceipts     bool                   `protobuf:"varint,11,opt,name=no_receipts,json=noReceipts,proto3" json:"no_receipts,omitempty"`      // entries of streams cannot be answered, and are refused
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -547,6 +548,13 @@ func (x *GuestCall) GetBeatEveryNs() int64 {
 		return x.BeatEveryNs
 	}
 	return 0
+}
+
+func (x *GuestCall) GetNoReceipts() bool {
+	if x != nil {
+		return x.NoReceipts
+	}
+	return false
 }
 
 // GuestAnswer is what the guest process writes when the step has returned. Each
@@ -2224,7 +2232,7 @@ const file_runner_proto_rawDesc = "" +
 	"max_output\x18\x11 \x01(\x03R\tmaxOutput\"2\n" +
 	"\bTerminal\x12\x12\n" +
 	"\x04rows\x18\x01 \x01(\rR\x04rows\x12\x12\n" +
-	"\x04cols\x18\x02 \x01(\rR\x04cols\"\xa2\x02\n" +
+	"\x04cols\x18\x02 \x01(\rR\x04cols\"\xc3\x02\n" +
 	"\tGuestCall\x12\x1a\n" +
 	"\bworkflow\x18\x01 \x01(\tR\bworkflow\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x12\n" +
@@ -2237,7 +2245,9 @@ const file_runner_proto_rawDesc = "" +
 	"timeout_ns\x18\b \x01(\x03R\ttimeoutNs\x12\x18\n" +
 	"\adetails\x18\t \x01(\fR\adetails\x12\"\n" +
 	"\rbeat_every_ns\x18\n" +
-	" \x01(\x03R\vbeatEveryNs\"\xc5\x01\n" +
+	" \x01(\x03R\vbeatEveryNs\x12\x1f\n" +
+	"\vno_receipts\x18\v \x01(\bR\n" +
+	"noReceipts\"\xc5\x01\n" +
 	"\vGuestAnswer\x12\x16\n" +
 	"\x06output\x18\x01 \x01(\fR\x06output\x12:\n" +
 	"\afailure\x18\x02 \x01(\v2 .stepward.runner.v1.GuestFailureR\afailure\x12\x12\n" +

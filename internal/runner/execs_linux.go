@@ -440,13 +440,17 @@ func (s service) Exec(ctx context.Context, req *connect.Request[rpc.ExecRequest]
 	if err != nil {
 		return err
 	}
-	offsets := [3]int64{req.Msg.StdoutOffset, req.Msg.StderrOffset, req.Msg.AnswerOffset}
+	return s.execs.follow(ctx, e, [3]int64{req.Msg.StdoutOffset, req.Msg.StderrOffset, req.Msg.AnswerOffset}, stream.Send)
+}
+
+// follow sends the events of an exec, with its output from the offsets on.
+func (x *execs) follow(ctx context.Context, e *exec, offsets [3]int64, send func(*rpc.ExecEvent) error) (err error) {
 	for i := range e.out {
 		e.out[i].took(offsets[i])
 	}
 	select {
 	case <-e.started:
-		err = stream.Send(&rpc.ExecEvent{Event: &rpc.ExecEvent_Started{Started: &rpc.Started{StdinOffset: e.given()}}})
+		err = send(&rpc.ExecEvent{Event: &rpc.ExecEvent_Started{Started: &rpc.Started{StdinOffset: e.given()}}})
 	case <-e.empty:
 	case <-ctx.Done():
 		return ctx.Err()
@@ -466,7 +470,7 @@ func (s service) Exec(ctx context.Context, req *connect.Request[rpc.ExecRequest]
 			}
 			idle = false
 			out := &rpc.Output{Stream: rpc.Output_Stream(i), Offset: at, Data: data, Truncated: at - offsets[i]}
-			if err := stream.Send(&rpc.ExecEvent{Event: &rpc.ExecEvent_Output{Output: out}}); err != nil {
+			if err := send(&rpc.ExecEvent{Event: &rpc.ExecEvent_Output{Output: out}}); err != nil {
 				return err
 			}
 			offsets[i] = at + int64(len(data))
@@ -474,9 +478,9 @@ func (s service) Exec(ctx context.Context, req *connect.Request[rpc.ExecRequest]
 		}
 		switch {
 		case over:
-			err := stream.Send(&rpc.ExecEvent{Event: &rpc.ExecEvent_End{End: e.end}})
+			err := send(&rpc.ExecEvent{Event: &rpc.ExecEvent_End{End: e.end}})
 			if err == nil {
-				s.execs.read(e)
+				x.read(e)
 			}
 			return err
 		case idle:

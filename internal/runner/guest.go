@@ -30,6 +30,7 @@ func serveGuest(g Guest, in io.Reader, out io.Writer) error {
 	if err := (protodelim.UnmarshalOptions{MaxSize: rpc.MaxMessage}).UnmarshalFrom(outlet.in, &call); err != nil {
 		return fmt.Errorf("read the request: %w", err)
 	}
+	outlet.unanswered = call.NoReceipts
 	for _, kv := range os.Environ() {
 		if k, _, _ := strings.Cut(kv, "="); strings.HasPrefix(k, "STEPWARD_") {
 			os.Unsetenv(k)

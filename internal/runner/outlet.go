@@ -20,13 +20,18 @@ import (
 // writes less often.
 const passEvery = 100 * time.Millisecond
 
-var errOver = errors.New("the attempt has ended")
+var (
+	errOver       = errors.New("the attempt has ended")
+	errNoReceipts = errors.New("this sandbox hears nothing of the worker while a step runs, and so takes no entries of streams; values of progress it takes")
+)
 
 // An Outlet passes on what a guest step shows before it ends. It implements
 // engine.Outlet.
 type Outlet struct {
 	pen *pen
 	in  *bufio.Reader // receipts
+
+	unanswered bool // there will be no receipts
 
 	mu      sync.Mutex
 	over    bool
@@ -37,6 +42,9 @@ type Outlet struct {
 
 // Append returns when the worker has made the entry durable.
 func (o *Outlet) Append(ctx context.Context, stream string, payload []byte) error {
+	if o.unanswered {
+		return errNoReceipts
+	}
 	o.mu.Lock()
 	if o.over {
 		o.mu.Unlock()

@@ -127,7 +127,7 @@ func (b *Backend) look(ctx context.Context, id string, token []byte) (can sandbo
 		isolation = "container (" + b.config.RuntimeClass + ")"
 	}
 	return sandbox.Capabilities{
-		Isolation: isolation, Images: true, Persistent: true, OpenFiles: true, Egress: true,
+		Isolation: isolation, Images: true, Persistent: true, Live: true, OpenFiles: true, Egress: true,
 		Landlock: int(hello.Landlock), Seccomp: hello.Seccomp,
 		UserNS: mapsIDs(read("/proc/self/uid_map")),
 		Memory: holdsMemory(read("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")),

@@ -58,7 +58,7 @@ func (b *Backend) Probe(ctx context.Context) (sandbox.Capabilities, error) {
 	}
 	return sandbox.Capabilities{
 		Isolation: e.Isolation, UserNS: e.UserNS, Landlock: e.Landlock, Seccomp: e.Seccomp,
-		Memory: b.cgroups.has("memory"), CPU: b.cgroups.has("cpu"), PIDs: true, Disk: true, OpenFiles: true, Egress: true,
+		Memory: b.cgroups.has("memory"), CPU: b.cgroups.has("cpu"), PIDs: true, Disk: true, OpenFiles: true, Egress: true, Live: true,
 	}, nil
 }
 

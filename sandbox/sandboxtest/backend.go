@@ -81,8 +81,16 @@ func run(t *testing.T, s *sandbox.Sandbox, verb string, args ...string) string {
 
 // TestBackend checks what package sandbox promises of any backend.
 func TestBackend(t *testing.T, b sandbox.Backend, o Options) {
-	if _, err := b.Probe(bounded(t)); err != nil {
+	caps, err := b.Probe(bounded(t))
+	if err != nil {
 		t.Fatalf("Probe: %v", err)
+	}
+	if _, invoker := b.(sandbox.Invoker); invoker == caps.Live {
+		t.Fatalf("it is an Invoker: %v, and Live: %v", invoker, caps.Live)
+	}
+	if !caps.Live {
+		testInvoker(t, b, o.Spec)
+		return
 	}
 	spec := o.Spec
 	spec.Env = map[string]string{"SUITE": "yes"}

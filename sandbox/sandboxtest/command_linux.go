@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -234,6 +235,12 @@ func try(verb string, args []string) error {
 			os.Remove(args[0])
 		}
 		return err
+	case "litter": // a directory that cannot be removed as it is
+		err := os.MkdirAll(args[0], 0o700)
+		if err == nil {
+			err = os.WriteFile(args[0]+"/file", []byte("x"), 0)
+		}
+		return errors.Join(err, os.Chmod(args[0], 0), os.Chmod(filepath.Dir(args[0]), 0))
 	case "environ": // of any process but this one
 		dir, _ := os.ReadDir("/proc")
 		for _, d := range dir {

@@ -63,6 +63,13 @@ func guest(ctx context.Context, r runner.GuestRequest) ([]byte, error) {
 				return nil, fmt.Errorf("after %d processes: %w", n, err)
 			}
 		}
+	case "shows": // whether it may append
+		r.Beat([]byte("1"))
+		if err := r.Outlet.Progress("done", []byte("2")); err != nil {
+			return nil, err
+		}
+		err := r.Outlet.Append(ctx, "lines", []byte("3"))
+		return []byte(fmt.Sprint(err)), nil
 	case "memory": // more than the suite gives
 		return bytes.Repeat([]byte("x"), 512<<20), nil
 	case "stubborn":

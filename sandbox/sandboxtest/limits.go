@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stepward/stepward/sandbox"
 )
@@ -55,5 +56,23 @@ func testLimits(t *testing.T, b sandbox.Backend, spec sandbox.Spec) {
 	}
 	if ee := fails("open"); !strings.Contains(string(ee.Stderr), "too many open files") {
 		t.Errorf("too many open files: %v: %s", ee, ee.Stderr)
+	}
+
+	spec.Limits.Time = 300 * time.Millisecond
+	s = start(t, bounded(t), b, sandbox.Options{Spec: spec})
+	if ee := fails("hang"); !ee.TimedOut || ee.Limit != "Time" || !strings.Contains(ee.Error(), "300ms of time, Limits.Time") {
+		t.Errorf("more time than there is: Limit %q, %v", ee.Limit, ee)
+	}
+	var ee *sandbox.ExitError
+	if _, err := s.Guest(bounded(t), sandbox.GuestStep{Step: "stubborn"}); !errors.As(err, &ee) || ee.Limit != "Time" {
+		t.Errorf("a step with more time than there is: %v", err)
+	}
+	c := s.Command(program, "probe:hang")
+	c.Timeout = 100 * time.Millisecond
+	if err := c.Run(bounded(t)); !errors.As(err, &ee) || !ee.TimedOut || ee.Limit != "" {
+		t.Errorf("a Timeout below the limit: %v", err)
+	}
+	if got := s.Enforcement().Limits.Time; got != spec.Limits.Time {
+		t.Errorf("enforced is a time of %v", got)
 	}
 }
