@@ -26,7 +26,9 @@ cross:
 	for target in darwin/arm64 windows/amd64; do \
 		echo "vet $$target"; \
 		CGO_ENABLED=0 GOOS=$${target%/*} GOARCH=$${target#*/} $(GO) vet ./...; \
-		(cd sandbox/kubernetes && CGO_ENABLED=0 GOOS=$${target%/*} GOARCH=$${target#*/} $(GO) vet ./...); \
+		for m in sandbox/kubernetes sandbox/lambda; do \
+			(cd $$m && CGO_ENABLED=0 GOOS=$${target%/*} GOARCH=$${target#*/} $(GO) vet ./...); \
+		done; \
 	done
 
 GOLANGCI_VERSION := v2.15.0
@@ -38,6 +40,7 @@ $(GOLANGCI):
 lint: $(GOLANGCI)
 	$(GOLANGCI) run ./...
 	cd sandbox/kubernetes && $(GOLANGCI) run ./...
+	cd sandbox/lambda && $(GOLANGCI) run ./...
 
 generate:
 	sh internal/rpc/generate.sh
