@@ -505,3 +505,41 @@ func TestForkAfterTimeLimit(t *testing.T) {
 		t.Errorf("%v: %v", s.State, s.Err)
 	}
 }
+
+// A fork has the limit of the run, whether it has results or begins anew.
+func TestForkKeepsLimit(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	hold := newHeld("hold")
+	f.start(worker.Config{Workflows: []*workflow.Definition{defines(passes(double, keep, hold.Step), double, keep, hold)}})
+	run, err := changing.Enqueue(t.Context(), f.client, 3, workflow.EnqueueOptions{Limit: workflow.Limit{Key: "one", Concurrency: 1, Rate: 2, Per: time.Hour}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-hold.began
+	for _, from := range []string{"", "keep"} {
+		fork, err := f.client.Fork(t.Context(), run.ID, workflow.ForkOptions{From: from})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s, w := f.state(fork), f.why(fork); s.Limit != "one" || s.Since.IsZero() || w.Cause != "limit" || !strings.Contains(w.String(), "1 of 1 in use") {
+			t.Errorf("the fork from %q: %+v, %v", from, s, w)
+		}
+		if n := f.count("SELECT rate FROM stepward.run_limit WHERE key = 'one' AND concurrency = 1 AND per_s = 3600"); n != 2 {
+			t.Errorf("rate %d", n)
+		}
+		gone, err := f.client.Fork(t.Context(), run.ID, workflow.ForkOptions{From: from})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := f.client.Terminate(t.Context(), gone); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 3 {
+		hold.release <- struct{}{}
+	}
+	ends(t, run, 6)
+	eventually(t, "the forks end", func() bool { return f.count("SELECT count(*) FROM stepward.run WHERE state = 'completed'") == 3 })
+	f.nothingLeft()
+}

@@ -35,6 +35,8 @@ func ExampleClient_Why() {
 	fmt.Println(why.Cause, "for", why.On[0].Cause, why.On[0].Key)
 	child := why.On[0].Run
 	reaches(ctx, client, child, workflow.StateWaiting)
+	status, err := client.Get(ctx, child)
+	fmt.Println("its parent is that run:", status.Parent == run.ID, err)
 	if why, err = client.Why(ctx, child); err != nil {
 		fmt.Println(err)
 		return
@@ -43,5 +45,6 @@ func ExampleClient_Why() {
 	fmt.Println(what)
 	// Output:
 	// waiting for child child:customs
+	// its parent is that run: true <nil>
 	// for signal release (send it)
 }

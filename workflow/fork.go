@@ -33,14 +33,15 @@ type ForkOptions struct {
 	Signals bool
 }
 
-// Fork adds a run with the tenant, priority, tick and input of another one, and with the
+// Fork adds a run with the tenant, priority, tick, [Limit] and input of another one, and with the
 // results of all that its body called before From in program order: those are not
 // executed again, and children among them are not started again. Everything else
 // is executed anew. [Context].Random gives the fork the numbers of the run, and [Context].Now the
 // times before From. The run may have ended or be under way; it is not touched,
 // and nothing waits for it.
 //
-// The fork has the attributes of the run. Progress and streams begin empty, and get
+// The fork has the attributes of the run, and no deadline. If it has results, it has
+// begun, and takes nothing of the Limit's Rate. Progress and streams begin empty, and get
 // what the body sets and appends from its beginning on.
 //
 // A fork is a run of its own: it has another id, so idempotency keys differ, and no
@@ -77,7 +78,9 @@ func (c *Client) Fork(ctx context.Context, id RunID, o ForkOptions) (fork RunID,
 func (c *Client) forkTx(ctx context.Context, tx pgx.Tx, id RunID, o ForkOptions) (RunID, error) {
 	var item enqueue.Item
 	var tick *time.Time
-	err := tx.QueryRow(ctx, c.q.RunForkable, int64(id)).Scan(&item.Tenant, &item.Workflow, &item.Version, &item.Pin, &item.Input, &item.Priority, &tick)
+	var per float64
+	err := tx.QueryRow(ctx, c.q.RunForkable, int64(id)).Scan(&item.Tenant, &item.Workflow, &item.Version, &item.Pin, &item.Input, &item.Priority, &tick,
+		&item.Limit.Key, &item.Limit.Concurrency, &item.Limit.Rate, &per)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return 0, fmt.Errorf("%w: %v", ErrNotFound, id)
 	}
@@ -87,6 +90,7 @@ func (c *Client) forkTx(ctx context.Context, tx pgx.Tx, id RunID, o ForkOptions)
 	if tick != nil {
 		item.Tick = *tick
 	}
+	item.Limit.Per = time.Duration(per * float64(time.Second))
 	if o.Version != "" {
 		item.Version = o.Version
 		err := tx.QueryRow(ctx, c.q.DefinitionGet, item.Workflow, o.Version).Scan(&item.Pin)

@@ -2,6 +2,8 @@ package workflow
 
 import (
 	"context"
+	"fmt"
+	"reflect"
 	"time"
 
 	"github.com/stepward/stepward/internal/engine"
@@ -55,10 +57,21 @@ func result[Out any](b *branch, f *future) (Out, error) {
 		out, _ = f.value.(Out)
 		return out, f.err
 	}
-	if err := decode("output of step "+f.key, f.output, &out); err != nil {
+	if err := decode(f.what(reflect.TypeFor[Out]()), f.output, &out); err != nil {
 		b.park("undecodable", err)
 	}
 	return out, nil
+}
+
+// what names the result of a call, for an error.
+func (f *future) what(as reflect.Type) string {
+	switch {
+	case f.wait != nil && f.wait.Signal != "":
+		return fmt.Sprintf("signal %s, which call %s received as %v", f.wait.Signal, f.key, as)
+	case f.step == nil:
+		return "output of " + f.key
+	}
+	return "output of step " + f.key
 }
 
 // A future is one call at one place of a run.

@@ -33,6 +33,7 @@ func (s State) Ended() bool { return !slices.Contains(notEnded, s) }
 // A RunStatus is a run as a query sees it.
 type RunStatus struct {
 	ID                RunID
+	Parent            RunID // whose body waits for it; 0 if it is no child
 	Tenant            string
 	Workflow, Version string // Version is empty while no worker has defined the workflow
 	State             State
@@ -42,6 +43,7 @@ type RunStatus struct {
 	Turns             int            // how often it was claimed or recovered
 	CancelRequested   bool           // and not ended yet
 	PauseRequested    bool           // and not parked yet
+	Enqueued          time.Time      // or started by a body; to the millisecond
 	Since             time.Time      // when it became ready or was parked, or until when it waits; zero otherwise
 	Finished          time.Time      // zero until it has ended
 	Deadline          time.Time      // when [EnqueueOptions].Timeout passes; zero if nothing is left to it: none was set, it has passed, or the run was canceled or has ended
@@ -145,11 +147,12 @@ func (c *Client) list(ctx context.Context, q querier, args ...any) ([]RunStatus,
 			names                                    []string
 			values                                   [][]byte
 		)
-		err := row.Scan(&s.ID, &s.Tenant, &s.Workflow, &s.Version, &state, &s.Turns, &s.CancelRequested, &s.PauseRequested, &finished, &recorded, &s.Priority, &s.Limit,
+		err := row.Scan(&s.ID, &s.Parent, &s.Tenant, &s.Workflow, &s.Version, &state, &s.Turns, &s.CancelRequested, &s.PauseRequested, &finished, &recorded, &s.Priority, &s.Limit,
 			&session, &worker, &readySince, &timer, &wakeAt, &reason, &detail, &parkedFrom, &deadline, &names, &values)
 		if err != nil {
 			return s, err
 		}
+		s.Enqueued = s.ID.Time()
 		if deadline != nil {
 			s.Deadline = *deadline
 		}

@@ -13,6 +13,12 @@ import (
 
 // A Signal is a named channel into a run, for values of one type. What is sent
 // is kept, in order, until the body receives it, and received once.
+//
+// Who receives decides which type a name has, and a sender with another T is not
+// noticed before: a value that does not decode into the receiver's parks the run,
+// as "undecodable", with the key of the call that received it. It goes on when a
+// body is deployed whose type fits; or [Client.Fork] from that key, without
+// Signals, makes a run that waits for another value there.
 type Signal[T any] struct{ name string }
 
 // NewSignal names a signal: 1 to 100 of letters, digits and "_-./".

@@ -137,7 +137,7 @@ var cures = map[string]string{
 	"spinning":        "deploy a body that returns when its calls cannot succeed, and waits with Sleep or Receive",
 	"storage":         "see to what Postgres or the BlobStore refused, then Client.Resume",
 	"undeclared_step": "list the step in Options.Steps and deploy",
-	"undecodable":     "deploy types that the recorded value fits",
+	"undecodable":     "deploy types that the recorded value fits, or Client.Fork from the call that has it",
 	"unencodable":     "see to the Codec or the BlobStore, then Client.Resume",
 	"unsupported":     "start a worker whose backend can enforce what the step requires",
 }

@@ -384,7 +384,13 @@ BEGIN
                WHEN s.attempt = 0 AND s.key ~ '(^|/)timeout:(#[0-9]+)?$' THEN convert_from(s.output, 'UTF8')::int < place
                ELSE true END;
     GET DIAGNOSTICS n = ROW_COUNT;
-    UPDATE stepward.run SET epoch = 1 WHERE id = target AND n > 0; -- it has something on record
+    IF n > 0 THEN -- it has something on record: so it has begun, and stands apart if it has a limit
+        DELETE FROM stepward.ready q USING stepward.run r
+        WHERE r.id = target AND r.limit_key IS NOT NULL AND (q.requirement_id, q.gate, q.tenant, q.rank, q.run_id)
+            = (r.requirement_id, stepward.gate(r.limit_key, r.epoch), r.tenant, stepward.rank(r.id, r.priority), r.id);
+        UPDATE stepward.run SET epoch = 1 WHERE id = target;
+        INSERT INTO stepward.ready (requirement_id, run_id) SELECT r.requirement_id, r.id FROM stepward.run r WHERE r.id = target AND r.limit_key IS NOT NULL;
+    END IF;
     INSERT INTO stepward.attribute (run_id, name, value) SELECT target, name, value FROM stepward.attribute WHERE run_id = source;
     -- Large values are shared. It may be more than is referred to.
     INSERT INTO stepward.blob_use (run_id, signal, key) SELECT target, signal, key FROM stepward.blob_use WHERE run_id = source ON CONFLICT DO NOTHING;

@@ -38,7 +38,9 @@ SELECT id, state::text, output, error, epoch FROM stepward.run WHERE id = ANY($1
 SELECT tenant, workflow, version, state::text, input, output, error, coalesce(origin_id, 0), tick FROM stepward.run WHERE id = $1;
 
 -- name: RunForkable
-SELECT tenant, workflow, version, requirement_id, input, coalesce(priority, 0), tick FROM stepward.run WHERE id = $1;
+SELECT r.tenant, r.workflow, r.version, r.requirement_id, r.input, coalesce(r.priority, 0), r.tick,
+       coalesce(l.key, ''), coalesce(l.concurrency, 0), coalesce(l.rate, 0), coalesce(l.per_s, 0)
+FROM stepward.run r LEFT JOIN stepward.run_limit l ON l.key = r.limit_key WHERE r.id = $1;
 
 -- name: RunFork
 SELECT stepward.fork($1, $2, $3, $4);
@@ -49,7 +51,7 @@ VALUES ($1, 'run.forked', $3, $4, $5), ($2, 'run.forked', $3, $4, $5);
 
 -- name: RunList
 -- $2 is the page's lower end, exclusive; newest first.
-SELECT r.id, r.tenant, r.workflow, r.version, r.state::text, r.epoch, r.cancel, r.pause, r.finished_at, r.error, coalesce(r.priority, 0), coalesce(r.limit_key, ''),
+SELECT r.id, coalesce(r.parent_id, 0), r.tenant, r.workflow, r.version, r.state::text, r.epoch, r.cancel, r.pause, r.finished_at, r.error, coalesce(r.priority, 0), coalesce(r.limit_key, ''),
        t.session, w.name, q.since, tm.run_id, tm.wake_at, p.reason, p.detail, p.since, d.at,
        (SELECT array_agg(a.name ORDER BY a.name) FROM stepward.attribute a WHERE a.run_id = r.id),
        (SELECT array_agg(a.value ORDER BY a.name) FROM stepward.attribute a WHERE a.run_id = r.id)
