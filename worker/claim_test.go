@@ -32,7 +32,7 @@ func (f *fixture) claims() *claims {
 		f.t.Fatal(err)
 	}
 	c := &claims{fixture: f, q: q, session: 1}
-	if _, err := f.pool.Exec(f.t.Context(), q.WorkerInsert, c.session, "claims", time.Hour.Seconds(), []int32{}, []string{}, 100); err != nil {
+	if _, err := f.pool.Exec(f.t.Context(), q.WorkerInsert, c.session, "claims", time.Hour.Seconds(), []int32{}, []int32{}, []string{}, 100); err != nil {
 		f.t.Fatal(err)
 	}
 	return c

@@ -10,6 +10,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/stepward/stepward/sandbox"
 	"github.com/stepward/stepward/worker"
 	"github.com/stepward/stepward/workflow"
 )
@@ -101,6 +102,57 @@ func TestDefineWaits(t *testing.T) {
 			t.Errorf("got %v", err)
 		}
 	})
+}
+
+// A deploy that was taken back strands nothing: while no live worker lists the
+// newest version, runs get the newest that one has. A worker that lists it and has
+// no backend for it counts: less is no replacement.
+func TestDefineTakenBack(t *testing.T) {
+	f := newFixture(t)
+	a := workflow.DurableWorkflow[int, int]{Name: "a"}
+	version := func() string {
+		t.Helper()
+		run, err := a.Enqueue(t.Context(), f.client, 1, workflow.EnqueueOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return f.state(run.ID).Version
+	}
+	boxed := workflow.NewStep("boxed", keepIt, workflow.StepOptions{Mode: workflow.Sandboxed})
+	third := workflow.Define(a, func(ctx workflow.Context, n int) (int, error) { return boxed.Run(ctx, n) },
+		workflow.Options{Version: "3", Steps: []workflow.Declared{boxed}})
+	begin := func(defs ...*workflow.Definition) (stop func()) {
+		t.Helper()
+		ctx, cancel := context.WithCancel(t.Context())
+		h := &worker.Health{}
+		done := f.run(ctx, worker.Config{Workflows: defs, Health: h, Backends: []sandbox.Backend{}})
+		eventually(t, "the worker runs", func() bool { return h.Check(t.Context()) == nil })
+		return func() {
+			t.Helper()
+			cancel()
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	stop1 := begin(sameAs("a", "1"))
+	stop2 := begin(sameAs("a", "2"))
+	if v := version(); v != "2" {
+		t.Errorf("with both, a run got version %s", v)
+	}
+	stop2()
+	if v := version(); v != "1" {
+		t.Errorf("after version 2 was taken back, a run got version %s", v)
+	}
+	stop3 := begin(third)
+	if v := version(); v != "3" {
+		t.Errorf("with a worker that cannot meet version 3, a run got version %s", v)
+	}
+	stop3()
+	stop1()
+	if v := version(); v != "3" {
+		t.Errorf("without a worker, a run got version %s", v)
+	}
 }
 
 // Of several versions in one Config the last is the newest, however they sort.

@@ -60,11 +60,8 @@ func (w *worker) register(ctx context.Context) error {
 		backends = append(backends, w.backend.Name())
 	}
 	sent := boottime.Now()
-	ids := w.wants.ids
-	if ids == nil {
-		ids = []int32{}
-	}
-	if _, err := conn.Exec(ctx, w.q.WorkerInsert, session, w.Name, w.LeaseTTL.Seconds(), ids, backends, w.MaxRuns); err != nil {
+	ids, unmet := append([]int32{}, w.wants.ids...), append([]int32{}, w.unservable...)
+	if _, err := conn.Exec(ctx, w.q.WorkerInsert, session, w.Name, w.LeaseTTL.Seconds(), ids, unmet, backends, w.MaxRuns); err != nil {
 		closeConn(conn)
 		return fmt.Errorf("worker: register: %w", err)
 	}

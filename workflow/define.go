@@ -22,7 +22,9 @@ type DurableWorkflow[In, Out any] struct {
 // Options configures a workflow.
 type Options struct {
 	// Version is stored with every run. A run stays with the version that was
-	// newest when it was enqueued. Defaults to "1".
+	// newest when it was enqueued: the one that was first listed last. When no
+	// live worker lists that, as after a deploy that was taken back, it is the
+	// newest of those that one has. Defaults to "1".
 	Version string
 
 	// Steps lists every step that the body uses.

@@ -110,7 +110,7 @@ func TestDownByOne(t *testing.T) {
 	if err := Migrate(ctx, pool, q, MigrateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	exec(t, pool, q, q.WorkerInsert, int64(1), "w", 3600.0, []int32{}, []string{}, 1)
+	exec(t, pool, q, q.WorkerInsert, int64(1), "w", 3600.0, []int32{}, []int32{}, []string{}, 1)
 	exec(t, pool, q, "SELECT FROM stepward.extra")
 	if err := Migrate(ctx, pool, q, MigrateOptions{Down: true}); err != nil {
 		t.Fatal(err)
@@ -137,7 +137,7 @@ func TestDownFromTheFirst(t *testing.T) {
 	pool, q := migrated(t)
 	ctx := t.Context()
 	exec(t, pool, q, "INSERT INTO stepward.run (id, tenant, workflow, input, version, requirement_id) SELECT n, '', 'w', '', '', 1 FROM generate_series(1, 3) n")
-	exec(t, pool, q, q.WorkerInsert, int64(1), "w", 3600.0, []int32{}, []string{}, 1)
+	exec(t, pool, q, q.WorkerInsert, int64(1), "w", 3600.0, []int32{}, []int32{}, []string{}, 1)
 	for _, force := range []bool{false, true} {
 		if err := Migrate(ctx, pool, q, MigrateOptions{Down: true, Force: force}); !inUse(err) {
 			t.Errorf("force %v, with a live worker: got %v", force, err)

@@ -320,9 +320,12 @@ CREATE TABLE stepward.worker (
     lease_s     real NOT NULL, -- how long a lease lasts
     started_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
     requirements int[] NOT NULL,
+    unmet       int[] NOT NULL DEFAULT '{}', -- of what it lists and cannot execute
     max_runs    int NOT NULL DEFAULT 1, -- that it holds at a time
     backends    text[] NOT NULL
 ) WITH (fillfactor = 50);
+
+CREATE INDEX worker_live ON stepward.worker (session) WHERE state = 'live'; -- among those that are long gone
 
 -- What enqueues runs at its times. Workers compute the ticks, as Postgres knows no cron.
 CREATE TABLE stepward.schedule (

@@ -1,11 +1,22 @@
 -- name: DefinitionNewest
-SELECT d.workflow, d.version, d.requirement_id, q.modes
+-- The newest version, or when no live worker lists that, as after a deploy that was taken back, the
+-- newest that one can execute. A worker that lists what it cannot meet counts: its runs are parked,
+-- and not met by less.
+SELECT d.workflow, coalesce(o.version, d.version), q.id, q.modes
 FROM unnest($1::text[]) AS w(name)
 CROSS JOIN LATERAL (
     SELECT workflow, version, requirement_id FROM stepward.definition
     WHERE workflow = w.name ORDER BY created_at DESC, version DESC LIMIT 1
 ) d
-JOIN stepward.requirement q ON q.id = d.requirement_id;
+LEFT JOIN LATERAL (
+    SELECT version, requirement_id FROM stepward.definition
+    WHERE workflow = w.name AND version <> d.version
+      AND NOT EXISTS (SELECT FROM stepward.worker k WHERE k.state = 'live' AND k.lease_until > now()
+                      AND (d.requirement_id = ANY(k.requirements) OR d.requirement_id = ANY(k.unmet)))
+      AND requirement_id IN (SELECT unnest(k.requirements) FROM stepward.worker k WHERE k.state = 'live' AND k.lease_until > now())
+    ORDER BY created_at DESC, version DESC LIMIT 1
+) o ON true
+JOIN stepward.requirement q ON q.id = coalesce(o.requirement_id, d.requirement_id);
 
 -- name: DefinitionGet
 SELECT requirement_id FROM stepward.definition WHERE workflow = $1 AND version = $2;

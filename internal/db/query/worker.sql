@@ -1,6 +1,6 @@
 -- name: WorkerInsert
-INSERT INTO stepward.worker (session, name, lease_until, lease_s, requirements, backends, max_runs)
-VALUES ($1, $2, clock_timestamp() + make_interval(secs => $3::float8), $3::float8, $4, $5, $6);
+INSERT INTO stepward.worker (session, name, lease_until, lease_s, requirements, unmet, backends, max_runs)
+VALUES ($1, $2, clock_timestamp() + make_interval(secs => $3::float8), $3::float8, $4, $5, $6, $7);
 
 -- name: WorkerHeartbeat
 UPDATE stepward.worker SET lease_until = clock_timestamp() + make_interval(secs => $2::float8)
