@@ -98,6 +98,7 @@ func (h *host) guest(ctx context.Context, sb *sandbox.Sandbox, a engine.Attempt,
 	})
 	var failed *sandbox.GuestError
 	var exit *sandbox.ExitError
+	var final interface{ Permanent() bool } // an error of a backend that no further attempt can cure
 	switch {
 	case err == nil:
 		return out, nil
@@ -114,8 +115,10 @@ func (h *host) guest(ctx context.Context, sb *sandbox.Sandbox, a engine.Attempt,
 		return nil, &engine.Fault{Kind: "exit", Message: fmt.Sprintf("the guest ended without an answer: %v%s", err, quoted(exit.Stderr)), Type: fmt.Sprintf("%T", exit), Err: err}
 	case errors.Is(err, sandbox.ErrLost):
 		return nil, &engine.Fault{Kind: "sandbox", Message: err.Error(), Type: fmt.Sprintf("%T", err), Err: err}
+	case errors.As(err, &final) && final.Permanent():
+		return nil, &engine.Fault{Kind: "sandbox", Message: err.Error(), Type: fmt.Sprintf("%T", final), Permanent: true, Err: err}
 	}
-	return nil, err
+	return nil, cure(err)
 }
 
 // valueKind returns the Kind of a *[workflow.ValueError] of a guest, of which

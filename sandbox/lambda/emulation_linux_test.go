@@ -61,7 +61,7 @@ func (c *cloud) set(change func(*behavior)) {
 
 // newCloud has one function, "fn", which is the suite's.
 func newCloud(t *testing.T) *cloud {
-	c := &cloud{t: t, program: buildFunction(t), aws: behavior{timeout: MaxTime, isolation: true, maxRequest: MaxRequest, maxResponse: MaxResponse}}
+	c := &cloud{t: t, program: buildFunction(t, "internal/probe"), aws: behavior{timeout: MaxTime, isolation: true, maxRequest: MaxRequest, maxResponse: MaxResponse}}
 	c.api = httptest.NewServer(http.HandlerFunc(c.invoke))
 	t.Cleanup(func() {
 		c.mu.Lock()
@@ -413,30 +413,33 @@ func (e *environment) done(inv *invocation, f failure) {
 	inv.end(f)
 }
 
-var function struct {
+var built struct {
 	sync.Mutex
-	dir, path string
+	dir   string
+	paths map[string]string
 }
 
-// buildFunction builds the suite's function, once.
-func buildFunction(t *testing.T) string {
+// buildFunction builds a program of this module, once.
+func buildFunction(t *testing.T, name string) string {
 	t.Helper()
-	function.Lock()
-	defer function.Unlock()
-	if function.path != "" {
-		return function.path
+	built.Lock()
+	defer built.Unlock()
+	if path := built.paths[name]; path != "" {
+		return path
 	}
-	dir, err := os.MkdirTemp("", "stepward-lambda-")
-	if err != nil {
-		t.Fatal(err)
+	if built.dir == "" {
+		dir, err := os.MkdirTemp("", "stepward-lambda-")
+		if err != nil {
+			t.Fatal(err)
+		}
+		built.dir, built.paths = dir, map[string]string{}
 	}
-	function.dir = dir
-	path := filepath.Join(dir, "bootstrap")
-	cmd := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", path, "github.com/stepward/stepward/sandbox/lambda/internal/probe")
+	path := filepath.Join(built.dir, fmt.Sprint("bootstrap", len(built.paths)))
+	cmd := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", path, "github.com/stepward/stepward/sandbox/lambda/"+name)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("build the function: %v\n%s", err, out)
 	}
-	function.path = path
+	built.paths[name] = path
 	return path
 }

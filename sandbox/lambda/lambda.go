@@ -68,6 +68,10 @@ func (e *LimitError) Error() string {
 	return s
 }
 
+// Permanent reports that another attempt would meet the limit as well: of a request
+// that is too large.
+func (e *LimitError) Permanent() bool { return e.Size > 0 }
+
 func (e *LimitError) Unwrap() error { return e.Err }
 
 func unavailable(reason string, err error) error {

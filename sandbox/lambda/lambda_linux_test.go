@@ -25,7 +25,7 @@ func TestMain(m *testing.M) {
 		os.Exit(1)
 	}
 	code := m.Run()
-	_ = os.RemoveAll(function.dir)
+	_ = os.RemoveAll(built.dir)
 	os.Exit(code)
 }
 
