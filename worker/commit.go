@@ -315,13 +315,24 @@ func (w *worker) retry(ctx context.Context, t *heldTurn, f func(context.Context)
 		if err == nil || ctx.Err() != nil || errors.Is(err, engine.ErrLeaseLost) || !transient(err) {
 			return err
 		}
-		w.log.WarnContext(ctx, "trying again", "error", err)
+		if locked(err) {
+			pause = min(pause, 250*time.Millisecond)
+		} else {
+			w.log.WarnContext(ctx, "trying again", "error", err)
+		}
 		select {
 		case <-ctx.Done():
 		case <-w.lease.ended():
 		case <-time.After(pause):
 		}
 	}
+}
+
+// locked reports whether somebody else has locked what a statement does not wait
+// for.
+func locked(err error) bool {
+	var pgErr *pgconn.PgError
+	return errors.As(err, &pgErr) && pgErr.Code == "55P03"
 }
 
 // transient reports whether the same statement may succeed later.

@@ -263,6 +263,38 @@ func TestFenceOfLocked(t *testing.T) {
 	commit()
 }
 
+// No statement of a turn waits for who has locked its run, with a connection in its
+// hands.
+func TestFenceDoesNotWait(t *testing.T) {
+	t.Parallel()
+	w, h := holding(t)
+	begin := func() pgx.Tx {
+		tx, err := w.Pool.Begin(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = tx.Rollback(context.Background()) })
+		return tx
+	}
+	if _, err := begin().Exec(t.Context(), in(w.q, "SELECT FROM stepward.run WHERE id = 7 FOR NO KEY UPDATE")); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	for name, send := range fenced {
+		if name == "Commit of a result in a transaction" { // tries again until it has an answer
+			continue
+		}
+		tx := begin()
+		if n, err := send(ctx, w, tx, h); n != 0 || err != nil && !locked(err) && !errors.Is(err, errLocked) {
+			t.Errorf("%s: found %d, %v", name, n, err)
+		}
+		if err := tx.Rollback(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 // After a lost answer a result counts as written only if this turn wrote it.
 func TestFenceOfOutcome(t *testing.T) {
 	t.Parallel()

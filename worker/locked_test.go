@@ -4,6 +4,8 @@ package worker_test
 
 import (
 	"context"
+	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -137,5 +139,91 @@ func TestCommitBesideLock(t *testing.T) {
 		if s := f.state(run.ID); s.Turns != 1 {
 			t.Errorf("run %d took %d turns", n, s.Turns)
 		}
+	}
+}
+
+// sent counts the executions of a statement that have begun.
+type sent struct {
+	statement string
+	n         atomic.Int32
+}
+
+func (s *sent) TraceQueryStart(ctx context.Context, _ *pgx.Conn, data pgx.TraceQueryStartData) context.Context {
+	if strings.HasPrefix(data.SQL, "/* stepward "+s.statement+" */") {
+		s.n.Add(1)
+	}
+	return ctx
+}
+
+func (s *sent) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
+
+// Runs that a transaction of the application has locked, as many as the worker's pool
+// has connections, want to leave or to start a child. Others go on, and those do when
+// the transactions end.
+func TestLeaveBesideLocks(t *testing.T) {
+	other := workflow.NewSignal[int]("other")
+	part := workflow.DurableWorkflow[int, int]{Name: "part"}
+	partV1 := workflow.Define(part, passes(), workflow.Options{})
+	for name, test := range map[string]struct {
+		statement string
+		body      func(workflow.Context, int) (int, error)
+		waits     bool // the body has begun to wait before the run is locked
+		state     workflow.State
+	}{
+		"park": {"TurnLeave", passes(gate), false, workflow.StateParked},
+		"wait": {"TurnLock", func(ctx workflow.Context, _ int) (int, error) { return other.Receive(ctx, 0) }, true, workflow.StateWaiting},
+		"renew": {"TurnRenew", func(_ workflow.Context, n int) (int, error) {
+			if n > 0 {
+				return 0, changing.ContinueAsNew(0)
+			}
+			return 0, nil
+		}, false, workflow.StateCompleted},
+		"child": {"TurnLock", part.Run, false, workflow.StateCompleted},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := newFixture(t)
+			s := &sent{statement: test.statement}
+			cfg := parsePool(t, testenv.PostgresURL(t))
+			cfg.MaxConns, cfg.ConnConfig.Tracer = 3, s
+			pool, err := pgxpool.NewWithConfig(t.Context(), cfg)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(pool.Close)
+			began, release := make(chan struct{}, 10), make(chan struct{})
+			f.start(worker.Config{Pool: pool, Workflows: []*workflow.Definition{chainV1, partV1, defines(func(ctx workflow.Context, n int) (int, error) {
+				began <- struct{}{}
+				if !test.waits {
+					<-release
+				}
+				return test.body(ctx, n)
+			})}})
+			var runs []workflow.Run[int]
+			var txs []pgx.Tx
+			for range cfg.MaxConns {
+				runs = append(runs, f.enqueue(1))
+				<-began
+			}
+			eventually(t, "those wait that shall", func() bool {
+				return !test.waits || f.count("SELECT count(*) FROM stepward.wait") == len(runs)
+			})
+			for _, run := range runs {
+				txs = append(txs, f.lock(run.ID))
+			}
+			close(release)
+			eventually(t, "all want to leave", func() bool { return int(s.n.Load()) >= len(runs) })
+			run, err := chain.Enqueue(t.Context(), f.client, 10, workflow.EnqueueOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			ends(t, run, 1024)
+			for _, tx := range txs {
+				commits(t, tx)
+			}
+			for _, run := range runs {
+				eventually(t, "it does what it wanted", func() bool { return f.state(run.ID).State == test.state })
+			}
+		})
 	}
 }

@@ -67,8 +67,7 @@ func (s Signal[T]) Send(ctx context.Context, c *Client, id RunID, v T) error {
 
 // SendTx sends a value in the application's own transaction: it is there when tx
 // commits. Until then tx holds the run's row, and the run makes no progress; other
-// runs do. A run that is to wait or to leave its worker meanwhile keeps a
-// connection of that worker's pool: end tx soon.
+// runs do.
 // A value of more than 64 KiB takes a second connection, as in
 // [DurableWorkflow.EnqueueTx].
 func (s Signal[T]) SendTx(ctx context.Context, c *Client, tx pgx.Tx, id RunID, v T) error {

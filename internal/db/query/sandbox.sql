@@ -2,7 +2,7 @@
 -- What is written before a step leaves for a sandbox: with the event, if it is there already. No row: the lease is lost.
 WITH held AS MATERIALIZED (
     SELECT r.id FROM stepward.run r WHERE r.id = $2 AND r.epoch = $3 AND r.session = $1 AND r.state = 'live'
-    FOR NO KEY UPDATE
+    FOR NO KEY UPDATE NOWAIT
 ), begun AS (
     INSERT INTO stepward.attempt (run_id, seq, key, attempt, epoch, mode, started_at, sandbox_id)
     SELECT id, $4, $5, $6, $3, $7, clock_timestamp(), $8 FROM held

@@ -197,7 +197,7 @@ WITH held AS MATERIALIZED (
                 ELSE 'ready' END AS dest
     FROM stepward.run r
     WHERE r.id = $2 AND r.epoch = $3 AND r.session = $1 AND r.state = 'live'
-    FOR NO KEY UPDATE
+    FOR NO KEY UPDATE NOWAIT
 ), freed AS (
     UPDATE stepward.run r SET session = NULL,
         state = CASE WHEN dest = 'canceled' THEN CASE WHEN r.late THEN 'failed' ELSE 'canceled' END::stepward.run_state ELSE r.state END,
@@ -227,10 +227,12 @@ WITH held AS MATERIALIZED (
 SELECT dest FROM held;
 
 -- name: TurnLock
--- Before TurnLeave to timer, in its transaction: whether nothing has arrived for a run that wants to wait.
-SELECT 1 FROM stepward.run r WHERE r.id = $1 FOR NO KEY UPDATE;
+-- Before TurnWaits and ChildWait, in their transaction. Like all of a turn it does not wait, with a connection in
+-- its hands, for who has locked the run: it fails with lock_not_available, and is repeated.
+SELECT 1 FROM stepward.run r WHERE r.id = $1 FOR NO KEY UPDATE NOWAIT;
 
 -- name: TurnWaits
+-- Before TurnLeave to timer: whether nothing has arrived for a run that wants to wait.
 SELECT NOT EXISTS (SELECT FROM stepward.wait w JOIN stepward.signal s ON s.run_id = w.run_id AND s.name = w.signal AND NOT s.received WHERE w.run_id = $1)
    AND NOT EXISTS (SELECT FROM stepward.wait w JOIN stepward.run c ON c.id = w.child_id WHERE w.run_id = $1 AND c.state <> 'live');
 
@@ -240,7 +242,7 @@ SELECT NOT EXISTS (SELECT FROM stepward.wait w JOIN stepward.signal s ON s.run_i
 WITH held AS MATERIALIZED (
     SELECT r.id, r.requirement_id, r.pause AND NOT r.cancel AS pause FROM stepward.run r
     WHERE r.id = $2 AND r.epoch = $3 AND r.session = $1 AND r.state = 'live'
-    FOR NO KEY UPDATE
+    FOR NO KEY UPDATE NOWAIT
 ), renewed AS (
     UPDATE stepward.run r SET session = NULL, input = $4, -- and other chance, and other idempotency keys
         origin_id = hashint8extended(coalesce(r.origin_id, r.id), r.epoch) & 9223372036854775807
