@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 
+	"go.opentelemetry.io/otel/trace"
+
 	"github.com/stepward/stepward/worker"
 	"github.com/stepward/stepward/workflow"
 )
@@ -94,5 +96,27 @@ func TestChildThatNothingExecutes(t *testing.T) {
 	run := f.enqueue(1)
 	if s := f.parksAs(run.ID, "mode"); !strings.Contains(s.Err.Message, "secretive") {
 		t.Errorf("got %v", s.Err)
+	}
+}
+
+// The spans of a child are in the trace of its parent, and of what enqueued that.
+func TestChildIsTraced(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	outer, inner := workflow.DurableWorkflow[int, int]{Name: "outer"}, workflow.DurableWorkflow[int, int]{Name: "inner"}
+	f.start(worker.Config{Workflows: []*workflow.Definition{
+		workflow.Define(outer, inner.Run, workflow.Options{}),
+		workflow.Define(inner, passes(double, double), workflow.Options{Steps: []workflow.Declared{double}}),
+	}})
+	caller := trace.NewSpanContext(trace.SpanContextConfig{TraceID: trace.TraceID{1, 2, 3}, SpanID: trace.SpanID{4}, TraceFlags: trace.FlagsSampled})
+	run, err := outer.Enqueue(trace.ContextWithSpanContext(t.Context(), caller), f.client, 1, workflow.EnqueueOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := run.Result(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if n := f.count("SELECT count(*) FROM stepward.run WHERE traceparent LIKE '00-' || $1 || '-%-01'", caller.TraceID().String()); n != 2 {
+		t.Errorf("%d of 2 runs are in the trace", n)
 	}
 }

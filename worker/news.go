@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5"
+	"go.opentelemetry.io/otel/propagation"
 
 	"github.com/stepward/stepward/internal/engine"
 	"github.com/stepward/stepward/internal/enqueue"
@@ -52,7 +53,9 @@ func (h *host) Look(ctx context.Context, after int64, children []int64) (engine.
 
 // Child implements engine.Host.
 func (h *host) Child(ctx context.Context, c engine.Child) (id int64, err error) {
-	item := enqueue.Item{Tenant: h.t.tenant, Workflow: c.Workflow, Key: c.Unique, Input: c.Input}
+	carrier := propagation.MapCarrier{}
+	propagation.TraceContext{}.Inject(ctx, carrier)
+	item := enqueue.Item{Tenant: h.t.tenant, Workflow: c.Workflow, Key: c.Unique, Input: c.Input, Traceparent: carrier["traceparent"]}
 	item.Set(c.Options)
 	item.Priority = cmp.Or(item.Priority, h.t.priority)
 	if err := h.patiently(ctx, 0, func(ctx context.Context) error { return item.Seal(ctx, h.w.box) }); err != nil {

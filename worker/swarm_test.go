@@ -201,7 +201,7 @@ func (f *fixture) remains(backend, engine string, ids map[string]bool) (left []s
 	for _, root := range []string{"/sys/fs/cgroup", os.TempDir()} {
 		_ = filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error { // what is being removed by others is no matter
 			if err != nil {
-				return nil
+				return nil //nolint:nilerr // it is gone
 			}
 			if names(path) {
 				left = append(left, path)

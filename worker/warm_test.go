@@ -20,7 +20,7 @@ import (
 func TestWarm(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
-	var backend sandbox.Backend = backends(t)[0]
+	backend := backends(t)[0]
 	named := workflow.NewToolStep("named", func(ctx context.Context, sb *sandbox.Sandbox, in int) (string, error) {
 		out, err := sb.Command("/bin/sh", "-c", `echo "$WHO"; ls /workspace; echo left > /workspace/left`).Output(ctx)
 		return sb.ID() + " " + strings.TrimSpace(string(out)), err
