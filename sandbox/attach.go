@@ -76,7 +76,8 @@ func (c *Cmd) Detach() error {
 	return c.exec.detach()
 }
 
-// ErrDetached is what [Cmd.Wait] returns after [Cmd.Detach].
+// ErrDetached is what [Cmd.Wait] returns after [Cmd.Detach]. As the cause of the end
+// of a command's context, or of a guest step's, it does what Detach does.
 var ErrDetached = errors.New("sandbox: detached")
 
 // Attach returns the command whose Cmd had this ID, whichever process of whichever

@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -147,6 +148,7 @@ func (c *Cmd) Start(ctx context.Context) error {
 	if c.Timeout < 0 {
 		return fmt.Errorf("sandbox: Timeout of %s is negative: %v", c.Name, c.Timeout)
 	}
+	c.sb.claimed.Store(true)
 	named := c.ID != ""
 	if !named {
 		c.ID = c.sb.nextExec()
@@ -241,6 +243,13 @@ func (t *Tail) Bytes() []byte { return t.buf[max(0, len(t.buf)-t.Limit):] }
 
 // GuestStep is one call of a step's function inside the sandbox.
 type GuestStep struct {
+	// ID names the call in its sandbox, as Cmd.ID does a command: another call of
+	// the same ID, by any process, starts nothing; it follows the same call, from
+	// its first byte. Heartbeats, values and entries of the time before come again
+	// then, but for the oldest beyond 1 MiB. Defaults to one that nobody else would
+	// choose.
+	ID string
+
 	Workflow, Version, Step string
 	RunID                   string
 	Attempt                 int
@@ -258,11 +267,12 @@ type GuestStep struct {
 	BeatEvery time.Duration
 
 	// Append takes an entry of a stream, which the function waits for, and whose
-	// error it gets. Progress takes a value, now and then. Both are called by one
+	// error it gets; n is a number that no other entry of the call has, from 1.
+	// Progress takes a value, now and then. Both are called by one
 	// goroutine, with at most 64 KiB, and hold up what else the function's process
 	// has to say. The process need not be what it was: names and values are any.
 	// Nil refuses entries, and drops values.
-	Append   func(stream string, payload []byte) error
+	Append   func(n int64, stream string, payload []byte) error
 	Progress func(name string, value []byte)
 
 	// Stdout and Stderr get what the function's process prints; [Tail] keeps
@@ -273,17 +283,23 @@ type GuestStep struct {
 // Guest runs a guest step and returns its output. An error that the function
 // returned, and a panic in it, is a [GuestError]. A process that ended without
 // an answer, or was killed because ctx ended, is an [ExitError]. When the
-// sandbox is gone the error is [ErrLost].
+// sandbox is gone the error is [ErrLost]. When the cause of ctx's end wraps
+// [ErrDetached], the call is left running, and that is the error.
 func (s *Sandbox) Guest(ctx context.Context, g GuestStep) ([]byte, error) {
 	tail := &Tail{Limit: stderrTail}
 	var stderr io.Writer = tail
 	if g.Stderr != nil {
 		stderr = io.MultiWriter(g.Stderr, tail)
 	}
+	named := g.ID != ""
+	c := &Cmd{ID: g.ID, sb: s}
+	if err := cmp.Or(c.checkID(), c.needsLink()); err != nil {
+		return nil, err
+	}
 	x := &execution{
 		sb: s, beat: g.Beat, entry: g.Append, progress: g.Progress, name: "guest step " + g.Step, stdout: g.Stdout, stderr: stderr,
 		req: &rpc.ExecRequest{
-			Id: s.nextExec(), Env: s.environ(), DiscardStdout: g.Stdout == nil,
+			Id: cmp.Or(g.ID, s.nextExec()), Named: named, Env: s.environ(), DiscardStdout: g.Stdout == nil,
 			Guest: &rpc.GuestCall{
 				Workflow: g.Workflow, Version: g.Version, Step: g.Step, RunId: g.RunID, Attempt: int32(g.Attempt),
 				IdempotencyKey: g.IdempotencyKey, Input: g.Input, TimeoutNs: int64(g.Timeout),

@@ -55,7 +55,8 @@
 // or by a worker that dies, and found again by [Sandbox.Attach], at the byte where
 // its reader stopped. To start it once more under its ID starts nothing: it is the
 // same command. What it used is in [Cmd.Usage] at its end. Another process opens the
-// sandbox by its [Handle], see [Open].
+// sandbox by its [Handle], see [Open]. A guest step that was given an ID is found again
+// in the same way.
 //
 // # Network
 //

@@ -44,7 +44,7 @@ type execution struct {
 	answer     []byte
 	answerLost bool
 	beat       func([]byte) // of a guest step; may be nil, as the next two
-	entry      func(stream string, payload []byte) error
+	entry      func(n int64, stream string, payload []byte) error
 	progress   func(name string, value []byte)
 	receipts   int64 // bytes of receipts that it was given
 
@@ -102,6 +102,11 @@ func (x *execution) start(ctx context.Context) error {
 		case <-x.ended:
 		case <-ctx.Done():
 			if x.detached.Load() {
+				return
+			}
+			if errors.Is(context.Cause(ctx), ErrDetached) {
+				x.detached.Store(true)
+				stop()
 				return
 			}
 			if err := x.kill(ctx, stream); err != nil {
@@ -219,6 +224,7 @@ func (x *execution) attach(ctx context.Context, c rpcconnect.RunnerClient, start
 			if x.req.Attach {
 				x.given.CompareAndSwap(0, ev.Started.GetStdinOffset())
 			}
+			x.receipts = max(x.receipts, ev.Started.GetStdinOffset())
 			started()
 		case *rpc.ExecEvent_Output:
 			x.output(ctx, ev.Output)
@@ -238,7 +244,8 @@ func (x *execution) output(ctx context.Context, o *rpc.Output) {
 	case rpc.Output_STDERR:
 		w, x.req.StderrOffset, x.usage.Stderr = x.stderr, next, next
 	case rpc.Output_ANSWER:
-		x.answerLost = x.answerLost || o.Truncated > 0 || len(x.answer)+len(o.Data) > maxAnswer
+		// What is gone ended where something in front of the answer does.
+		x.answerLost = x.answerLost || o.Truncated > 0 && len(x.answer) > 0 || len(x.answer)+len(o.Data) > maxAnswer
 		if !x.answerLost {
 			x.answer = append(x.answer, o.Data...)
 			x.early(ctx)
@@ -299,7 +306,7 @@ func (x *execution) shown(ctx context.Context, raw []byte) {
 		case len(s.Value) > rpc.MaxDetails:
 			r.Error = fmt.Sprintf("an entry of %d bytes, the limit is %d", len(s.Value), rpc.MaxDetails)
 		default:
-			if err := x.entry(s.Name, s.Value); err != nil {
+			if err := x.entry(s.Entry, s.Name, s.Value); err != nil {
 				r.Error = strings.ToValidUTF8(cmp.Or(err.Error(), "refused"), "\uFFFD")
 			}
 		}

@@ -41,6 +41,7 @@ func Open(ctx context.Context, b Backend, h Handle, o Options) (*Sandbox, error)
 		backend: b, id: h.ID, spec: h.Spec, labels: o.Labels, token: h.Token, done: o.Done,
 		enforce: h.Enforcement, destroyed: make(chan struct{}),
 	}
+	s.claimed.Store(true)
 	s.spec.Env = maps.Clone(h.Spec.Env)
 	s.data, s.control = &link{s: s}, &link{s: s}
 	s.network = newNetwork(ctx, s, policy)

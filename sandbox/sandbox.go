@@ -143,11 +143,18 @@ func (s *Sandbox) Enforcement() Enforcement { return s.enforce }
 // Destroy ends the sandbox with everything in it, and removes all that was made
 // for it. What runs in it fails with [ErrLost]. Destroying twice is no error.
 func (s *Sandbox) Destroy(ctx context.Context) error {
+	s.Leave()
+	return s.backend.Destroy(ctx, s.id)
+}
+
+// Leave closes all connections to the sandbox and lets it be, for another process to
+// [Open] in the time that OrphanAfter gives. What is followed here fails with
+// [ErrLost].
+func (s *Sandbox) Leave() {
 	s.destroy.Do(func() { close(s.destroyed) })
 	s.data.close()
 	s.control.close()
 	s.network.gate.Close()
-	return s.backend.Destroy(ctx, s.id)
 }
 
 func randomHex(n int) string {

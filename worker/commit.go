@@ -111,7 +111,7 @@ func (w *worker) commitRange(ctx context.Context, writes []write, errs []error) 
 
 // send executes the statement once and sorts out what came back.
 func (w *worker) send(ctx context.Context, writes []write, errs []error, unsure bool) error {
-	rows, err := w.Pool.Query(ctx, w.q.Commit, append(arguments(writes), w.q.WatchChannel())...)
+	rows, err := w.Pool.Query(ctx, w.q.Commit, arguments(writes, w.q.WatchChannel())...)
 	if err != nil {
 		return err
 	}
@@ -189,8 +189,9 @@ func (w *worker) outcome(ctx context.Context, q querier, x write) (bool, error) 
 	return n == len(seqs) && (x.End == nil || mine && state == endNames[x.End.Kind]), nil
 }
 
-// arguments turns writes into the columns of the statement.
-func arguments(writes []write) []any {
+// arguments turns writes into the columns of the statement, which tells watchers
+// through the channel.
+func arguments(writes []write, channel string) []any {
 	var (
 		runs                          []int64
 		epochs                        []int
@@ -235,6 +236,9 @@ func arguments(writes []write) []any {
 			aEpoch, aMode, aAgo = append(aEpoch, x.t.epoch), append(aMode, f.Mode), append(aAgo, now.Sub(f.Started).Seconds())
 			aElapsed, aSandbox = append(aElapsed, new(float32(f.Elapsed.Seconds()))), append(aSandbox, nil)
 			aError, aDelay, aDetails = append(aError, f.Error), append(aDelay, new(f.Delay.Seconds())), append(aDetails, f.Details)
+			if f.Orphan {
+				aDelay[len(aDelay)-1] = nil
+			}
 		}
 		for _, b := range x.Beats {
 			aRun, aSeq, aKey, aAttempt = append(aRun, x.t.run), append(aSeq, b.Seq), append(aKey, b.Key), append(aAttempt, b.Attempt)
@@ -273,7 +277,7 @@ func arguments(writes []write) []any {
 		aRun, aSeq, aKey, aAttempt, aEpoch, aMode, aAgo, aElapsed, aSandbox, aError, aDelay,
 		eRun, eState, eOutput, eError,
 		cDone, wRun, wSeq, wKey, wLeft, wSignal, dRun, dSeq, sRun, sID, nRun, nChild, bRun, bKey}
-	return append(append(args, out.columns()...), told, aDetails)
+	return append(append(args, out.columns()...), told, aDetails, channel, out.eGuest)
 }
 
 func optional(s string) *string {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"reflect"
+	"sync"
 	"time"
 
 	"github.com/stepward/stepward/sandbox"
@@ -13,12 +14,15 @@ import (
 // lives, if there is news.
 const egressEvery = 30 * time.Second
 
-// egress records what was decided about the connections of a sandbox, from time
-// to time and, by the function that it returns, at the end of the sandbox.
-func (h *host) egress(ctx context.Context, key string, sb *sandbox.Sandbox) (end func()) {
+// egress records what was decided about the connections of a sandbox: from time to
+// time, when record is called, and a last time by end.
+func (h *host) egress(ctx context.Context, key string, sb *sandbox.Sandbox) (record, end func()) {
 	ctx = context.WithoutCancel(ctx)
 	var last []sandbox.Egress
-	record := func() {
+	var mu sync.Mutex
+	record = func() {
+		mu.Lock()
+		defer mu.Unlock()
 		all := sb.Egress()
 		if len(all) == 0 || reflect.DeepEqual(all, last) {
 			return
@@ -53,10 +57,9 @@ func (h *host) egress(ctx context.Context, key string, sb *sandbox.Sandbox) (end
 			}
 		}
 	}()
-	return func() {
-		h.destroy(ctx, sb)
+	return record, func() {
 		close(over)
 		<-done
-		record() // after the end of all connections
+		record()
 	}
 }

@@ -29,7 +29,7 @@ var fenced = map[string]func(ctx context.Context, w *worker, tx pgx.Tx, t *heldT
 		return commits(ctx, w, tx, write{t: t, Batch: everything, blobs: payload.Use{Runs: []int64{t.run}, Keys: []string{"blob"}}})
 	},
 	"Commit of a result in a transaction": func(ctx context.Context, w *worker, tx pgx.Tx, t *heldTurn) (int, error) {
-		h := &host{w, t}
+		h := &host{w: w, t: t}
 		err := h.commitTx(ctx, tx, func(context.Context) {}, everything.Checkpoints[0])
 		return found(err)
 	},
@@ -50,8 +50,13 @@ var fenced = map[string]func(ctx context.Context, w *worker, tx pgx.Tx, t *heldT
 		return found(err)
 	},
 	"AttemptDispatch": func(ctx context.Context, w *worker, tx pgx.Tx, t *heldTurn) (int, error) {
-		h := &host{w, t}
-		return found(h.dispatch(ctx, tx, engine.Attempt{Seq: 4, Key: "box", Number: 1, Step: &engine.Step{}}, "sandbox", "local", []byte("{}")))
+		h := &host{w: w, t: t}
+		return found(h.dispatch(ctx, tx, engine.Attempt{Seq: 4, Key: "box", Number: 1, Step: &engine.Step{}}, "sandbox", "local", []byte("{}"), nil))
+	},
+	"AttemptTake": func(ctx context.Context, w *worker, tx pgx.Tx, t *heldTurn) (int, error) {
+		h := &host{w: w, t: t}
+		_, _, err := h.take(ctx, tx, engine.Attempt{Seq: 10, Key: "old", Number: 1}, "old", "local")
+		return found(err)
 	},
 	"TurnReap": func(ctx context.Context, w *worker, tx pgx.Tx, _ *heldTurn) (int, error) {
 		tag, err := tx.Exec(ctx, w.q.TurnReap, 10, 5, "me", pausedDetail)
@@ -76,7 +81,7 @@ var everything = engine.Batch{
 }
 
 func commits(ctx context.Context, w *worker, tx pgx.Tx, xs ...write) (int, error) {
-	rows, err := tx.Query(ctx, w.q.Commit, append(arguments(xs), w.q.WatchChannel())...)
+	rows, err := tx.Query(ctx, w.q.Commit, arguments(xs, w.q.WatchChannel())...)
 	if err != nil {
 		return 0, err
 	}
@@ -125,6 +130,8 @@ func holding(t *testing.T) (*worker, *heldTurn) {
 		"INSERT INTO stepward.turn (run_id, session, epoch) VALUES (7, 4711, 3)",
 		"INSERT INTO stepward.wait (run_id, seq, key, child_id) VALUES (7, 5, 'kid', 9), (8, 5, 'kid', 7)",
 		"INSERT INTO stepward.signal (run_id, name, payload) VALUES (7, 's', '1'), (8, 's', '1')",
+		"INSERT INTO stepward.attempt (run_id, started_at, seq, epoch, attempt, mode, key, sandbox_id) VALUES (7, now(), 10, 1, 1, 1, 'old', 'old')",
+		"INSERT INTO stepward.sandbox (id, run_id, session, backend, handle) VALUES ('old', 7, 4710, 'local', '1')",
 		"INSERT INTO stepward.blob (key, data) VALUES ('blob', '1')",
 	} {
 		if _, err := pool.Exec(t.Context(), in(q, sql)); err != nil {

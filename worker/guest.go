@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 
 	"github.com/stepward/stepward/internal/engine"
 	"github.com/stepward/stepward/internal/enqueue"
@@ -22,16 +23,28 @@ const (
 // guestOutlet passes on what a guest shows. It is used by one goroutine.
 type guestOutlet struct {
 	ctx     context.Context // of the attempt
-	to      engine.Outlet
+	to      shelf
 	cancel  context.CancelCauseFunc
 	key     string
 	entries int // bytes
 	names   map[string]bool
-	warn    func(error) // of what the guest does not hear about
+	known   map[int]bool // entries that are durable since an earlier turn
+	warn    func(error)  // of what the guest does not hear about
 }
 
-// append returns when the entry is durable.
-func (g *guestOutlet) append(stream string, payload []byte) error {
+// shelf is where it goes.
+type shelf interface {
+	appendNumbered(ctx context.Context, n int, stream string, payload []byte) error
+	Progress(name string, value []byte) error
+}
+
+// append returns when the entry is durable. One that comes again after its worker
+// died is not appended again.
+func (g *guestOutlet) append(number int64, stream string, payload []byte) error {
+	n := int(max(0, min(number, math.MaxInt32)))
+	if g.known[n] {
+		return nil
+	}
 	if g.ctx.Err() != nil {
 		return context.Cause(g.ctx)
 	}
@@ -41,7 +54,7 @@ func (g *guestOutlet) append(stream string, payload []byte) error {
 	if g.entries += len(payload) + entryCost; g.entries > maxGuestEntries {
 		return &workflow.ValueError{Kind: "size", What: fmt.Sprintf("all entries of an attempt of step %s in a guest", g.key), Bytes: g.entries, Limit: maxGuestEntries}
 	}
-	err := g.to.Append(g.ctx, stream, payload)
+	err := g.to.appendNumbered(g.ctx, n, stream, payload)
 	if errors.Is(err, engine.ErrLeaseLost) {
 		g.cancel(err)
 	}

@@ -10,27 +10,27 @@ import (
 	"github.com/stepward/stepward/workflow"
 )
 
-// shelf counts what arrives.
-type shelf struct {
+// counter counts what arrives.
+type counter struct {
 	bytes int
 	err   error
 }
 
-func (s *shelf) Append(_ context.Context, _ string, payload []byte) error {
+func (s *counter) appendNumbered(_ context.Context, _ int, _ string, payload []byte) error {
 	s.bytes += len(payload)
 	return s.err
 }
 
-func (s *shelf) Progress(string, []byte) error { return nil }
+func (s *counter) Progress(string, []byte) error { return nil }
 
 // An attempt in a guest appends no more than it may, and hears why.
 func TestGuestEntriesAreBounded(t *testing.T) {
-	s := &shelf{}
+	s := &counter{}
 	g := &guestOutlet{ctx: t.Context(), to: s, key: "box"}
 	entry := []byte(`"` + strings.Repeat("x", 60<<10) + `"`)
 	var err error
 	for err == nil {
-		err = g.append("lines", entry)
+		err = g.append(1, "lines", entry)
 	}
 	var size *workflow.ValueError
 	if !errors.As(err, &size) || size.Kind != "size" || !strings.Contains(size.What, "step box") {
@@ -44,9 +44,9 @@ func TestGuestEntriesAreBounded(t *testing.T) {
 // The loss of the lease ends the guest.
 func TestGuestEndsWithLease(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
-	g := &guestOutlet{ctx: ctx, to: &shelf{err: engine.ErrLeaseLost}, cancel: cancel}
+	g := &guestOutlet{ctx: ctx, to: &counter{err: engine.ErrLeaseLost}, cancel: cancel}
 	for range 2 {
-		if err := g.append("lines", []byte("1")); !errors.Is(err, engine.ErrLeaseLost) {
+		if err := g.append(1, "lines", []byte("1")); !errors.Is(err, engine.ErrLeaseLost) {
 			t.Errorf("got %v", err)
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"sync"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -19,6 +20,9 @@ import (
 type host struct {
 	w *worker
 	t *heldTurn
+
+	mu    sync.Mutex
+	boxes map[int]*box // of attempts that have ended, until that is on record; by seq
 }
 
 // Write implements engine.Host.
@@ -30,21 +34,27 @@ func (h *host) Write(ctx context.Context, b engine.Batch) error {
 	if x.End != nil {
 		h.w.endsSoon(h.t)
 	}
-	return untilUnlocked(ctx, func() error {
+	err = untilUnlocked(ctx, func() error {
 		refused, err := h.w.commits.Do(ctx, x)
 		x.again = true
 		return errors.Join(refused, err)
 	})
+	if err == nil {
+		h.settled(ctx, b)
+	}
+	return err
 }
 
 // Attempt implements engine.Host.
 func (h *host) Attempt(ctx context.Context, a engine.Attempt) (engine.Outcome, error) {
 	mode := workflow.Mode(a.Step.Mode)
+	place := func() {}
+	defer func() { place() }()
 	if mode != workflow.Bare { // first, so that what waits for a sandbox keeps no bare step waiting
 		if err := take(ctx, h.w.sandboxes); err != nil {
 			return engine.Outcome{}, err
 		}
-		defer func() { <-h.w.sandboxes }()
+		place = func() { <-h.w.sandboxes }
 	}
 	if err := take(ctx, h.w.steps); err != nil {
 		return engine.Outcome{}, err
@@ -55,7 +65,11 @@ func (h *host) Attempt(ctx context.Context, a engine.Attempt) (engine.Outcome, e
 	defer span.End()
 	if a.Step.Timeout > 0 {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeoutCause(ctx, a.Step.Timeout, errTimedOut)
+		left := a.Step.Timeout
+		if a.Sandbox != "" {
+			left -= time.Since(a.Began)
+		}
+		ctx, cancel = context.WithTimeoutCause(ctx, left, errTimedOut)
 		defer cancel()
 	}
 	if a.Details != nil {
@@ -84,10 +98,15 @@ func (h *host) Attempt(ctx context.Context, a engine.Attempt) (engine.Outcome, e
 		p.begin()
 		out.Output, err = h.inline(ctx, a.Key, free, func() ([]byte, error) { return a.Step.Call(ctx, a.Input) })
 	default:
-		out.Output, err = h.sandboxed(ctx, a, p, free)
+		back := place
+		place = func() {}
+		out.Output, err = h.sandboxed(ctx, a, p, free, back)
 	}
 	out.Progress = o.close(err == nil)
 	out.Details = p.end(turn)
+	if err == nil && out.Commit == nil && mode != workflow.Bare {
+		out.Rollback = func(ctx context.Context) { h.forget(ctx, a.Seq, a.Number) }
+	}
 	switch cause := context.Cause(ctx); {
 	case err == nil:
 	case errors.Is(cause, errTimedOut):

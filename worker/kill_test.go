@@ -65,6 +65,8 @@ var killings = []killing{
 	{statement: "AttemptDispatch", n: 1, path: []string{"a", "box", "c"}},
 	{statement: "SandboxWarm", n: 1, path: []string{"a", "box", "c"}, victim: victimConfig{Warm: worker.Warm{Min: 1, Max: 1}}},
 	{statement: "SandboxCreated", n: 1, path: []string{"a", "box", "c"}},
+	{statement: "AttemptTake", n: 1, path: []string{"a", "box", "c"}, firstCrash: "SandboxCreated:after:1"},
+	{statement: "SandboxSweep", n: 1, path: []string{"a", "box", "c"}, firstCrash: "SandboxCreated:after:1"},
 	{statement: "SandboxEgress", n: 1, path: []string{"a", "box", "c"}},
 	{statement: "SandboxDestroyed", n: 1, path: []string{"a", "box", "c"}},
 	{name: "sandboxed", statement: "Commit", n: 2, path: []string{"a", "box", "c"}},

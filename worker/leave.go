@@ -13,7 +13,7 @@ import (
 
 // leave records why a run leaves this worker without having ended.
 func (w *worker) leave(ctx context.Context, t *heldTurn, end engine.End) error {
-	h := &host{w, t}
+	h := &host{w: w, t: t}
 	x, err := h.seal(context.WithoutCancel(ctx), engine.Batch{End: &end})
 	var park *engine.ParkError
 	switch {

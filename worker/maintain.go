@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -277,7 +278,7 @@ func (w *worker) parkUnservable(ctx context.Context) error {
 // sweepEvery is how often each worker looks for sandboxes without an owner.
 const sweepEvery = 15 * time.Second
 
-// sweep removes sandboxes whose worker is gone, runs that are old enough, blobs that nothing refers to, and
+// sweep removes sandboxes whose worker is gone and with which no other goes on, runs that are old enough, blobs that nothing refers to, and
 // rows of workers that ended long ago.
 func (w *worker) sweep(ctx context.Context) {
 	var expiry expiry
@@ -308,36 +309,27 @@ func (w *worker) sweepOnce(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	sessions := make([]int64, len(listed))
-	for i, l := range listed {
-		sessions[i] = l.Labels.Session
+	if _, err := w.Pool.Exec(ctx, w.q.SandboxSweep, w.backend.Name(), w.actor(), sweepAfter.Seconds()); err != nil {
+		return err
 	}
-	rows, err := w.Pool.Query(ctx, w.q.SessionsAlive, sessions)
+	ids, sessions := make([]string, len(listed)), make([]int64, len(listed))
+	for i, l := range listed {
+		ids[i], sessions[i] = l.ID, l.Labels.Session
+	}
+	rows, err := w.Pool.Query(ctx, w.q.SandboxOwned, ids, sessions)
 	if err != nil {
 		return err
 	}
-	alive := make(map[int64]bool)
-	var session int64
-	if _, err := pgx.ForEachRow(rows, []any{&session}, func() error { alive[session] = true; return nil }); err != nil {
+	owned, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
 		return err
 	}
-	for _, l := range listed {
-		if alive[l.Labels.Session] {
+	for _, id := range ids {
+		if slices.Contains(owned, id) {
 			continue
 		}
-		w.log.InfoContext(ctx, "removing the sandbox of a dead worker", "sandbox", l.ID)
-		if err := w.backend.Destroy(ctx, l.ID); err != nil {
-			w.warn(ctx, "removing sandbox "+l.ID, err)
-		}
+		w.log.InfoContext(ctx, "removing the sandbox of a dead worker", "sandbox", id)
+		w.warn(ctx, "removing sandbox "+id, w.backend.Destroy(ctx, id))
 	}
-	rows, err = w.Pool.Query(ctx, w.q.SandboxOrphans, w.backend.Name())
-	if err != nil {
-		return err
-	}
-	ids, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	if err != nil || len(ids) == 0 {
-		return err
-	}
-	_, err = w.Pool.Exec(ctx, w.q.SandboxDestroyed, ids, w.actor(), nil)
-	return err
+	return nil
 }

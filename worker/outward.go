@@ -20,7 +20,7 @@ type outward struct {
 	mDone, mN           []int
 	eRun, pRun, aRun    []int64
 	eStream, eStep      []string
-	eAttempt            []int
+	eAttempt, eGuest    []int
 	ePayload            [][]byte
 	pName, aName        []string
 	pValue, aValue      [][]byte
@@ -39,7 +39,7 @@ func (o *outward) add(x write) {
 	}
 	for _, e := range x.Entries {
 		o.eRun, o.eStream, o.eStep = append(o.eRun, x.t.run), append(o.eStream, e.Stream), append(o.eStep, e.Step)
-		o.eAttempt, o.ePayload = append(o.eAttempt, e.Attempt), append(o.ePayload, e.Payload)
+		o.eAttempt, o.eGuest, o.ePayload = append(o.eAttempt, e.Attempt), append(o.eGuest, e.Guest), append(o.ePayload, e.Payload)
 	}
 	for _, p := range x.Progress {
 		if i, ok := o.progress[name{x.t.run, p.Name}]; ok {
@@ -103,13 +103,18 @@ type outlet struct {
 
 // Append implements engine.Outlet.
 func (o *outlet) Append(ctx context.Context, stream string, payload []byte) error {
+	return o.appendNumbered(ctx, 0, stream, payload)
+}
+
+// appendNumbered appends an entry that a guest has given a number; 0: it has not.
+func (o *outlet) appendNumbered(ctx context.Context, n int, stream string, payload []byte) error {
 	o.mu.Lock()
 	closed := o.closed
 	o.mu.Unlock()
 	if closed {
 		return o.over()
 	}
-	return o.h.Write(ctx, engine.Batch{Entries: []engine.Entry{{Stream: stream, Step: o.step, Attempt: o.attempt, Payload: payload}}})
+	return o.h.Write(ctx, engine.Batch{Entries: []engine.Entry{{Stream: stream, Step: o.step, Attempt: o.attempt, Payload: payload, Guest: n}}})
 }
 
 // Progress implements engine.Outlet.

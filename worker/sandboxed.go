@@ -21,78 +21,105 @@ import (
 	"github.com/stepward/stepward/workflow"
 )
 
-// sandboxed runs one attempt in a sandbox of its own.
-func (h *host) sandboxed(ctx context.Context, a engine.Attempt, p *pulse, free func()) ([]byte, error) {
+// sandboxed runs one attempt in a sandbox of its own: a new one, or that in which
+// another turn began it. place is given back when the sandbox has gone.
+func (h *host) sandboxed(ctx context.Context, a engine.Attempt, p *pulse, free, place func()) ([]byte, error) {
 	w := h.w
-	kept := false // the place, by a tool step's function that does not return
+	kept := false // the place of a step, by a tool step's function that does not return
 	defer func() {
 		if !kept {
 			free()
 		}
 	}()
+	b := &box{h: h, id: a.Sandbox, step: a.Key, attempt: a.Number, place: place}
+	defer func() { b.done(ctx, a.Seq) }()
 	if w.backend == nil {
 		return nil, &engine.ParkError{Reason: "no_backend", Err: fmt.Errorf("step %s needs a sandbox: %w", a.Key, w.backendErr)}
 	}
-	var u ledger
-	o := sandbox.Options{
-		ID: fmt.Sprintf("%x-%d-%d-%08x", h.t.run, a.Seq, a.Number, rand.Uint32()), Spec: a.Step.Spec,
-		Labels: sandbox.Labels{Schema: w.q.Schema, Session: h.t.session, Run: h.t.run, Step: a.Key, Attempt: a.Number, Epoch: h.t.epoch},
-		Done:   u.add,
-	}
-	sb := h.warm(ctx, a, o)
-	ready := sb != nil
-	if ready {
-		o.ID = sb.ID()
-	}
-	id := o.ID
-	var created []byte
-	if ready {
-		created = audited(sb, true)
-	}
-	err := w.retry(ctx, h.t, func(ctx context.Context) error {
-		return h.dispatch(ctx, w.Pool, a, id, w.backend.Name(), created)
-	})
-	if err != nil {
-		if ready {
-			h.discard(ctx, sb)
-		}
-		return nil, err
-	}
-	ctx, span := w.tel.tracer.Start(ctx, "stepward.sandbox", trace.WithAttributes(
-		attribute.String("stepward.sandbox", id), attribute.String("stepward.backend", w.backend.Name()), attribute.Bool("stepward.warm", ready)))
+	ctx, span := w.tel.tracer.Start(ctx, "stepward.sandbox", trace.WithAttributes(attribute.String("stepward.backend", w.backend.Name())))
 	defer span.End()
-	defer func() { h.destroyed(ctx, id, &u) }()
-	if !ready {
-		if sb, err = sandbox.Start(ctx, w.backend, o); err != nil {
-			span.SetStatus(codes.Error, err.Error())
-			return nil, cure(err)
-		}
+	var known map[int]bool
+	var err error
+	if a.Sandbox == "" {
+		err = h.create(ctx, a, b)
+	} else {
+		known, err = h.takeOver(ctx, a, b)
 	}
-	defer h.egress(ctx, a.Key, sb)()
-	if !ready {
-		if err := w.retry(ctx, h.t, func(ctx context.Context) error {
-			_, err := w.Pool.Exec(ctx, w.q.SandboxCreated, h.t.run, w.actor(), a.Key, audited(sb, false))
-			return err
-		}); err != nil {
-			return nil, err // no audit, no work
-		}
+	span.SetAttributes(attribute.String("stepward.sandbox", b.id), attribute.Bool("stepward.warm", b.warm))
+	if err != nil {
+		span.SetStatus(codes.Error, err.Error())
+		return nil, err
 	}
 	p.begin() // not earlier: a sandbox may take its time
 	if a.Step.Tool {
 		kept = true
-		return h.inline(ctx, a.Key, free, func() ([]byte, error) { return a.Step.CallTool(ctx, sb, a.Input) })
+		return h.inline(ctx, a.Key, free, func() ([]byte, error) { return a.Step.CallTool(ctx, b.sb, a.Input) })
 	}
-	return h.guest(ctx, sb, a, p)
+	return h.guest(ctx, b, a, p, known)
 }
 
-// guest runs the step's function inside the sandbox.
-func (h *host) guest(ctx context.Context, sb *sandbox.Sandbox, a engine.Attempt, p *pulse) ([]byte, error) {
+// create makes the sandbox of an attempt that begins, or takes one that is ready.
+func (h *host) create(ctx context.Context, a engine.Attempt, b *box) (err error) {
+	w := h.w
+	o := sandbox.Options{
+		ID: fmt.Sprintf("%x-%d-%d-%08x", h.t.run, a.Seq, a.Number, rand.Uint32()), Spec: a.Step.Spec,
+		Labels: h.labels(a), OrphanAfter: w.LeaseTTL + takeWithin, Done: b.used.add,
+	}
+	b.id = o.ID
+	var created, handle []byte
+	if sb := h.warm(ctx, a, o); sb != nil {
+		b.id, b.warm, b.recorded = sb.ID(), true, true
+		b.open(ctx, sb)
+		if handle, err = h.handle(ctx, a, sb); err != nil {
+			return err
+		}
+		created, b.lasts = audited(sb, true), handle != nil
+	}
+	err = w.retry(ctx, h.t, func(ctx context.Context) error {
+		return h.dispatch(ctx, w.Pool, a, b.id, w.backend.Name(), created, handle)
+	})
+	if err != nil {
+		return err
+	}
+	if b.warm {
+		return nil
+	}
+	b.recorded = true
+	sb, err := sandbox.Start(ctx, w.backend, o)
+	if err != nil {
+		return cure(err)
+	}
+	b.open(ctx, sb)
+	if handle, err = h.handle(ctx, a, sb); err != nil {
+		return err
+	}
+	b.lasts = handle != nil
+	return w.retry(ctx, h.t, func(ctx context.Context) error { // no audit, no work
+		_, err := w.Pool.Exec(ctx, w.q.SandboxCreated, h.t.run, w.actor(), a.Key, audited(sb, false), handle, b.id, h.t.session)
+		return err
+	})
+}
+
+func (h *host) labels(a engine.Attempt) sandbox.Labels {
+	return sandbox.Labels{Schema: h.w.q.Schema, Session: h.t.session, Run: h.t.run, Step: a.Key, Attempt: a.Number, Epoch: h.t.epoch}
+}
+
+// guest runs the step's function inside the sandbox, or follows the one that runs
+// there. known are the entries of it that are durable.
+func (h *host) guest(ctx context.Context, b *box, a engine.Attempt, p *pulse, known map[int]bool) ([]byte, error) {
 	info, _ := workflow.StepInfoFrom(ctx)
-	shown := &guestOutlet{ctx: ctx, to: a.Outlet, cancel: p.cancel, key: a.Key, warn: func(err error) {
+	id := ""
+	if b.lasts {
+		id = guestID
+		var stop func()
+		ctx, stop = leaving(ctx)
+		defer stop()
+	}
+	shown := &guestOutlet{ctx: ctx, to: a.Outlet.(*outlet), cancel: p.cancel, key: a.Key, known: known, warn: func(err error) {
 		h.w.log.WarnContext(ctx, "progress of a guest was refused", "run", info.Run.String(), "step", a.Key, "error", err)
 	}}
-	out, err := sb.Guest(ctx, sandbox.GuestStep{
-		Workflow: h.t.def.Workflow, Version: h.t.def.Version, Step: a.Step.Name, RunID: info.Run.String(),
+	out, err := b.sb.Guest(ctx, sandbox.GuestStep{
+		ID: id, Workflow: h.t.def.Workflow, Version: h.t.def.Version, Step: a.Step.Name, RunID: info.Run.String(),
 		Attempt: a.Number, IdempotencyKey: info.IdempotencyKey, Input: a.Input, Details: a.Details, Beat: a.Beat, BeatEvery: beatPause(a.Step),
 		Append: shown.append, Progress: shown.progress,
 	})
@@ -151,33 +178,14 @@ func audited(sb *sandbox.Sandbox, warm bool) []byte {
 }
 
 // dispatch records that the attempt leaves the worker, before it does, and the event
-// of its sandbox if that is there.
-func (h *host) dispatch(ctx context.Context, q querier, a engine.Attempt, id, backend string, created []byte) error {
+// and handle of its sandbox if that is there.
+func (h *host) dispatch(ctx context.Context, q querier, a engine.Attempt, id, backend string, created, handle []byte) error {
 	var run int64
-	err := q.QueryRow(ctx, h.w.q.AttemptDispatch, h.t.session, h.t.run, h.t.epoch, a.Seq, a.Key, a.Number, a.Step.Mode, id, backend, h.w.actor(), created).Scan(&run)
+	err := q.QueryRow(ctx, h.w.q.AttemptDispatch, h.t.session, h.t.run, h.t.epoch, a.Seq, a.Key, a.Number, a.Step.Mode, id, backend, h.w.actor(), created, handle).Scan(&run)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return engine.ErrLeaseLost
 	}
 	return err
-}
-
-// destroyTimeout bounds the removal of a sandbox. What is left then is swept.
-const destroyTimeout = 15 * time.Second
-
-func (h *host) destroy(ctx context.Context, sb *sandbox.Sandbox) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), destroyTimeout)
-	defer cancel()
-	if err := sb.Destroy(ctx); err != nil {
-		h.w.log.WarnContext(ctx, "sandbox was not destroyed", "sandbox", sb.ID(), "error", err)
-	}
-}
-
-func (h *host) destroyed(ctx context.Context, id string, u *ledger) {
-	var used []byte
-	if u != nil {
-		used = u.json()
-	}
-	h.w.exec(context.WithoutCancel(ctx), h.w.q.SandboxDestroyed, []string{id}, h.w.actor(), used)
 }
 
 // cure tells what a deploy or an operator must see to from what a retry may

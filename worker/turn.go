@@ -119,7 +119,7 @@ func (w *worker) work(ctx context.Context, t *heldTurn) engine.End {
 	if t.def == nil { // the claim asks for own versions only
 		return engine.End{Kind: engine.Parked, Reason: "undefined", Err: fmt.Errorf("worker: no definition of %s@%s", t.workflow, t.version)}
 	}
-	h := &host{w, t}
+	h := &host{w: w, t: t}
 	in := engine.Turn{
 		Run: t.run, Epoch: t.epoch, Tenant: t.tenant, Seed: t.seed, Input: t.input, Attempts: make(map[int]engine.Attempts),
 		Canceled: t.canceled, Draining: w.draining, Paused: t.paused.Load, News: t.news, Crowded: w.hungry.Load, Now: time.Now,
@@ -134,7 +134,9 @@ func (w *worker) work(ctx context.Context, t *heldTurn) engine.End {
 			return engine.End{Kind: engine.Lost, Err: err}
 		}
 	}
-	return t.def.Run(ctx, in)
+	end := t.def.Run(ctx, in)
+	h.leaves(ctx, end.Kind)
+	return end
 }
 
 const (

@@ -104,7 +104,7 @@ func (h *host) commitTx(ctx context.Context, tx pgx.Tx, rollback func(context.Co
 	defer cancel()
 	n := 0
 	err = untilUnlocked(try, func() error {
-		rows, err := tx.Query(try, h.w.q.Commit, append(arguments([]write{x}), h.w.q.WatchChannel())...)
+		rows, err := tx.Query(try, h.w.q.Commit, arguments([]write{x}, h.w.q.WatchChannel())...)
 		if err != nil {
 			return err
 		}

@@ -25,6 +25,7 @@ import (
 
 	"github.com/stepward/stepward/internal/testenv"
 	"github.com/stepward/stepward/sandbox"
+	"github.com/stepward/stepward/sandbox/docker"
 	"github.com/stepward/stepward/sandbox/local"
 	"github.com/stepward/stepward/sandbox/sandboxtest"
 	"github.com/stepward/stepward/worker"
@@ -33,7 +34,7 @@ import (
 
 const (
 	envVictim = "STEPWARD_TEST_VICTIM" // makes the test binary a worker
-	envCrash  = "STEPWARD_TEST_CRASH"  // statement:before|after|cut:n, where that worker kills itself, or loses an answer
+	envCrash  = "STEPWARD_TEST_CRASH"  // statement:before|after|freeze|cut:n, where that worker kills itself, stops, or loses an answer
 )
 
 // victim is set in a process that is a worker to be killed.
@@ -52,7 +53,7 @@ type victimConfig struct {
 	CutMark            string        // see cutConn
 	Random             bool          // of TestModel
 	Swarm              string        // the backend of TestNoSandboxIsLeft
-	Engine             string        // the Docker engine's address, for it
+	Engine             string        // the Docker engine's address, where it makes sandboxes
 }
 
 // beVictim is main of such a process. SIGTERM drains it.
@@ -88,7 +89,7 @@ func beVictim(config string) int {
 	}
 	defer pool.Close()
 	cfg := worker.Config{
-		Pool: pool, Schema: victim.Schema, Name: victim.Name, Workflows: []*workflow.Definition{journeyNew, kinV1},
+		Pool: pool, Schema: victim.Schema, Name: victim.Name, Workflows: []*workflow.Definition{journeyNew, kinV1, censusV1},
 		LeaseTTL: victim.LeaseTTL, Retention: worker.Retention{Failed: victim.Retention}, DrainTimeout: victim.DrainTimeout, Backends: []sandbox.Backend{}, Warm: victim.Warm,
 		Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}
@@ -102,9 +103,12 @@ func beVictim(config string) int {
 	if !victim.NoBackend && !victim.Random {
 		cfg.Backends = []sandbox.Backend{local.New(local.Config{Program: victim.Probe})}
 	}
-	if victim.Swarm != "" {
+	switch {
+	case victim.Swarm != "":
 		cfg.Workflows, cfg.Backends = []*workflow.Definition{swarmV1}, []sandbox.Backend{swarmBackend(victim.Swarm, victim.Engine, victim.Probe)}
 		cfg.MaxSandboxes = 8
+	case victim.Engine != "":
+		cfg.Backends = []sandbox.Backend{docker.New(docker.Config{Host: victim.Engine, Program: victim.Probe})}
 	}
 	if err := worker.Run(ctx, cfg); err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -123,8 +127,8 @@ type crash struct {
 
 func parseCrash(s string) (*crash, error) {
 	f := strings.Split(s, ":")
-	if len(f) != 3 || !slices.Contains([]string{"before", "after", "cut"}, f[1]) {
-		return nil, fmt.Errorf("%s=%q: want statement:before|after|cut:n", envCrash, s)
+	if len(f) != 3 || !slices.Contains([]string{"before", "after", "freeze", "cut"}, f[1]) {
+		return nil, fmt.Errorf("%s=%q: want statement:before|after|freeze|cut:n", envCrash, s)
 	}
 	n, err := strconv.Atoi(f[2])
 	return &crash{statement: f[0], when: f[1], left: n}, err
@@ -156,7 +160,11 @@ func (c *crash) TraceQueryStart(ctx context.Context, _ *pgx.Conn, data pgx.Trace
 }
 
 func (c *crash) TraceQueryEnd(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQueryEndData) {
-	if ctx.Value(crashKey{}) != nil {
+	switch {
+	case ctx.Value(crashKey{}) == nil:
+	case c.when == "freeze":
+		_ = syscall.Kill(os.Getpid(), syscall.SIGSTOP)
+	default:
 		die()
 	}
 }

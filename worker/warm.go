@@ -36,7 +36,7 @@ func (w *worker) newWarm() *warm.Pool {
 		return nil
 	}
 	return warm.New(warm.Config{
-		Backend: w.backend, Min: w.Warm.Min, Max: w.Warm.Max, Idle: cmp.Or(w.Warm.Idle, 5*time.Minute), Log: w.log,
+		Backend: w.backend, Min: w.Warm.Min, Max: w.Warm.Max, Idle: cmp.Or(w.Warm.Idle, 5*time.Minute), OrphanAfter: w.LeaseTTL + takeWithin, Log: w.log,
 		Labels: func() sandbox.Labels { return sandbox.Labels{Schema: w.q.Schema, Session: w.lease.session()} },
 		Record: func(ctx context.Context, id string) error {
 			_, err := w.Pool.Exec(ctx, w.q.SandboxWarm, id, w.lease.session(), w.backend.Name())

@@ -62,8 +62,11 @@ func (f *future) overdue(c *engine.Checkpoint, err error) *engine.Checkpoint {
 // try executes one attempt on a goroutine of its own.
 func (f *future) try() {
 	t := f.t
-	f.attempts.Last++
-	f.attempts.Wait = 0
+	sandbox, began := f.attempts.Sandbox, f.attempts.Began
+	if sandbox == "" {
+		f.attempts.Last++
+	}
+	f.attempts.Wait, f.attempts.Sandbox = 0, ""
 	number, failed, input, details := f.attempts.Last, f.attempts.Failed, f.input, f.attempts.Details
 	ctx, cancel := context.WithCancelCause(t.ctx)
 	f.cancel = cancel
@@ -78,7 +81,12 @@ func (f *future) try() {
 			defer done()
 		}
 		started := t.in.Now()
-		out, err := t.in.Host.Attempt(ctx, engine.Attempt{Step: f.step, Run: t.in.Run, Seq: f.seq, Key: f.key, Number: number, Unique: t.unique(f.key), Input: input, Details: details})
+		if sandbox != "" {
+			started = began
+		}
+		out, err := t.in.Host.Attempt(ctx, engine.Attempt{
+			Step: f.step, Run: t.in.Run, Seq: f.seq, Key: f.key, Number: number, Unique: t.unique(f.key), Input: input, Details: details, Sandbox: sandbox, Began: began,
+		})
 		c := &engine.Checkpoint{Seq: f.seq, Key: f.key, Mode: f.step.Mode, Attempt: number, InputHash: f.hash,
 			Started: started, Elapsed: t.in.Now().Sub(started), Output: out.Output}
 		if err == nil && t.in.MaxBytes > 0 && len(out.Output) > t.in.MaxBytes {
@@ -148,10 +156,16 @@ func (f *future) fail(ctx context.Context, c *engine.Checkpoint, failed int, det
 	case errors.Is(err, engine.ErrLeaseLost):
 		return func() { t.leave(engine.End{Kind: engine.Lost, Err: err}) }
 	}
-	failed++
+	fault, _ := errors.AsType[*engine.Fault](err)
+	orphan := fault != nil && fault.Orphan
+	if fault != nil && fault.Kind == "sandbox" {
+		err = f.step.Lost(fault)
+	}
+	if !orphan {
+		failed++
+	}
 	rec := record(err)
-	var fault *engine.Fault
-	if errors.As(err, &fault) && !f.step.Again(fault) {
+	if fault != nil && !f.step.Again(fault) {
 		rec.Permanent = true
 	}
 	c.Output = nil
@@ -160,14 +174,14 @@ func (f *future) fail(ctx context.Context, c *engine.Checkpoint, failed int, det
 		return func() { t.settle(f, c) }
 	}
 	wait, ok := suggested(err)
-	if !ok {
+	if !ok && !orphan {
 		wait = f.step.Delay(failed)
 	}
 	if f.wait != nil && !t.in.Now().Add(wait).Before(f.deadline) {
 		return func() { t.settle(f, f.overdue(c, err)) }
 	}
 	err = t.in.Host.Write(context.WithoutCancel(ctx), engine.Batch{Failures: []engine.Failure{{
-		Seq: f.seq, Key: f.key, Mode: f.step.Mode, Attempt: c.Attempt, Started: c.Started, Elapsed: c.Elapsed, Error: rec.encode(), Delay: wait, Details: details,
+		Seq: f.seq, Key: f.key, Mode: f.step.Mode, Attempt: c.Attempt, Started: c.Started, Elapsed: c.Elapsed, Error: rec.encode(), Delay: wait, Orphan: orphan, Details: details,
 	}}})
 	if err != nil {
 		return func() { t.leave(refused(err)) }

@@ -28,6 +28,11 @@
 // [Sandboxed] as a guest in a sandbox. [NewToolStep] makes a step whose function
 // stays on the worker and drives commands and files in a sandbox.
 //
+// Where a sandbox outlives its worker, as a container does, so does a guest: when its
+// worker dies or leaves, the next one goes on with it, as the same attempt. Else the
+// attempt is lost, and [StepOptions].OnSandboxLost decides. The function of a tool
+// step is always called again from its start, in a new sandbox.
+//
 // # Side by side
 //
 // [Step.Go] starts a step and returns a [Future]; [Map] executes a step for every

@@ -89,7 +89,7 @@ func (t *turn) park(reason string, err error) { t.leave(parked(reason, err)) }
 // written, unless the run has ended or is somebody else's.
 func (t *turn) leaves(ctx context.Context) engine.End {
 	if t.left.Kind != engine.Released { // of those, steps go on to their end
-		t.stop(errRunEnds)
+		t.stop(cmp.Or(t.lost(), errRunEnds))
 	}
 	for len(t.branches) > 0 {
 		t.branches[len(t.branches)-1].run()
@@ -106,6 +106,14 @@ func (t *turn) leaves(ctx context.Context) engine.End {
 		t.leave(end)
 	}
 	return *t.left
+}
+
+// lost is the cause of what ends with a turn whose run is somebody else's.
+func (t *turn) lost() error {
+	if t.left.Kind == engine.Lost {
+		return engine.ErrLeaseLost
+	}
+	return nil
 }
 
 // refused turns the error of a write into the end of the turn.

@@ -81,11 +81,11 @@ type RecordedError struct {
 	Message string `json:"message"` // up to 16 KiB of it
 
 	// Kind is "timeout", "panic", "exit" (a guest that ended without an
-	// answer), "sandbox" (its sandbox was lost), "size", "encode", "decode",
-	// "canceled", "terminated" (see [Client.Terminate]), "depth" (a child that
-	// would be nested too deep), "conflict" (a run that was started with the key
-	// of another), or empty for an error that the step's function
-	// returned.
+	// answer), "sandbox" (its sandbox was lost: see [StepOptions].OnSandboxLost),
+	// "size", "encode", "decode", "canceled", "terminated" (see [Client.Terminate]),
+	// "depth" (a child that would be nested too deep), "conflict" (a run that was
+	// started with the key of another), or empty for an error that the step's
+	// function returned.
 	Kind string `json:"kind,omitempty"`
 
 	Type      string `json:"type,omitempty"`      // Go type of the original

@@ -6,3 +6,6 @@ func EncodeAttribute(v any) []byte {
 }
 
 var DecodeAttribute = decodeAttribute
+
+// Lost is what becomes of an attempt whose sandbox was lost.
+var Lost = lost

@@ -68,6 +68,21 @@ func (r Retry) judged(err error) error {
 // judge does the same for an error that the function did not return.
 func (r Retry) judge(fault *engine.Fault) bool { return fault.Kind == "" || r.again(record(fault)) }
 
+// lost asks what becomes of an attempt whose sandbox was lost.
+func lost(decide func(error) error) func(*engine.Fault) error {
+	return func(fault *engine.Fault) (err error) {
+		defer func() {
+			if recover() != nil || err == nil {
+				err = fault
+			}
+		}()
+		if decide == nil {
+			return nil
+		}
+		return decide(record(fault))
+	}
+}
+
 // retryAfterMost bounds the delay that a server may suggest.
 const retryAfterMost = 24 * time.Hour
 

@@ -20,6 +20,15 @@ type StepOptions struct {
 	Sandbox sandbox.Spec // what its sandbox requires, above Bare
 	Retry   Retry
 
+	// OnSandboxLost says what an attempt ends with whose sandbox was lost: it ended by
+	// itself, or its worker died, or had to leave, and no other could go on with it,
+	// as with every sandbox of package local, and those of tool steps. Nobody knows
+	// how far the step's function came. It is given a *[RecordedError] of Kind
+	// "sandbox". Nil: the step is tried again, which uses up an attempt only if the
+	// worker was there all the time. [Permanent] fits for a function that must not
+	// begin twice: the step fails.
+	OnSandboxLost func(error) error
+
 	// Timeout bounds one attempt. Defaults to 10 minutes; negative means none.
 	Timeout time.Duration
 
@@ -146,7 +155,7 @@ func newStep[In, Out any](name string, o StepOptions, nilFn bool) *Step[In, Out]
 	retry := o.Retry.withDefaults()
 	return &Step[In, Out]{
 		core: &engine.Step{Name: name, Mode: int(o.Mode), Spec: o.Sandbox, Timeout: max(o.Timeout, 0), Heartbeat: o.HeartbeatTimeout, Deadline: o.Deadline,
-			MaxAttempts: retry.MaxAttempts, Delay: retry.delay, Again: retry.judge},
+			MaxAttempts: retry.MaxAttempts, Delay: retry.delay, Again: retry.judge, Lost: lost(o.OnSandboxLost)},
 		err: errors.Join(errs...),
 	}
 }
@@ -178,7 +187,7 @@ func (s *Step[In, Out]) Go(ctx Context, in In) *Future[Out] {
 type StepInfo struct {
 	Run     RunID
 	Step    string // the step's key: name, and occurrence or index
-	Attempt int    // from 1; attempts that failed are counted, and of those that were lost with a worker the ones above Bare and those that sent a heartbeat
+	Attempt int    // from 1; attempts that failed are counted, and of those that were lost with a worker the ones above Bare and those that sent a heartbeat; a guest that outlives its worker stays the attempt that it is
 
 	// IdempotencyKey is the same for all attempts of the step, on every
 	// worker, and another one after ContinueAsNew. Hand it to outside systems, so that they can recognise a

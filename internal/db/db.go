@@ -40,7 +40,7 @@ type Queries struct {
 
 	ShownGet, EntryList, ProgressList, AttributeEqual, AttributeRange, Watch string
 
-	AttemptDispatch, SandboxWarm, SandboxCreated, SandboxEgress, SandboxDestroyed, SandboxOrphans, SessionsAlive string
+	AttemptDispatch, AttemptTake, SandboxWarm, SandboxCreated, SandboxEgress, SandboxDestroyed, SandboxSweep, SandboxOwned string
 
 	RunExpire string
 

@@ -50,6 +50,7 @@ type Step struct {
 	MaxAttempts int
 	Delay       func(failed int) time.Duration // after so many failures
 	Again       func(*Fault) bool              // whether another attempt may cure it
+	Lost        func(*Fault) error             // what an attempt ends with whose sandbox was lost
 
 	// Call runs the function on encoded values. Nil for the two kinds below.
 	Call func(ctx context.Context, input []byte) ([]byte, error)
@@ -137,7 +138,8 @@ type Outcome struct {
 
 	// Of a step in a transaction, which is open: one of the two is called.
 	// Commit writes the checkpoint in it. Its error is ErrLeaseLost, or means
-	// that nothing was committed.
+	// that nothing was committed. Without a Commit, Rollback is called if the output
+	// will not be on record.
 	Commit   func(ctx context.Context, c Checkpoint) error
 	Rollback func(ctx context.Context)
 
@@ -186,6 +188,7 @@ type Entry struct {
 	Step    string // key of the step whose function appends it; empty: the body
 	Attempt int    // 0: the body
 	Payload []byte
+	Guest   int // number that a guest gave it, from 1; 0: none
 }
 
 // A Progress is a named value that a run shows.
@@ -279,6 +282,11 @@ type Attempt struct {
 	Input  []byte
 	Outlet Outlet
 
+	// Sandbox is what the attempt goes on in, that another turn began then. Empty: it
+	// begins.
+	Sandbox string
+	Began   time.Time // local clock
+
 	Details []byte               // that an earlier attempt reported last
 	Beat    func(details []byte) // reports that it is alive
 }
@@ -309,6 +317,7 @@ type Failure struct {
 	Elapsed time.Duration
 	Error   []byte
 	Delay   time.Duration // until the next attempt
+	Orphan  bool          // it was lost with its worker, and does not count; Delay is not kept
 	Details []byte        // that it reported last
 }
 
@@ -329,6 +338,9 @@ type Attempts struct {
 	Wait   time.Duration // until the next may start
 
 	Details []byte // that were reported last
+
+	Sandbox string    // that the last one has begun in, when no end of it is on record; else empty
+	Began   time.Time // of that; local clock
 }
 
 // EndKind says how a turn ended.
@@ -374,6 +386,7 @@ type Fault struct {
 	Type      string // Go type of the error
 	Stack     string // of a panic
 	Permanent bool
+	Orphan    bool          // the attempt was lost with its worker
 	After     time.Duration // the wait before the next attempt that was asked for; 0: none was
 	Err       error
 }

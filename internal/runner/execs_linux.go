@@ -110,6 +110,7 @@ func (x *execs) get(req *rpc.ExecRequest) (*exec, error) {
 	for i := range e.out {
 		e.out[i].wake = &e.wake
 	}
+	e.out[rpc.Output_ANSWER].answer = true
 	if req.MaxOutput > 0 {
 		for _, s := range []rpc.Output_Stream{rpc.Output_STDOUT, rpc.Output_STDERR} {
 			e.out[s].middle = &middleless{most: max(2, req.MaxOutput)}

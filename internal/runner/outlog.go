@@ -1,6 +1,12 @@
 package runner
 
-import "sync"
+import (
+	"sync"
+
+	"google.golang.org/protobuf/encoding/protowire"
+
+	"github.com/stepward/stepward/internal/rpc"
+)
 
 const (
 	// logAhead is how far the process may be ahead of its reader.
@@ -18,6 +24,7 @@ const (
 type outlog struct {
 	wake   *broadcast
 	middle *middleless // set before its first use, or nil
+	answer bool        // it is a guest's, of which the front alone is given up, and not in the middle of a field; the same
 
 	mu     sync.Mutex
 	buf    []byte
@@ -64,8 +71,13 @@ func (l *outlog) write(p []byte) bool {
 		if n > 0 {
 			l.buf = append(l.buf, p[:n]...)
 			if over := int(l.taken - logBehind - l.start); over > logAhead { // move rarely
-				l.buf = append(l.buf[:0], l.buf[over:]...)
-				l.start += int64(over)
+				if l.answer {
+					over = early(l.buf, over)
+				}
+				if over > 0 {
+					l.buf = append(l.buf[:0], l.buf[over:]...)
+					l.start += int64(over)
+				}
 			}
 			p = p[n:]
 		}
@@ -77,6 +89,22 @@ func (l *outlog) write(p []byte) bool {
 		<-wait
 	}
 	return true
+}
+
+// early returns how many of the first most bytes of an answer are whole fields of what
+// stands before it.
+func early(answer []byte, most int) (n int) {
+	for {
+		field, kind, tag := protowire.ConsumeTag(answer[n:])
+		if tag < 0 || field != rpc.DetailsField && field != rpc.ShownField || kind != protowire.BytesType {
+			return n
+		}
+		_, content := protowire.ConsumeBytes(answer[n+tag:])
+		if content < 0 || n+tag+content > most {
+			return n
+		}
+		n += tag + content
+	}
 }
 
 // close ends the stream. What it holds can still be read.

@@ -4,6 +4,10 @@ import (
 	"bytes"
 	"sync"
 	"testing"
+
+	"google.golang.org/protobuf/encoding/protowire"
+
+	"github.com/stepward/stepward/internal/rpc"
 )
 
 func newOutlog() *outlog { return &outlog{wake: new(broadcast)} }
@@ -112,5 +116,46 @@ func TestOutlogHoldsUp(t *testing.T) {
 	l.close()
 	if <-wrote {
 		t.Error("a write beyond the end succeeded")
+	}
+}
+
+// An answer is given up from its front, at the end of a field: who comes late can read on.
+// What is no heartbeat, nor shown, stays.
+func TestOutlogOfAnswer(t *testing.T) {
+	l := newOutlog()
+	l.answer = true
+	field := func(number protowire.Number, size int) []byte {
+		return protowire.AppendBytes(protowire.AppendTag(nil, number, protowire.BytesType), bytes.Repeat([]byte{'x'}, size))
+	}
+	starts := map[int64]bool{}
+	var at int64
+	write := func(b []byte) {
+		for len(b) > 0 { // as a pipe is read
+			n := min(len(b), 32<<10)
+			l.write(b[:n])
+			at += int64(n)
+			l.took(at)
+			b = b[n:]
+		}
+		if !starts[l.start] {
+			t.Fatalf("it begins in the middle of a field, at byte %d", l.start)
+		}
+	}
+	for i := range 200 {
+		starts[at] = true
+		write(field(rpc.DetailsField+protowire.Number(i%2), 10_000+100*i))
+	}
+	if l.start == 0 {
+		t.Error("nothing was given up")
+	}
+	answer := at
+	starts[at] = true
+	write(field(1, 4<<20))
+	write(field(1, 4<<20))
+	if l.start > answer || at-answer < 8<<20 {
+		t.Errorf("it begins at byte %d, and the answer at %d", l.start, answer)
+	}
+	if data, from, _ := l.read(0, 1); len(data) != 1 || from != l.start {
+		t.Errorf("read from byte %d on: %d bytes", from, len(data))
 	}
 }

@@ -25,6 +25,8 @@ type Config struct {
 	// labels than it returns now is not handed out.
 	Labels func() sandbox.Labels
 
+	OrphanAfter time.Duration // see sandbox.Options
+
 	// Record notes a sandbox before it is made, and Forget what is gone.
 	Record func(ctx context.Context, id string) error
 	Forget func(ctx context.Context, id string)
@@ -176,7 +178,7 @@ func (p *Pool) make(ctx context.Context, x *kind) {
 	err := p.cfg.Record(ctx, id)
 	if err == nil {
 		sb, err = sandbox.Start(ctx, p.cfg.Backend, sandbox.Options{
-			ID: id, Labels: labels,
+			ID: id, Labels: labels, OrphanAfter: p.cfg.OrphanAfter,
 			Spec: sandbox.Spec{Image: x.kind.Image, Limits: x.kind.Limits, Require: x.kind.Require},
 		})
 	}

@@ -363,6 +363,24 @@ func testGuest(t *testing.T, s *sandbox.Sandbox) {
 	if out, err := s.Guest(ctx, sandbox.GuestStep{Step: "deadline", Timeout: time.Minute}); err != nil || string(out) != "true" {
 		t.Errorf("deadline: %s, %v", out, err)
 	}
+	named := sandbox.GuestStep{ID: "named", Step: "echo", Input: []byte("in")}
+	if out, err := s.Guest(ctx, named); err != nil || !bytes.HasSuffix(out, []byte(":in")) {
+		t.Errorf("with an ID: %q, %v", out, err)
+	}
+	named.Input = []byte("other")
+	if out, err := s.Guest(ctx, named); err != nil || !bytes.HasSuffix(out, []byte(":in")) {
+		t.Errorf("once more with the same ID: %q, %v; it is the same call", out, err)
+	}
+	left, leave := context.WithCancelCause(ctx)
+	time.AfterFunc(100*time.Millisecond, func() { leave(sandbox.ErrDetached) })
+	if _, err := s.Guest(left, sandbox.GuestStep{ID: "left", Step: "stubborn"}); !errors.Is(err, sandbox.ErrDetached) {
+		t.Errorf("a step that was left: %v", err)
+	}
+	again, end := context.WithTimeout(ctx, 100*time.Millisecond)
+	defer end()
+	if _, err := s.Guest(again, sandbox.GuestStep{ID: "left", Step: "nothing"}); !errors.As(err, &ee) || !ee.TimedOut {
+		t.Errorf("a step that was left, and is followed again: %v", err)
+	}
 	short, cancel := context.WithTimeout(ctx, 500*time.Millisecond)
 	defer cancel()
 	if _, err := s.Guest(short, sandbox.GuestStep{Step: "stubborn"}); !errors.As(err, &ee) || !ee.TimedOut {

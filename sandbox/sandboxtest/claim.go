@@ -96,4 +96,13 @@ func testClaim(t *testing.T, b sandbox.Backend, spec sandbox.Spec) {
 	if err := used.Claim(ctx, o); !errors.Is(err, sandbox.ErrUsed) {
 		t.Errorf("claimed after something was written: %v", err)
 	}
+	named, _ := made()
+	c := named.Command("/none")
+	c.ID = "job"
+	if err := c.Run(ctx); err == nil {
+		t.Error("a command that is not there ran")
+	}
+	if err := named.Claim(ctx, o); !errors.Is(err, sandbox.ErrUsed) {
+		t.Errorf("claimed after something was started: %v", err)
+	}
 }

@@ -77,9 +77,40 @@ func guest(ctx context.Context, r runner.GuestRequest) ([]byte, error) {
 		for {
 			time.Sleep(time.Hour)
 		}
+	case "count", "count-once":
+		return count(ctx, r)
 	case "deadline":
 		d, ok := ctx.Deadline()
 		return []byte(fmt.Sprint(ok && time.Until(d) > 0)), nil
 	}
 	return nil, fmt.Errorf("no step %s", r.Step)
+}
+
+// count appends the numbers up to its first input to stream numbers, each filled up to as
+// many bytes as the second says, and returns how often it was begun in this sandbox,
+// and with which attempt.
+func count(ctx context.Context, r runner.GuestRequest) ([]byte, error) {
+	var n, size int
+	if _, err := fmt.Sscanf(string(r.Input), "[%d,%d]", &n, &size); err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile("begun", os.O_APPEND|os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	if _, err := f.WriteString("x"); err != nil {
+		return nil, err
+	}
+	for i := range n {
+		value := fmt.Sprintf("%-*d", size, i+1)
+		if err := r.Outlet.Append(ctx, "numbers", fmt.Appendf(nil, "%q", value)); err != nil {
+			return nil, err
+		}
+	}
+	fi, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	return fmt.Appendf(nil, `"begun %d, attempt %d"`, fi.Size(), r.Attempt), nil
 }

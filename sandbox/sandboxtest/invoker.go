@@ -137,7 +137,7 @@ func testInvokedGuest(t *testing.T, s *sandbox.Sandbox) {
 	var seen []string
 	out, err = s.Guest(ctx, sandbox.GuestStep{
 		Step: "shows", Beat: func(d []byte) { seen = append(seen, "beat "+string(d)) },
-		Append:   func(stream string, _ []byte) error { seen = append(seen, "entry of "+stream); return nil },
+		Append:   func(_ int64, stream string, _ []byte) error { seen = append(seen, "entry of "+stream); return nil },
 		Progress: func(name string, value []byte) { seen = append(seen, name+"="+string(value)) },
 	})
 	if err != nil || !strings.Contains(string(out), "takes no entries") {

@@ -248,6 +248,7 @@ CREATE TABLE stepward.entry (
     stream  text NOT NULL,
     step    text NOT NULL,
     payload bytea NOT NULL,
+    guest   int, -- number that the function gave it, if that runs in a sandbox: it may come again
     PRIMARY KEY (run_id, stream, id)
 );
 
@@ -275,7 +276,7 @@ CREATE TABLE stepward.attempt (
     sandbox_id text,
     error      bytea,
     retry_at   timestamptz,
-    forgiven   boolean, -- it does not count: the step was retried by an operator
+    forgiven   boolean, -- it does not count: the step was retried by an operator, or the attempt was lost with its worker
     beat_at    timestamptz,
     details    bytea, -- what it said then
     PRIMARY KEY (run_id, seq, attempt)
@@ -287,7 +288,8 @@ CREATE TABLE stepward.sandbox (
     session      bigint NOT NULL,
     backend      text NOT NULL,
     created_at   timestamptz NOT NULL DEFAULT clock_timestamp(),
-    destroyed_at timestamptz
+    destroyed_at timestamptz,
+    handle       bytea -- what another worker needs to go on with it; null: none can, or it is not made yet
 );
 
 CREATE INDEX sandbox_live ON stepward.sandbox (session) WHERE destroyed_at IS NULL;

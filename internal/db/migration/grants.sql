@@ -2,6 +2,8 @@
 -- A client plans and operates: it adds runs, reads everything, ends runs and opens them again. It writes no checkpoint and no output.
 GRANT USAGE ON SCHEMA stepward, stepward_river TO :client;
 GRANT SELECT ON ALL TABLES IN SCHEMA stepward, stepward_river TO :client;
+REVOKE SELECT ON stepward.sandbox FROM :client;
+GRANT SELECT (id, run_id, session, backend, created_at, destroyed_at) ON stepward.sandbox TO :client; -- who has a handle may have the sandbox
 GRANT USAGE ON SEQUENCE stepward.id_counter TO :client;
 GRANT INSERT ON stepward.run, stepward.idempotency, stepward.deadline, stepward.ready, stepward.requirement, stepward.event, stepward.signal, stepward.notice, stepward.parked, stepward.attribute, stepward.blob, stepward.blob_use, stepward.run_limit TO :client;
 GRANT UPDATE (cancel, late, pause, state, finished_at, error, epoch, session, crashes, version, requirement_id) ON stepward.run TO :client;

@@ -4,10 +4,15 @@ SELECT seq, done, key, attempt, input_hash, CASE WHEN error = '' AND NOT (attemp
 WHERE run_id = $1 AND seq > $2 ORDER BY seq LIMIT $3;
 
 -- name: AttemptHistory
--- Of the steps without a checkpoint: how many failed, the last number given, the wait that is left, and what was reported last.
+-- Of the steps without a checkpoint: how many failed, the last number given, the wait that is left, and what was reported last;
+-- and if the last has begun in a sandbox, and its end is not on record, that and for how long.
 SELECT a.seq, max(a.attempt)::int, (count(a.error) FILTER (WHERE a.forgiven IS NULL))::int,
        coalesce(extract(epoch FROM max(a.retry_at) FILTER (WHERE a.forgiven IS NULL) - clock_timestamp()), 0)::float8,
-       (array_agg(a.details ORDER BY a.attempt DESC) FILTER (WHERE a.details IS NOT NULL))[1]
+       (array_agg(a.details ORDER BY a.attempt DESC) FILTER (WHERE a.details IS NOT NULL))[1],
+       coalesce((array_agg(CASE WHEN a.sandbox_id IS NOT NULL AND a.error IS NULL AND a.forgiven IS NULL AND EXISTS (
+           SELECT FROM stepward.event e WHERE e.run_id = a.run_id AND e.kind = 'sandbox.created' AND e.step = a.key
+             AND position(convert_to('"' || a.sandbox_id || '"', 'UTF8') IN e.detail) > 0) THEN a.sandbox_id END ORDER BY a.attempt DESC))[1], ''),
+       extract(epoch FROM clock_timestamp() - max(a.started_at))::float8
 FROM stepward.attempt a
 WHERE a.run_id = $1 AND NOT EXISTS (SELECT FROM stepward.step s WHERE s.run_id = $1 AND s.seq = a.seq)
 GROUP BY a.seq;

@@ -75,10 +75,10 @@ ORDER BY id = 0, round, tenant COLLATE "C", id;
 
 -- name: Commit
 -- The writes of many turns in one statement. $1 session; $2, $3 the turns (run, epoch); $4 to $14
--- checkpoints; $15 to $25 attempts, with what they report in $60; $26 to $29 finished runs; $30 the checkpoints' place in the order
+-- checkpoints; $15 to $25 attempts, with what they report in $60, and an error without a delay for one that does not count; $26 to $29 finished runs; $30 the checkpoints' place in the order
 -- of results; $31 to $35 waits; $36, $37 waits that ended without a checkpoint; $38, $39 signals that
 -- a checkpoint holds; $40, $41 children to cancel; $42, $43 blobs that it refers to; $44 to $46 up to where
--- the body's calls are shown; $47 to $51 entries; $52 to $55 progress; $56 to $58 attributes; $59 runs
+-- the body's calls are shown; $47 to $51 entries, with the numbers that guests gave them in $62; $52 to $55 progress; $56 to $58 attributes; $59 runs
 -- whose watchers are told, through the channel $61. A run that does not come back is no
 -- longer this session's: nothing of it was written. Nor was it of one that comes back with -1: somebody
 -- has locked it, perhaps for long, and the others must not wait for that. Whether it is still this session's is
@@ -99,14 +99,15 @@ WITH held AS MATERIALIZED (
     WHERE NOT EXISTS (SELECT FROM stepward.step s WHERE s.run_id = x.run_id AND s.seq = x.seq)
     RETURNING run_id
 ), attempted AS (
-    INSERT INTO stepward.attempt (run_id, seq, key, attempt, epoch, mode, started_at, elapsed, sandbox_id, error, retry_at, beat_at, details)
+    INSERT INTO stepward.attempt (run_id, seq, key, attempt, epoch, mode, started_at, elapsed, sandbox_id, error, retry_at, beat_at, details, forgiven)
     SELECT x.run_id, x.seq, x.key, x.attempt, x.epoch, x.mode, statement_timestamp() - make_interval(secs => x.ago), x.elapsed, x.sandbox_id, x.error,
-           clock_timestamp() + make_interval(secs => x.delay), CASE WHEN x.details IS NOT NULL THEN statement_timestamp() END, x.details
+           clock_timestamp() + make_interval(secs => x.delay), CASE WHEN x.details IS NOT NULL THEN statement_timestamp() END, x.details,
+           CASE WHEN x.error IS NOT NULL AND x.delay IS NULL THEN true END
     FROM unnest($15::bigint[], $16::int[], $17::text[], $18::int[], $19::int[], $20::int[], $21::float8[], $22::float4[], $23::text[], $24::bytea[], $25::float8[], $60::bytea[])
         AS x(run_id, seq, key, attempt, epoch, mode, ago, elapsed, sandbox_id, error, delay, details)
     JOIN held ON held.id = x.run_id
     ON CONFLICT (run_id, seq, attempt) DO UPDATE
-        SET elapsed = excluded.elapsed, error = excluded.error, retry_at = excluded.retry_at,
+        SET elapsed = excluded.elapsed, error = excluded.error, retry_at = excluded.retry_at, forgiven = excluded.forgiven,
             beat_at = coalesce(excluded.beat_at, attempt.beat_at), details = coalesce(excluded.details, attempt.details)
         WHERE attempt.epoch = excluded.epoch AND attempt.error IS NULL
 ), finished AS (
@@ -149,9 +150,9 @@ WITH held AS MATERIALIZED (
         WHERE (shown.epoch, shown.done, shown.n) < (excluded.epoch, excluded.done, excluded.n) -- or this was written before, and its answer was lost
     RETURNING run_id
 ), appended AS (
-    INSERT INTO stepward.entry (run_id, stream, step, attempt, payload)
-    SELECT x.run_id, x.stream, x.step, x.attempt, x.payload
-    FROM unnest($47::bigint[], $48::text[], $49::text[], $50::int[], $51::bytea[]) WITH ORDINALITY AS x(run_id, stream, step, attempt, payload, place)
+    INSERT INTO stepward.entry (run_id, stream, step, attempt, payload, guest)
+    SELECT x.run_id, x.stream, x.step, x.attempt, x.payload, nullif(x.guest, 0)
+    FROM unnest($47::bigint[], $48::text[], $49::text[], $50::int[], $51::bytea[], $62::int[]) WITH ORDINALITY AS x(run_id, stream, step, attempt, payload, guest, place)
     JOIN held ON held.id = x.run_id
     WHERE x.attempt > 0 OR x.run_id IN (SELECT run_id FROM seen)
     ORDER BY x.place
