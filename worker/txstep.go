@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/stepward/stepward/internal/engine"
+	"github.com/stepward/stepward/workflow"
 )
 
 // openTxPool makes the pool of the transactions that steps keep open: as large as
@@ -75,7 +76,10 @@ func (h *host) inTx(ctx context.Context, a engine.Attempt, free func()) (engine.
 				rollback(ctx)
 			}
 		}()
-		out, err = a.Step.CallTx(ctx, tx, a.Input)
+		given := &givenTx{Tx: tx}
+		if out, err = a.Step.CallTx(ctx, given, a.Input); err == nil && given.ended() {
+			err = workflow.Permanent(errTxEnded)
+		}
 		done = err == nil && ctx.Err() == nil
 		if err == nil && !done {
 			err = context.Cause(ctx)
@@ -91,6 +95,28 @@ func (h *host) inTx(ctx context.Context, a engine.Attempt, free func()) (engine.
 		Rollback: rollback,
 	}, nil
 }
+
+// A givenTx is a transaction as the function of a step has it, whose end is that of
+// the step: what would be committed before cannot be undone with it.
+type givenTx struct {
+	pgx.Tx
+	rolledBack bool
+}
+
+var (
+	errTxCommit = errors.New("worker: a step's transaction is committed with its checkpoint, and not by its function")
+	errTxEnded  = errors.New("worker: the function of a step in a transaction has ended that: what it wrote before is no part of the step")
+)
+
+func (t *givenTx) Commit(context.Context) error { return errTxCommit }
+
+func (t *givenTx) Rollback(ctx context.Context) error {
+	t.rolledBack = true
+	return t.Tx.Rollback(ctx)
+}
+
+// ended reports whether the function has ended the transaction, as by a COMMIT of its own.
+func (t *givenTx) ended() bool { return t.rolledBack || t.Conn().PgConn().TxStatus() == 'I' }
 
 // commitTx writes the checkpoint in the transaction of its step, fenced at the
 // end, so that no lock on the run is held while the function runs.

@@ -5,6 +5,7 @@ package worker_test
 import (
 	"context"
 	"errors"
+	"strings"
 	"sync/atomic"
 	"testing"
 
@@ -43,6 +44,39 @@ func TestTxStep(t *testing.T) {
 	}
 	if n := calls.Load(); n != 3 {
 		t.Errorf("executed %d times", n)
+	}
+}
+
+// A function that ends its transaction fails its step, at once: a repetition would do
+// again what it has committed.
+func TestTxStepEndsItself(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.exec("CREATE TABLE stepward.account (balance int NOT NULL)")
+	ways := []struct {
+		end  func(context.Context, pgx.Tx) error
+		want string
+		left int // rows that nothing can undo
+	}{
+		{func(ctx context.Context, tx pgx.Tx) error { return tx.Commit(ctx) }, "committed with its checkpoint", 0},
+		{func(ctx context.Context, tx pgx.Tx) error { return tx.Rollback(ctx) }, "has ended that", 0},
+		{func(ctx context.Context, tx pgx.Tx) error { _, err := tx.Exec(ctx, "COMMIT"); return err }, "has ended that", 1},
+	}
+	pay := workflow.NewTxStep("pay", func(ctx context.Context, tx pgx.Tx, n int) (int, error) {
+		if _, err := tx.Exec(ctx, f.sql("INSERT INTO stepward.account VALUES ($1)"), n); err != nil {
+			return 0, err
+		}
+		return n, ways[n].end(ctx, tx)
+	}, workflow.StepOptions{Retry: workflow.Retry{MaxAttempts: 2, Backoff: 1}})
+	f.start(worker.Config{Workflows: []*workflow.Definition{defines(passes(pay), pay)}})
+	for n, way := range ways {
+		_, err := f.enqueue(n).Result(t.Context())
+		if err == nil || !strings.Contains(err.Error(), way.want) {
+			t.Errorf("%d: got %v", n, err)
+		}
+		if left := f.count("SELECT count(*) FROM stepward.account WHERE balance = $1", n); left != way.left {
+			t.Errorf("%d: %d rows are left", n, left)
+		}
 	}
 }
 

@@ -74,7 +74,7 @@ func NewStep[In, Out any](name string, fn func(context.Context, In) (Out, error)
 // NewTxStep makes a step of a function that writes to the application's own
 // tables, in the database that the worker's Pool is of: what it wrote in tx and
 // the step's checkpoint commit together, so both happen exactly once. It is
-// always [Bare]. The function neither commits nor rolls back; it may be executed
+// always [Bare]. A function that commits or rolls back fails its step; it may be executed
 // again when the commit fails, with nothing left of the time before. It holds one
 // connection, of the worker's own: see Pool of worker.Config.
 func NewTxStep[In, Out any](name string, fn func(context.Context, pgx.Tx, In) (Out, error), o StepOptions) *Step[In, Out] {
