@@ -48,7 +48,7 @@
 // # Limits
 //
 // The payload of an invocation is 6 MB as JSON, which is 4.5 MB of input; a response
-// is 200 MB of output. What is more is a [LimitError]. An invocation takes 15 minutes
+// is 200 MB of output, or 6 MB with Config.Buffered. What is more is a [LimitError]. An invocation takes 15 minutes
 // at most, or what the function is set to: 2 seconds less is Spec.Limits.Time where
 // it names none, and the most that it can name. A command that takes longer is a
 // [sandbox.ExitError] of the limit "Time".

@@ -47,7 +47,7 @@ type behavior struct {
 	timeout     time.Duration // of the function
 	isolation   bool          // of tenants
 	maxRequest  int           // bytes
-	maxResponse int           // bytes
+	maxResponse int           // bytes, of one that is streamed
 	fail        []string      // codes of errors that the next invocations end with
 	careless    bool          // hands the environment of one tenant to another, which AWS does not
 }
@@ -95,10 +95,10 @@ func (c *cloud) refuse(w http.ResponseWriter, status int, code, message string) 
 	_ = json.NewEncoder(w).Encode(map[string]string{"Type": "User", "message": message})
 }
 
-var streaming = regexp.MustCompile(`^/2021-11-15/functions/([^/]+)/response-streaming-invocations$`)
+var invocations = regexp.MustCompile(`^/(?:2021-11-15/functions/([^/]+)/response-streaming-|2015-03-31/functions/([^/]+)/)invocations$`)
 
 func (c *cloud) invoke(w http.ResponseWriter, r *http.Request) {
-	name := streaming.FindStringSubmatch(r.URL.Path)
+	name := invocations.FindStringSubmatch(r.URL.Path)
 	tenant := r.Header.Get("X-Amz-Tenant-Id")
 	payload, err := io.ReadAll(r.Body)
 	c.mu.Lock()
@@ -114,8 +114,8 @@ func (c *cloud) invoke(w http.ResponseWriter, r *http.Request) {
 		c.refuse(w, map[string]int{"ServiceException": 500, "TooManyRequestsException": 429}[code], code, "as it happens")
 	case name == nil || r.Method != http.MethodPost || !strings.HasPrefix(r.Header.Get("Authorization"), "AWS4-HMAC-SHA256 "):
 		c.refuse(w, 403, "AccessDeniedException", "not an invocation that is signed")
-	case name[1] != "fn":
-		c.refuse(w, 404, "ResourceNotFoundException", "Function not found: "+name[1])
+	case name[1]+name[2] != "fn":
+		c.refuse(w, 404, "ResourceNotFoundException", "Function not found: "+name[1]+name[2])
 	case len(payload) > a.maxRequest:
 		c.refuse(w, 413, "RequestTooLargeException", fmt.Sprintf("Request must be smaller than %d bytes for the InvokeFunction operation", a.maxRequest))
 	case !json.Valid(payload):
@@ -126,16 +126,25 @@ func (c *cloud) invoke(w http.ResponseWriter, r *http.Request) {
 		c.refuse(w, 400, "InvalidParameterValueException", "The invoked function is not enabled with tenancy configuration. Remove the tenant ID from your request and try again.")
 	case a.timeout > MaxTime:
 		c.t.Errorf("a function with a timeout of %v could not be made", a.timeout)
+	case name[2] != "":
+		a.maxResponse = MaxBuffered
+		c.run(&buffered{w: w}, a, tenant, payload)
 	default:
-		c.run(w, a, tenant, payload)
+		w.Header().Set("Content-Type", "application/vnd.amazon.eventstream")
+		w.WriteHeader(http.StatusOK)
+		_ = http.NewResponseController(w).Flush()
+		c.run(streamed{w}, a, tenant, payload)
 	}
 }
 
-// run hands an invocation to an environment and streams its response.
-func (c *cloud) run(w http.ResponseWriter, a behavior, tenant string, payload []byte) {
-	w.Header().Set("Content-Type", "application/vnd.amazon.eventstream")
-	w.WriteHeader(http.StatusOK)
-	http.NewResponseController(w).Flush()
+// A response is what the API makes of one of the function.
+type response interface {
+	chunk([]byte)
+	end(failure)
+}
+
+// run hands an invocation to an environment and passes its response on.
+func (c *cloud) run(to response, a behavior, tenant string, payload []byte) {
 	inv := &invocation{
 		id: rand.Text(), tenant: tenant, payload: payload, deadline: time.Now().Add(a.timeout),
 		chunks: make(chan []byte), ended: make(chan failure, 1),
@@ -149,44 +158,65 @@ func (c *cloud) run(w http.ResponseWriter, a behavior, tenant string, payload []
 		case chunk := <-inv.chunks:
 			if size += len(chunk); size > a.maxResponse {
 				e.stop()
-				sendEvent(w, "InvokeComplete", failure{"Function.ResponseSizeTooLarge", fmt.Sprintf("Response payload size exceeded maximum allowed payload size (%d bytes).", a.maxResponse)}.json())
+				to.end(failure{"Function.ResponseSizeTooLarge", fmt.Sprintf("Response payload size exceeded maximum allowed payload size (%d bytes).", a.maxResponse)})
 				return
 			}
-			sendEvent(w, "PayloadChunk", chunk)
+			to.chunk(chunk)
 		case f := <-inv.ended:
-			sendEvent(w, "InvokeComplete", f.json())
+			to.end(f)
 			return
 		case <-late.C:
 			e.stop()
-			sendEvent(w, "InvokeComplete", failure{"Sandbox.Timedout", fmt.Sprintf("RequestId: %s Error: Task timed out after %.2f seconds", inv.id, a.timeout.Seconds())}.json())
+			to.end(failure{"Sandbox.Timedout", fmt.Sprintf("RequestId: %s Error: Task timed out after %.2f seconds", inv.id, a.timeout.Seconds())})
 			return
 		}
 	}
 }
 
-func sendEvent(w http.ResponseWriter, kind string, payload []byte) {
-	content := "application/octet-stream"
-	if kind == "InvokeComplete" {
-		content = "application/json"
+// A streamed response is one of InvokeWithResponseStream.
+type streamed struct{ w http.ResponseWriter }
+
+func (s streamed) chunk(b []byte) { s.event("PayloadChunk", "application/octet-stream", b) }
+
+func (s streamed) end(f failure) {
+	raw := []byte("{}")
+	if f.kind != "" {
+		raw, _ = json.Marshal(map[string]string{"ErrorCode": "Unhandled", "ErrorDetails": string(f.json())})
 	}
+	s.event("InvokeComplete", "application/json", raw)
+}
+
+func (s streamed) event(kind, content string, payload []byte) {
 	var m eventstream.Message
 	m.Headers.Set(":message-type", eventstream.StringValue("event"))
 	m.Headers.Set(":event-type", eventstream.StringValue(kind))
 	m.Headers.Set(":content-type", eventstream.StringValue(content))
 	m.Payload = payload
-	_ = eventstream.NewEncoder().Encode(w, m)
-	_ = http.NewResponseController(w).Flush()
+	_ = eventstream.NewEncoder().Encode(s.w, m)
+	_ = http.NewResponseController(s.w).Flush()
+}
+
+// A buffered response is one of Invoke.
+type buffered struct {
+	w    http.ResponseWriter
+	body []byte
+}
+
+func (b *buffered) chunk(p []byte) { b.body = append(b.body, p...) }
+
+func (b *buffered) end(f failure) {
+	if f.kind != "" {
+		b.w.Header().Set("X-Amz-Function-Error", "Unhandled")
+		b.body = f.json()
+	}
+	_, _ = b.w.Write(b.body)
 }
 
 // A failure is how an invocation ended; empty: well.
 type failure struct{ kind, message string }
 
 func (f failure) json() []byte {
-	if f.kind == "" {
-		return []byte("{}")
-	}
-	details, _ := json.Marshal(map[string]string{"errorType": f.kind, "errorMessage": f.message})
-	raw, _ := json.Marshal(map[string]string{"ErrorCode": "Unhandled", "ErrorDetails": string(details)})
+	raw, _ := json.Marshal(map[string]string{"errorType": f.kind, "errorMessage": f.message})
 	return raw
 }
 

@@ -35,6 +35,16 @@ func (b *Backend) invoke(ctx context.Context, r wire.Request) (io.ReadCloser, er
 	if len(payload) > MaxRequest {
 		return nil, tooLarge(len(payload), nil)
 	}
+	if b.config.Buffered {
+		out, err := b.config.Client.Invoke(ctx, &lambda.InvokeInput{FunctionName: &b.config.Function, Payload: payload, TenantId: &r.Sandbox}, once)
+		if err != nil {
+			return nil, b.refused(ctx, len(payload), err)
+		}
+		if err := b.failed(aws.ToString(out.FunctionError), string(out.Payload)); err != nil {
+			return nil, err
+		}
+		return io.NopCloser(bytes.NewReader(out.Payload)), nil
+	}
 	out, err := b.config.Client.InvokeWithResponseStream(ctx, &lambda.InvokeWithResponseStreamInput{
 		FunctionName: &b.config.Function, Payload: payload, TenantId: &r.Sandbox,
 	}, once)
@@ -154,7 +164,11 @@ func (b *Backend) failed(code, details string) error {
 	case said.Type == "Sandbox.Timedout" || strings.Contains(said.Message, "Task timed out after"):
 		err = &LimitError{Limit: "duration", Max: b.timeout().String(), Err: err}
 	case strings.Contains(said.Type+code, "ResponseSizeTooLarge"):
-		err = &LimitError{Limit: "response payload", Max: fmt.Sprintf("%d bytes", MaxResponse), Err: err}
+		most := MaxResponse
+		if b.config.Buffered {
+			most = MaxBuffered
+		}
+		err = &LimitError{Limit: "response payload", Max: fmt.Sprintf("%d bytes", most), Err: err}
 	}
 	return fmt.Errorf("%w: function %s: %w", sandbox.ErrLost, b.config.Function, err)
 }

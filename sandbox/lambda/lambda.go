@@ -18,6 +18,7 @@ const Name = "lambda"
 const (
 	MaxRequest  = 6 << 20          // bytes of the payload of an invocation
 	MaxResponse = 200 << 20        // bytes of a response that is streamed
+	MaxBuffered = 6 << 20          // bytes of one that is not
 	MaxTime     = 15 * time.Minute // of an invocation
 )
 
@@ -30,6 +31,11 @@ type Config struct {
 	// Function is the name or ARN of a function that package function is the program
 	// of; required. An ARN may have a version or an alias.
 	Function string
+
+	// Buffered takes responses as a whole, where AWS or what lies on the way to it
+	// does not stream them: they have at most [MaxBuffered] bytes, and arrive at the
+	// end, which [sandbox.Cmd.Start] waits for then.
+	Buffered bool
 }
 
 // A Backend makes sandboxes of one function. It is safe for concurrent use.

@@ -84,6 +84,49 @@ func TestPayloadLimits(t *testing.T) {
 	}
 }
 
+// TestBuffered has responses come as a whole, which are less then.
+func TestBuffered(t *testing.T) {
+	c := newCloud(t)
+	b := c.backend()
+	b.config.Buffered = true
+	s := start(t, b, sandbox.Spec{})
+	cat := s.Command(self, "probe:cat")
+	cat.Stdin = strings.NewReader("in and out")
+	if out, err := cat.Output(t.Context()); err != nil || string(out) != "in and out" {
+		t.Errorf("cat: %q, %v", out, err)
+	}
+	var ee *sandbox.ExitError
+	if _, err := s.Command(self, "probe:out", "3", "", "why").Output(t.Context()); !errors.As(err, &ee) || ee.Code != 3 || string(ee.Stderr) != "why" {
+		t.Errorf("exit status 3: %v", err)
+	}
+	if out, err := s.Guest(t.Context(), sandbox.GuestStep{Step: "echo", Input: []byte("in")}); err != nil || !bytes.HasSuffix(out, []byte(":in")) {
+		t.Errorf("a guest step: %q, %v", out, err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+	defer cancel()
+	if err := s.Command(self, "probe:hang").Run(ctx); !errors.As(err, &ee) || !ee.TimedOut {
+		t.Errorf("the deadline of a context: %v", err)
+	}
+	c.set(func(a *behavior) { a.careless = true })
+	var ue *sandbox.UnavailableError
+	if err := start(t, b, sandbox.Spec{}).Command(self, "probe:pwd").Run(t.Context()); !errors.As(err, &ue) || !strings.Contains(err.Error(), "that of another sandbox") {
+		t.Errorf("in an environment of another sandbox: %v", err)
+	}
+	c.set(func(a *behavior) { a.careless = false })
+	printed := func(n int) error {
+		cmd := s.Command(self, "probe:print", fmt.Sprint(n))
+		cmd.Stdout = io.Discard
+		return cmd.Run(t.Context())
+	}
+	if err := printed(5 << 20); err != nil {
+		t.Errorf("an output of 5 MiB: %v", err)
+	}
+	var le *LimitError
+	if err := printed(6 << 20); !errors.As(err, &le) || le.Limit != "response payload" || le.Max != "6291456 bytes" || !errors.Is(err, sandbox.ErrLost) {
+		t.Errorf("an output that is too large: %v", err)
+	}
+}
+
 // TestTimeLimit meets the limit that the runner keeps, and AWS's own, which ends
 // the runner.
 func TestTimeLimit(t *testing.T) {
