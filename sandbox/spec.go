@@ -71,7 +71,7 @@ type Limits struct {
 	Memory    int64   // bytes, of all processes together
 	CPU       float64 // cores
 	PIDs      int     // processes and threads
-	Disk      int64   // bytes in /workspace and in /tmp, each
+	Disk      int64   // bytes in /workspace and in /tmp, each, and but for kubernetes a file for each KiB
 	OpenFiles int     // per process
 
 	// Time is how long each command or guest step may take: it is killed then, also

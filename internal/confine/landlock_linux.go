@@ -49,8 +49,10 @@ func domain(abi int) (attr ll.RulesetAttr, file uint64) {
 }
 
 // Ruleset describes the domain of an exec: it reads any file that it could read
-// before, but of devices only some: another exec's terminal is one. It writes to /workspace, /tmp and some devices, and neither traces nor
-// signals a process outside of the domain. It is the same for all execs, each of
+// before, but of devices only some, since another exec's terminal is one, and of
+// /sys what a program may want to know about its machine: other files there have
+// addresses of the kernel. It writes to /workspace, /tmp and some devices, and
+// neither traces nor signals a process outside of the domain. It is the same for all execs, each of
 // which gets a domain of its own by it.
 var Ruleset = sync.OnceValues(func() (fd int, err error) {
 	attr, file := domain(Landlock())
@@ -68,7 +70,7 @@ var Ruleset = sync.OnceValues(func() (fd int, err error) {
 	}
 	for _, e := range top { // the root is read-only: there will be no other
 		switch {
-		case e.Name() == "dev":
+		case e.Name() == "dev", e.Name() == "sys":
 		case e.IsDir():
 			rules = append(rules, rule{"/" + e.Name(), fsRead})
 		case e.Type().IsRegular():
@@ -76,6 +78,7 @@ var Ruleset = sync.OnceValues(func() (fd int, err error) {
 		}
 	}
 	for _, r := range append(rules, []rule{
+		{"/sys/devices/system", fsRead}, {"/sys/fs/cgroup", fsRead}, {"/sys/kernel/mm", fsRead},
 		{Self, ll.AccessFSExecute | ll.AccessFSReadFile}, // on a mount of its own
 		{Workspace, attr.HandledAccessFS},
 		{"/tmp", attr.HandledAccessFS},

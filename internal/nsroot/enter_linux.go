@@ -124,7 +124,7 @@ func build(s Setup) error {
 }
 
 func tmpfs(dir string, size int64, mode string) error {
-	opts := fmt.Sprintf("size=%d,mode=%s", size, mode)
+	opts := fmt.Sprintf("size=%d,nr_inodes=%d,mode=%s", size, max(1<<10, size>>10), mode)
 	if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, opts); err != nil {
 		return fmt.Errorf("mount a tmpfs on %s: %w", dir, err)
 	}

@@ -196,7 +196,7 @@ func (b *Backend) describe(ctx context.Context, img image, prog *carried, limits
 		mounts = append(mounts, mount.Mount{Type: mount.TypeBind, Source: bind, Target: bind, ReadOnly: true})
 	}
 	tmpfs := func(mode string) string {
-		return fmt.Sprintf("rw,exec,nosuid,nodev,size=%d,mode=%s,uid=%d,gid=%d", limits.Disk, mode, id, id)
+		return fmt.Sprintf("rw,exec,nosuid,nodev,size=%d,nr_inodes=%d,mode=%s,uid=%d,gid=%d", limits.Disk, max(1<<10, limits.Disk>>10), mode, id, id)
 	}
 	host := &container.HostConfig{
 		AutoRemove:     true,
