@@ -4,7 +4,7 @@ GO ?= go
 MODULES := $(sort $(dir $(shell find . -name go.mod -not -path '*/testdata/*' -not -path './.cache/*')))
 TESTFLAGS ?= -race -timeout 15m
 
-.PHONY: test needs build cross lint generate
+.PHONY: test needs build cross lint generate matrix
 
 # Installs what is missing, runs all tests, ends with the list of skips.
 test: needs
@@ -44,3 +44,8 @@ lint: $(GOLANGCI)
 
 generate:
 	sh internal/rpc/generate.sh
+
+# What becomes of each case of sandboxtest, on these backends: docs/sandboxes.md.
+BACKENDS ?= local docker
+matrix:
+	$(GO) run ./sandbox/sandboxtest/matrix $(BACKENDS)

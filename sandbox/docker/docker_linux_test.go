@@ -46,3 +46,15 @@ func TestEgressByExec(t *testing.T) {
 func TestLayers(t *testing.T) {
 	sandboxtest.TestLayers(t, backend(t), sandboxtest.Options{})
 }
+
+func TestEscape(t *testing.T) {
+	sandboxtest.TestEscape(t, backend(t), sandboxtest.Options{})
+}
+
+func TestInodes(t *testing.T) {
+	sandboxtest.TestInodes(t, backend(t), sandboxtest.Options{})
+}
+
+func TestLeak(t *testing.T) {
+	sandboxtest.TestLeak(t, backend(t), sandboxtest.Options{})
+}

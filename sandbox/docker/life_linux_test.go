@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -130,6 +132,51 @@ func TestOrphanLeavesNothing(t *testing.T) {
 	b.nothingLeft(t, c.ID)
 	if _, err := b.Dial(t.Context(), c.ID); !errors.Is(err, sandbox.ErrLost) {
 		t.Errorf("Dial: %v, want ErrLost", err)
+	}
+}
+
+// Whoever may ask the engine about a container learns neither the token of its
+// tool runner nor anything of the worker's environment.
+func TestInspectShowsNothing(t *testing.T) {
+	b := backend(t)
+	c := creation(fmt.Sprintf("inspect-%d", os.Getpid()))
+	t.Setenv("SUITE_LEAK", "worker-secret")
+	since := fmt.Sprint(time.Now().Unix())
+	if _, err := b.Create(t.Context(), c); err != nil {
+		t.Fatal(err)
+	}
+	defer b.Destroy(context.WithoutCancel(t.Context()), c.ID)
+	shown, err := b.api.ContainerInspect(t.Context(), containerName(c.ID), client.ContainerInspectOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := json.Marshal(shown)
+	if err != nil || !bytes.Contains(raw, []byte(labelID)) {
+		t.Fatalf("%s, %v", raw, err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	events := b.api.Events(ctx, client.EventsListOptions{Since: since, Filters: client.Filters{}.Add("container", containerName(c.ID))})
+	for started := false; !started; {
+		select {
+		case e := <-events.Messages:
+			line, err := json.Marshal(e)
+			if err != nil {
+				t.Fatal(err)
+			}
+			raw = append(raw, line...)
+			started = e.Action == "start"
+		case err := <-events.Err:
+			t.Fatal(err)
+		case <-time.After(time.Minute):
+			t.Fatal("no event of its start")
+		}
+	}
+	encodings := []string{testToken, base64.StdEncoding.EncodeToString([]byte(testToken)), hex.EncodeToString([]byte(testToken)), "worker-secret"}
+	for _, secret := range encodings {
+		if bytes.Contains(raw, []byte(secret)) {
+			t.Errorf("%q is in %s", secret, raw)
+		}
 	}
 }
 

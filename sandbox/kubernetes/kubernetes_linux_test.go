@@ -179,3 +179,7 @@ func TestBackend(t *testing.T) {
 func TestEgress(t *testing.T) {
 	sandboxtest.TestEgress(t, newPlace(t, "restricted").backend(), sandboxtest.Options{})
 }
+
+func TestLeak(t *testing.T) {
+	sandboxtest.TestLeak(t, newPlace(t, "restricted").backend(), sandboxtest.Options{})
+}

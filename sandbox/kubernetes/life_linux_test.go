@@ -1,8 +1,12 @@
 package kubernetes
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -74,6 +78,35 @@ func TestSandboxOutlivesWorker(t *testing.T) {
 	}
 	if _, err := b.Dial(t.Context(), id); !errors.Is(err, sandbox.ErrLost) {
 		t.Errorf("Dial: %v, want ErrLost", err)
+	}
+}
+
+// Whoever may read a pod learns neither the token of its tool runner nor anything of
+// the worker's environment.
+func TestPodShowsNothing(t *testing.T) {
+	p := newPlace(t, "restricted")
+	t.Setenv("SUITE_LEAK", "worker-secret")
+	s := creation("shown")
+	if _, err := p.backend().Create(bounded(t), s); err != nil {
+		t.Fatal(err)
+	}
+	pod, err := p.admin.CoreV1().Pods(p.name).Get(t.Context(), podName(s.ID), meta.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	events, err := p.admin.CoreV1().Events(p.name).List(t.Context(), meta.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := json.Marshal([]any{pod, events})
+	if err != nil || !bytes.Contains(raw, []byte(labelSandbox)) {
+		t.Fatalf("%s, %v", raw, err)
+	}
+	encodings := []string{testToken, base64.StdEncoding.EncodeToString([]byte(testToken)), hex.EncodeToString([]byte(testToken)), "worker-secret"}
+	for _, secret := range encodings {
+		if bytes.Contains(raw, []byte(secret)) {
+			t.Errorf("%q is in %s", secret, raw)
+		}
 	}
 }
 

@@ -39,6 +39,18 @@ func TestLayers(t *testing.T) {
 	sandboxtest.TestLayers(t, backend(t), sandboxtest.Options{})
 }
 
+func TestEscape(t *testing.T) {
+	sandboxtest.TestEscape(t, backend(t), sandboxtest.Options{})
+}
+
+func TestInodes(t *testing.T) {
+	sandboxtest.TestInodes(t, backend(t), sandboxtest.Options{})
+}
+
+func TestLeak(t *testing.T) {
+	sandboxtest.TestLeak(t, backend(t), sandboxtest.Options{})
+}
+
 // The suite again, as a user who may do nothing special.
 func TestOrdinaryUser(t *testing.T) {
 	if os.Getuid() != 0 {
@@ -51,7 +63,7 @@ func TestOrdinaryUser(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	c := exec.CommandContext(t.Context(), "/proc/self/exe", "-test.run=^(TestBackend|TestLayers|TestEgress|TestDefaults)$", "-test.v")
+	c := exec.CommandContext(t.Context(), "/proc/self/exe", "-test.run=^(TestBackend|TestLayers|TestEscape|TestLeak|TestEgress|TestDefaults)$", "-test.v")
 	c.Dir = "/"
 	c.Env = append(os.Environ(), sandboxtest.EnvProbe+"="+probe, "HOME=/nonexistent")
 	c.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}

@@ -405,10 +405,7 @@ func testProcesses(t *testing.T, b sandbox.Backend, spec sandbox.Spec) {
 	const most = 100
 	spec.Limits.PIDs = most
 	if !caps.PIDs {
-		var ue *sandbox.UnsupportedError
-		if _, err := sandbox.Start(ctx, b, sandbox.Options{Spec: spec}); !errors.As(err, &ue) || ue.Field != "Limits.PIDs" {
-			t.Errorf("a limit that cannot be enforced: %v, want it refused", err)
-		}
+		refuses(t, b, spec, "Limits.PIDs")
 		return
 	}
 	s := start(t, ctx, b, sandbox.Options{Spec: spec})

@@ -1,4 +1,4 @@
-// Package sandboxtest is the conformance and escape suite of sandbox backends.
+// Package sandboxtest is the conformance, escape and leak suite of sandbox backends.
 //
 // A test program calls [Init] first in its TestMain, so that it can be a
 // sandbox's tool runner with this package's guest steps. A backend that needs a
@@ -9,6 +9,12 @@
 //   - [TestBackend] checks what package sandbox promises of any backend. Of a
 //     [sandbox.Invoker] it takes the commands and guest steps, with the program that
 //     serves there for a probe, and that all else is refused.
+//   - [TestEscape] has programs in a sandbox try to get out of it.
+//   - [TestEgress] has them reach what the policy of their network does not name.
+//   - [TestLeak] looks in one for what is another's, or the worker's.
 //   - [TestLayers] has for each layer a probe that only this layer stops, and
 //     shows with the layer switched off that the probe then succeeds.
+//
+// [Cases] is the list of what is tried, with the tests that hold each, and
+// docs/sandboxes.md says what became of them on each backend.
 package sandboxtest

@@ -25,12 +25,15 @@ type host struct {
 	env       string // value of a variable of this process
 }
 
+// hostAddress is where a sandbox would reach this machine.
+func hostAddress(o Options) string { return cmp.Or(o.Host, "127.0.0.1") }
+
 func newHost(t *testing.T, o Options) host {
 	t.Helper()
 	h := host{canary: fmt.Sprintf("canary-%d", os.Getpid()), env: fmt.Sprintf("worker-secret-%d", os.Getpid())}
 	t.Setenv("SUITE_CANARY", h.env)
 
-	ln, err := net.Listen("tcp", net.JoinHostPort(cmp.Or(o.Host, "127.0.0.1"), "0"))
+	ln, err := net.Listen("tcp", net.JoinHostPort(hostAddress(o), "0"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -21,6 +21,11 @@ func testLimits(t *testing.T, b sandbox.Backend, spec sandbox.Spec) {
 	if caps.Memory {
 		spec.Limits.Memory = 128 << 20
 	}
+	if !caps.Memory {
+		demanding := spec
+		demanding.Limits.Memory = 128 << 20
+		refuses(t, b, demanding, "Limits.Memory")
+	}
 	s := start(t, bounded(t), b, sandbox.Options{Spec: spec})
 	fails := func(verb string, args ...string) *sandbox.ExitError {
 		t.Helper()
@@ -75,4 +80,15 @@ func testLimits(t *testing.T, b sandbox.Backend, spec sandbox.Spec) {
 	if got := s.Enforcement().Limits.Time; got != spec.Limits.Time {
 		t.Errorf("enforced is a time of %v", got)
 	}
+}
+
+// refuses checks that a limit which cannot be enforced is refused, and says so for
+// the table of cases.
+func refuses(t *testing.T, b sandbox.Backend, spec sandbox.Spec, field string) {
+	t.Helper()
+	var ue *sandbox.UnsupportedError
+	if _, err := sandbox.Start(bounded(t), b, sandbox.Options{Spec: spec}); !errors.As(err, &ue) || ue.Field != field {
+		t.Errorf("a limit that cannot be enforced: %v, want it refused", err)
+	}
+	t.Log(Refused + field)
 }
