@@ -245,7 +245,7 @@ func record(err error) *RecordedError {
 // for a panic of the function, and not later, when the worker would end of it.
 func sound(err error) error {
 	if err != nil {
-		record(err)
+		_ = record(err)
 	}
 	return err
 }
