@@ -76,9 +76,13 @@ type RunFilter struct {
 // ends with. It reads hundreds at a time, and holds no connection meanwhile:
 // a run that is added later is not among them, and one that changes is yielded as
 // it was when it was read. Listing by tenant uses an index; the others are filters
-// on what is read.
+// on what is read. The error of a filter that cannot be is an *[OptionError].
 func (c *Client) Runs(ctx context.Context, f RunFilter) iter.Seq2[RunStatus, error] {
 	return func(yield func(RunStatus, error) bool) {
+		if err := f.check(); err != nil {
+			yield(RunStatus{}, fmt.Errorf("workflow: list runs: %w", err))
+			return
+		}
 		for left, page := f.Limit, 100; ; page = min(2*page, 1000) {
 			if f.Limit > 0 {
 				page = min(page, left)
@@ -99,6 +103,24 @@ func (c *Client) Runs(ctx context.Context, f RunFilter) iter.Seq2[RunStatus, err
 			}
 		}
 	}
+}
+
+// check finds what a program has computed wrongly: a limit that is negative would
+// select all runs.
+func (f RunFilter) check() error {
+	if f.Limit < 0 {
+		return &OptionError{Option: "RunFilter.Limit", Reason: fmt.Sprintf("%d is negative", f.Limit)}
+	}
+	tenant := ""
+	if f.Tenant != nil {
+		tenant = *f.Tenant
+	}
+	for _, o := range [][2]string{{"Tenant", tenant}, {"Workflow", f.Workflow}, {"Version", f.Version}, {"State", string(f.State)}, {"Reason", f.Reason}} {
+		if err := checkText("RunFilter."+o[0], o[1]); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (c *Client) page(ctx context.Context, f RunFilter, n int) ([]RunStatus, error) {

@@ -132,6 +132,32 @@ func TestRunsFilters(t *testing.T) {
 	}
 }
 
+// A filter that no run can pass because of a mistake selects none, and says so.
+func TestRunsRefuses(t *testing.T) {
+	f := newFixture(t)
+	bad := "a\x00"
+	for option, filter := range map[string]workflow.RunFilter{
+		"Limit":    {Limit: -1},
+		"Tenant":   {Tenant: &bad},
+		"Workflow": {Workflow: bad},
+		"Version":  {Version: "\xff"},
+		"State":    {State: workflow.State(bad)},
+		"Reason":   {Reason: bad},
+	} {
+		n, err := f.client.Each(t.Context(), filter, f.client.Terminate)
+		if refused, ok := errors.AsType[*workflow.OptionError](err); n != 0 || !ok || refused.Option != "RunFilter."+option {
+			t.Errorf("%s: got %v", option, err)
+		}
+	}
+	s := f.client.Schedule(bad)
+	if err := s.Pause(t.Context()); !errors.Is(err, workflow.ErrNotFound) {
+		t.Errorf("pause: got %v", err)
+	}
+	if _, err := s.Status(t.Context()); !errors.Is(err, workflow.ErrNotFound) {
+		t.Errorf("status: got %v", err)
+	}
+}
+
 // A listing that is continued shows each run once, while others are added.
 func TestRunsPages(t *testing.T) {
 	f := newFixture(t)
