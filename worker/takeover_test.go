@@ -243,23 +243,39 @@ func TestSweepWaitsForTaker(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.startVictim(victimConfig{Name: "second", Engine: host}, "Commit:after:10").dies()
+	late := f.enqueueCount(counting{N: 30})
+	if err := f.client.Pause(t.Context(), ended.ID); err != nil {
+		t.Fatal(err)
+	}
+	f.startVictim(victimConfig{Name: "third", Engine: host}, "Commit:after:10").dies()
+	if err := f.client.Pause(t.Context(), late.ID); err != nil {
+		t.Fatal(err)
+	}
 	if err := f.client.Terminate(t.Context(), ended.ID); err != nil {
 		t.Fatal(err)
 	}
 	f.exec("UPDATE stepward.worker SET state = 'dead', lease_until = clock_timestamp()")
-	// Which can execute neither, and sweeps first of all.
+	f.expire("third") // which nobody followed in time
+	// Which can execute none of them, and sweeps first of all.
 	other := workflow.Define(workflow.DurableWorkflow[counting, string]{Name: "other"}, func(workflow.Context, counting) (string, error) { return "", nil },
 		workflow.Options{Steps: []workflow.Declared{countStep}})
 	f.start(worker.Config{Name: "other", Workflows: []*workflow.Definition{other}, Backends: []sandbox.Backend{b}})
 	eventually(t, "the sandbox of the run that has ended is swept", func() bool { return slices.Contains(f.kinds(ended.ID), audit.SandboxDestroyed) })
-	if err := f.client.Resume(t.Context(), taken.ID); err != nil {
-		t.Fatal(err)
+	eventually(t, "the sandbox that nobody took is swept", func() bool { return slices.Contains(f.kinds(late.ID), audit.SandboxDestroyed) })
+	for _, id := range []workflow.RunID{taken.ID, late.ID} {
+		eventually(t, "the run is parked", func() bool { return f.state(id).State == workflow.StateParked })
+		if err := f.client.Resume(t.Context(), id); err != nil {
+			t.Fatal(err)
+		}
 	}
 	f.start(worker.Config{Name: "healthy", Workflows: []*workflow.Definition{censusV1}, Backends: []sandbox.Backend{b}})
 	if out, err := taken.Result(t.Context()); err != nil || out != "begun 1, attempt 1" {
 		t.Fatalf("got %q, %v", out, err)
 	}
 	f.countedOnce(taken.ID, 30)
+	if out, err := late.Result(t.Context()); err != nil || out != "begun 1, attempt 2" {
+		t.Fatalf("got %q, %v", out, err)
+	}
 }
 
 // What cannot go on is lost, and says so. It is tried again, which uses up no attempt
