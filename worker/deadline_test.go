@@ -143,6 +143,16 @@ func TestRunDeadlineOfOthers(t *testing.T) {
 	if f.state(done.ID).State != workflow.StateCompleted {
 		t.Error("a run that had completed has changed")
 	}
+	early := f.limited(2) // it is canceled in time, and comes back for as long as it takes
+	f.waits(early.ID)
+	for _, verb := range []func(context.Context, workflow.RunID) error{f.client.Terminate, f.client.Retry} {
+		if err := verb(t.Context(), early.ID); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if s := f.state(early.ID); !s.Deadline.IsZero() || f.count("SELECT count(*) FROM stepward.deadline") != 0 {
+		t.Errorf("a run that was retried has a deadline: %v", s.Deadline)
+	}
 	var bad *workflow.OptionError
 	if _, err := changing.Enqueue(t.Context(), f.client, 1, workflow.EnqueueOptions{Timeout: -1}); !errors.As(err, &bad) {
 		t.Errorf("negative timeout: %v", err)

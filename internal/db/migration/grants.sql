@@ -13,7 +13,7 @@ GRANT UPDATE (loose) ON stepward.blob TO :client;
 GRANT UPDATE (requirement_id) ON stepward.parked TO :client;
 GRANT UPDATE (concurrency, rate, per_s, tokens) ON stepward.run_limit TO :client;
 GRANT DELETE ON stepward.ready, stepward.timer, stepward.parked, stepward.turn, stepward.wait TO :client;
-GRANT DELETE ON stepward.step TO :client; -- failures of a run that is retried
+GRANT DELETE ON stepward.step, stepward.deadline TO :client; -- failures of a run that is retried, and until when it had to end
 GRANT INSERT, UPDATE (elapsed, error, forgiven), DELETE ON stepward.attempt TO :client; -- where they are kept
 GRANT INSERT, UPDATE, DELETE ON stepward.schedule TO :client; -- it makes, pauses and triggers them; workers tick
 GRANT EXECUTE ON FUNCTION stepward.fork TO :client;

@@ -152,7 +152,7 @@ UPDATE stepward.attempt SET forgiven = true WHERE run_id = $1 AND seq <= $2 AND 
 
 -- name: RunRetry
 -- After RetrySteps, in its transaction. The epoch rises, so that a late repetition of the commit that
--- ended the run does not end it again.
+-- ended the run does not end it again. A deadline that is still to come is dropped.
 WITH was AS (
     SELECT e.at, e.run_id, e.kind, e.actor, e.detail FROM stepward.audit_event e
     WHERE e.run_id = $1 AND e.kind IN ('run.failed', 'run.canceled') ORDER BY e.at DESC LIMIT 1
@@ -162,6 +162,8 @@ WITH was AS (
 ), opened AS (
     UPDATE stepward.run SET state = 'live', finished_at = NULL, error = NULL, cancel = false, late = false, pause = false, crashes = 0, epoch = epoch + 1, session = NULL
     WHERE id = $1 RETURNING id, requirement_id
+), timeless AS (
+    DELETE FROM stepward.deadline WHERE run_id = $1
 )
 INSERT INTO stepward.ready (requirement_id, run_id) SELECT requirement_id, id FROM opened;
 
