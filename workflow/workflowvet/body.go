@@ -57,6 +57,7 @@ func within[T ast.Node](stack []ast.Node) bool {
 // call checks a call, and returns whether to look into it.
 func (c *checker) call(call *ast.CallExpr, stack []ast.Node) bool {
 	if c.makesStep(call) {
+		c.captured(call)
 		return false // its function is no part of the body
 	}
 	if fun, ok := ast.Unparen(call.Fun).(*ast.Ident); ok {
@@ -95,6 +96,7 @@ func (c *checker) use(id *ast.Ident, stack []ast.Node) {
 			c.report(id, "a workflow's body %s: %s", why, instead)
 		}
 	case *types.Var:
+		c.foreign(id, o, stack)
 		if o.Pkg() != nil && o.Pkg().Path() == "os" && o.Parent() == o.Pkg().Scope() {
 			switch o.Name() {
 			case "Stdout", "Stderr":

@@ -3,7 +3,8 @@
 // A body is replayed, on other machines and at other times, and has to decide the
 // same way each time. The [Analyzer] finds what comes out differently: clocks,
 // chance, goroutines and channels, the order of a map, input and output, locks,
-// package-level variables that are written. What it reports names the durable way.
+// package-level variables that are written; and a workflow.Context in a function
+// that has another one, or in that of a step. What it reports names the durable way.
 //
 // # What it looks at
 //

@@ -9,5 +9,5 @@ import (
 )
 
 func TestAnalyzer(t *testing.T) {
-	analysistest.Run(t, analysistest.TestData(), workflowvet.Analyzer, "example.com/util", "example.com/app")
+	analysistest.Run(t, analysistest.TestData(), workflowvet.Analyzer, "example.com/util", "example.com/app", "example.com/branch")
 }
