@@ -13,34 +13,37 @@ import (
 // of its own, with its own history; a failure of it is a StepError.
 func ExampleDurableWorkflow_Run() {
 	archive := workflow.DurableWorkflow[string, int]{Name: "archive"}
-	library := workflow.DurableWorkflow[[]string, int]{Name: "library"}
+	library := workflow.DurableWorkflow[[]string, string]{Name: "library"}
 	archiveV1 := workflow.Define(archive, func(_ workflow.Context, text string) (int, error) {
 		if text == "" {
 			return 0, errors.New("an empty book")
 		}
 		return len(text), nil
 	}, workflow.Options{})
-	libraryV1 := workflow.Define(library, func(ctx workflow.Context, books []string) (total int, err error) {
+	libraryV1 := workflow.Define(library, func(ctx workflow.Context, books []string) (report string, err error) {
 		for _, book := range books {
 			n, err := archive.Run(ctx, book)
 			var failed *workflow.StepError
-			if errors.As(err, &failed) {
-				fmt.Println(failed.Step, "failed:", failed.Err)
-				continue
+			switch {
+			case errors.As(err, &failed):
+				report += fmt.Sprintf("%s failed: %v\n", failed.Step, failed.Err)
+			case err != nil:
+				return "", err
+			default:
+				report += fmt.Sprintf("%s has %d bytes\n", book, n)
 			}
-			if err != nil {
-				return 0, err
-			}
-			total += n
 		}
-		return total, nil
+		return report, nil
 	}, workflow.Options{})
 
 	e := workflowtest.New(nil, libraryV1, archiveV1)
-	fmt.Println(workflowtest.Execute(e, library, []string{"Emma", "Faust", ""}))
+	report, err := workflowtest.Execute(e, library, []string{"Emma", "Faust", ""})
+	fmt.Print(report, err)
 	// Output:
+	// Emma has 4 bytes
+	// Faust has 5 bytes
 	// child:archive#3 failed: an empty book
-	// 9 <nil>
+	// <nil>
 }
 
 // A survey goes on by itself, weeks after the order that has started it.
