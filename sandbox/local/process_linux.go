@@ -64,6 +64,24 @@ func forkProcess(program string, control *os.File, g *group, off layers.Set) (*p
 		return nil, fmt.Errorf("tool runner: %w", err)
 	}
 	defer file.Close()
+	out := new(bytes.Buffer)
+	cmd := command(file, control, off)
+	cmd.Stdout = &limited{out} // the same as Stderr: one pipe
+	cmd.Stderr = cmd.Stdout
+	if err := g.start(cmd); err != nil {
+		return nil, err
+	}
+	p := &process{path: path, cmd: cmd, out: out, done: make(chan struct{})}
+	go func() {
+		cmd.Wait()
+		close(p.done)
+	}()
+	return p, nil
+}
+
+// command is the start of a program in new namespaces. The program is opened with
+// O_PATH.
+func command(program, control *os.File, off layers.Set) *exec.Cmd {
 	flags := uintptr(unix.CLONE_NEWUSER | unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWNET |
 		unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWCGROUP)
 	if off.Has(layers.Network) {
@@ -76,14 +94,12 @@ func forkProcess(program string, control *os.File, g *group, off layers.Set) (*p
 		flags &^= unix.CLONE_NEWCGROUP
 	}
 	uid, gid, groups := hostIDs(off)
-	out := new(bytes.Buffer)
-	cmd := &exec.Cmd{
+	return &exec.Cmd{
 		Path:       nsroot.ProgramPath,
 		Args:       []string{"stepward-runner"},
 		Env:        []string{runner.EnvMode + "=local"},
 		Dir:        "/",
-		Stdout:     &limited{out},             // the same as Stderr: one pipe
-		ExtraFiles: []*os.File{control, file}, // what is not named here may lose its number to a pipe of os/exec on the way
+		ExtraFiles: []*os.File{control, program}, // what is not named here may lose its number to a pipe of os/exec on the way
 		SysProcAttr: &syscall.SysProcAttr{
 			Cloneflags:                 flags,
 			UidMappings:                []syscall.SysProcIDMap{{ContainerID: nsroot.UID, HostID: uid, Size: 1}},
@@ -95,16 +111,6 @@ func forkProcess(program string, control *os.File, g *group, off layers.Set) (*p
 			Setsid:      true,
 		},
 	}
-	cmd.Stderr = cmd.Stdout
-	if err := g.start(cmd); err != nil {
-		return nil, err
-	}
-	p := &process{path: path, cmd: cmd, out: out, done: make(chan struct{})}
-	go func() {
-		cmd.Wait()
-		close(p.done)
-	}()
-	return p, nil
 }
 
 func (p *process) kill() { p.cmd.Process.Kill() }
