@@ -32,7 +32,9 @@ func (f *fixture) waits(id workflow.RunID) {
 // ends waits for the result and compares it.
 func ends[Out comparable](t *testing.T, run workflow.Run[Out], want Out) {
 	t.Helper()
-	if out, err := run.Result(t.Context()); err != nil || out != want {
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	if out, err := run.Result(ctx); err != nil || out != want {
 		t.Fatalf("got %v, %v; want %v", out, err, want)
 	}
 }
