@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -22,10 +23,14 @@ type part struct {
 	Parts []part `json:",omitempty"`
 }
 
+// bulky is how many bytes are kept apart from what refers to them.
+const bulky = 80 << 10
+
 // A program is the input of a random run: a part that it executes again and again,
 // beginning anew each time.
 type program struct {
 	App   string // the schema of the application's tables
+	Pad   string `json:",omitempty"` // makes it large
 	Part  part
 	Again int
 	Sum   int // of the times before
@@ -44,6 +49,9 @@ var (
 		}
 		return n, nil
 	}, workflow.StepOptions{Retry: workflow.Retry{MaxAttempts: 100, Backoff: time.Millisecond}})
+	long = workflow.NewStep("long", func(_ context.Context, n int) (string, error) {
+		return strings.Repeat("x", bulky+n), nil // a value that is kept apart
+	}, workflow.StepOptions{})
 	never = workflow.NewStep("never", func(context.Context, int) (int, error) {
 		return 0, workflow.Permanent(errors.New("never"))
 	}, workflow.StepOptions{})
@@ -62,7 +70,7 @@ var (
 		return p.Part.N, nil
 	}, workflow.StepOptions{})
 
-	randomSteps = []workflow.Declared{plus, odd, never, pay, mop, lucky}
+	randomSteps = []workflow.Declared{plus, odd, long, never, pay, mop, lucky}
 	randomV1    = workflow.Define(random, execute(random), workflow.Options{Steps: randomSteps})
 	childV1     = workflow.Define(child, execute(child), workflow.Options{Steps: randomSteps})
 )
@@ -97,6 +105,9 @@ func (p program) run(ctx workflow.Context, q part) (total int, err error) {
 		return plus.Run(ctx, q.N)
 	case "odd":
 		return odd.Run(ctx, q.N)
+	case "long":
+		text, err := long.Run(ctx, q.N)
+		return max(len(text)-bulky, 0), err
 	case "never": // its failure is worth 7
 		var failed *workflow.StepError
 		if _, err := never.Run(ctx, q.N); !errors.As(err, &failed) {
@@ -143,6 +154,9 @@ func (p program) run(ctx workflow.Context, q part) (total int, err error) {
 		return total, nil
 	case "child":
 		return child.Run(ctx, program{App: p.App, Part: q.Parts[0], Again: q.N % 2})
+	case "start": // a run that goes on by itself
+		_, err := child.Start(ctx, program{App: p.App, Part: q.Parts[0], Again: q.N % 2})
+		return 0, err
 	}
 	for _, r := range q.Parts { // seq
 		v, err := p.run(ctx, r)
@@ -175,6 +189,9 @@ func (p program) model() (r result) {
 func (p part) model() (r result) {
 	r.shown = make(map[string]json.RawMessage)
 	for _, q := range p.Parts {
+		if p.Op == "start" {
+			break
+		}
 		x := q.model()
 		r.lucky = r.lucky || x.lucky
 		if p.Op == "child" {
@@ -188,7 +205,7 @@ func (p part) model() (r result) {
 	switch p.Op {
 	case "plus":
 		r.value = p.N + 1
-	case "odd", "map", "pay":
+	case "odd", "long", "map", "pay":
 		r.value = p.N
 	case "lucky":
 		r.value, r.lucky = p.N, true
@@ -207,18 +224,18 @@ func (p part) model() (r result) {
 // parts generates random workflows.
 func parts(depth int, inChild bool) *rapid.Generator[part] {
 	return rapid.Custom(func(t *rapid.T) part {
-		ops := []string{"plus", "odd", "never", "pay", "lucky", "nap", "late", "map", "tell", "show"}
+		ops := []string{"plus", "odd", "never", "long", "pay", "lucky", "nap", "late", "map", "tell", "show"}
 		if !inChild {
 			ops = append(ops, "coin", "coin")
 		}
 		if depth > 0 {
-			ops = append(ops, "seq", "seq", "each", "ready", "child")
+			ops = append(ops, "seq", "seq", "each", "ready", "child", "start")
 		}
 		p := part{Op: rapid.SampledFrom(ops).Draw(t, "op"), N: rapid.IntRange(0, 9).Draw(t, "n")}
 		switch p.Op {
 		case "seq", "each", "ready":
 			p.Parts = rapid.SliceOfN(parts(depth-1, inChild), 0, 4).Draw(t, "parts")
-		case "child":
+		case "child", "start":
 			p.Parts = []part{parts(depth-1, true).Draw(t, "part")}
 		}
 		return p

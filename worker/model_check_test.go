@@ -11,6 +11,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/stepward/stepward/internal/payload"
 	"github.com/stepward/stepward/workflow"
 )
 
@@ -18,7 +19,7 @@ import (
 func (f *fleet) clear() {
 	f.losses = 0
 	for _, table := range []string{"run", "idempotency", "deadline", "ready", "turn", "run_limit", "timer", "wait", "signal", "notice", "parked", "claim",
-		"step", "shown", "progress", "entry", "attempt", "event", "paid"} {
+		"step", "shown", "progress", "entry", "attempt", "event", "blob", "blob_use", "schedule", "paid"} {
 		f.exec("DELETE FROM stepward." + table)
 	}
 }
@@ -51,7 +52,7 @@ func (f *fleet) everywhere() (text string) {
 		|| coalesce(' parked ' || p.reason || ' ' || convert_from(p.detail, 'UTF8'), '') || coalesce(' turn ' || t.session || ' of ' || w.name || ' ' || w.state, '')
 		|| CASE WHEN q.run_id IS NULL THEN '' ELSE ' ready ' || q.gate END || CASE WHEN tm.run_id IS NULL THEN '' ELSE ' timer ' || coalesce(tm.wake_at::text, '') END
 		|| coalesce(' waits: ' || (SELECT string_agg(x.key || ' ' || coalesce(x.signal, '') || ' ' || coalesce(x.child_id, 0), ', ') FROM stepward.wait x WHERE x.run_id = r.id), '')
-		|| ' signals ' || (SELECT count(*) FROM stepward.signal g WHERE g.run_id = r.id AND NOT received) || ' ' || convert_from(r.input, 'UTF8')
+		|| ' signals ' || (SELECT count(*) FROM stepward.signal g WHERE g.run_id = r.id AND NOT received) || ' ' || encode(substr(r.input, 1, 1000), 'escape')
 		FROM stepward.run r LEFT JOIN stepward.parked p ON p.run_id = r.id LEFT JOIN stepward.turn t ON t.run_id = r.id LEFT JOIN stepward.worker w ON w.session = t.session
 		LEFT JOIN stepward.ready q ON q.run_id = r.id LEFT JOIN stepward.timer tm ON tm.run_id = r.id ORDER BY r.id`))
 	if err != nil {
@@ -104,9 +105,16 @@ func (f *fleet) settled(rt judge) {
 		f.attend(rt)
 		return f.count("SELECT count(*) FROM stepward.run WHERE state = 'live'") == 0
 	})
-	for _, table := range []string{"ready", "turn", "timer", "parked", "wait", "notice", "deadline"} {
+	for _, table := range []string{"ready", "turn", "timer", "parked", "wait", "notice"} {
 		f.until(rt, "nothing is left in "+table, func() bool { return f.count("SELECT count(*) FROM stepward."+table) == 0 })
 	}
+	f.until(rt, "no deadline is overdue", func() bool {
+		var late int
+		if err := f.clients.QueryRow(f.t.Context(), f.sql("SELECT count(*) FROM stepward.deadline WHERE at < now()")).Scan(&late); err != nil {
+			rt.Fatal(err)
+		}
+		return late == 0
+	})
 	f.consistent(rt)
 }
 
@@ -147,6 +155,9 @@ func (f *fleet) correct(rt judge) {
 		if r.State != "completed" {
 			continue
 		}
+		if payload.BlobKey(r.Input) != "" {
+			r.Input = f.input(rt, id)
+		}
 		var p program
 		if err := json.Unmarshal(r.Input, &p); err != nil {
 			rt.Fatal(err)
@@ -181,6 +192,40 @@ func (f *fleet) correct(rt judge) {
 		}
 	}
 	f.once(rt)
+	f.started(rt)
+	if n := f.count("SELECT count(*) FROM stepward.blob_use u WHERE NOT EXISTS (SELECT FROM stepward.blob b WHERE b.key = u.key)"); n != 0 {
+		rt.Fatalf("%d blobs are missing", n)
+	}
+}
+
+// input returns the input of a run that is kept apart.
+func (f *fleet) input(rt judge, id workflow.RunID) []byte {
+	var history struct{ Input json.RawMessage }
+	b, err := f.client.Export(f.t.Context(), id)
+	if err == nil {
+		err = json.Unmarshal(b, &history)
+	}
+	if err != nil {
+		rt.Fatal(err)
+	}
+	return history.Input
+}
+
+// started checks that each call on record that started a run for itself has one of
+// its own. If nothing was taken off the record, there is no other.
+func (f *fleet) started(rt judge) {
+	var calls, runs, all, undone int
+	if err := f.pool.QueryRow(f.t.Context(), f.sql(`
+		WITH started AS (SELECT convert_from(output, 'UTF8') AS id FROM stepward.step WHERE epoch > 0 AND output IS NOT NULL AND substr(output, 1, 5) = '"run_'::bytea)
+		SELECT (SELECT count(*) FROM started), (SELECT count(DISTINCT id) FROM started),
+			(SELECT count(*) FROM stepward.run WHERE workflow = $1 AND parent_id IS NULL),
+			(SELECT count(*) FROM stepward.run WHERE state <> 'completed') + (SELECT count(*) FROM stepward.event WHERE kind IN ('run.retry', 'run.renewed', 'run.forked'))`),
+		child.Name).Scan(&calls, &runs, &all, &undone); err != nil {
+		rt.Fatal(err)
+	}
+	if runs != calls || all < runs || undone == 0 && all != runs {
+		rt.Fatalf("%d calls have started %d runs, and there are %d", calls, runs, all)
+	}
 }
 
 // once checks that there is one result for each place in the order of results, and

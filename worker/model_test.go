@@ -3,9 +3,12 @@
 package worker_test
 
 import (
+	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 
@@ -16,9 +19,11 @@ import (
 type scenario struct {
 	Runs     []program
 	Options  []workflow.EnqueueOptions // of each run
-	Bad      bool                      // step lucky fails until the troubles are over
-	Again    bool                      // a run that was canceled is retried
-	Fork     int                       // which step of each run a fork begins at
+	Large    []bool                    // each input
+	Hourly   hourly
+	Bad      bool // step lucky fails until the troubles are over
+	Again    bool // a run that was canceled is retried
+	Fork     int  // which step of each run a fork begins at
 	Troubles []trouble
 }
 
@@ -33,6 +38,8 @@ func scenarios(names ...string) *rapid.Generator[scenario] {
 				Tenant:   rapid.SampledFrom([]string{"", "acme", "beta"}).Draw(t, "tenant"),
 				Priority: rapid.IntRange(-1, 1).Draw(t, "priority"),
 			}
+			o.Timeout = rapid.SampledFrom([]time.Duration{0, 0, 50 * time.Millisecond, 30 * time.Minute, 1000 * time.Hour}).Draw(t, "timeout")
+			s.Large = append(s.Large, rapid.IntRange(0, 3).Draw(t, "large") == 0)
 			if rapid.Bool().Draw(t, "limited") {
 				o.Limit = workflow.Limit{Key: "all", Concurrency: 1, Rate: 1000}
 			}
@@ -42,6 +49,7 @@ func scenarios(names ...string) *rapid.Generator[scenario] {
 			s.Options = append(s.Options, o)
 		}
 		s.Bad, s.Again = rapid.Bool().Draw(t, "bad luck"), rapid.Bool().Draw(t, "retry")
+		s.Hourly = hourlies().Draw(t, "hourly")
 		s.Fork = rapid.IntRange(0, 30).Draw(t, "fork")
 		s.Troubles = troubles(names...).Draw(t, "troubles")
 		return s
@@ -50,8 +58,8 @@ func scenarios(names ...string) *rapid.Generator[scenario] {
 
 // TestModel runs random workflows on two workers which crash, freeze, come and go,
 // lose leases, tickets, notifications, connections and answers, while the clock
-// of Postgres is set, signals arrive, and an operator pauses, cancels, retries and
-// forks. What comes out must be what the model says, what was to happen once has
+// of Postgres is set, schedules tick, deadlines pass, signals arrive, and an operator
+// pauses, cancels, retries and forks. What comes out must be what the model says, what was to happen once has
 // happened once, and no row may be left behind.
 // Longer: go test ./worker -run 'TestModel$' -rapid.checks=1000 -timeout 1h.
 func TestModel(t *testing.T) {
@@ -80,6 +88,7 @@ type play struct {
 	runs     []workflow.Run[int]
 	coins    []int                   // that each run is still to be sent
 	canceled map[workflow.RunID]bool // and not retried
+	retried  map[workflow.RunID]bool // which ends its deadline
 }
 
 // play lets a scenario happen and checks all that holds in the end.
@@ -89,13 +98,21 @@ func (f *fleet) play(rt judge, s scenario) {
 	defer f.stop()
 	f.begin("one")
 	f.begin("two")
-	p := &play{fleet: f, judge: rt, scenario: s, canceled: make(map[workflow.RunID]bool)}
+	p := &play{fleet: f, judge: rt, scenario: s, canceled: make(map[workflow.RunID]bool), retried: make(map[workflow.RunID]bool)}
 	p.enqueue()
+	var hours workflow.Schedule
+	var first time.Time
+	if s.Hourly.Overlap != "" {
+		hours, first = p.put()
+	}
 	for _, x := range s.Troubles {
 		f.moves(rt, p.runs)
 		i := x.N % len(p.runs)
-		if x.What == "coin" {
+		switch {
+		case x.What == "coin":
 			p.toss(i)
+		case x.What == "trigger" && hours.Name != "":
+			p.trigger(hours)
 		}
 		f.happen(x, p.runs[i], rt.Fatal)
 		f.consistent(rt)
@@ -106,6 +123,9 @@ func (f *fleet) play(rt judge, s scenario) {
 	}
 	f.exec("UPDATE stepward.luck SET bad = false")
 	p.enqueueAgain()
+	if hours.Name != "" {
+		p.kept(hours, first)
+	}
 	f.settled(rt)
 	for i, run := range p.runs {
 		if !p.canceled[run.ID] {
@@ -125,6 +145,9 @@ func (f *fleet) play(rt judge, s scenario) {
 func (p *play) enqueue() {
 	for i := range p.Runs {
 		p.Runs[i].App = p.schema
+		if p.Large[i] {
+			p.Runs[i].Pad = strings.Repeat("x", bulky)
+		}
 		run, err := random.Enqueue(p.t.Context(), p.client, p.Runs[i], p.Options[i])
 		if err != nil {
 			p.Fatal(err)
@@ -151,7 +174,11 @@ func (p *play) toss(i int) bool {
 	if p.coins[i] == 0 {
 		return false
 	}
-	switch err := coin.Send(p.t.Context(), p.client, p.runs[i].ID, 1); {
+	send := p.send
+	if p.coins[i]%2 == 0 {
+		send = p.sendTx
+	}
+	switch err := send(p.runs[i].ID); {
 	case err == nil:
 		p.coins[i]--
 		return true
@@ -159,6 +186,30 @@ func (p *play) toss(i int) bool {
 		p.Fatal(err)
 	}
 	return false
+}
+
+func (p *play) send(id workflow.RunID) error { return coin.Send(p.t.Context(), p.client, id, 1) }
+
+// sendTx sends a coin in a transaction, after one of another value in a transaction
+// that comes to nothing.
+func (p *play) sendTx(id workflow.RunID) error {
+	ctx := p.t.Context()
+	for _, v := range []int{1000, 1} {
+		tx, err := p.clients.Begin(ctx)
+		if err != nil {
+			return err
+		}
+		err = coin.SendTx(ctx, p.client, tx, id, v)
+		if err != nil || v > 1 {
+			err = errors.Join(err, tx.Rollback(ctx))
+		} else {
+			err = tx.Commit(ctx)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // ends does what a run needs to complete, and reports whether it has, or is left
@@ -181,7 +232,8 @@ func (p *play) ends(i int) bool {
 			return true
 		}
 	case workflow.StateFailed:
-		if !p.Bad || !p.Runs[i].model().lucky {
+		late := p.Options[i].Timeout > 0 && errors.Is(st.Err, workflow.ErrTimeout) && !p.retried[run.ID]
+		if !late && (!p.Bad || !p.Runs[i].model().lucky) {
 			p.Fatalf("%v failed: %v", run.ID, st.Err)
 		}
 		p.exec("UPDATE stepward.luck SET bad = false")
@@ -191,6 +243,7 @@ func (p *play) ends(i int) bool {
 	if err := p.client.Retry(p.t.Context(), run.ID); err != nil {
 		p.Fatalf("retry: %v", err)
 	}
+	p.retried[run.ID] = true
 	return false
 }
 

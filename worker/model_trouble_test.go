@@ -33,7 +33,7 @@ type trouble struct {
 // Troubles by name. Those of the first kind change nothing that a client sees.
 var (
 	mishaps = []string{"none", "reap", "deploy", "lose", "double", "sever", "cut", "freeze", "crash", "ahead", "back"}
-	wishes  = []string{"coin", "coin", "pause", "resume", "cancel", "terminate"}
+	wishes  = []string{"coin", "coin", "trigger", "pause", "resume", "cancel", "terminate"}
 )
 
 func troubles(names ...string) *rapid.Generator[[]trouble] {
@@ -100,7 +100,7 @@ func fleetOn(fx *fixture, at string) *fleet {
 	if u, err := url.Parse(at); err == nil && u.RawQuery != "" {
 		f.url = at + "&"
 	}
-	f.url += "search_path=" + url.QueryEscape(f.schema+"_clock, pg_catalog")
+	f.url += "search_path=" + f.schema + "_clock,pg_catalog" // without a space, which the driver would take for a plus
 	for _, name := range []string{"one", "two"} {
 		m := &member{
 			line: &line{silent: true, up: make(chan struct{}), conns: make(map[*lineConn]bool)},
@@ -122,6 +122,14 @@ func fleetOn(fx *fixture, at string) *fleet {
 		t.Cleanup(m.pool.Close)
 		f.members[name] = m
 	}
+	f.set("1 hour")
+	for name, m := range f.members {
+		var ahead bool
+		if err := m.pool.QueryRow(t.Context(), "SELECT clock_timestamp() > pg_catalog.clock_timestamp() + interval '59 minutes'").Scan(&ahead); err != nil || !ahead {
+			t.Fatalf("the clock of worker %s cannot be set: %v", name, err)
+		}
+	}
+	f.set("0")
 	return f
 }
 
