@@ -221,3 +221,8 @@ func TestChildOptionsRefused(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func sameAs(name, version string) *workflow.Definition {
+	return workflow.Define(workflow.DurableWorkflow[int, int]{Name: name}, func(_ workflow.Context, n int) (int, error) { return n, nil },
+		workflow.Options{Version: version})
+}

@@ -15,11 +15,6 @@ import (
 	"github.com/stepward/stepward/workflow"
 )
 
-func sameAs(name, version string) *workflow.Definition {
-	return workflow.Define(workflow.DurableWorkflow[int, int]{Name: name}, func(_ workflow.Context, n int) (int, error) { return n, nil },
-		workflow.Options{Version: version})
-}
-
 // run calls worker.Run and returns how it ended.
 func (f *fixture) run(ctx context.Context, cfg worker.Config) <-chan error {
 	cfg.Pool, cfg.Schema = f.pool, f.schema
