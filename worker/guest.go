@@ -77,10 +77,41 @@ func (g *guestOutlet) progress(name string, value []byte) {
 	if err == nil {
 		err = g.to.Progress(name, value)
 	}
-	if err != nil && g.warn != nil {
+	if err != nil {
+		g.warns(err)
+	}
+}
+
+// warns tells of the first thing that is refused without an answer.
+func (g *guestOutlet) warns(err error) {
+	if g.warn != nil {
 		g.warn(err)
 		g.warn = nil
 	}
+}
+
+// beat passes a heartbeat on. One with other details is none.
+func (g *guestOutlet) beat(to func([]byte)) func([]byte) {
+	return func(details []byte) {
+		if json.Valid(details) {
+			to(details)
+			return
+		}
+		g.warns(notJSON("heartbeat of step " + g.key))
+	}
+}
+
+// output refuses what is not JSON.
+func (g *guestOutlet) output(out []byte) ([]byte, error) {
+	if json.Valid(out) {
+		return out, nil
+	}
+	err := notJSON("output of step " + g.key)
+	return nil, &engine.Fault{Kind: err.Kind, Message: err.Error(), Type: fmt.Sprintf("%T", err), Err: err}
+}
+
+func notJSON(what string) *workflow.ValueError {
+	return &workflow.ValueError{Kind: "decode", What: what, Err: errors.New("what the guest sent is not JSON")}
 }
 
 // check refuses what package workflow in the guest would have refused. What is not
@@ -90,7 +121,7 @@ func (g *guestOutlet) check(what, name string, value []byte) error {
 	case !enqueue.Name.MatchString(name):
 		return fmt.Errorf("%s %.40q: bad name", what, name)
 	case !json.Valid(value):
-		return fmt.Errorf("%s %s: the value is not JSON", what, name)
+		return notJSON(fmt.Sprintf("%s %s of step %s", what, name, g.key))
 	}
 	return nil
 }

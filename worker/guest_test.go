@@ -54,3 +54,34 @@ func TestGuestEndsWithLease(t *testing.T) {
 		t.Errorf("the attempt goes on: %v", cause)
 	}
 }
+
+// What is not JSON would pass for a value that a codec has sealed, or for the
+// reference to another run's blob: it is an output, a heartbeat or an entry of no guest.
+func TestGuestSpeaksJSON(t *testing.T) {
+	var warned error
+	var beats []string
+	g := &guestOutlet{ctx: t.Context(), to: &shelf{}, key: "box", warn: func(err error) { warned = err }}
+	beat := g.beat(func(details []byte) { beats = append(beats, string(details)) })
+	for _, bad := range []string{"", "\x03reference", "{", "1 2"} {
+		_, err := g.output([]byte(bad))
+		var value *workflow.ValueError
+		var fault *engine.Fault
+		if !errors.As(err, &value) || value.What != "output of step box" || !errors.As(err, &fault) || fault.Kind != "decode" {
+			t.Errorf("output %q: %v", bad, err)
+		}
+		if err := g.append("lines", []byte(bad)); !errors.As(err, &value) {
+			t.Errorf("entry %q: %v", bad, err)
+		}
+		beat([]byte(bad))
+	}
+	if !errors.As(warned, new(*workflow.ValueError)) || !strings.Contains(warned.Error(), "heartbeat of step box") {
+		t.Errorf("warned of %v", warned)
+	}
+	beat([]byte(`{"n":1}`))
+	if len(beats) != 1 {
+		t.Errorf("heard %q", beats)
+	}
+	if out, err := g.output([]byte("null")); err != nil || string(out) != "null" {
+		t.Errorf("got %q, %v", out, err)
+	}
+}

@@ -116,11 +116,11 @@ func (h *host) guest(ctx context.Context, b *box, a engine.Attempt, p *pulse, kn
 		defer stop()
 	}
 	shown := &guestOutlet{ctx: ctx, to: a.Outlet.(*outlet), cancel: p.cancel, key: a.Key, known: known, warn: func(err error) {
-		h.w.log.WarnContext(ctx, "progress of a guest was refused", "run", info.Run.String(), "step", a.Key, "error", err)
+		h.w.log.WarnContext(ctx, "what a guest reports was refused", "run", info.Run.String(), "step", a.Key, "error", err)
 	}}
 	out, err := b.sb.Guest(ctx, sandbox.GuestStep{
 		ID: id, Workflow: h.t.def.Workflow, Version: h.t.def.Version, Step: a.Step.Name, RunID: info.Run.String(),
-		Attempt: a.Number, IdempotencyKey: info.IdempotencyKey, Input: a.Input, Details: a.Details, Beat: a.Beat, BeatEvery: beatPause(a.Step),
+		Attempt: a.Number, IdempotencyKey: info.IdempotencyKey, Input: a.Input, Details: a.Details, Beat: shown.beat(a.Beat), BeatEvery: beatPause(a.Step),
 		Append: shown.append, Progress: shown.progress,
 	})
 	var failed *sandbox.GuestError
@@ -128,7 +128,7 @@ func (h *host) guest(ctx context.Context, b *box, a engine.Attempt, p *pulse, kn
 	var final interface{ Permanent() bool } // an error of a backend that no further attempt can cure
 	switch {
 	case err == nil:
-		return out, nil
+		return shown.output(out)
 	case errors.As(err, &failed):
 		f := &engine.Fault{Message: failed.Message, Type: failed.Type, Stack: failed.Stack, Permanent: failed.Permanent, After: failed.RetryAfter, Err: err}
 		switch {
