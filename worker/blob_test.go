@@ -141,12 +141,14 @@ func TestBlobDamaged(t *testing.T) {
 	f.waits(run.ID)
 }
 
-// A transaction of the application may be open for longer than a blob that
-// nothing refers to is kept. One that was rolled back leaves nothing.
+// A transaction of the application may be open for longer than a blob of a store is
+// kept that nothing refers to. One that was rolled back leaves nothing.
 func TestBlobOfOpenTx(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
-	stop := f.start(worker.Config{Workflows: []*workflow.Definition{relayV1}}) // or the transactions would hold up its definition
+	store := folder(t.TempDir())
+	f.stores(store)
+	stop := f.start(worker.Config{Blobs: store, Workflows: []*workflow.Definition{relayV1}}) // or the transactions would hold up its definition
 	first, err := relay.Enqueue(t.Context(), f.client, "a", workflow.EnqueueOptions{})
 	if err != nil {
 		t.Fatal(err)
@@ -175,7 +177,7 @@ func TestBlobOfOpenTx(t *testing.T) {
 	if _, err := tx.Exec(t.Context(), f.sql("UPDATE stepward.blob SET at = at - interval '1 day' WHERE at > clock_timestamp() - interval '1 hour'")); err != nil {
 		t.Fatal(err)
 	}
-	f.start(worker.Config{Workflows: []*workflow.Definition{relayV1}})
+	f.start(worker.Config{Blobs: store, Workflows: []*workflow.Definition{relayV1}})
 	eventually(t, "the blob of the other transaction is swept", func() bool { return f.count("SELECT count(*) FROM stepward.blob") == 1 })
 	if err := tx.Commit(t.Context()); err != nil {
 		t.Fatal(err)

@@ -10,6 +10,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/stepward/stepward/internal/enqueue"
+	"github.com/stepward/stepward/internal/payload"
 )
 
 // A part of a bulk that one transaction adds.
@@ -30,13 +31,13 @@ const (
 // with keys, or without those that were yielded, the call can be repeated.
 // Run.Existing tells of a run that had the key before, or an earlier item.
 func (w DurableWorkflow[In, Out]) EnqueueMany(ctx context.Context, c *Client, items iter.Seq2[In, EnqueueOptions]) iter.Seq2[Run[Out], error] {
-	return enqueueMany(ctx, w, c, items, c.insertBatch)
+	return enqueueMany(ctx, w, c, c.box, items, c.insertBatch)
 }
 
 // EnqueueManyTx is EnqueueMany in the application's own transaction: the runs
 // exist when tx commits. After an error of Postgres tx can only be rolled back.
 func (w DurableWorkflow[In, Out]) EnqueueManyTx(ctx context.Context, c *Client, tx pgx.Tx, items iter.Seq2[In, EnqueueOptions]) iter.Seq2[Run[Out], error] {
-	return enqueueMany(ctx, w, c, items, func(ctx context.Context, part []enqueue.Item) ([]enqueue.Result, error) {
+	return enqueueMany(ctx, w, c, c.box.In(tx), items, func(ctx context.Context, part []enqueue.Item) ([]enqueue.Result, error) {
 		return c.insertTx(ctx, tx, part)
 	})
 }
@@ -49,7 +50,7 @@ type bulk struct {
 	bytes   int
 }
 
-func enqueueMany[In, Out any](ctx context.Context, w DurableWorkflow[In, Out], c *Client, items iter.Seq2[In, EnqueueOptions],
+func enqueueMany[In, Out any](ctx context.Context, w DurableWorkflow[In, Out], c *Client, box *payload.Box, items iter.Seq2[In, EnqueueOptions],
 	insert func(context.Context, []enqueue.Item) ([]enqueue.Result, error)) iter.Seq2[Run[Out], error] {
 	return func(yield func(Run[Out], error) bool) {
 		ctx, span := c.tracer.Start(ctx, "stepward.enqueue_many", trace.WithSpanKind(trace.SpanKindProducer),
@@ -65,7 +66,7 @@ func enqueueMany[In, Out any](ctx context.Context, w DurableWorkflow[In, Out], c
 			var item enqueue.Item
 			err := w.plain()
 			if err == nil {
-				item, err = c.item(ctx, w.Name, in, o)
+				item, err = c.item(ctx, box, w.Name, in, o)
 			}
 			b.options, b.errs = append(b.options, o), append(b.errs, err)
 			if err == nil {

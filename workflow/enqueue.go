@@ -72,7 +72,7 @@ func (e *OptionError) Error() string { return "workflow: " + e.Option + ": " + e
 // than those without. When ctx ends first, the error wraps ctx's, and the run may
 // have been added all the same: use Key to find out.
 func (w DurableWorkflow[In, Out]) Enqueue(ctx context.Context, c *Client, in In, o EnqueueOptions) (Run[Out], error) {
-	return enqueueWith(ctx, w, c, in, o, c.insertOne)
+	return enqueueWith(ctx, w, c, c.box, in, o, c.insertOne)
 }
 
 // EnqueueTx adds a run in the application's own transaction: it exists when tx
@@ -84,10 +84,10 @@ func (w DurableWorkflow[In, Out]) Enqueue(ctx context.Context, c *Client, in In,
 // Limit while tx is the first to do so, or with other numbers; the claims of runs with
 // such a Limit pass it over meanwhile.
 //
-// An input of more than 64 KiB takes a second connection of the client's Pool for
-// a moment, beside that of tx: if tx is of the same Pool, leave it one.
+// With a [BlobStore], an input of more than 64 KiB takes a connection of the
+// client's Pool for a moment, beside that of tx.
 func (w DurableWorkflow[In, Out]) EnqueueTx(ctx context.Context, c *Client, tx pgx.Tx, in In, o EnqueueOptions) (Run[Out], error) {
-	return enqueueWith(ctx, w, c, in, o, func(ctx context.Context, item enqueue.Item) (enqueue.Result, error) {
+	return enqueueWith(ctx, w, c, c.box.In(tx), in, o, func(ctx context.Context, item enqueue.Item) (enqueue.Result, error) {
 		results, err := c.insertTx(ctx, tx, []enqueue.Item{item})
 		if err != nil {
 			return enqueue.Result{}, err
@@ -102,7 +102,7 @@ func (w DurableWorkflow[In, Out]) Handle(c *Client, id RunID) Run[Out] {
 	return Run[Out]{ID: id, client: c, workflow: w.Name}
 }
 
-func enqueueWith[In, Out any](ctx context.Context, w DurableWorkflow[In, Out], c *Client, in In, o EnqueueOptions,
+func enqueueWith[In, Out any](ctx context.Context, w DurableWorkflow[In, Out], c *Client, box *payload.Box, in In, o EnqueueOptions,
 	insert func(context.Context, enqueue.Item) (enqueue.Result, error)) (run Run[Out], err error) {
 	ctx, span := c.tracer.Start(ctx, "stepward.run", trace.WithSpanKind(trace.SpanKindProducer),
 		trace.WithAttributes(attribute.String("stepward.workflow", w.Name)))
@@ -115,7 +115,7 @@ func enqueueWith[In, Out any](ctx context.Context, w DurableWorkflow[In, Out], c
 	if err := w.plain(); err != nil {
 		return run, err
 	}
-	item, err := c.item(ctx, w.Name, in, o)
+	item, err := c.item(ctx, box, w.Name, in, o)
 	if err != nil {
 		return run, err
 	}
@@ -151,7 +151,7 @@ func added[In, Out any](w DurableWorkflow[In, Out], c *Client, o EnqueueOptions,
 }
 
 // item checks what is to be enqueued, and encodes it.
-func (c *Client) item(ctx context.Context, name string, in any, o EnqueueOptions) (item enqueue.Item, err error) {
+func (c *Client) item(ctx context.Context, box *payload.Box, name string, in any, o EnqueueOptions) (item enqueue.Item, err error) {
 	if !validName.MatchString(name) {
 		return item, &DefinitionError{Workflow: name, Reason: "bad name: " + nameRule}
 	}
@@ -170,7 +170,7 @@ func (c *Client) item(ctx context.Context, name string, in any, o EnqueueOptions
 	propagation.TraceContext{}.Inject(ctx, carrier)
 	item = enqueue.Item{Tenant: o.Tenant, Workflow: name, Key: o.Key, Input: input, Traceparent: carrier["traceparent"]}
 	item.Set(options)
-	if err := item.Seal(ctx, c.box); err != nil {
+	if err := item.Seal(ctx, box); err != nil {
 		return item, fmt.Errorf("workflow: store input of workflow %s: %w", name, err)
 	}
 	return item, nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"strings"
 	"sync"
@@ -381,4 +382,59 @@ func TestEnqueueKeyRace(t *testing.T) {
 		}
 	}
 	f.want("1 run, 1 ready, 1 ticket, 1 key, 1 event")
+}
+
+// A large value is written by the transaction that it is sent in: with that, it comes
+// and goes, and the pool has to have no other connection.
+func TestLargeValuesInTx(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	pool := f.poolOf(1)
+	client, err := workflow.NewClient(workflow.ClientConfig{Pool: pool, Schema: f.schema})
+	if err != nil {
+		t.Fatal(err)
+	}
+	large := strings.Repeat("x", 100<<10)
+	w, mail := workflow.DurableWorkflow[string, string]{Name: "large"}, workflow.NewSignal[string]("mail")
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	blobs := func() (n int) {
+		t.Helper()
+		if err := f.pool.QueryRow(ctx, "SELECT count(*) FROM "+f.schema+".blob").Scan(&n); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	for _, commit := range []bool{false, true} {
+		tx, err := pool.Begin(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		run, err := w.EnqueueTx(ctx, client, tx, large, workflow.EnqueueOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := mail.SendTx(ctx, client, tx, run.ID, large); err != nil {
+			t.Fatal(err)
+		}
+		for _, err := range w.EnqueueManyTx(ctx, client, tx, maps.All(map[string]workflow.EnqueueOptions{large: {}})) {
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		if n := blobs(); n != 0 {
+			t.Errorf("%d blobs are there before the commit", n)
+		}
+		if !commit {
+			err = tx.Rollback(ctx)
+		} else {
+			err = tx.Commit(ctx)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := blobs(); n != 3 {
+		t.Errorf("%d blobs", n)
+	}
 }

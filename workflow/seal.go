@@ -51,8 +51,8 @@ type BlobStore interface {
 }
 
 // seal returns what is stored for an encoded value.
-func (c *Client) seal(ctx context.Context, what string, v []byte) ([]byte, error) {
-	stored, err := c.box.Seal(ctx, v)
+func seal(ctx context.Context, box *payload.Box, what string, v []byte) ([]byte, error) {
+	stored, err := box.Seal(ctx, v)
 	if err != nil {
 		return nil, fmt.Errorf("workflow: store %s: %w", what, err)
 	}

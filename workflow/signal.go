@@ -58,7 +58,7 @@ func (s Signal[T]) Go(ctx Context, timeout time.Duration) *Future[T] {
 // need not wait for it yet. Errors: [ErrNotFound], a *[StateError] for a run
 // that has ended, a *[ValueError].
 func (s Signal[T]) Send(ctx context.Context, c *Client, id RunID, v T) error {
-	stored, err := s.encode(ctx, c, v)
+	stored, err := s.encode(ctx, c, c.box, v)
 	if err != nil {
 		return err
 	}
@@ -67,11 +67,10 @@ func (s Signal[T]) Send(ctx context.Context, c *Client, id RunID, v T) error {
 
 // SendTx sends a value in the application's own transaction: it is there when tx
 // commits. Until then tx holds the run's row, and the run makes no progress; other
-// runs do.
-// A value of more than 64 KiB takes a second connection, as in
+// runs do. With a [BlobStore], a large value takes a second connection, as in
 // [DurableWorkflow.EnqueueTx].
 func (s Signal[T]) SendTx(ctx context.Context, c *Client, tx pgx.Tx, id RunID, v T) error {
-	stored, err := s.encode(ctx, c, v)
+	stored, err := s.encode(ctx, c, c.box.In(tx), v)
 	if err != nil {
 		return err
 	}
@@ -82,7 +81,7 @@ func (s Signal[T]) badName() error {
 	return &OptionError{Option: fmt.Sprintf("name of a signal %.40q", s.name), Reason: nameRule}
 }
 
-func (s Signal[T]) encode(ctx context.Context, c *Client, v T) ([]byte, error) {
+func (s Signal[T]) encode(ctx context.Context, c *Client, box *payload.Box, v T) ([]byte, error) {
 	if !validName.MatchString(s.name) {
 		return nil, s.badName()
 	}
@@ -90,7 +89,7 @@ func (s Signal[T]) encode(ctx context.Context, c *Client, v T) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return c.seal(ctx, "signal "+s.name, b)
+	return seal(ctx, box, "signal "+s.name, b)
 }
 
 func (s Signal[T]) sends(ctx context.Context, c *Client, id RunID, stored []byte) func(pgx.Tx) error {

@@ -33,7 +33,11 @@ func (b *Box) put(ctx context.Context, data []byte) ([]byte, error) {
 	if b.Store != nil {
 		kind, row = kindStore, nil
 	}
-	if _, err := b.Pool.Exec(ctx, b.Q.BlobPut, key, row); err != nil {
+	exec := b.Pool.Exec
+	if b.tx != nil && b.Store == nil {
+		exec = b.tx.Exec
+	}
+	if _, err := exec(ctx, b.Q.BlobPut, key, row); err != nil {
 		return nil, fmt.Errorf("write a blob: %w", err)
 	}
 	if b.Store != nil {

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/stepward/stepward/internal/db"
@@ -45,6 +46,17 @@ type Box struct {
 	Store Store // of large values; nil: rows of table blob
 	Pool  *pgxpool.Pool
 	Q     *db.Queries
+
+	tx pgx.Tx // of the application: see In
+}
+
+// In returns a Box for what is written in a transaction of the application: it
+// writes rows of table blob there. What a store gets has its row before, durably,
+// and that is written through the pool.
+func (b *Box) In(tx pgx.Tx) *Box {
+	in := *b
+	in.tx = tx
+	return &in
 }
 
 // Plain reports whether nothing is to be done to a value.
