@@ -60,7 +60,7 @@ func TestGuestEndsWithLease(t *testing.T) {
 func TestGuestSpeaksJSON(t *testing.T) {
 	var warned error
 	var beats []string
-	g := &guestOutlet{ctx: t.Context(), to: &shelf{}, key: "box", warn: func(err error) { warned = err }}
+	g := &guestOutlet{ctx: t.Context(), to: &counter{}, key: "box", warn: func(err error) { warned = err }}
 	beat := g.beat(func(details []byte) { beats = append(beats, string(details)) })
 	for _, bad := range []string{"", "\x03reference", "{", "1 2"} {
 		_, err := g.output([]byte(bad))
@@ -69,7 +69,7 @@ func TestGuestSpeaksJSON(t *testing.T) {
 		if !errors.As(err, &value) || value.What != "output of step box" || !errors.As(err, &fault) || fault.Kind != "decode" {
 			t.Errorf("output %q: %v", bad, err)
 		}
-		if err := g.append("lines", []byte(bad)); !errors.As(err, &value) {
+		if err := g.append(1, "lines", []byte(bad)); !errors.As(err, &value) {
 			t.Errorf("entry %q: %v", bad, err)
 		}
 		beat([]byte(bad))

@@ -26,7 +26,7 @@ INSERT INTO stepward.sandbox (id, session, backend) VALUES ($1, $2, $3) ON CONFL
 -- has it.
 WITH held AS MATERIALIZED (
     SELECT r.id FROM stepward.run r WHERE r.id = $2 AND r.epoch = $3 AND r.session = $1 AND r.state = 'live'
-    FOR NO KEY UPDATE
+    FOR NO KEY UPDATE NOWAIT
 ), other AS MATERIALIZED (
     SELECT id, session FROM stepward.sandbox WHERE id = $6 AND session <> $1 -- else an earlier try of this statement went through
 ), taken AS (
