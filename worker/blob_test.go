@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -104,6 +105,51 @@ func TestBlobStore(t *testing.T) {
 	eventually(t, "its blobs are gone", func() bool {
 		return f.count("SELECT count(*) FROM stepward.blob") == 0 && store.files(t) == 0
 	})
+}
+
+// flaky is a store that fails to write each blob once.
+type flaky struct {
+	folder
+	puts atomic.Int64
+}
+
+func (s *flaky) Put(ctx context.Context, key string, data []byte) error {
+	if s.puts.Add(1)%2 == 1 {
+		return errors.New("slow down")
+	}
+	return s.folder.Put(ctx, key, data)
+}
+
+// What could not be written at once is written as it was: outputs of steps, inputs
+// of children, and the run's own.
+func TestBlobWrittenAgain(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	store := folder(t.TempDir())
+	f.stores(store)
+	grow := workflow.NewStep("grow", func(_ context.Context, s string) (string, error) { return s + s, nil }, workflow.StepOptions{})
+	leaf := workflow.DurableWorkflow[string, string]{Name: "leaf"}
+	tree := workflow.DurableWorkflow[string, string]{Name: "tree"}
+	f.start(worker.Config{Blobs: &flaky{folder: store}, MaxBytes: 16 << 20, Workflows: []*workflow.Definition{
+		workflow.Define(leaf, func(_ workflow.Context, s string) (string, error) { return s, nil }, workflow.Options{}),
+		workflow.Define(tree, func(ctx workflow.Context, s string) (string, error) {
+			s, err := grow.Run(ctx, s)
+			if err != nil {
+				return "", err
+			}
+			return leaf.Run(ctx, s)
+		}, workflow.Options{Steps: []workflow.Declared{grow}}),
+	}})
+	in := strings.Repeat("x", 100<<10)
+	run, err := tree.Enqueue(t.Context(), f.client, in, workflow.EnqueueOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ends(t, run, in+in)
+	steps, err := f.client.Steps(t.Context(), run.ID, 0)
+	if err != nil || len(steps) != 2 || len(steps[0].Output) != len(in+in)+2 || len(steps[1].Output) != len(in+in)+2 {
+		t.Errorf("%d steps, %v", len(steps), err)
+	}
 }
 
 // A blob that is damaged parks the run, which goes on when it is mended.

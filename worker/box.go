@@ -174,13 +174,15 @@ func (h *host) handle(ctx context.Context, a engine.Attempt, sb *sandbox.Sandbox
 	if err != nil {
 		return nil, err
 	}
-	if !h.w.box.Plain(raw) {
-		err = h.patiently(ctx, 0, func(ctx context.Context) (err error) {
-			raw, err = h.w.box.SealInline(ctx, raw)
-			return err
-		})
+	if h.w.box.Plain(raw) {
+		return raw, nil
 	}
-	return raw, err
+	var stored []byte
+	err = h.patiently(ctx, 0, func(ctx context.Context) (err error) {
+		stored, err = h.w.box.SealInline(ctx, raw)
+		return err
+	})
+	return stored, err
 }
 
 // takeOver goes on with the sandbox in which another turn began the attempt. It

@@ -24,7 +24,8 @@ const (
 )
 
 // seal turns what a turn wants to be durable into what is stored of it. Large
-// values are written apart here, before they meet a batch.
+// values are written apart here, before they meet a batch. A call that fails is
+// repeated, so each keeps the values until all of its own are sealed.
 func (h *host) seal(ctx context.Context, b engine.Batch) (write, error) {
 	x := write{t: h.t, Batch: b}
 	var todo []func(context.Context) error
@@ -34,12 +35,14 @@ func (h *host) seal(ctx context.Context, b engine.Batch) (write, error) {
 		if h.w.box.Plain(c.Output) && h.w.box.Plain(c.Error) {
 			continue
 		}
-		seal(func(ctx context.Context) (err error) {
-			hash := c.InputHash
+		seal(func(ctx context.Context) error {
+			v := &c.Output
 			if len(c.Error) > 0 {
-				c.Error, c.InputHash, err = h.w.box.SealHashed(ctx, c.Error, hash)
-			} else {
-				c.Output, c.InputHash, err = h.w.box.SealHashed(ctx, c.Output, hash)
+				v = &c.Error
+			}
+			stored, hash, err := h.w.box.SealHashed(ctx, *v, c.InputHash)
+			if err == nil {
+				*v, c.InputHash = stored, hash
 			}
 			return err
 		})
@@ -49,19 +52,30 @@ func (h *host) seal(ctx context.Context, b engine.Batch) (write, error) {
 		if h.w.box.Plain(f.Error) && h.w.box.Plain(f.Details) {
 			continue
 		}
-		seal(func(ctx context.Context) (err error) {
-			if f.Error, err = h.w.box.SealInline(ctx, f.Error); err == nil && f.Details != nil {
-				f.Details, err = h.w.box.SealInline(ctx, f.Details)
+		seal(func(ctx context.Context) error {
+			failure, err := h.w.box.SealInline(ctx, f.Error)
+			if err != nil {
+				return err
 			}
-			return err
+			details := f.Details
+			if details != nil {
+				if details, err = h.w.box.SealInline(ctx, details); err != nil {
+					return err
+				}
+			}
+			f.Error, f.Details = failure, details
+			return nil
 		})
 	}
 	inline := func(v *[]byte) {
 		if h.w.box.Plain(*v) {
 			return
 		}
-		seal(func(ctx context.Context) (err error) {
-			*v, err = h.w.box.SealInline(ctx, *v)
+		seal(func(ctx context.Context) error {
+			stored, err := h.w.box.SealInline(ctx, *v)
+			if err == nil {
+				*v = stored
+			}
 			return err
 		})
 	}
@@ -78,11 +92,15 @@ func (h *host) seal(ctx context.Context, b engine.Batch) (write, error) {
 		end := *b.End // the turn's own stays as it is
 		x.End = &end
 		if !h.w.box.Plain(end.Error) || !h.w.box.Plain(end.Output) {
-			seal(func(ctx context.Context) (err error) {
-				if end.Error, err = h.w.box.SealInline(ctx, end.Error); err != nil {
+			seal(func(ctx context.Context) error {
+				failure, err := h.w.box.SealInline(ctx, end.Error)
+				if err != nil {
 					return err
 				}
-				end.Output, err = h.w.box.Seal(ctx, end.Output)
+				output, err := h.w.box.Seal(ctx, end.Output)
+				if err == nil {
+					end.Error, end.Output = failure, output
+				}
 				return err
 			})
 		}

@@ -106,7 +106,10 @@ func (i *Item) Seal(ctx context.Context, box *payload.Box) (err error) {
 			return err
 		}
 	}
-	i.Input, err = box.Seal(ctx, i.Input)
+	stored, err := box.Seal(ctx, i.Input)
+	if err == nil {
+		i.Input = stored // else it is there for another try
+	}
 	return err
 }
 
