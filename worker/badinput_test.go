@@ -3,6 +3,8 @@ package worker_test
 import (
 	"context"
 	"errors"
+	"log/slog"
+	"maps"
 	"strings"
 	"testing"
 	"time"
@@ -24,6 +26,39 @@ func (f *fixture) parksAs(id workflow.RunID, reason string) (s workflow.RunStatu
 		return s.State == workflow.StateParked && s.Reason == reason
 	})
 	return s
+}
+
+// A worker that starts tries again what is parked, more than one page of it, and each
+// run once: what parks again stays.
+func TestParkedAreTriedOnce(t *testing.T) {
+	t.Parallel()
+	const n = 1100
+	f := newFixture(t)
+	def := defines(func(ctx workflow.Context, n int) (int, error) { return double.Run(ctx, n) }) // which it does not list
+	quiet := worker.Config{Logger: slog.New(slog.DiscardHandler), Workflows: []*workflow.Definition{def}}
+	items := make(map[int]workflow.EnqueueOptions, n)
+	for i := range n {
+		items[i] = workflow.EnqueueOptions{}
+	}
+	for _, err := range changing.EnqueueMany(t.Context(), f.client, maps.All(items)) {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	parked := func(n int) func() bool {
+		return func() bool { return f.count("SELECT count(*) FROM stepward.parked") == n }
+	}
+	stop := f.start(quiet)
+	eventually(t, "all are parked", parked(n))
+	stop()
+	f.start(quiet)
+	resumed := func() int { return f.count("SELECT count(*) FROM stepward.event WHERE kind = 'run.resume'") }
+	eventually(t, "all are tried again", func() bool { return resumed() >= n && parked(n)() })
+	next := f.enqueue(1)
+	f.parksAs(next.ID, "undeclared_step")
+	if got := resumed(); got != n {
+		t.Errorf("%d runs were tried again %d times", n, got)
+	}
 }
 
 // A step that the definition forgot parks the run; a deploy that lists it

@@ -70,22 +70,7 @@ func (w *worker) register(ctx context.Context) error {
 	w.lease.mu.Unlock()
 	w.lease.deadline.Store(int64(sent + w.LeaseTTL - w.margin()))
 	w.lease.id.Store(session)
-	w.unpark(ctx)
 	return nil
-}
-
-// unpark tries again what this worker's program may have cured.
-func (w *worker) unpark(ctx context.Context) {
-	for {
-		var n int
-		if err := w.Pool.QueryRow(ctx, w.q.Unpark, w.wants.ids, w.actor()).Scan(&n); err != nil {
-			w.log.WarnContext(ctx, "parked runs were not tried again", "error", err)
-			return
-		}
-		if n < 500 {
-			return
-		}
-	}
 }
 
 func (w *worker) actor() string { return "worker:" + w.Name }

@@ -27,6 +27,7 @@ func (w *worker) maintain(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	unknown := make(map[unknownTurn]time.Time)
+	var unparked int64 // the session for which that is done
 	for {
 		select {
 		case <-ctx.Done():
@@ -57,6 +58,15 @@ func (w *worker) maintain(ctx context.Context) {
 		if boottime.Now() > time.Duration(w.lease.grace.Load()) && w.lease.slack() > 0 {
 			w.warn(ctx, "reaping", w.reap(ctx))
 		}
+		if session := w.lease.session(); session != unparked {
+			more, err := w.unpark(ctx, session)
+			w.warn(ctx, "trying parked runs again", err)
+			if more {
+				pause = 0
+			} else if err == nil {
+				unparked = session
+			}
+		}
 		unknown, err = w.reconcile(ctx, unknown)
 		w.warn(ctx, "reconciling", err)
 		if len(w.unservable) > 0 {
@@ -64,6 +74,21 @@ func (w *worker) maintain(ctx context.Context) {
 		}
 		timer.Reset(pause)
 	}
+}
+
+// unpark tries some of the runs again that this worker's program may have cured, and
+// reports whether there may be more.
+func (w *worker) unpark(ctx context.Context, session int64) (more bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, maintenanceTimeout)
+	defer cancel()
+	var n int
+	if err := w.Pool.QueryRow(ctx, w.q.Unpark, w.wants.ids, w.actor(), session).Scan(&n); err != nil {
+		return false, err
+	}
+	if n > 0 {
+		w.wake()
+	}
+	return n == 500, nil
 }
 
 func (w *worker) warn(ctx context.Context, what string, err error) {

@@ -76,10 +76,12 @@ WITH stuck AS MATERIALIZED (
 SELECT run_id FROM stuck;
 
 -- name: Unpark
--- What a deploy may have cured is tried again by the worker that starts.
+-- What a deploy may have cured is tried again by the worker that starts, $3: each run once, as what parks again does
+-- so later than it started.
 WITH cured AS MATERIALIZED (
     SELECT p.run_id, r.requirement_id FROM stepward.parked p JOIN stepward.run r ON r.id = p.run_id
     WHERE p.requirement_id = ANY($1::int[]) AND p.reason <> 'crashed' AND NOT r.pause
+      AND p.since < (SELECT started_at FROM stepward.worker WHERE session = $3)
     ORDER BY p.run_id LIMIT 500 FOR NO KEY UPDATE OF p, r SKIP LOCKED
 ), gone AS (
     DELETE FROM stepward.parked USING cured WHERE parked.run_id = cured.run_id
