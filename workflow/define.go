@@ -42,7 +42,12 @@ type Declared interface {
 type Definition struct{ core *engine.Definition }
 
 // Engine is for package worker: what it returns cannot be used elsewhere.
-func (d *Definition) Engine() *engine.Definition { return d.core }
+func (d *Definition) Engine() *engine.Definition {
+	if d.core == nil {
+		return &engine.Definition{Errs: []error{&DefinitionError{Reason: "it was not made by Define"}}}
+	}
+	return d.core
+}
 
 var validName = enqueue.Name
 
@@ -93,6 +98,10 @@ func Define[In, Out any](w DurableWorkflow[In, Out], body func(Context, In) (Out
 			continue
 		}
 		step := s.declare()
+		if step == nil {
+			add("", "step %d of Options.Steps was not made by NewStep, NewToolStep or NewTxStep", i)
+			continue
+		}
 		if err := s.problem(); err != nil {
 			add(step.Name, "%v", err)
 		}
