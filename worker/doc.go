@@ -60,6 +60,7 @@
 //	stepward.turns                              by how they ended
 //	stepward.attempt.duration                   by mode, and whether it failed
 //	stepward.steps.stuck                        functions that ignore their context
+//	stepward.bodies.blocked                     bodies that wait for what is not durable
 //	stepward.commit.batch_size                  writes that shared a commit
 //	stepward.lease.slack                        what was left of the lease when it was renewed
 //	stepward.schedule.ticks                     by outcome: enqueued, overlap, too_late

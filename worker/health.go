@@ -28,6 +28,7 @@ type Report struct {
 	MaxRuns    int           `json:"max_runs"`    // that may be held
 	Steps      int           `json:"steps"`       // attempts that execute
 	Stuck      int           `json:"stuck_steps"` // functions that went on after their attempt ended
+	Blocked    int           `json:"blocked"`     // bodies that have executed nothing durable for ten seconds, and do not wait for it
 	LeaseSlack time.Duration `json:"lease_slack"` // until the worker gives its runs up, in nanoseconds
 	Backend    string        `json:"backend"`     // empty when no sandbox backend works here
 	Warm       int           `json:"warm"`        // sandboxes that wait for a step: see [Warm]
@@ -48,7 +49,7 @@ func (h *Health) Report() (r Report, ok bool) {
 	if w == nil {
 		return Report{}, false
 	}
-	r = Report{Runs: w.held(), MaxRuns: w.MaxRuns, Steps: len(w.steps), Stuck: int(w.stuck.Load()), LeaseSlack: w.lease.slack()}
+	r = Report{Runs: w.held(), MaxRuns: w.MaxRuns, Steps: len(w.steps), Stuck: int(w.stuck.Load()), Blocked: int(w.blocked.Load()), LeaseSlack: w.lease.slack()}
 	if w.backend != nil {
 		r.Backend = w.backend.Name()
 	}

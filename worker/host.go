@@ -124,6 +124,16 @@ func (h *host) Attempt(ctx context.Context, a engine.Attempt) (engine.Outcome, e
 	return out, err
 }
 
+// blocked hears that the body does not come back, and that it has.
+func (h *host) blocked(is bool) {
+	if !is {
+		h.w.blocked.Add(-1)
+		return
+	}
+	h.w.log.Error("a body computes, or waits for something that is not durable (a lock, a channel, the network): it cannot be canceled or handed back, and keeps its place; what takes time belongs into a step",
+		"run", workflow.RunID(h.t.run).String(), "workflow", h.t.workflow, "after", engine.BlockedAfter, "blocked", h.w.blocked.Add(1))
+}
+
 // take waits for a place.
 func take(ctx context.Context, places chan<- struct{}) error {
 	select {

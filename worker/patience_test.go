@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -87,6 +88,25 @@ func TestDeafStep(t *testing.T) {
 	}
 	close(release)
 	eventually(t, "the function has returned", func() bool { r, _ := health.Report(); return r.Stuck == 0 && r.Steps == 0 })
+}
+
+// A body that waits for what is not durable is counted, until it goes on.
+func TestBlockedBody(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	release := make(chan struct{})
+	var health worker.Health
+	f.start(worker.Config{Health: &health, Logger: slog.New(slog.DiscardHandler), Workflows: []*workflow.Definition{defines(func(ctx workflow.Context, n int) (int, error) {
+		<-release
+		return n, nil
+	})}})
+	run := f.enqueue(1)
+	eventually(t, "the body is counted", func() bool { r, _ := health.Report(); return r.Blocked == 1 && r.Runs == 1 })
+	close(release)
+	if _, err := run.Result(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "it has gone on", func() bool { r, _ := health.Report(); return r.Blocked == 0 })
 }
 
 // A worker that is told to stop lets a step end, and starts no other: what is

@@ -37,7 +37,7 @@ type telemetry struct {
 func newTelemetry(cfg Config, w *worker) (*telemetry, error) {
 	m := cfg.MeterProvider.Meter(scope)
 	t := &telemetry{tracer: cfg.TracerProvider.Tracer(scope)}
-	var errs [14]error
+	var errs [15]error
 	t.claimLatency, errs[0] = m.Float64Histogram("stepward.claim.latency", metric.WithUnit("s"), metric.WithDescription("time that a run was ready before it was claimed"))
 	t.leaseSlack, errs[1] = m.Float64Histogram("stepward.lease.slack", metric.WithUnit("s"), metric.WithDescription("what was left of the lease when it was renewed"))
 	t.attempts, errs[2] = m.Float64Histogram("stepward.attempt.duration", metric.WithUnit("s"))
@@ -55,9 +55,12 @@ func newTelemetry(cfg Config, w *worker) (*telemetry, error) {
 	errs[8] = err
 	stuck, err := m.Int64ObservableGauge("stepward.steps.stuck", metric.WithDescription("functions that ignore their context"))
 	errs[9] = err
+	blocked, err := m.Int64ObservableGauge("stepward.bodies.blocked", metric.WithDescription("bodies that wait for what is not durable"))
+	errs[14] = err
 	t.gauges, errs[10] = m.RegisterCallback(func(ctx context.Context, o metric.Observer) error {
 		o.ObserveInt64(held, int64(w.held()))
 		o.ObserveInt64(stuck, w.stuck.Load())
+		o.ObserveInt64(blocked, w.blocked.Load())
 		var n int64
 		var age float64
 		ids := t.claimable.Load()
@@ -70,7 +73,7 @@ func newTelemetry(cfg Config, w *worker) (*telemetry, error) {
 		o.ObserveInt64(backlog, n)
 		o.ObserveFloat64(oldest, age)
 		return nil
-	}, backlog, oldest, held, stuck)
+	}, backlog, oldest, held, stuck, blocked)
 	if err := errors.Join(errs[:]...); err != nil {
 		return nil, fmt.Errorf("worker: metrics: %w", err)
 	}

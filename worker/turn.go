@@ -123,7 +123,7 @@ func (w *worker) work(ctx context.Context, t *heldTurn) engine.End {
 	in := engine.Turn{
 		Run: t.run, Epoch: t.epoch, Tenant: t.tenant, Seed: t.seed, Input: t.input, Attempts: make(map[int]engine.Attempts),
 		Canceled: t.canceled, Draining: w.draining, Paused: t.paused.Load, News: t.news, Crowded: w.hungry.Load, Now: time.Now,
-		MaxBytes: w.MaxBytes, Patience: patience, Sticky: sticky,
+		MaxBytes: w.MaxBytes, Patience: patience, Sticky: sticky, Blocked: h.blocked,
 		Host: h, Open: h.open, Logger: w.log.With("run", workflow.RunID(t.run).String()),
 	}
 	if t.tick != nil {

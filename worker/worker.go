@@ -131,6 +131,7 @@ type worker struct {
 	limits   limits      // the dispatcher's own
 	draining chan struct{}
 	stuck    atomic.Int64 // attempts that ended while their function goes on
+	blocked  atomic.Int64 // bodies that wait for what is not durable
 
 	mu       sync.Mutex
 	turns    map[int64]*heldTurn

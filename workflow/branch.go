@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"slices"
+	"time"
 
 	"github.com/stepward/stepward/internal/engine"
 )
@@ -50,7 +51,24 @@ func (b *branch) run() {
 		return
 	}
 	b.resume <- struct{}{}
-	<-b.t.yield
+	blocked := b.t.in.Blocked
+	if blocked == nil {
+		<-b.t.yield
+		return
+	}
+	if b.t.watch == nil {
+		b.t.watch = time.NewTimer(engine.BlockedAfter)
+	} else {
+		b.t.watch.Reset(engine.BlockedAfter)
+	}
+	select {
+	case <-b.t.yield:
+	case <-b.t.watch.C:
+		blocked(true)
+		<-b.t.yield
+		blocked(false)
+	}
+	b.t.watch.Stop()
 }
 
 // start begins the goroutine of a branch. Its functions are called one after

@@ -36,6 +36,7 @@ type turn struct {
 	misused atomic.Bool // a Context was used on a foreign goroutine
 
 	yield    chan struct{} // gives the baton back
+	watch    *time.Timer   // of who has it
 	body     *branch
 	branches []*branch // that have not ended
 	runnable []*branch

@@ -97,11 +97,18 @@ type Turn struct {
 
 	Logger *slog.Logger
 
+	// Blocked, if it is not nil, is told when a body has not come back from its own
+	// code for BlockedAfter, and when it has.
+	Blocked func(is bool)
+
 	// Verify compares the body with what is on record and does nothing else:
 	// the turn ends, as Lost, where the record does.
 	Verify bool
 	Ended  EndKind // of a run that is verified: how its body ended; 0 when that is not on record
 }
+
+// BlockedAfter is for how long a body may do what is not durable. It should be none.
+const BlockedAfter = 10 * time.Second
 
 // A Host executes and records on behalf of a turn. Its methods are called from
 // several goroutines.
