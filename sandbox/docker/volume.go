@@ -29,9 +29,14 @@ type carried struct {
 
 func (c *carried) volume() string { return "stepward-runner-" + c.sha256 }
 
-// helperTimeout is how long a volume may take to be filled. A helper container
-// that is older belongs to a process that died.
-const helperTimeout = 5 * time.Minute
+const (
+	// helperTimeout is how long a volume may take to be filled. A helper container
+	// that is older belongs to a process that died.
+	helperTimeout = 5 * time.Minute
+
+	// stallTimeout is how long the copy of a living process may stand still.
+	stallTimeout = 20 * time.Second
+)
 
 // carry finds the program and sees to it that its volume is filled.
 func (b *Backend) carry(ctx context.Context, api *client.Client, e *engine, img image) (*carried, error) {
@@ -75,21 +80,11 @@ func (b *Backend) refill() {
 // that never runs. The container's name keeps others from doing so at the same
 // time.
 func fill(ctx context.Context, api *client.Client, c *carried, img image) error {
-	labels := map[string]string{labelHelper: c.sha256}
-	if _, err := api.VolumeCreate(ctx, client.VolumeCreateOptions{Name: c.volume(), Labels: labels}); err != nil {
+	if _, err := api.VolumeCreate(ctx, client.VolumeCreateOptions{Name: c.volume(), Labels: map[string]string{labelHelper: c.sha256}}); err != nil {
 		return err
 	}
-	name := "stepward-fill-" + c.sha256[:16]
-	helper, err := lockHelper(ctx, api, name, client.ContainerCreateOptions{
-		Name:   name,
-		Config: &container.Config{Image: img.id, Entrypoint: []string{ProgramPath}, Labels: labels, NetworkDisabled: true},
-		HostConfig: &container.HostConfig{
-			NetworkMode: "none",
-			LogConfig:   container.LogConfig{Type: "none"},
-			Mounts:      []mount.Mount{{Type: mount.TypeVolume, Source: c.volume(), Target: programDir, VolumeOptions: &mount.VolumeOptions{NoCopy: true}}},
-		},
-	})
-	if err != nil {
+	helper, err := lockHelper(ctx, api, c, img, stallTimeout)
+	if err != nil || helper == "" {
 		return err
 	}
 	defer func() {
@@ -129,11 +124,25 @@ func fill(ctx context.Context, api *client.Client, c *carried, img image) error 
 	return err
 }
 
-// lockHelper creates the helper container. While another one of that name
-// exists it waits, unless its maker has died.
-func lockHelper(ctx context.Context, api *client.Client, name string, o client.ContainerCreateOptions) (id string, err error) {
+// lockHelper creates the helper container. While another one of that name exists it
+// waits for the program to be complete, which is seen through the other container: its
+// maker may have died. The id is empty then. A copy that does not get on for stall is
+// nobody's any more, and removed.
+func lockHelper(ctx context.Context, api *client.Client, c *carried, img image, stall time.Duration) (id string, err error) {
+	o := client.ContainerCreateOptions{
+		Name:   "stepward-fill-" + c.sha256[:16],
+		Config: &container.Config{Image: img.id, Entrypoint: []string{ProgramPath}, Labels: map[string]string{labelHelper: c.sha256}, NetworkDisabled: true},
+		HostConfig: &container.HostConfig{
+			NetworkMode: "none",
+			LogConfig:   container.LogConfig{Type: "none"},
+			Mounts:      []mount.Mount{{Type: mount.TypeVolume, Source: c.volume(), Target: programDir, VolumeOptions: &mount.VolumeOptions{NoCopy: true}}},
+		},
+	}
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
+	var maker string
+	var have int64
+	var since time.Time
 	for {
 		res, err := api.ContainerCreate(ctx, o)
 		if err == nil {
@@ -142,10 +151,18 @@ func lockHelper(ctx context.Context, api *client.Client, name string, o client.C
 		if !errdefs.IsConflict(err) {
 			return "", err
 		}
-		if other, ierr := api.ContainerInspect(ctx, name, client.ContainerInspectOptions{}); ierr == nil {
-			made, perr := time.Parse(time.RFC3339Nano, other.Container.Created)
-			if perr == nil && time.Since(made) > helperTimeout {
-				_, _ = api.ContainerRemove(ctx, other.Container.ID, client.ContainerRemoveOptions{Force: true})
+		if other, err := api.ContainerInspect(ctx, o.Name, client.ContainerInspectOptions{}); err == nil {
+			id, n := other.Container.ID, int64(-1)
+			if st, err := api.ContainerStatPath(ctx, id, client.ContainerStatPathOptions{Path: ProgramPath}); err == nil {
+				n = st.Stat.Size
+			}
+			switch {
+			case id != maker || n != have:
+				maker, have, since = id, n, time.Now()
+			case n == c.size: // a tick ago, too: it is closed, and can be executed
+				return "", nil
+			case time.Since(since) > stall:
+				_, _ = api.ContainerRemove(ctx, id, client.ContainerRemoveOptions{Force: true})
 			}
 		}
 		select {
