@@ -70,7 +70,7 @@ func (b *Backend) connectLocked(ctx context.Context) (*client.Client, *engine, e
 			return slices.Contains(strings.Split(s, ","), "name="+name)
 		})
 	}
-	e.key = fmt.Sprintf("%x", sha256.Sum256([]byte(e.ID)))[:8]
+	e.key = fmt.Sprintf("%x", sha256.Sum256([]byte(e.ID+e.DockerRootDir)))[:8] // two engines of one host may have one ID
 	e.userns = option("userns") || option("rootless")
 	e.seccomp = option("seccomp") && !slices.Contains(e.SecurityOptions, "name=seccomp,profile=unconfined")
 	// SELinux would keep the container out of a directory of the host.
