@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"strings"
 	"testing"
+	"time"
 
 	"go.opentelemetry.io/otel/trace"
 
@@ -96,6 +97,42 @@ func TestChildThatNothingExecutes(t *testing.T) {
 	run := f.enqueue(1)
 	if s := f.parksAs(run.ID, "mode"); !strings.Contains(s.Err.Message, "secretive") {
 		t.Errorf("got %v", s.Err)
+	}
+}
+
+// A run whose child was canceled, and not itself, has failed: its body can tell, and so
+// can who waits for it.
+func TestChildCanceledAlone(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	outer, inner := workflow.DurableWorkflow[int, int]{Name: "outer"}, workflow.DurableWorkflow[int, int]{Name: "inner"}
+	f.start(worker.Config{Logger: slog.New(slog.DiscardHandler), Workflows: []*workflow.Definition{
+		workflow.Define(outer, func(ctx workflow.Context, n int) (int, error) {
+			out, err := inner.Run(ctx, n)
+			if step, ok := errors.AsType[*workflow.StepError](err); !ok || step.Step != "child:inner" || !errors.Is(err, workflow.ErrCanceled) {
+				return 0, workflow.Permanent(errors.New("not told that the child was canceled"))
+			}
+			return out, err
+		}, workflow.Options{}),
+		workflow.Define(inner, func(ctx workflow.Context, n int) (int, error) { return n, workflow.Sleep(ctx, 24*time.Hour) }, workflow.Options{}),
+	}})
+	run, err := outer.Enqueue(t.Context(), f.client, 1, workflow.EnqueueOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var child int64
+	eventually(t, "the child is there", func() bool {
+		return f.pool.QueryRow(t.Context(), f.sql("SELECT id FROM stepward.run WHERE parent_id = $1"), int64(run.ID)).Scan(&child) == nil
+	})
+	if err := f.client.Cancel(t.Context(), workflow.RunID(child)); err != nil {
+		t.Fatal(err)
+	}
+	_, err = run.Result(t.Context())
+	if failed, ok := errors.AsType[*workflow.RecordedError](err); !ok || errors.Is(err, workflow.ErrCanceled) || failed.Step != "child:inner" {
+		t.Errorf("got %v", err)
+	}
+	if s := f.state(run.ID).State; s != workflow.StateFailed {
+		t.Errorf("the run is %s", s)
 	}
 }
 

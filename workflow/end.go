@@ -53,7 +53,11 @@ func (t *turn) finish(ctx context.Context) {
 		}
 		end = engine.End{Kind: engine.Failed, Error: record(err).encode(), Err: err}
 	default:
-		end = engine.End{Kind: engine.Failed, Error: record(t.err).encode(), Err: t.err}
+		rec := record(t.err)
+		if rec.Kind == "canceled" { // a child was, alone: the run itself was not
+			rec.Kind = ""
+		}
+		end = engine.End{Kind: engine.Failed, Error: rec.encode(), Err: t.err}
 	}
 	b := t.pending
 	b.End = &end
