@@ -1,21 +1,16 @@
 package runner
 
 import (
-	"bytes"
-	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"slices"
 	"sync"
 	"time"
 
 	"connectrpc.com/connect"
-	"golang.org/x/sys/unix"
-	"google.golang.org/protobuf/encoding/protodelim"
 
 	"github.com/stepward/stepward/internal/confine"
 	"github.com/stepward/stepward/internal/rpc"
@@ -220,145 +215,6 @@ func (e *exec) size() (n int) {
 	return n
 }
 
-// spawn starts the process by a shim and returns when nothing is left of it.
-func (x *execs) spawn(e *exec, req *rpc.ExecRequest, pumps *sync.WaitGroup) *rpc.End {
-	var child []*os.File // what the process inherits, from 0 on
-	defer func() {
-		for _, f := range child {
-			f.Close() // also those that a shim has got: it has its own
-		}
-	}()
-	null := func(flag int) error {
-		f, err := os.OpenFile("/dev/null", flag, 0)
-		if err == nil {
-			child = append(child, f)
-		}
-		return err
-	}
-	output := func(s rpc.Output_Stream, discard bool) error {
-		if discard {
-			return null(os.O_WRONLY)
-		}
-		r, w, err := os.Pipe()
-		if err != nil {
-			return err
-		}
-		child = append(child, w)
-		pumps.Go(func() { pump(r, &e.out[s]) })
-		return nil
-	}
-	request := shim.Request{
-		Name: req.Name, Args: req.Args, Dir: req.Dir, Env: withoutOwn(slices.Concat(baseEnv(), x.environ(), req.Env)), Landlock: x.landlock,
-		Terminal: req.Terminal != nil,
-	}
-	if req.Terminal != nil {
-		t, theirs, err := openTerminal(req.Terminal)
-		if err != nil {
-			return e.failed(err)
-		}
-		child = append(child, theirs, theirs, theirs)
-		request.Env = append([]string{"TERM=xterm-256color"}, request.Env...)
-		pumps.Go(func() { pump(t.File, &e.out[rpc.Output_STDOUT]) })
-		e.inMu.Lock()
-		e.stdin, e.terminal = t, t
-		e.inMu.Unlock()
-		return x.under(e, request, child)
-	}
-	var err error
-	if req.Stdin {
-		var r, w *os.File
-		if r, w, err = os.Pipe(); err != nil {
-			return e.failed(err)
-		}
-		child = append(child, r)
-		e.inMu.Lock()
-		e.stdin = w
-		e.inMu.Unlock()
-	} else if err = null(os.O_RDONLY); err != nil {
-		return e.failed(err)
-	}
-	if err := output(rpc.Output_STDOUT, req.DiscardStdout); err != nil {
-		return e.failed(err)
-	}
-	if err := output(rpc.Output_STDERR, req.DiscardStderr); err != nil {
-		return e.failed(err)
-	}
-	if req.Guest != nil {
-		request.Name, request.Args = cmp.Or(x.cfg.guest, confine.Self), nil
-		request.Env = append(request.Env, EnvMode+"=guest")
-		var raw bytes.Buffer
-		if _, err := protodelim.MarshalTo(&raw, req.Guest); err != nil {
-			return e.failed(err)
-		}
-		r, w, err := os.Pipe()
-		if err != nil {
-			return e.failed(err)
-		}
-		child = append(child, r)
-		pumps.Go(func() { _, _ = w.Write(raw.Bytes()) }) // fails when the guest has gone
-		e.inMu.Lock()
-		e.stdin = w // for receipts
-		e.inMu.Unlock()
-		if err := output(rpc.Output_ANSWER, false); err != nil {
-			return e.failed(err)
-		}
-	}
-	return x.under(e, request, child)
-}
-
-// under has a shim run the command, and returns when nothing is left of it.
-func (x *execs) under(e *exec, request shim.Request, child []*os.File) *rpc.End {
-	<-x.prepared
-	sh, err := x.dispatch(request, child)
-	for _, f := range child {
-		f.Close() // or its end would not be seen
-	}
-	if err != nil {
-		return e.failed(err)
-	}
-	e.setShim(sh)
-	close(e.ready)
-	for {
-		ev, err := sh.Receive()
-		switch {
-		case err != nil: // it died: its descendants are ours now, and cannot be told apart
-			e.setShim(nil)
-			sh.Close()
-			x.killAll()
-			return &rpc.End{Code: -1, Lost: true}
-		case ev.Started:
-			close(e.started)
-			e.wake.all()
-			if sh.Left() == 0 {
-				x.warm() // not earlier: its start would compete with the command's
-			}
-		default:
-			e.setShim(nil) // before the next exec has it: a kill must not meet that
-			x.release(sh)
-			return &rpc.End{
-				Code: int32(ev.Code), Signal: ev.Signal, Lost: ev.Lost,
-				StartErrno: int32(ev.StartErrno), StartError: text(ev.StartError),
-				Usage: &rpc.Usage{CpuNs: ev.CPU, MaxMemory: ev.MaxMemory},
-			}
-		}
-	}
-}
-
-// failed is the end of an exec that could not be started.
-func (e *exec) failed(err error) *rpc.End {
-	close(e.ready)
-	var errno unix.Errno
-	errors.As(err, &errno)
-	return &rpc.End{Code: -1, StartErrno: int32(errno), StartError: cmp.Or(err.Error(), "failed")}
-}
-
-// setShim sets under which shim the exec runs, nil if under none any more.
-func (e *exec) setShim(s *shim.Process) {
-	e.inMu.Lock()
-	e.shim = s
-	e.inMu.Unlock()
-}
-
 // kill ends all processes of the exec and returns when none is left.
 func (e *exec) kill(ctx context.Context) error {
 	e.inMu.Lock()
@@ -379,21 +235,6 @@ func (e *exec) kill(ctx context.Context) error {
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
-	}
-}
-
-// pump copies an output of the process to its log.
-func pump(r *os.File, l *outlog) {
-	defer r.Close()
-	buf := make([]byte, 32<<10)
-	for {
-		n, err := r.Read(buf)
-		if n > 0 && !l.write(buf[:n]) {
-			return
-		}
-		if err != nil {
-			return
-		}
 	}
 }
 
@@ -433,125 +274,8 @@ func (e *exec) input(offset int64, data []byte, eof bool) (closed bool, err erro
 	return false, nil
 }
 
-func (s service) Exec(ctx context.Context, req *connect.Request[rpc.ExecRequest], stream *connect.ServerStream[rpc.ExecEvent]) error {
-	if req.Msg.Id == "" || (req.Msg.Name == "" && req.Msg.Guest == nil && !req.Msg.Attach) {
-		return connect.NewError(connect.CodeInvalidArgument, errors.New("exec without an id or a name"))
-	}
-	e, err := s.execs.get(req.Msg)
-	if err != nil {
-		return err
-	}
-	return s.execs.follow(ctx, e, [3]int64{req.Msg.StdoutOffset, req.Msg.StderrOffset, req.Msg.AnswerOffset}, stream.Send)
-}
-
-// follow sends the events of an exec, with its output from the offsets on.
-func (x *execs) follow(ctx context.Context, e *exec, offsets [3]int64, send func(*rpc.ExecEvent) error) (err error) {
-	for i := range e.out {
-		e.out[i].took(offsets[i])
-	}
-	select {
-	case <-e.started:
-		err = send(&rpc.ExecEvent{Event: &rpc.ExecEvent_Started{Started: &rpc.Started{StdinOffset: e.given()}}})
-	case <-e.empty:
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	if err != nil {
-		return err
-	}
-	const most = 64 << 10
-	for {
-		wait := e.wake.wait()
-		idle, over := true, true
-		for i := range e.out {
-			data, at, done := e.out[i].read(offsets[i], most)
-			over = over && done
-			if len(data) == 0 {
-				continue
-			}
-			idle = false
-			out := &rpc.Output{Stream: rpc.Output_Stream(i), Offset: at, Data: data, Truncated: at - offsets[i]}
-			if err := send(&rpc.ExecEvent{Event: &rpc.ExecEvent_Output{Output: out}}); err != nil {
-				return err
-			}
-			offsets[i] = at + int64(len(data))
-			e.out[i].took(offsets[i])
-		}
-		switch {
-		case over:
-			err := send(&rpc.ExecEvent{Event: &rpc.ExecEvent_End{End: e.end}})
-			if err == nil {
-				x.read(e)
-			}
-			return err
-		case idle:
-			select {
-			case <-wait:
-			case <-ctx.Done():
-				return ctx.Err()
-			}
-		}
-	}
-}
-
-func (s service) Input(_ context.Context, req *connect.Request[rpc.InputRequest]) (*connect.Response[rpc.InputResponse], error) {
-	e := s.execs.find(req.Msg.Id)
-	if e == nil {
-		return connect.NewResponse(&rpc.InputResponse{Closed: true}), nil
-	}
-	closed, err := e.input(req.Msg.Offset, req.Msg.Data, req.Msg.Eof)
-	if err != nil {
-		return nil, err
-	}
-	return connect.NewResponse(&rpc.InputResponse{Closed: closed}), nil
-}
-
-func (s service) Signal(_ context.Context, req *connect.Request[rpc.SignalRequest]) (*connect.Response[rpc.SignalResponse], error) {
-	sig := unix.SignalNum(req.Msg.Signal)
-	if req.Msg.Signal != "" && sig == 0 {
-		return nil, connect.NewError(connect.CodeInvalidArgument, fmt.Errorf("no signal %q", req.Msg.Signal))
-	}
-	e := s.execs.find(req.Msg.Id)
-	if e == nil {
-		return connect.NewResponse(&rpc.SignalResponse{}), nil
-	}
-	e.inMu.Lock()
-	defer e.inMu.Unlock()
-	if size := req.Msg.Terminal; size != nil {
-		if e.terminal == nil {
-			return nil, connect.NewError(connect.CodeFailedPrecondition, errors.New("the command has no terminal"))
-		}
-		if err := e.terminal.resize(size); err != nil {
-			return connect.NewResponse(&rpc.SignalResponse{}), nil
-		}
-	}
-	if sig != 0 && e.shim != nil {
-		e.shim.Signal(sig)
-	}
-	return connect.NewResponse(&rpc.SignalResponse{Found: e.shim != nil}), nil
-}
-
-func (s service) Kill(ctx context.Context, req *connect.Request[rpc.KillRequest]) (*connect.Response[rpc.KillResponse], error) {
-	e := s.execs.find(req.Msg.Id)
-	if e == nil {
-		return connect.NewResponse(&rpc.KillResponse{}), nil
-	}
-	if err := e.kill(ctx); err != nil {
-		return nil, err
-	}
-	return connect.NewResponse(&rpc.KillResponse{Found: true}), nil
-}
-
 func (x *execs) find(id string) *exec {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	return x.byID[id]
-}
-
-// baseEnv is the environment under every command's own.
-func baseEnv() []string {
-	return []string{
-		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-		"HOME=/tmp", "TMPDIR=/tmp", "PWD=" + confine.Workspace,
-	}
 }
