@@ -63,9 +63,13 @@ func ended(l look, st workflow.StepStatus) bool {
 	return st.Recorded || st.Err != nil || lost(l, st)
 }
 
-// lost reports whether an attempt has no end, and a later one, or the run's own
+// lost reports whether an attempt was lost with its worker: it says so, or it has no
+// end, and a later one, or the run's own
 // end, shows that it will never have one.
 func lost(l look, st workflow.StepStatus) bool {
+	if st.Err != nil && st.Err.Kind == "sandbox" { // here, only ever with its worker
+		return true
+	}
 	if st.Recorded || st.Err != nil {
 		return false
 	}

@@ -22,13 +22,14 @@ SELECT seq, key, CASE WHEN wake_at IS NULL THEN -1 ELSE greatest(extract(epoch F
 FROM stepward.wait WHERE run_id = $1;
 
 -- name: StepList
+-- The worker of an attempt in a sandbox is who has, or had, that: another one may only have found it lost.
 SELECT s.seq, s.key, s.mode::int, s.attempt, s.epoch, s.started_at, s.elapsed, CASE WHEN s.error = '' AND NOT (s.attempt = 0 AND s.key ~ '(^|/)timeout:') THEN nullif(s.output, '') END, nullif(s.error, ''), true, b.backend, b.id,
        coalesce(w.name, ''), NULL::timestamptz, a.details, a.beat_at
 FROM stepward.step s
 LEFT JOIN stepward.attempt a ON a.run_id = s.run_id AND a.seq = s.seq AND a.attempt = s.attempt
 LEFT JOIN stepward.sandbox b ON b.id = a.sandbox_id
 LEFT JOIN stepward.claim c ON c.run_id = s.run_id AND c.epoch = s.epoch
-LEFT JOIN stepward.worker w ON w.session = c.session
+LEFT JOIN stepward.worker w ON w.session = coalesce(b.session, c.session)
 WHERE s.run_id = $1 AND s.seq > $2
 UNION ALL
 SELECT a.seq, a.key, a.mode, a.attempt, a.epoch, a.started_at, a.elapsed, NULL, a.error, false, b.backend, b.id,
@@ -36,7 +37,7 @@ SELECT a.seq, a.key, a.mode, a.attempt, a.epoch, a.started_at, a.elapsed, NULL, 
 FROM stepward.attempt a
 LEFT JOIN stepward.sandbox b ON b.id = a.sandbox_id
 LEFT JOIN stepward.claim c ON c.run_id = a.run_id AND c.epoch = a.epoch
-LEFT JOIN stepward.worker w ON w.session = c.session
+LEFT JOIN stepward.worker w ON w.session = coalesce(b.session, c.session)
 WHERE a.run_id = $1 AND a.seq > $2
   AND NOT EXISTS (SELECT FROM stepward.step s WHERE s.run_id = a.run_id AND s.seq = a.seq AND s.attempt = a.attempt)
 ORDER BY 1, 4
