@@ -267,7 +267,8 @@ type GuestStep struct {
 	BeatEvery time.Duration
 
 	// Append takes an entry of a stream, which the function waits for, and whose
-	// error it gets; n is a number that no other entry of the call has, from 1.
+	// error it gets, unless that is ErrDetached: then it goes on waiting, for another
+	// process. n is a number that no other entry of the call has, from 1.
 	// Progress takes a value, now and then. Both are called by one
 	// goroutine, with at most 64 KiB, and hold up what else the function's process
 	// has to say. The process need not be what it was: names and values are any.

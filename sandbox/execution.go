@@ -306,7 +306,11 @@ func (x *execution) shown(ctx context.Context, raw []byte) {
 		case len(s.Value) > rpc.MaxDetails:
 			r.Error = fmt.Sprintf("an entry of %d bytes, the limit is %d", len(s.Value), rpc.MaxDetails)
 		default:
-			if err := x.entry(s.Entry, s.Name, s.Value); err != nil {
+			err := x.entry(s.Entry, s.Name, s.Value)
+			if errors.Is(err, ErrDetached) {
+				return // who goes on with the call is asked again, and answers
+			}
+			if err != nil {
 				r.Error = strings.ToValidUTF8(cmp.Or(err.Error(), "refused"), "\uFFFD")
 			}
 		}

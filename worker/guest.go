@@ -9,6 +9,7 @@ import (
 
 	"github.com/stepward/stepward/internal/engine"
 	"github.com/stepward/stepward/internal/enqueue"
+	"github.com/stepward/stepward/sandbox"
 	"github.com/stepward/stepward/workflow"
 )
 
@@ -57,6 +58,7 @@ func (g *guestOutlet) append(number int64, stream string, payload []byte) error 
 	err := g.to.appendNumbered(g.ctx, n, stream, payload)
 	if errors.Is(err, engine.ErrLeaseLost) {
 		g.cancel(err)
+		return fmt.Errorf("%w: %w", sandbox.ErrDetached, err) // no news for the guest: another worker may go on with it
 	}
 	return err
 }

@@ -229,6 +229,15 @@ func (p *process) signal(s syscall.Signal) {
 	}
 }
 
+// frozen reports whether the process was stopped by a signal.
+func (p *process) frozen() bool {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.cmd.Process.Pid))
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return strings.Contains(string(stat), ") T ")
+}
+
 // diedOf waits for the process to be ended by the signal; 0 is a normal exit.
 func (p *process) diedOf(want syscall.Signal) {
 	p.t.Helper()
