@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -332,8 +333,8 @@ func TestContinueAsNewIsAnother(t *testing.T) {
 
 // A run begins anew when what it has started is over, and as what it is.
 func TestContinueAsNewWaits(t *testing.T) {
-	var steps, kids int
-	count := workflow.NewStep("count", func(_ context.Context, s string) (string, error) { steps++; return s, nil }, workflow.StepOptions{})
+	var steps, kids atomic.Int64 // those of one run execute at the same time
+	count := workflow.NewStep("count", func(_ context.Context, s string) (string, error) { steps.Add(1); return s, nil }, workflow.StepOptions{})
 	other := workflow.DurableWorkflow[string, string]{Name: "other"}
 	e := workflowtest.New(t, workflow.Define(double, func(ctx workflow.Context, s string) (string, error) {
 		switch s {
@@ -347,9 +348,9 @@ func TestContinueAsNewWaits(t *testing.T) {
 		}
 		return s, nil
 	}, workflow.Options{Steps: []workflow.Declared{count}}))
-	workflowtest.FakeRun(e, inner, func(s string) (string, error) { kids++; return s, nil })
-	if out, err := workflowtest.Execute(e, double, "once"); err != nil || out != "again" || steps != 2 || kids != 1 {
-		t.Errorf("%q, %v: %d steps, %d children", out, err, steps, kids)
+	workflowtest.FakeRun(e, inner, func(s string) (string, error) { kids.Add(1); return s, nil })
+	if out, err := workflowtest.Execute(e, double, "once"); err != nil || out != "again" || steps.Load() != 2 || kids.Load() != 1 {
+		t.Errorf("%q, %v: %d steps, %d children", out, err, steps.Load(), kids.Load())
 	}
 	_, err := workflowtest.Execute(e, double, "other")
 	var failed *workflow.RecordedError
