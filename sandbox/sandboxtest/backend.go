@@ -317,6 +317,28 @@ func testFiles(t *testing.T, s *sandbox.Sandbox) {
 	}
 }
 
+// guestEnds checks the ways in which a guest step ends, on any kind of backend.
+func guestEnds(t *testing.T, call func(step string) ([]byte, error)) {
+	t.Helper()
+	var ge *sandbox.GuestError
+	if _, err := call("permanent"); !errors.As(err, &ge) || !ge.Permanent || ge.RetryAfter != 3*time.Second {
+		t.Errorf("permanent: %#v", err)
+	}
+	var ee *sandbox.ExitError
+	if _, err := call("exit"); !errors.As(err, &ee) || ee.Code != 7 || string(ee.Stderr) != "leaving\n" {
+		t.Errorf("exit: %v", err)
+	}
+	if _, err := call("exit0"); !errors.As(err, &ee) || !ee.NoAnswer {
+		t.Errorf("exit without an answer: %v", err)
+	}
+	if out, err := call("environ"); err != nil || strings.Contains(string(out), "STEPWARD_") || !strings.Contains(string(out), "SUITE=yes") {
+		t.Errorf("environ: %q, %v", out, err)
+	}
+	if out, err := call("fork"); err != nil || string(out) != "forked" {
+		t.Errorf("fork: %q, %v", out, err)
+	}
+}
+
 func testGuest(t *testing.T, s *sandbox.Sandbox) {
 	ctx := bounded(t)
 	call := func(step string) ([]byte, error) {
@@ -338,25 +360,11 @@ func testGuest(t *testing.T, s *sandbox.Sandbox) {
 	if _, err := call("error"); !errors.As(err, &ge) || ge.Message != "no luck" || ge.Permanent || ge.Panic || ge.Type != "*errors.errorString" {
 		t.Errorf("error: %#v", err)
 	}
-	if _, err := call("permanent"); !errors.As(err, &ge) || !ge.Permanent || ge.RetryAfter != 3*time.Second {
-		t.Errorf("permanent: %#v", err)
-	}
 	if _, err := call("panic"); !errors.As(err, &ge) || !ge.Panic || ge.Message != "boom" || !strings.Contains(ge.Stack, "sandboxtest.guest") {
 		t.Errorf("panic: %#v", err)
 	}
+	guestEnds(t, call)
 	var ee *sandbox.ExitError
-	if _, err := call("exit"); !errors.As(err, &ee) || ee.Code != 7 || string(ee.Stderr) != "leaving\n" {
-		t.Errorf("exit: %v", err)
-	}
-	if _, err := call("exit0"); !errors.As(err, &ee) || !ee.NoAnswer {
-		t.Errorf("exit without an answer: %v", err)
-	}
-	if out, err := call("environ"); err != nil || strings.Contains(string(out), "STEPWARD_") || !strings.Contains(string(out), "SUITE=yes") {
-		t.Errorf("environ: %q, %v", out, err)
-	}
-	if out, err := call("fork"); err != nil || string(out) != "forked" {
-		t.Errorf("fork: %q, %v", out, err)
-	}
 	if n := run(t, s, "count", "probe:hang"); n != "0" {
 		t.Errorf("%s processes that a step forked are left", n)
 	}

@@ -110,25 +110,10 @@ func testInvokedGuest(t *testing.T, s *sandbox.Sandbox) {
 		t.Errorf("echo: %q, %v", out, err)
 	}
 	var ge *sandbox.GuestError
-	if _, err := call("permanent"); !errors.As(err, &ge) || !ge.Permanent || ge.RetryAfter != 3*time.Second {
-		t.Errorf("permanent: %#v", err)
-	}
 	if _, err := call("panic"); !errors.As(err, &ge) || !ge.Panic || ge.Message != "boom" {
 		t.Errorf("panic: %#v", err)
 	}
-	var ee *sandbox.ExitError
-	if _, err := call("exit"); !errors.As(err, &ee) || ee.Code != 7 || string(ee.Stderr) != "leaving\n" {
-		t.Errorf("exit: %v", err)
-	}
-	if _, err := call("exit0"); !errors.As(err, &ee) || !ee.NoAnswer {
-		t.Errorf("exit without an answer: %v", err)
-	}
-	if out, err := call("environ"); err != nil || strings.Contains(string(out), "STEPWARD_") || !strings.Contains(string(out), "SUITE=yes") {
-		t.Errorf("environ: %q, %v", out, err)
-	}
-	if out, err := call("fork"); err != nil || string(out) != "forked" {
-		t.Errorf("fork: %q, %v", out, err)
-	}
+	guestEnds(t, call)
 	tail := &sandbox.Tail{Limit: 64 << 10}
 	out, err := s.Guest(ctx, sandbox.GuestStep{Step: "print", Stdout: tail})
 	if err != nil || string(out) != "printed" || len(tail.Bytes()) != 64<<10 {
