@@ -34,13 +34,13 @@ var fenced = map[string]func(ctx context.Context, w *worker, tx pgx.Tx, t *heldT
 		return found(err)
 	},
 	"TurnLeave to wait": func(ctx context.Context, w *worker, tx pgx.Tx, t *heldTurn) (int, error) {
-		return leaves(w.leaveTo(ctx, tx, t, engine.End{Kind: engine.Timer}, new(1.0), true))
+		return leaves(w.leaveTo(ctx, tx, t, engine.End{Kind: engine.Timer, Delay: time.Second}))
 	},
 	"TurnLeave to another worker": func(ctx context.Context, w *worker, tx pgx.Tx, t *heldTurn) (int, error) {
-		return leaves(w.leaveTo(ctx, tx, t, engine.End{Kind: engine.Released}, nil, true))
+		return leaves(w.leaveTo(ctx, tx, t, engine.End{Kind: engine.Released}))
 	},
 	"TurnLeave to park": func(ctx context.Context, w *worker, tx pgx.Tx, t *heldTurn) (int, error) {
-		return leaves(w.leaveTo(ctx, tx, t, engine.End{Kind: engine.Parked, Reason: "storage"}, nil, true))
+		return leaves(w.leaveTo(ctx, tx, t, engine.End{Kind: engine.Parked, Reason: "storage"}))
 	},
 	"TurnRenew": func(ctx context.Context, w *worker, tx pgx.Tx, t *heldTurn) (int, error) {
 		return leaves(w.renewTo(ctx, tx, t, engine.End{Kind: engine.Renewed, Output: []byte("2")}))

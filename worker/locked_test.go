@@ -171,7 +171,7 @@ func TestLeaveBesideLocks(t *testing.T) {
 		state     workflow.State
 	}{
 		"park": {"TurnLeave", passes(gate), false, workflow.StateParked},
-		"wait": {"TurnLock", func(ctx workflow.Context, _ int) (int, error) { return other.Receive(ctx, 0) }, true, workflow.StateWaiting},
+		"wait": {"TurnLeave", func(ctx workflow.Context, _ int) (int, error) { return other.Receive(ctx, 0) }, true, workflow.StateWaiting},
 		"renew": {"TurnRenew", func(_ workflow.Context, n int) (int, error) {
 			if n > 0 {
 				return 0, changing.ContinueAsNew(0)

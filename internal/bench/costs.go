@@ -106,7 +106,7 @@ var loads = []load{
 		},
 	},
 	{
-		name: "1,000 runs that begin to wait, 100 at once", unit: "run", units: 1000, statements: 3.3, commits: 1.3, rows: 10.1, bytes: 2000,
+		name: "1,000 runs that begin to wait, 100 at once", unit: "run", units: 1000, statements: 1.3, commits: 1.3, rows: 10.1, bytes: 2000,
 		cfg: worker.Config{MaxRuns: 100},
 		do: func(ctx context.Context, a *app) error {
 			from, err := a.waiting(ctx)

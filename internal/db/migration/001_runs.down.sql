@@ -8,5 +8,5 @@ DROP TABLE stepward.event, stepward.worker, stepward.blob_use, stepward.blob, st
 DROP FUNCTION stepward.fork;
 DROP TYPE stepward.run_state;
 DROP FUNCTION stepward.expire_runs(bigint, int, int, float8, float8, float8, text);
-DROP FUNCTION stepward.next_id(), stepward.ready_place(), stepward.gate(text, int), stepward.rank(bigint, smallint);
+DROP FUNCTION stepward.next_id(), stepward.ready_place(), stepward.arrived(bigint), stepward.gate(text, int), stepward.rank(bigint, smallint);
 DROP SEQUENCE stepward.id_counter;

@@ -173,6 +173,15 @@ CREATE TABLE stepward.signal (
     PRIMARY KEY (run_id, id)
 ) WITH (fillfactor = 90);
 
+-- Whether something has arrived that a run waits for. It is volatile: so it sees
+-- what was committed between the snapshot of the statement that calls it and that
+-- statement's lock on the run.
+CREATE FUNCTION stepward.arrived(run bigint) RETURNS boolean LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+    RETURN EXISTS (SELECT FROM stepward.wait w JOIN stepward.signal s ON s.run_id = w.run_id AND s.name = w.signal AND NOT s.received WHERE w.run_id = run)
+        OR EXISTS (SELECT FROM stepward.wait w JOIN stepward.run c ON c.id = w.child_id WHERE w.run_id = run AND c.state <> 'live');
+END $$;
+
 -- What a commit leaves to be done to another run, as it must not lock it: to
 -- wake a parent, or to cancel or terminate a child.
 CREATE TABLE stepward.notice (

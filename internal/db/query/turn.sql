@@ -186,24 +186,26 @@ FROM stepward.run r WHERE r.id = $1;
 
 -- name: TurnLeave
 -- Ends a turn without ending the run. $4 says where to: timer, parked or ready. A run that was
--- canceled meanwhile does not wait, unless its body knows ($11): it goes to ready, so that its body can end, and one whose body
--- cannot go on ends here. One that is to pause is parked, unless that was taken back. Nor does one wait for which something has arrived: who sent it has locked
--- the run before, or will find it in timer.
-WITH held AS MATERIALIZED (
-    SELECT r.id, r.requirement_id, r.parent_id,
-           CASE WHEN $4 = 'parked' AND $6 = 'paused' THEN CASE WHEN r.pause AND NOT r.cancel THEN 'parked' ELSE 'ready' END
-                WHEN $4 = 'parked' THEN CASE WHEN r.cancel THEN 'canceled' ELSE 'parked' END
-                WHEN r.pause AND NOT r.cancel THEN 'parked'
-                WHEN $4 = 'timer' AND $9::bool AND (NOT r.cancel OR $11::bool) THEN 'timer'
-                ELSE 'ready' END AS dest
-    FROM stepward.run r
+-- canceled meanwhile does not wait, unless its body knows ($10): it goes to ready, so that its body can end, and one whose body
+-- cannot go on ends here. One that is to pause is parked, unless that was taken back. Nor does one wait for which something has
+-- arrived: who sends it locks the run, either before, and arrived sees it, or afterwards, and finds the run in timer.
+WITH locked AS MATERIALIZED (
+    SELECT r.id, r.requirement_id, r.parent_id, r.cancel, r.pause FROM stepward.run r
     WHERE r.id = $2 AND r.epoch = $3 AND r.session = $1 AND r.state = 'live'
     FOR NO KEY UPDATE NOWAIT
+), held AS MATERIALIZED (
+    SELECT id, requirement_id, parent_id,
+           CASE WHEN $4 = 'parked' AND $6 = 'paused' THEN CASE WHEN pause AND NOT cancel THEN 'parked' ELSE 'ready' END
+                WHEN $4 = 'parked' THEN CASE WHEN cancel THEN 'canceled' ELSE 'parked' END
+                WHEN pause AND NOT cancel THEN 'parked'
+                WHEN $4 = 'timer' AND (NOT cancel OR $10::bool) AND NOT stepward.arrived(id) THEN 'timer'
+                ELSE 'ready' END AS dest
+    FROM locked
 ), freed AS (
     UPDATE stepward.run r SET session = NULL,
         state = CASE WHEN dest = 'canceled' THEN CASE WHEN r.late THEN 'failed' ELSE 'canceled' END::stepward.run_state ELSE r.state END,
         finished_at = CASE WHEN dest = 'canceled' THEN clock_timestamp() END,
-        error = CASE WHEN dest = 'canceled' THEN CASE WHEN r.late THEN $10::bytea ELSE $7::bytea END END
+        error = CASE WHEN dest = 'canceled' THEN CASE WHEN r.late THEN $9::bytea ELSE $7::bytea END END
     FROM held WHERE r.id = held.id
 ), timed AS (
     INSERT INTO stepward.timer (run_id, wake_at)
@@ -228,14 +230,9 @@ WITH held AS MATERIALIZED (
 SELECT dest FROM held;
 
 -- name: TurnLock
--- Before TurnWaits and ChildWait, in their transaction. Like all of a turn it does not wait, with a connection in
+-- Before ChildWait and the commit of a step in a transaction, in theirs. Like all of a turn it does not wait, with a connection in
 -- its hands, for who has locked the run: it fails with lock_not_available, and is repeated.
 SELECT 1 FROM stepward.run r WHERE r.id = $1 FOR NO KEY UPDATE NOWAIT;
-
--- name: TurnWaits
--- Before TurnLeave to timer: whether nothing has arrived for a run that wants to wait.
-SELECT NOT EXISTS (SELECT FROM stepward.wait w JOIN stepward.signal s ON s.run_id = w.run_id AND s.name = w.signal AND NOT s.received WHERE w.run_id = $1)
-   AND NOT EXISTS (SELECT FROM stepward.wait w JOIN stepward.run c ON c.id = w.child_id WHERE w.run_id = $1 AND c.state <> 'live');
 
 -- name: TurnRenew
 -- A run begins anew, with $4 as its input and nothing on record. $6 is the blob of that input, if it is large;
