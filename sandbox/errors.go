@@ -87,7 +87,7 @@ func (e *ExitError) Error() string {
 	}
 	switch {
 	case e.NoAnswer:
-		how += " without an answer"
+		how += " without an answer (is bootstrap.Init the first call in main?)"
 	case e.Limit != "":
 		how += " (the sandbox met its limit of " + strings.TrimSpace(e.limit+" "+limitNames[e.Limit]) + ", Limits." + e.Limit + ")"
 	case e.TimedOut:

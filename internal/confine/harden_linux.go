@@ -46,6 +46,13 @@ func CatchSignals() <-chan os.Signal {
 // to act.
 const Reserve = 128
 
+// Reserved reports whether this process may have more processes and threads than
+// what its shims start, see [LimitChildren]: nothing can take them away then.
+func Reserved() bool {
+	var l unix.Rlimit
+	return unix.Getrlimit(unix.RLIMIT_NPROC, &l) == nil && l.Max != unix.RLIM_INFINITY && l.Max > Reserve
+}
+
 // KeepThreads makes n threads that stay. A Go program ends when it needs a new
 // one and cannot have it, as happens beside a fork bomb.
 func KeepThreads(n int) {
@@ -68,7 +75,7 @@ func KeepThreads(n int) {
 // LimitChildren lowers the limit of processes for what this process starts.
 func LimitChildren() {
 	var l unix.Rlimit
-	if unix.Getrlimit(unix.RLIMIT_NPROC, &l) == nil && l.Max != unix.RLIM_INFINITY && l.Max > Reserve {
+	if Reserved() && unix.Getrlimit(unix.RLIMIT_NPROC, &l) == nil {
 		l.Cur, l.Max = l.Max-Reserve, l.Max-Reserve
 		_ = unix.Setrlimit(unix.RLIMIT_NPROC, &l)
 	}

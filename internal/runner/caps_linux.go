@@ -1,22 +1,11 @@
 package runner
 
-import (
-	"os"
-	"strings"
-)
+import "golang.org/x/sys/unix"
 
-// holdsCapabilities reports whether the runner has any left.
+// holdsCapabilities reports whether the runner has any left. None can be ambient
+// that is not permitted and inheritable, too.
 func holdsCapabilities() bool {
-	raw, err := os.ReadFile("/proc/self/status")
-	if err != nil {
-		return true
-	}
-	for _, line := range strings.Split(string(raw), "\n") {
-		for _, set := range []string{"CapInh:", "CapPrm:", "CapEff:", "CapAmb:"} {
-			if v, ok := strings.CutPrefix(line, set); ok && strings.Trim(v, "\t 0") != "" {
-				return true
-			}
-		}
-	}
-	return false
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var sets [2]unix.CapUserData
+	return unix.Capget(&header, &sets[0]) != nil || sets != [2]unix.CapUserData{}
 }

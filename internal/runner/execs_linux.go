@@ -72,7 +72,9 @@ func newExecs(cfg config, abi int, environ func() []string) *execs {
 
 // prepare makes this process safe from what it is going to run.
 func (x *execs) prepare() {
-	confine.KeepThreads(12)
+	if !confine.Reserved() {
+		confine.KeepThreads(12)
+	}
 	signals := confine.CatchSignals()
 	close(x.prepared)
 	x.reap(signals)

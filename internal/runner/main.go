@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -11,6 +12,30 @@ import (
 	"github.com/stepward/stepward/internal/confine"
 )
 
+const modeGuest = "guest"
+
+// guestBegin is how long a guest's process may take from the initialization of its
+// packages to Main.
+const guestBegin = 15 * time.Second
+
+// late ends the process of a guest that does not get to Main.
+var late *time.Timer
+
+// Early serves as the part of the sandbox that the environment names, before main,
+// and does not return then. The process of a guest, which needs all of the program,
+// goes on to [Main], and ends if it does not get there. See package early.
+func Early() {
+	switch mode := os.Getenv(EnvMode); mode {
+	case "":
+	case modeGuest:
+		late = time.AfterFunc(guestBegin, func() {
+			exit(mode, errors.New("bootstrap.Init is not the first call in main of this program"))
+		})
+	default:
+		exit(mode, serve(mode, nil))
+	}
+}
+
 // Main serves as the part of the sandbox that the environment names, and does
 // not return then. Without STEPWARD_SANDBOX it does nothing. It must come before
 // anything else in main: what ran earlier ran inside the sandbox.
@@ -19,13 +44,20 @@ func Main(g Guest) {
 	if mode == "" {
 		return
 	}
-	var err error
-	switch mode {
-	case "dial":
-		err = pipe(os.Getenv(EnvSocket), os.Stdin, os.Stdout)
-	default:
-		err = run(mode, g)
+	if late != nil {
+		late.Stop()
 	}
+	exit(mode, serve(mode, g))
+}
+
+func serve(mode string, g Guest) error {
+	if mode == "dial" {
+		return pipe(os.Getenv(EnvSocket), os.Stdin, os.Stdout)
+	}
+	return run(mode, g)
+}
+
+func exit(mode string, err error) {
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "stepward: "+mode+":", err)
 		os.Exit(confine.ExitSetup)

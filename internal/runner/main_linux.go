@@ -22,7 +22,7 @@ func run(mode string, g Guest) error {
 		return err
 	}
 	switch mode {
-	case "guest":
+	case modeGuest:
 		const in, out = 3, 4
 		syscall.CloseOnExec(in)
 		syscall.CloseOnExec(out)

@@ -1,7 +1,8 @@
 // Package runner is the tool runner: the program that serves inside a sandbox.
 //
 // [Main] turns the program that calls it into the part that the environment
-// variable STEPWARD_SANDBOX names, and returns at once when it is not set:
+// variable STEPWARD_SANDBOX names, and returns at once when it is not set. All parts
+// but guest begin before main already, where package early is linked:
 //
 //   - serve: the tool runner on STEPWARD_SOCKET, a unix socket or an address of
 //     loopback. It ends, and the sandbox with it, after STEPWARD_ORPHAN_AFTER

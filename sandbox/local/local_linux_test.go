@@ -1,6 +1,7 @@
 package local_test
 
 import (
+	"context"
 	"errors"
 	"io"
 	"os"
@@ -17,8 +18,38 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	switch os.Getenv("MAIN") { // of a sandbox's Spec
+	case "returns":
+		os.Exit(0)
+	case "hangs":
+		select {}
+	}
 	sandboxtest.Init()
 	os.Exit(m.Run())
+}
+
+// A main that does something else before bootstrap.Init costs the tool runner
+// nothing, which serves before main. A guest step of it fails and says why, also
+// where main would never end.
+func TestLateInit(t *testing.T) {
+	for main, code := range map[string]int{"returns": 0, "hangs": 125} {
+		t.Run(main, func(t *testing.T) {
+			t.Parallel()
+			s, err := sandbox.Start(t.Context(), local.New(local.Config{}), sandbox.Options{Spec: sandbox.Spec{Env: map[string]string{"MAIN": main}}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = s.Destroy(context.WithoutCancel(t.Context())) })
+			if err := s.Command("true").Run(t.Context()); err != nil {
+				t.Errorf("a command: %v", err)
+			}
+			_, err = s.Guest(t.Context(), sandbox.GuestStep{Step: "echo"})
+			var ee *sandbox.ExitError
+			if !errors.As(err, &ee) || ee.Code != code || !strings.Contains(ee.Error()+string(ee.Stderr), "bootstrap.Init") {
+				t.Errorf("a guest step: %v, want the exit status %d and bootstrap.Init named", err, code)
+			}
+		})
+	}
 }
 
 // backend uses the static program: with the race detector, this one takes 20

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/stepward/stepward/internal/runner"
+	_ "github.com/stepward/stepward/internal/runner/early" // serves before main
 )
 
 // EnvProbe names a probe that was built already, for a test that runs as a user

@@ -10,6 +10,7 @@ import (
 
 	"github.com/stepward/stepward/internal/engine"
 	"github.com/stepward/stepward/internal/runner"
+	_ "github.com/stepward/stepward/internal/runner/early" // serves before main
 	"github.com/stepward/stepward/workflow"
 )
 
@@ -19,7 +20,10 @@ import (
 //
 // The initialization of the program's packages runs before it, in the sandbox
 // as well: without a network, on a read-only file system and with an empty
-// environment. What needs those belongs into main, after Init.
+// environment. What needs those belongs into main, after Init. A guest step has all
+// of it behind itself; the tool runner begins in the middle of it, as soon as what
+// it consists of is initialized, and leaves the rest out. A guest that does not get
+// to Init within 15 s is ended.
 func Init(definitions ...*workflow.Definition) {
 	runner.Main(func(ctx context.Context, r runner.GuestRequest) ([]byte, error) {
 		step, err := find(definitions, r)

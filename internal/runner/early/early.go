@@ -1,0 +1,12 @@
+// Package early makes the program that is linked with it serve in a sandbox before
+// main, as soon as the packages that the tool runner needs are initialized. What
+// comes later in the order of initialization costs the start of a sandbox nothing,
+// and never runs beside the tool runner.
+//
+// Packages that call [runner.Main] import it. A program without them does not serve,
+// and goes on to its main, which is how its worker finds out.
+package early
+
+import "github.com/stepward/stepward/internal/runner"
+
+func init() { runner.Early() }
