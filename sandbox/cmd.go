@@ -149,6 +149,10 @@ func (c *Cmd) Start(ctx context.Context) error {
 		return fmt.Errorf("sandbox: Timeout of %s is negative: %v", c.Name, c.Timeout)
 	}
 	c.sb.claimed.Store(true)
+	again := c.ID == "" && c.Stdin == nil && c.sb.issued != nil
+	if again {
+		c.ID = c.sb.issued.id(c)
+	}
 	named := c.ID != ""
 	if !named {
 		c.ID = c.sb.nextExec()
@@ -158,7 +162,7 @@ func (c *Cmd) Start(ctx context.Context) error {
 		return err
 	}
 	x := &execution{
-		sb: c.sb, name: c.Name, stdin: c.Stdin, stdout: c.Stdout, stderr: c.Stderr,
+		sb: c.sb, name: c.Name, stdin: c.Stdin, stdout: c.Stdout, stderr: c.Stderr, whole: again && c.MaxOutput == 0,
 		req: &rpc.ExecRequest{
 			Id: c.ID, Named: named, Name: c.Name, Args: c.Args, Dir: c.Dir,
 			Env: env, Stdin: c.Stdin != nil, Terminal: c.Terminal.wire(),

@@ -56,7 +56,8 @@
 // its reader stopped. To start it once more under its ID starts nothing: it is the
 // same command. What it used is in [Cmd.Usage] at its end. Another process opens the
 // sandbox by its [Handle], see [Open]. A guest step that was given an ID is found again
-// in the same way.
+// in the same way. With [Options].Continue all commands without Stdin are, by a process that
+// issues the same ones.
 //
 // # Network
 //

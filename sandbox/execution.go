@@ -41,6 +41,8 @@ type execution struct {
 	stdin          io.Reader
 	stdout, stderr io.Writer
 
+	whole, gap bool // output must not be left out, and was
+
 	answer     []byte
 	answerLost bool
 	beat       func([]byte) // of a guest step; may be nil, as the next two
@@ -193,8 +195,11 @@ func (x *execution) follow(ctx, stream context.Context, started func()) error {
 		}
 		var ce *connect.Error
 		if errors.As(err, &ce) && connect.IsWireError(err) && ce.Code() != connect.CodeUnavailable {
-			if code := ce.Code(); code == connect.CodeNotFound || code == connect.CodeAlreadyExists {
+			switch ce.Code() {
+			case connect.CodeNotFound, connect.CodeAlreadyExists:
 				return &CommandError{Command: x.name, Err: fileError(err)}
+			case connect.CodeDataLoss:
+				return fmt.Errorf("%w: %s: %w", ErrLost, x.name, err)
 			}
 			return fmt.Errorf("sandbox: %s: %w", x.name, err)
 		}
@@ -254,6 +259,10 @@ func (x *execution) output(ctx context.Context, o *rpc.Output) {
 		return
 	}
 	x.usage.Truncated += max(o.Truncated, 0)
+	x.gap = x.gap || x.whole && w != nil && o.Truncated > 0
+	if x.gap {
+		return
+	}
 	if o.Truncated > 0 && w != nil && x.writeErr == nil {
 		fmt.Fprintf(w, "\n[%d bytes of output are left out]\n", o.Truncated)
 	}
@@ -345,6 +354,8 @@ func (x *execution) result(ctx context.Context, end *rpc.End) error {
 	switch {
 	case end.StartError != "":
 		return &CommandError{Command: x.name, Err: startError(end)}
+	case x.gap:
+		return fmt.Errorf("%w: %s: the beginning of its output is not there any more", ErrLost, x.name)
 	case end.Lost:
 		return fmt.Errorf("%w: %s: how it ended is unknown", ErrLost, x.name)
 	case end.Code == 0 && end.Signal == "":

@@ -25,10 +25,17 @@ func (s *Sandbox) Handle() Handle {
 
 // Open connects to a sandbox that another process has made, where the backend keeps
 // it beyond the process that made it ([Capabilities].Persistent) and somebody was
-// connected in the last OrphanAfter. Of o, Labels and Done are used: with an Epoch
-// above that of the connections that there are, those end, and their process gets
-// [ErrLost]. What runs in the sandbox goes on: see [Sandbox.Attach]. A sandbox that
-// is gone is ErrLost.
+// connected in the last OrphanAfter. Of o, Labels, Done and Continue are used: with an
+// Epoch above that of the connections that there are, those end, and their process gets
+// [ErrLost]. A command with an ID goes on: see [Sandbox.Attach]. One without is killed
+// then, as nobody could follow it. A sandbox that is gone is ErrLost.
+//
+// If both processes set Continue, commands without an ID and Stdin go on as well: the
+// n-th of the same Name, Args, Dir, Env and kind of output follows, from its first byte,
+// the n-th that the process before started, whether that still runs or not; it does
+// not run again. What is not known any more is ErrLost: how an earlier one ended when
+// there were over a thousand since, and output beyond what Attach says. Files are as they
+// were left: what the process writes again, it overwrites.
 func Open(ctx context.Context, b Backend, h Handle, o Options) (*Sandbox, error) {
 	policy, err := h.Spec.Network.parse()
 	if err != nil {
@@ -39,7 +46,7 @@ func Open(ctx context.Context, b Backend, h Handle, o Options) (*Sandbox, error)
 	}
 	s := &Sandbox{
 		backend: b, id: h.ID, spec: h.Spec, labels: o.Labels, token: h.Token, done: o.Done,
-		enforce: h.Enforcement, destroyed: make(chan struct{}),
+		issued: newIssued(o.Continue), enforce: h.Enforcement, destroyed: make(chan struct{}),
 	}
 	s.claimed.Store(true)
 	s.spec.Env = maps.Clone(h.Spec.Env)

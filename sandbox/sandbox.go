@@ -33,6 +33,10 @@ type Options struct {
 	// Done, if not nil, is called when a command or guest step has ended, with what
 	// it used and the error that it ended with.
 	Done func(command string, u Usage, err error)
+
+	// Continue lets who opens the sandbox after this process, and issues the same
+	// commands, go on with them: see [Open].
+	Continue bool
 }
 
 // A Sandbox is a running sandbox. Its methods are safe for concurrent use.
@@ -49,6 +53,7 @@ type Sandbox struct {
 	network       *network
 
 	done      func(string, Usage, error)
+	issued    *issued // nil without Continue
 	execs     atomic.Int64
 	claimed   atomic.Bool // something was executed in it, or it has a run
 	destroyed chan struct{}
@@ -82,7 +87,7 @@ func Start(ctx context.Context, b Backend, o Options) (*Sandbox, error) {
 	rand.Read(token)
 	s := &Sandbox{
 		backend: b, id: o.ID, spec: o.Spec, labels: o.Labels, token: token, done: o.Done,
-		destroyed: make(chan struct{}),
+		issued: newIssued(o.Continue), destroyed: make(chan struct{}),
 	}
 	s.claimed.Store(o.Labels.Run != 0)
 	s.spec.Env = maps.Clone(o.Spec.Env)

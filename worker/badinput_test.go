@@ -155,11 +155,11 @@ func TestIdempotencyKey(t *testing.T) {
 func TestDefinitionErrors(t *testing.T) {
 	f := newFixture(t)
 	twin := workflow.NewStep("double", func(context.Context, int) (int, error) { return 0, nil }, workflow.StepOptions{})
-	odd := workflow.NewStep("no good", func(context.Context, chan int) (int, error) { return 0, nil }, workflow.StepOptions{Mode: 9})
+	odd := workflow.NewStep("no good", func(context.Context, chan int) (int, error) { return 0, nil }, workflow.StepOptions{Mode: 9, Continue: true})
 	w := workflow.DurableWorkflow[int, int]{Name: "wrong"}
 	def := workflow.Define(w, nil, workflow.Options{Steps: []workflow.Declared{double, twin, odd, &workflow.Step[int, int]{}}})
 	err := worker.Run(t.Context(), worker.Config{Pool: f.pool, Schema: f.schema, Workflows: []*workflow.Definition{def, {}}})
-	for _, want := range []string{"no body", "it was not made by Define", "step 3 of Options.Steps was not made by NewStep", "two steps have this name", "bad name", "chan int", "no such mode"} {
+	for _, want := range []string{"no body", "it was not made by Define", "step 3 of Options.Steps was not made by NewStep", "two steps have this name", "bad name", "chan int", "no such mode", "only a tool step has Continue"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q is not in: %v", want, err)
 		}

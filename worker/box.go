@@ -167,7 +167,7 @@ func (h *host) leaves(ctx context.Context, kind engine.EndKind) {
 // handle returns what is stored for another worker to open the sandbox with; nil if that is
 // of no use.
 func (h *host) handle(ctx context.Context, a engine.Attempt, sb *sandbox.Sandbox) ([]byte, error) {
-	if !h.w.capabilities.Persistent || a.Step.Tool {
+	if !h.w.capabilities.Persistent || a.Step.Tool && !a.Step.Continue {
 		return nil, nil
 	}
 	raw, err := json.Marshal(sb.Handle())
@@ -213,7 +213,7 @@ func (h *host) takeOver(ctx context.Context, a engine.Attempt, b *box) (known ma
 	if err != nil {
 		return nil, err
 	}
-	sb, err := sandbox.Open(opening, w.backend, handle, sandbox.Options{Labels: h.labels(a), Done: b.used.add})
+	sb, err := sandbox.Open(opening, w.backend, handle, sandbox.Options{Labels: h.labels(a), Done: b.used.add, Continue: a.Step.Continue})
 	if err != nil {
 		return nil, h.orphaned(opening, b.id, err)
 	}
@@ -250,7 +250,7 @@ func (h *host) orphaned(ctx context.Context, id string, err error) error {
 // leaving returns a context whose end leaves what runs in a sandbox alone, when another
 // worker will go on with it.
 func leaving(ctx context.Context) (context.Context, func()) {
-	out, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	out, cancel := context.WithCancelCause(timed{context.WithoutCancel(ctx), ctx})
 	stop := context.AfterFunc(ctx, func() {
 		cause := context.Cause(ctx)
 		if errors.Is(cause, engine.ErrLeaseLost) || errors.Is(cause, engine.ErrHandBack) {
@@ -260,3 +260,11 @@ func leaving(ctx context.Context) (context.Context, func()) {
 	})
 	return out, func() { stop(); cancel(nil) }
 }
+
+// timed is a context that shows the deadline of another one.
+type timed struct {
+	context.Context
+	of context.Context
+}
+
+func (t timed) Deadline() (time.Time, bool) { return t.of.Deadline() }

@@ -53,7 +53,7 @@ func (h *host) sandboxed(ctx context.Context, a engine.Attempt, p *pulse, free, 
 	p.begin() // not earlier: a sandbox may take its time
 	if a.Step.Tool {
 		kept = true
-		return h.inline(ctx, a.Key, free, func() ([]byte, error) { return a.Step.CallTool(ctx, b.sb, a.Input) })
+		return h.tool(ctx, b, a, free)
 	}
 	return h.guest(ctx, b, a, p, known)
 }
@@ -63,7 +63,7 @@ func (h *host) create(ctx context.Context, a engine.Attempt, b *box) (err error)
 	w := h.w
 	o := sandbox.Options{
 		ID: fmt.Sprintf("%x-%d-%d-%08x", h.t.run, a.Seq, a.Number, rand.Uint32()), Spec: a.Step.Spec,
-		Labels: h.labels(a), OrphanAfter: w.LeaseTTL + takeWithin, Done: b.used.add,
+		Labels: h.labels(a), OrphanAfter: w.LeaseTTL + takeWithin, Done: b.used.add, Continue: a.Step.Continue,
 	}
 	b.id = o.ID
 	var created, handle []byte

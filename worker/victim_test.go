@@ -89,7 +89,7 @@ func beVictim(config string) int {
 	}
 	defer pool.Close()
 	cfg := worker.Config{
-		Pool: pool, Schema: victim.Schema, Name: victim.Name, Workflows: []*workflow.Definition{journeyNew, kinV1, censusV1},
+		Pool: pool, Schema: victim.Schema, Name: victim.Name, Workflows: []*workflow.Definition{journeyNew, kinV1, censusV1, halveV1},
 		LeaseTTL: victim.LeaseTTL, Retention: worker.Retention{Failed: victim.Retention}, DrainTimeout: victim.DrainTimeout, Backends: []sandbox.Backend{}, Warm: victim.Warm,
 		Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}

@@ -31,7 +31,8 @@
 // Where a sandbox outlives its worker, as a container does, so does a guest: when its
 // worker dies or leaves, the next one goes on with it, as the same attempt. Else the
 // attempt is lost, and [StepOptions].OnSandboxLost decides. The function of a tool
-// step is always called again from its start, in a new sandbox.
+// step is called again from its start, in a new sandbox, or with [StepOptions].Continue
+// in the one that it had, where it finds the commands that it has started.
 //
 // # Side by side
 //

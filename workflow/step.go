@@ -22,12 +22,23 @@ type StepOptions struct {
 
 	// OnSandboxLost says what an attempt ends with whose sandbox was lost: it ended by
 	// itself, or its worker died, or had to leave, and no other could go on with it,
-	// as with every sandbox of package local, and those of tool steps. Nobody knows
+	// as with every sandbox of package local, and of tool steps without Continue. Nobody knows
 	// how far the step's function came. It is given a *[RecordedError] of Kind
 	// "sandbox". Nil: the step is tried again, which uses up an attempt only if the
 	// worker was there all the time. [Permanent] fits for a function that must not
 	// begin twice: the step fails.
 	OnSandboxLost func(error) error
+
+	// Continue lets a tool step outlive its worker where its sandbox does, as a guest
+	// does anyway. The next worker calls the function again, as the same attempt, with
+	// the same sandbox: /workspace is as it was, and a command that the attempt has
+	// started is followed from its first byte and does not run again, see
+	// [sandbox.Open] for which. All else that the function did, it does again: what it
+	// wrote to files and appended to streams, and commands with a Stdin and no ID. So it has
+	// to be written for that. Its last [Heartbeat] says how far it was. When an earlier
+	// command, or its output, is not known any more, or the sandbox is gone, the attempt
+	// is lost: see OnSandboxLost.
+	Continue bool
 
 	// Timeout bounds one attempt. Defaults to 10 minutes; negative means none.
 	Timeout time.Duration
@@ -57,6 +68,7 @@ type Step[In, Out any] struct {
 // own inside a sandbox, started from the same program.
 func NewStep[In, Out any](name string, fn func(context.Context, In) (Out, error), o StepOptions) *Step[In, Out] {
 	s := newStep[In, Out](name, o, fn == nil)
+	s.err = errors.Join(s.err, toolOnly(o))
 	s.core.Call = func(ctx context.Context, input []byte) ([]byte, error) {
 		var in In
 		if err := decode("input of step "+name, input, &in); err != nil {
@@ -79,6 +91,7 @@ func NewStep[In, Out any](name string, fn func(context.Context, In) (Out, error)
 // connection, of the worker's own: see Pool of worker.Config.
 func NewTxStep[In, Out any](name string, fn func(context.Context, pgx.Tx, In) (Out, error), o StepOptions) *Step[In, Out] {
 	s := newStep[In, Out](name, o, fn == nil)
+	s.err = errors.Join(s.err, toolOnly(o))
 	if o.Mode != Bare {
 		s.err = errors.Join(s.err, errors.New("a step in a transaction has mode Bare"))
 	}
@@ -103,7 +116,7 @@ func NewToolStep[In, Out any](name string, fn func(context.Context, *sandbox.San
 	if o.Mode == Bare {
 		s.err = errors.Join(s.err, errors.New("a tool step needs mode Sandboxed or above"))
 	}
-	s.core.Tool = true
+	s.core.Tool, s.core.Continue = true, o.Continue
 	s.core.CallTool = func(ctx context.Context, sb *sandbox.Sandbox, input []byte) ([]byte, error) {
 		var in In
 		if err := decode("input of step "+name, input, &in); err != nil {
@@ -116,6 +129,14 @@ func NewToolStep[In, Out any](name string, fn func(context.Context, *sandbox.San
 		return encode("output of step "+name, out, 0)
 	}
 	return s
+}
+
+// toolOnly refuses what only tool steps have.
+func toolOnly(o StepOptions) error {
+	if o.Continue {
+		return errors.New("only a tool step has Continue: a guest goes on anyway, and a bare step cannot")
+	}
+	return nil
 }
 
 func newStep[In, Out any](name string, o StepOptions, nilFn bool) *Step[In, Out] {
@@ -187,7 +208,7 @@ func (s *Step[In, Out]) Go(ctx Context, in In) *Future[Out] {
 type StepInfo struct {
 	Run     RunID
 	Step    string // the step's key: name, and occurrence or index
-	Attempt int    // from 1; attempts that failed are counted, and of those that were lost with a worker the ones above Bare and those that sent a heartbeat; a guest that outlives its worker stays the attempt that it is
+	Attempt int    // from 1; attempts that failed are counted, and of those that were lost with a worker the ones above Bare and those that sent a heartbeat; a guest that outlives its worker, and a tool step with Continue, stays the attempt that it is
 
 	// IdempotencyKey is the same for all attempts of the step, on every
 	// worker, and another one after ContinueAsNew. Hand it to outside systems, so that they can recognise a

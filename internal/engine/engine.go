@@ -58,6 +58,9 @@ type Step struct {
 	// CallTx runs the function of a step in a transaction. Nil for the others.
 	CallTx func(ctx context.Context, tx pgx.Tx, input []byte) ([]byte, error)
 
+	// Continue has another worker call the function again, in the same sandbox.
+	Continue bool
+
 	// CallTool runs a tool step's function. Nil for the others.
 	CallTool func(ctx context.Context, sb *sandbox.Sandbox, input []byte) ([]byte, error)
 }

@@ -15,7 +15,11 @@ func (s service) Exec(ctx context.Context, req *connect.Request[rpc.ExecRequest]
 	if req.Msg.Id == "" || (req.Msg.Name == "" && req.Msg.Guest == nil && !req.Msg.Attach) {
 		return connect.NewError(connect.CodeInvalidArgument, errors.New("exec without an id or a name"))
 	}
-	e, err := s.execs.get(req.Msg)
+	c := ctx.Value(connKey{}).(*conn)
+	s.mu.Lock()
+	epoch := c.epoch
+	s.mu.Unlock()
+	e, err := s.execs.get(req.Msg, epoch)
 	if err != nil {
 		return err
 	}

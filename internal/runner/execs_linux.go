@@ -22,6 +22,7 @@ const (
 	keepDone  = 64      // that have ended and whose end can still be asked for
 	keepNamed = 1024    // the same of those whose ids their callers chose
 	keepBytes = 4 << 20 // of output that was read to its end, of those
+	maxOver   = 1 << 17 // of those, that are known to have been
 )
 
 // execs are the execs of a sandbox, by the id that the worker chose.
@@ -36,9 +37,11 @@ type execs struct {
 
 	mu    sync.Mutex
 	byID  map[string]*exec
-	done  []string // oldest first
-	named []string // the same, of named ones
-	kept  []*exec  // named ones whose output was read and is still here, oldest first
+	done  []string              // oldest first
+	named []string              // the same, of named ones
+	over  map[[16]byte]struct{} // by the hash of their ids: named ones that cannot be asked for any more
+	floor int64                 // connections of an epoch below start nothing any more
+	kept  []*exec               // named ones whose output was read and is still here, oldest first
 	live  int
 }
 
@@ -65,7 +68,7 @@ type exec struct {
 
 func newExecs(cfg config, abi int, environ func() []string) *execs {
 	return &execs{
-		cfg: cfg, landlock: abi > 0, environ: environ, byID: map[string]*exec{},
+		cfg: cfg, landlock: abi > 0, environ: environ, byID: map[string]*exec{}, over: map[[16]byte]struct{}{},
 		idle: make(chan *shim.Process, 2), starts: make(chan func()), prepared: make(chan struct{}),
 	}
 }
@@ -80,12 +83,20 @@ func (x *execs) prepare() {
 	x.reap(signals)
 }
 
-// get returns the exec of req.Id, which it starts if there is none.
-func (x *execs) get(req *rpc.ExecRequest) (*exec, error) {
+// get returns the exec of req.Id, which it starts if there is none, for a connection of
+// that epoch.
+func (x *execs) get(req *rpc.ExecRequest, epoch int64) (*exec, error) {
 	x.mu.Lock()
 	what := digest(req)
 	e := x.byID[req.Id]
+	_, over := x.over[key(req.Id)]
 	switch {
+	case epoch < x.floor:
+		x.mu.Unlock()
+		return nil, connect.NewError(connect.CodeUnauthenticated, errLater)
+	case e == nil && over:
+		x.mu.Unlock()
+		return nil, connect.NewError(connect.CodeDataLoss, errors.New("what became of it is not known any more"))
 	case e == nil && req.Attach:
 		x.mu.Unlock()
 		return nil, connect.NewError(connect.CodeNotFound, errors.New("no command has this id"))
@@ -96,9 +107,9 @@ func (x *execs) get(req *rpc.ExecRequest) (*exec, error) {
 		}
 		return e, nil
 	}
-	if x.live >= maxExecs {
+	if x.live >= maxExecs || req.Named && len(x.over) >= maxOver {
 		x.mu.Unlock()
-		return nil, connect.NewError(connect.CodeResourceExhausted, errors.New("too many commands at a time"))
+		return nil, connect.NewError(connect.CodeResourceExhausted, errors.New("too many commands at a time, or with an id"))
 	}
 	e = &exec{
 		id: req.Id, named: req.Named, what: what,
@@ -162,9 +173,32 @@ func (x *execs) run(e *exec, req *rpc.ExecRequest) {
 	*list = append(*list, e.id)
 	if len(*list) > most {
 		delete(x.byID, (*list)[0])
+		if e.named {
+			x.over[key((*list)[0])] = struct{}{}
+		}
 		*list = slices.Delete(*list, 0, 1)
 	}
 	x.mu.Unlock()
+}
+
+// forsake kills what belongs to a connection of an earlier epoch, and which nobody can
+// follow any more: only who started it knows its id.
+func (x *execs) forsake(ctx context.Context, epoch int64) {
+	var kills sync.WaitGroup
+	x.mu.Lock()
+	x.floor = max(x.floor, epoch)
+	for _, e := range x.byID {
+		if !e.named && epoch == x.floor {
+			kills.Go(func() { _ = e.kill(ctx) }) // the caller's time is up
+		}
+	}
+	x.mu.Unlock()
+	kills.Wait()
+}
+
+func key(id string) [16]byte {
+	sum := sha256.Sum256([]byte(id))
+	return [16]byte(sum[:16])
 }
 
 // digest identifies the command of a request.

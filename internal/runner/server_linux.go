@@ -26,6 +26,9 @@ const helloTimeout = 10 * time.Second
 // errOrphan ends a runner that no worker has been connected to for too long.
 var errOrphan = errors.New("no worker was connected for too long")
 
+// errLater refuses a connection.
+var errLater = errors.New("a later epoch is connected")
+
 // A server is the tool runner of one sandbox.
 type server struct {
 	cfg     config
@@ -178,9 +181,13 @@ type service struct{ *server }
 
 func (s service) Hello(ctx context.Context, req *connect.Request[rpc.HelloRequest]) (*connect.Response[rpc.HelloResponse], error) {
 	c := ctx.Value(connKey{}).(*conn)
-	if err := s.admit(c, req.Msg.Token, req.Msg.Epoch); err != nil {
+	later, err := s.admit(c, req.Msg.Token, req.Msg.Epoch)
+	if err != nil {
 		_ = c.Close()
 		return nil, connect.NewError(connect.CodeUnauthenticated, err)
+	}
+	if later {
+		s.execs.forsake(ctx, req.Msg.Epoch)
 	}
 	return connect.NewResponse(&rpc.HelloResponse{
 		Protocol: rpc.Protocol, Landlock: int32(s.landlockABI()), Seccomp: s.cfg.seccomp,
@@ -190,16 +197,17 @@ func (s service) Hello(ctx context.Context, req *connect.Request[rpc.HelloReques
 
 // admit trusts a connection that has the token. Those of lower epochs are closed. One
 // that is trusted already, and raises its epoch, takes along those which had the same:
-// they are of one worker, which has claimed the sandbox for a run.
-func (s *server) admit(c *conn, token []byte, epoch int64) error {
+// they are of one worker, which has claimed the sandbox for a run. Any other that raises
+// it is of a worker that goes on with the sandbox: later.
+func (s *server) admit(c *conn, token []byte, epoch int64) (later bool, err error) {
 	hash := sha256.Sum256(token)
 	if subtle.ConstantTimeCompare(hash[:], s.cfg.tokenHash[:]) != 1 {
-		return errors.New("wrong token")
+		return false, errors.New("wrong token")
 	}
 	s.mu.Lock()
 	if epoch < s.epoch || !s.conns[c] {
 		s.mu.Unlock()
-		return errors.New("a later epoch is connected")
+		return false, errLater
 	}
 	if c.authed {
 		for o := range s.conns {
@@ -208,6 +216,7 @@ func (s *server) admit(c *conn, token []byte, epoch int64) error {
 			}
 		}
 	}
+	later = !c.authed && epoch > s.epoch
 	s.epoch = epoch
 	var stale []*conn
 	for o := range s.conns {
@@ -228,5 +237,5 @@ func (s *server) admit(c *conn, token []byte, epoch int64) error {
 	for _, o := range stale {
 		_ = o.Close()
 	}
-	return nil
+	return later, nil
 }

@@ -90,7 +90,7 @@ func (s *Single) Run(ctx context.Context, request []byte, w io.Writer) error {
 			req.TimeoutNs = left
 		}
 	}
-	e, err := s.execs.get(&req)
+	e, err := s.execs.get(&req, 0)
 	if err != nil {
 		return err
 	}

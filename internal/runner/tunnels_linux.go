@@ -105,12 +105,16 @@ func (t *tunnels) open(ctx context.Context, host string, port int) (net.Conn, er
 // tunnel takes a connection of the worker's as a tunnel.
 func (s *server) tunnel(w http.ResponseWriter, r *http.Request, c *conn) {
 	token, epoch, err := tunnel.Credentials(r)
+	later := false
 	if err == nil {
-		err = s.admit(c, token, epoch)
+		later, err = s.admit(c, token, epoch)
 	}
 	if err != nil {
 		_ = c.Close()
 		return
+	}
+	if later {
+		s.execs.forsake(r.Context(), epoch)
 	}
 	if err := s.tunnels.start(); err != nil {
 		http.Error(w, err.Error(), http.StatusServiceUnavailable)

@@ -73,6 +73,24 @@ func command(verb string, args []string) int {
 		signal.Notify(got, syscall.SIGUSR1)
 		fmt.Println("ready")
 		fmt.Println((<-got).(syscall.Signal))
+	case "tally": // lines to print before a pipe's other end opens, and as many after; it says in a file that it began
+		n, _ := strconv.Atoi(args[0])
+		f, err := os.OpenFile(args[2], os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+		if err == nil {
+			_, err = fmt.Fprintln(f, "begun")
+		}
+		if err = errors.Join(err, unix.Mkfifo(args[1], 0o600)); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		for i := range 2 * n {
+			if i == n {
+				pass(args[1], os.O_RDONLY)
+			}
+			fmt.Println(i + 1)
+		}
+	case "pass":
+		pass(args[0], os.O_WRONLY)
 	case "numbers":
 		n, _ := strconv.Atoi(args[0])
 		w := bufio.NewWriterSize(os.Stdout, 1<<16)
@@ -199,6 +217,13 @@ func command(verb string, args []string) int {
 		}
 	}
 	return 0
+}
+
+// pass waits until somebody opens the other end of a named pipe.
+func pass(path string, flag int) {
+	if f, err := os.OpenFile(path, flag, 0); err == nil {
+		f.Close()
+	}
 }
 
 func report(err error) {
