@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/stepward/stepward/internal/engine"
 )
 
 // A State says where a run is.
@@ -182,7 +184,7 @@ func (c *Client) list(ctx context.Context, q querier, args ...any) ([]RunStatus,
 			if s.Attributes == nil {
 				s.Attributes = make(map[string]any, len(names))
 			}
-			s.Attributes[name] = decodeAttribute(values[i])
+			s.Attributes[name] = engine.DecodeAttribute(values[i])
 		}
 		switch {
 		case state != "live":

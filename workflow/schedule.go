@@ -10,6 +10,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/stepward/stepward/internal/engine"
 	"github.com/stepward/stepward/internal/enqueue"
 	"github.com/stepward/stepward/internal/payload"
 	"github.com/stepward/stepward/internal/schedule"
@@ -251,7 +252,7 @@ func (c *Client) schedules(ctx context.Context, name *string) ([]ScheduleStatus,
 			if s.Attributes == nil {
 				s.Attributes = make(map[string]any, len(runs.Attributes))
 			}
-			s.Attributes[a.Name] = decodeAttribute(a.Value)
+			s.Attributes[a.Name] = engine.DecodeAttribute(a.Value)
 		}
 		s.Next, s.Waiting, s.LastTick = utc(next), utc(waiting), utc(last)
 		if run != nil {

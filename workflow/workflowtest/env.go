@@ -255,23 +255,13 @@ func (e *Env) Steps() []workflow.StepStatus {
 	if e.root == nil {
 		return nil
 	}
-	failure := func(b []byte) *workflow.RecordedError {
-		if b == nil {
-			return nil
-		}
-		rec := new(workflow.RecordedError)
-		if err := json.Unmarshal(b, rec); err != nil {
-			rec.Message = string(b)
-		}
-		return rec
-	}
 	for _, f := range e.root.failures {
 		all = append(all, workflow.StepStatus{Seq: f.Seq, Step: f.Key, Mode: workflow.Mode(f.Mode), Attempt: f.Attempt, Started: f.Started,
-			Elapsed: f.Elapsed, Err: failure(f.Error), RetryAt: f.Started.Add(f.Elapsed + f.Delay)})
+			Elapsed: f.Elapsed, Err: recorded(f.Error), RetryAt: f.Started.Add(f.Elapsed + f.Delay)})
 	}
 	for _, c := range e.root.recorded {
 		all = append(all, workflow.StepStatus{Seq: c.Seq, Step: c.Key, Mode: workflow.Mode(c.Mode), Attempt: c.Attempt, Recorded: true, Started: c.Started,
-			Elapsed: c.Elapsed, Output: c.Output, Err: failure(c.Error)})
+			Elapsed: c.Elapsed, Output: c.Output, Err: recorded(c.Error)})
 	}
 	slices.SortFunc(all, func(a, b workflow.StepStatus) int {
 		if a.Seq != b.Seq {
@@ -280,6 +270,18 @@ func (e *Env) Steps() []workflow.StepStatus {
 		return a.Attempt - b.Attempt
 	})
 	return all
+}
+
+// recorded returns a recorded error.
+func recorded(b []byte) *workflow.RecordedError {
+	if b == nil {
+		return nil
+	}
+	rec := new(workflow.RecordedError)
+	if err := json.Unmarshal(b, rec); err != nil {
+		rec.Message = string(b)
+	}
+	return rec
 }
 
 // Record returns the same as text: a line per result, in program order, with its

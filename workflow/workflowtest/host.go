@@ -2,6 +2,7 @@ package workflowtest
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -91,7 +92,7 @@ func (r *memRun) Write(_ context.Context, b engine.Batch) error {
 
 // finish ends a run and tells its parent.
 func (r *memRun) finish(end engine.End) {
-	r.end = end
+	r.end, r.ended = end, r.e.clock
 	if r.status != active {
 		r.status = over
 	}
@@ -133,7 +134,9 @@ func (r *memRun) Child(_ context.Context, c engine.Child) (int64, error) {
 	switch {
 	case !earlier:
 		child = e.add(def, parent, c.Input)
-		child.workflow = c.Workflow
+		child.workflow, child.options = c.Workflow, c.Options
+		child.options.Priority = cmp.Or(c.Options.Priority, r.options.Priority)
+		child.tag(c.Options.Attributes)
 		if c.Unique != "" {
 			e.keys[c.Unique] = child
 		}

@@ -18,7 +18,11 @@ type memRun struct {
 	e        *Env
 	id       workflow.RunID
 	def      *engine.Definition
-	workflow string // of a child
+	workflow string
+	began    time.Time // when it was started
+	ended    time.Time
+	options  engine.Options
+	tags     map[string]any // attributes: those that it was started with, and what its body has set
 	parent   *memRun
 	first    []byte // the input that it was started with
 	input    []byte
@@ -64,7 +68,10 @@ type received struct {
 func (e *Env) add(def *engine.Definition, parent *memRun, input []byte) *memRun {
 	r := &memRun{e: e, id: workflow.RunID(len(e.runs) + 1), def: def, parent: parent, canceled: make(chan struct{}), news: make(chan struct{}, 1)}
 	r.seed = int64(r.id)
-	r.first = input
+	r.first, r.began = input, e.clock
+	if def != nil {
+		r.workflow = def.Workflow
+	}
 	r.begin(input)
 	e.runs = append(e.runs, r)
 	return r

@@ -72,6 +72,7 @@ func (r *memRun) shows(b engine.Batch) {
 		}
 		r.progress[p.Name] = setting{r.e.clock, p.Value}
 	}
+	r.tag(b.Attributes)
 	for _, x := range b.Entries {
 		x.Payload = bytes.Clone(x.Payload)
 		r.entries = append(r.entries, appended{r.e.clock, x})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"testing"
 	"time"
 
@@ -88,5 +89,55 @@ func TestTimeout(t *testing.T) {
 	e.Timeout(0)
 	if _, err := workflowtest.Execute(e, double, "in"); !errors.Is(err, workflowtest.ErrStuck) {
 		t.Errorf("without a deadline: %v", err)
+	}
+}
+
+// What was asked for of a run, and what it has become, can be read.
+func TestRuns(t *testing.T) {
+	late := workflow.DurableWorkflow[string, string]{Name: "late"}
+	inner1 := workflow.Define(inner, func(ctx workflow.Context, s string) (string, error) {
+		if err := ctx.SetAttribute("stage", "asleep"); err != nil {
+			return "", err
+		}
+		return s, workflow.Sleep(ctx, time.Hour)
+	}, workflow.Options{Version: "v7"})
+	e := workflowtest.New(t, inner1, body(func(ctx workflow.Context, s string) (string, error) {
+		asked := inner.With(workflow.EnqueueOptions{
+			Priority: 3, Timeout: time.Minute, Limit: workflow.Limit{Key: "bank", Concurrency: 1}, Attributes: map[string]any{"n": 1, "stage": "new"},
+		})
+		if _, err := asked.Run(ctx, s); !errors.Is(err, workflow.ErrTimeout) {
+			return "", err
+		}
+		_, err := late.Start(ctx, s)
+		return s, errors.Join(err, ctx.SetAttribute("done", true))
+	}))
+	workflowtest.FakeRun(e, late, func(string) (string, error) { return "", errors.New("no") })
+	if got := e.Runs(); got != nil {
+		t.Errorf("before: %+v", got)
+	}
+	began := e.Now()
+	e.Before("sleep:", func() {
+		if s := e.Runs()[1]; s.State != workflow.StateRunning || !s.Deadline.Equal(began.Add(time.Minute)) {
+			t.Errorf("on its way: %+v", s)
+		}
+	})
+	wants(t, e, "in")
+	runs := e.Runs()
+	if len(runs) != 3 {
+		t.Fatalf("%+v", runs)
+	}
+	root, child, started := runs[0], runs[1], runs[2]
+	if root.State != workflow.StateCompleted || root.Parent != 0 || root.Err != nil || !reflect.DeepEqual(root.Attributes, map[string]any{"done": true}) {
+		t.Errorf("the run: %+v", root)
+	}
+	want := workflow.RunStatus{
+		ID: child.ID, Parent: root.ID, Workflow: inner.Name, Version: "v7", State: workflow.StateFailed, Priority: 3, Limit: "bank", Turns: child.Turns,
+		Enqueued: began, Finished: began.Add(time.Minute), Err: child.Err, Attributes: map[string]any{"n": int64(1), "stage": "asleep"},
+	}
+	if !reflect.DeepEqual(child, want) || child.Err == nil {
+		t.Errorf("the child is %+v, want %+v", child, want)
+	}
+	if started.Workflow != late.Name || started.Parent != 0 || started.State != workflow.StateFailed || started.Err.Message != "no" {
+		t.Errorf("what was started: %+v", started)
 	}
 }

@@ -12,6 +12,11 @@
 //	out, err := workflowtest.Execute(e, Portfolio, brief)
 //	fmt.Print(e.Record())
 //
+// [Env.Runs] shows of the children what was asked for them. Their deadlines hold and
+// their keys are unique; priorities and limits hold nothing back, as there is no
+// worker that has too little room: whatever is ready is executed, in the order in
+// which it began. A tenant there is none.
+//
 // [Replay] compares code with the history of a run of production, which
 // [workflow.Client.Export] wrote, or [Env.History].
 package workflowtest
