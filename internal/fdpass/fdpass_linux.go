@@ -59,10 +59,14 @@ func (c *Conn) Send(p []byte, files ...*os.File) error {
 	for _, f := range files {
 		fds = append(fds, int(f.Fd()))
 	}
+	var rights []byte
+	if len(fds) > 0 {
+		rights = unix.UnixRights(fds...)
+	}
 	var n int
 	var err error
 	rerr := c.raw.Write(func(fd uintptr) bool {
-		n, err = unix.SendmsgN(int(fd), p, unix.UnixRights(fds...), nil, unix.MSG_NOSIGNAL)
+		n, err = unix.SendmsgN(int(fd), p, rights, nil, unix.MSG_NOSIGNAL)
 		return !again(err)
 	})
 	switch {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"os"
 )
 
 // A Request is a command to execute. Its descriptors, from 0 on, come with it.
@@ -15,6 +16,7 @@ type Request struct {
 	Env      []string
 	Landlock bool // put it into a domain of its own
 	Terminal bool // its descriptor 0 is one, and becomes the one that controls it
+	Hold     bool // its calls of connect, for who has the Listener of its Event
 
 	// Signal, if not 0, makes this no command: it goes to the process group of the
 	// last one, while its first process runs.
@@ -25,6 +27,9 @@ type Request struct {
 // its end. A command that cannot be started has an end only.
 type Event struct {
 	Started bool
+
+	// Listener comes with Started, if the request was to Hold. See package confine.
+	Listener *os.File `json:"-"`
 
 	Code       int    // exit status, -1 without one
 	Signal     string // that ended it: "SIGKILL"

@@ -1,7 +1,9 @@
 package shim
 
 import (
+	"bytes"
 	"fmt"
+	"io"
 	"os"
 	"syscall"
 
@@ -73,7 +75,15 @@ func (p *Process) Send(req Request, files []*os.File) error {
 // Receive waits for the next event of the last request. After an error the shim
 // is of no use any more.
 func (p *Process) Receive() (e Event, err error) {
-	err = read(p.conn, &e)
+	var head [4]byte
+	n, files, err := p.conn.Receive(head[:])
+	if err == nil {
+		err = read(io.MultiReader(bytes.NewReader(head[:n]), p.conn), &e)
+	}
+	for _, fd := range files { // one, if any
+		_ = unix.SetNonblock(fd, true) // for the poller
+		e.Listener = os.NewFile(uintptr(fd), "listener")
+	}
 	return e, err
 }
 

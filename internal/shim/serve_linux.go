@@ -98,7 +98,7 @@ func serve() error {
 
 // run returns when no process of the job is left.
 func (j *job) run(conn *fdpass.Conn) Event {
-	pid, err := startChild(j.req, j.files)
+	pid, listener, err := startChild(j.req, j.files)
 	for _, fd := range j.files {
 		unix.Close(fd)
 	}
@@ -109,7 +109,12 @@ func (j *job) run(conn *fdpass.Conn) Event {
 	}
 	j.runs(pid)
 	// If this fails the runner has gone, and receiveJobs sees it too.
-	_ = write(conn, Event{Started: true})
+	if raw, err := encode(Event{Started: true}); err == nil {
+		_ = conn.Send(raw, listener...)
+	}
+	for _, f := range listener {
+		f.Close()
+	}
 	empty := make(chan struct{})
 	var killer sync.WaitGroup
 	killer.Go(func() {
@@ -167,20 +172,21 @@ func receiveRequest(conn *fdpass.Conn) (*Request, []int, error) {
 
 // startChild starts the process from a thread that has entered the domain. The
 // shim's other threads, its first among them, stay outside, so that the process
-// can neither signal nor read the shim.
-func startChild(req *Request, files []int) (pid int, err error) {
+// can neither signal nor read the shim. The listener, if one was asked for, is one
+// file.
+func startChild(req *Request, files []int) (pid int, listener []*os.File, err error) {
 	dir := req.Dir
 	if dir == "" {
 		dir = confine.Workspace
 	}
 	if st, err := os.Stat(dir); err != nil {
-		return 0, fmt.Errorf("working directory: %w", err)
+		return 0, nil, fmt.Errorf("working directory: %w", err)
 	} else if !st.IsDir() {
-		return 0, fmt.Errorf("working directory %s: %w", dir, unix.ENOTDIR)
+		return 0, nil, fmt.Errorf("working directory %s: %w", dir, unix.ENOTDIR)
 	}
 	name, err := lookPath(req.Name, dir, req.Env)
 	if err != nil {
-		return 0, err
+		return 0, nil, err
 	}
 	attr := &syscall.ProcAttr{Dir: dir, Env: lastWins(req.Env), Sys: &syscall.SysProcAttr{Setsid: true, Setctty: req.Terminal}}
 	for _, fd := range files {
@@ -202,14 +208,24 @@ func startChild(req *Request, files []int) (pid int, err error) {
 				return
 			}
 		}
+		if req.Hold {
+			var fd int
+			if fd, err = confine.HoldConnects(); err != nil {
+				return
+			}
+			listener = []*os.File{os.NewFile(uintptr(fd), "listener")}
+		}
 		pid, err = syscall.ForkExec(name, args, attr)
 		if err != nil {
 			err = fmt.Errorf("%s: %w", req.Name, err)
+			for _, f := range listener {
+				f.Close()
+			}
 		}
 	}
 	go start()
 	<-done
-	return pid, err
+	return pid, listener, err
 }
 
 // lookPath finds a program as execvp does, by the PATH of the command.
