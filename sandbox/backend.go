@@ -78,19 +78,20 @@ type Listed struct {
 
 // Capabilities says what a backend can enforce on this host, as probed.
 type Capabilities struct {
-	Isolation  string // "namespaces", "container"
-	Images     bool   // Spec.Image may be set
-	UserNS     bool   // uid 0 inside is not uid 0 outside
-	Landlock   int    // ABI version, 0 without
-	Seccomp    bool
-	Memory     bool // Limits.Memory
-	CPU        bool // Limits.CPU
-	PIDs       bool // Limits.PIDs
-	Disk       bool // Limits.Disk
-	OpenFiles  bool // Limits.OpenFiles
-	Egress     bool // Network.Allow: connections through the worker
-	Persistent bool // a sandbox outlives the worker that made it, for others to dial
-	Live       bool // a sandbox can be dialled; else it has commands and guest steps alone, see [Invoker]
+	Isolation   string // "namespaces", "container"
+	Images      bool   // Spec.Image may be set
+	UserNS      bool   // uid 0 inside is not uid 0 outside
+	Landlock    int    // ABI version, 0 without
+	Seccomp     bool
+	Memory      bool // Limits.Memory
+	CPU         bool // Limits.CPU
+	PIDs        bool // Limits.PIDs
+	Disk        bool // Limits.Disk
+	OpenFiles   bool // Limits.OpenFiles
+	Egress      bool // Network.Allow: connections through the worker
+	Transparent bool // also for programs that know of no proxy
+	Persistent  bool // a sandbox outlives the worker that made it, for others to dial
+	Live        bool // a sandbox can be dialled; else it has commands and guest steps alone, see [Invoker]
 }
 
 // Enforcement is what was enforced on one sandbox. It is recorded on the audit
@@ -106,5 +107,6 @@ type Enforcement struct {
 	NoNewPrivs   bool   `json:"no_new_privileges"`
 	Capabilities string `json:"capabilities"` // "none"
 	ReadOnlyRoot bool   `json:"read_only_root"`
+	Transparent  bool   `json:"transparent"` // what the network allows is reached also by programs that know of no proxy
 	Limits       Limits `json:"limits"`
 }

@@ -62,8 +62,9 @@
 // # Network
 //
 // A [NetworkPolicy] is an allow-list, empty by default. What it allows goes through
-// the worker: the sandbox itself has a loopback interface and nothing else, so
-// that a program which ignores the proxy it is told of reaches nothing. The worker
+// the worker: the sandbox itself has a loopback interface and nothing else. Programs
+// are told of a proxy, and where [Enforcement] says Transparent those that know of
+// none are connected, too; elsewhere they reach nothing. The worker
 // resolves names, and only those that are allowed; it refuses addresses that lead
 // into its own network; it compares what TLS and HTTP ask for with what the
 // program connected to. What was decided is in [Sandbox.Egress], and

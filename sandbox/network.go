@@ -18,8 +18,16 @@ import (
 // inside the sandbox: it speaks HTTP and SOCKS5 on a port of the loopback
 // interface, which variables such as HTTPS_PROXY name. A name is resolved by the
 // worker, once, if it is allowed. What is not allowed is refused at once, with a
-// reason: 403 Forbidden over HTTP. A program that knows of no proxy reaches
-// nothing, and UDP leaves no sandbox.
+// reason: 403 Forbidden over HTTP. UDP leaves no sandbox.
+//
+// A program that knows of no proxy connects as well where [Enforcement] says that the
+// network is Transparent: the tool runner answers its calls of connect, and the name
+// server that /etc/resolv.conf names, which gives every name an address of its own
+// in 198.18.0.0/15. What is not allowed is EACCES. It has a new socket then, connected
+// to loopback, without the options that were set before; who has put it into an epoll
+// or a copy of it elsewhere before connecting is left with the old one. Guest steps
+// themselves, which nobody can look into, use the proxy, as the HTTP client of
+// package net/http does; programs that they start need not.
 type NetworkPolicy struct {
 	// Allow lists what may be reached:
 	//

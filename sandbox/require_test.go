@@ -6,8 +6,8 @@ import (
 )
 
 func TestRequireUnmet(t *testing.T) {
-	all := Require{UserNS: true, Landlock: true, Seccomp: true, ReadOnlyRoot: true, Isolation: "container"}
-	full := Enforcement{Backend: "b", UserNS: true, Landlock: 1, Seccomp: true, ReadOnlyRoot: true, Isolation: "container"}
+	all := Require{UserNS: true, Landlock: true, Seccomp: true, ReadOnlyRoot: true, Transparent: true, Isolation: "container"}
+	full := Enforcement{Backend: "b", UserNS: true, Landlock: 1, Seccomp: true, ReadOnlyRoot: true, Transparent: true, Isolation: "container"}
 	if err := all.unmet(full); err != nil {
 		t.Errorf("all is met: %v", err)
 	}
@@ -17,7 +17,7 @@ func TestRequireUnmet(t *testing.T) {
 	for field, weaken := range map[string]func(*Enforcement){
 		"UserNS": func(e *Enforcement) { e.UserNS = false }, "Landlock": func(e *Enforcement) { e.Landlock = 0 },
 		"Seccomp": func(e *Enforcement) { e.Seccomp = false }, "ReadOnlyRoot": func(e *Enforcement) { e.ReadOnlyRoot = false },
-		"Isolation": func(e *Enforcement) { e.Isolation = "namespaces" },
+		"Transparent": func(e *Enforcement) { e.Transparent = false }, "Isolation": func(e *Enforcement) { e.Isolation = "namespaces" },
 	} {
 		e := full
 		weaken(&e)

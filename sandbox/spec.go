@@ -41,6 +41,7 @@ type Require struct {
 	Landlock     bool   // commands of the sandbox are kept apart
 	Seccomp      bool   // system calls are filtered
 	ReadOnlyRoot bool   // nothing but /workspace and /tmp can be written to
+	Transparent  bool   // programs that know of no proxy reach what Network allows
 	Isolation    string // the kind: "namespaces", "container"; empty: any
 }
 
@@ -55,6 +56,7 @@ func (r Require) unmet(e Enforcement) error {
 		{"Landlock", r.Landlock && e.Landlock == 0, "this kernel has no Landlock, or the backend cannot use it"},
 		{"Seccomp", r.Seccomp && !e.Seccomp, "system calls are not filtered"},
 		{"ReadOnlyRoot", r.ReadOnlyRoot && !e.ReadOnlyRoot, "the root file system can be written to"},
+		{"Transparent", r.Transparent && !e.Transparent, "the kernel or the backend cannot redirect what programs connect to, which have to use the proxy"},
 		{"Isolation", r.Isolation != "" && r.Isolation != e.Isolation, fmt.Sprintf("it isolates by %q, not %q", e.Isolation, r.Isolation)},
 	} {
 		if c.unmet {

@@ -25,11 +25,12 @@ const (
 	PID                      // the process namespace
 	Mount                    // the file system of its own
 	IDMap                    // ids that are nobody's outside
+	Redirect                 // of what programs connect to: no wall, and so none of All
 )
 
-var names = []string{"landlock", "seccomp", "network", "pid", "mount", "idmap"}
+var names = []string{"landlock", "seccomp", "network", "pid", "mount", "idmap", "redirect"}
 
-// All is every layer, in the order of the constants.
+// All is every layer that keeps something in, in the order of the constants.
 var All = []Set{Landlock, Seccomp, Network, PID, Mount, IDMap}
 
 // Has reports whether all of l are in s.

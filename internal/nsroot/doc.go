@@ -36,4 +36,5 @@ type Facts struct {
 	Error    string `json:",omitempty"`
 	Landlock int
 	Seccomp  bool
+	Redirect bool // of programs that know of no proxy
 }

@@ -33,6 +33,9 @@ var generated = map[string]string{
 	"group":    fmt.Sprintf("sandbox:x:%d:\nnogroup:x:65534:\n", UID),
 	"hosts":    "127.0.0.1 localhost sandbox\n::1 localhost\n",
 	"hostname": "sandbox\n",
+
+	// Of the tool runner, if there is a network.
+	"resolv.conf": "nameserver 127.0.0.1\n",
 }
 
 // masked are files of /proc that tell about the host.
@@ -211,6 +214,12 @@ func processes(s Setup) error {
 	}
 	if err := unix.Mount("proc", proc, "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
 		return fmt.Errorf("mount /proc (a container that hides parts of its own /proc forbids this): %w", err)
+	}
+	if !s.Without.Has(layers.Network) {
+		// For the name server, and for whoever wants to listen as on a machine of its own.
+		if err := os.WriteFile(proc+"/sys/net/ipv4/ip_unprivileged_port_start", []byte("0"), 0); err != nil {
+			return fmt.Errorf("open the ports below 1024: %w", err)
+		}
 	}
 	for _, f := range masked {
 		err := unix.Mount("/dev/null", proc+"/"+f, "", unix.MS_BIND, "")

@@ -139,6 +139,7 @@ type HelloResponse struct {
 	Seccomp       bool                   `protobuf:"varint,3,opt,name=seccomp,proto3" json:"seccomp,omitempty"`
 	NoNewPrivs    bool                   `protobuf:"varint,4,opt,name=no_new_privs,json=noNewPrivs,proto3" json:"no_new_privs,omitempty"`
 	Capabilities  bool                   `protobuf:"varint,5,opt,name=capabilities,proto3" json:"capabilities,omitempty"` // the runner or its children hold some
+	Transparent   bool                   `protobuf:"varint,6,opt,name=transparent,proto3" json:"transparent,omitempty"`   // programs that know of no proxy can be redirected
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -204,6 +205,13 @@ func (x *HelloResponse) GetNoNewPrivs() bool {
 func (x *HelloResponse) GetCapabilities() bool {
 	if x != nil {
 		return x.Capabilities
+	}
+	return false
+}
+
+func (x *HelloResponse) GetTransparent() bool {
+	if x != nil {
+		return x.Transparent
 	}
 	return false
 }
@@ -2201,14 +2209,15 @@ const file_runner_proto_rawDesc = "" +
 	"\fHelloRequest\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\fR\x05token\x12\x18\n" +
 	"\asession\x18\x02 \x01(\x03R\asession\x12\x14\n" +
-	"\x05epoch\x18\x03 \x01(\x03R\x05epoch\"\xa7\x01\n" +
+	"\x05epoch\x18\x03 \x01(\x03R\x05epoch\"\xc9\x01\n" +
 	"\rHelloResponse\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\x05R\bprotocol\x12\x1a\n" +
 	"\blandlock\x18\x02 \x01(\x05R\blandlock\x12\x18\n" +
 	"\aseccomp\x18\x03 \x01(\bR\aseccomp\x12 \n" +
 	"\fno_new_privs\x18\x04 \x01(\bR\n" +
 	"noNewPrivs\x12\"\n" +
-	"\fcapabilities\x18\x05 \x01(\bR\fcapabilities\"\x97\x04\n" +
+	"\fcapabilities\x18\x05 \x01(\bR\fcapabilities\x12 \n" +
+	"\vtransparent\x18\x06 \x01(\bR\vtransparent\"\x97\x04\n" +
 	"\vExecRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +

@@ -30,10 +30,12 @@ type execs struct {
 	cfg      config
 	landlock bool
 	environ  func() []string // besides baseEnv
-	idle     chan *shim.Process
-	starts   chan func()   // for serve to do
-	prepared chan struct{} // closed when this process is safe from what it runs
-	met      met
+
+	redirecting func() *redirect // nil: nothing is
+	idle        chan *shim.Process
+	starts      chan func()   // for serve to do
+	prepared    chan struct{} // closed when this process is safe from what it runs
+	met         met
 
 	mu    sync.Mutex
 	byID  map[string]*exec

@@ -70,6 +70,7 @@ func serveSocket() error {
 	if err := confine.GiveUp(off); err != nil {
 		return err
 	}
+	cfg.redirect = !off.Has(layers.Redirect) && redirects() // not before: its thread would have another filter
 	if address := os.Getenv(EnvClosed); address != "" {
 		if err := awaitClosed(context.Background(), address); err != nil {
 			return err
@@ -93,6 +94,7 @@ func serveLocal() error {
 		tokenHash: [32]byte(in.Setup.TokenHash), orphanAfter: in.Setup.OrphanAfter,
 		landlock: !in.Setup.Without.Has(layers.Landlock) && confine.Landlock() > 0,
 		seccomp:  !in.Setup.Without.Has(layers.Seccomp),
+		redirect: !in.Setup.Without.Has(layers.Redirect) && redirects(),
 	}
 	gone, cancel := context.WithCancel(context.Background())
 	defer cancel()
@@ -101,7 +103,7 @@ func serveLocal() error {
 	if in.Shim != nil {
 		s.execs.release(in.Shim)
 	}
-	if err := in.Control.Ready(nsroot.Facts{Landlock: s.landlockABI(), Seccomp: cfg.seccomp}); err != nil {
+	if err := in.Control.Ready(nsroot.Facts{Landlock: s.landlockABI(), Seccomp: cfg.seccomp, Redirect: cfg.redirect}); err != nil {
 		return err
 	}
 	err := s.serve(handed{in.Control, cancel}, gone.Done())

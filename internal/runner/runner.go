@@ -78,6 +78,7 @@ type config struct {
 	guest       string        // program, empty: itself
 	landlock    bool          // put execs into domains
 	seccomp     bool          // filter system calls
+	redirect    bool          // connect programs that know of no proxy
 }
 
 // Workspace is the default directory of commands, writable like /tmp.

@@ -54,8 +54,9 @@ type conn struct {
 }
 
 func newServer(cfg config) *server {
-	s := &server{cfg: cfg, tunnels: newTunnels(), conns: map[*conn]bool{}, orphan: make(chan struct{})}
+	s := &server{cfg: cfg, tunnels: newTunnels(cfg.redirect), conns: map[*conn]bool{}, orphan: make(chan struct{})}
 	s.execs = newExecs(cfg, s.landlockABI(), s.tunnels.environ)
+	s.execs.redirecting = s.tunnels.redirecting
 	return s
 }
 
@@ -191,7 +192,7 @@ func (s service) Hello(ctx context.Context, req *connect.Request[rpc.HelloReques
 	}
 	return connect.NewResponse(&rpc.HelloResponse{
 		Protocol: rpc.Protocol, Landlock: int32(s.landlockABI()), Seccomp: s.cfg.seccomp,
-		NoNewPrivs: true, Capabilities: holdsCapabilities(),
+		NoNewPrivs: true, Capabilities: holdsCapabilities(), Transparent: s.cfg.redirect,
 	}), nil
 }
 

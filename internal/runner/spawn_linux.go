@@ -105,6 +105,11 @@ func (x *execs) spawn(e *exec, req *rpc.ExecRequest, pumps *sync.WaitGroup) *rpc
 // under has a shim run the command, and returns when nothing is left of it.
 func (x *execs) under(e *exec, request shim.Request, child []*os.File) *rpc.End {
 	<-x.prepared
+	var r *redirect
+	if x.redirecting != nil {
+		r = x.redirecting()
+	}
+	request.Hold = r != nil
 	sh, err := x.dispatch(request, child)
 	for _, f := range child {
 		f.Close() // or its end would not be seen
@@ -123,6 +128,10 @@ func (x *execs) under(e *exec, request shim.Request, child []*os.File) *rpc.End 
 			x.killAll()
 			return &rpc.End{Code: -1, Lost: true}
 		case ev.Started:
+			if ev.Listener != nil && r != nil {
+				defer ev.Listener.Close()
+				go r.serve(ev.Listener)
+			}
 			close(e.started)
 			e.wake.all()
 			if sh.Left() == 0 {

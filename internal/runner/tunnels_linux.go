@@ -20,28 +20,45 @@ const (
 var errNoTunnel = errors.New("no worker took the connection: none is connected, or too many connections are open")
 
 // tunnels are the connections that the worker offers for what programs connect
-// to. With the first of them, programs get a proxy.
+// to. With the first of them, programs get a proxy, and are redirected.
 type tunnels struct {
-	offered chan net.Conn
+	offered   chan net.Conn
+	redirects bool // where that is possible
 
-	mu    sync.Mutex
-	proxy *proxy
+	mu       sync.Mutex
+	proxy    *proxy
+	redirect *redirect
 }
 
-func newTunnels() *tunnels { return &tunnels{offered: make(chan net.Conn, keepOffered)} }
+func newTunnels(redirects bool) *tunnels {
+	return &tunnels{offered: make(chan net.Conn, keepOffered), redirects: redirects}
+}
 
-// start sees to it that there is a proxy.
+// start sees to it that there are both.
 func (t *tunnels) start() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.proxy != nil {
 		return nil
 	}
+	var err error
+	if t.redirects && t.redirect == nil {
+		if t.redirect, err = startRedirect(t); err != nil {
+			return err
+		}
+	}
 	p, err := startProxy(t)
 	if err == nil {
 		t.proxy = p
 	}
 	return err
+}
+
+// redirecting returns what redirects programs, nil if nothing does.
+func (t *tunnels) redirecting() *redirect {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.redirect
 }
 
 // environ tells programs of the proxy, if there is one.

@@ -58,7 +58,7 @@ func (b *Backend) Probe(ctx context.Context) (sandbox.Capabilities, error) {
 	}
 	return sandbox.Capabilities{
 		Isolation: e.Isolation, UserNS: e.UserNS, Landlock: e.Landlock, Seccomp: e.Seccomp,
-		Memory: b.cgroups.has("memory"), CPU: b.cgroups.has("cpu"), PIDs: true, Disk: true, OpenFiles: true, Egress: true, Live: true,
+		Memory: b.cgroups.has("memory"), CPU: b.cgroups.has("cpu"), PIDs: true, Disk: true, OpenFiles: true, Egress: true, Live: true, Transparent: e.Transparent,
 	}, nil
 }
 
@@ -91,7 +91,7 @@ func (b *Backend) Create(ctx context.Context, c sandbox.Creation) (sandbox.Enfor
 	return sandbox.Enforcement{
 		Backend: Name, Isolation: "namespaces", Network: "none", UserNS: !off.Has(layers.IDMap),
 		Landlock: facts.Landlock, Seccomp: facts.Seccomp, NoNewPrivs: true, Capabilities: "none",
-		ReadOnlyRoot: !off.Has(layers.Mount), Limits: limits,
+		ReadOnlyRoot: !off.Has(layers.Mount), Transparent: facts.Redirect, Limits: limits,
 	}, nil
 }
 

@@ -106,6 +106,8 @@ var Cases = []Group{
 		{ID: 59, Name: "streams without an end", Tests: []string{"internal/egress TestStreams", "TestEgress/kill"}},
 		{ID: 60, Name: "another sandbox uses this one's proxy", Tests: []string{"TestLeak/neighbours", "TestEgress/token"}},
 		{ID: 61, Name: "the policy changes under a connection", Tests: []string{"TestEgress/update", "internal/egress TestSetPolicy"}},
+		{ID: 81, Name: "an address changes while connect is looked at", Tests: []string{"TestEgress/transparent", "internal/runner TestFlippedAddress"},
+			NotApplicable: map[string]string{"kubernetes": "programs that know of no proxy are not redirected there, and who requires it is refused"}},
 	}},
 	{"Output", []Case{
 		{ID: 62, Name: "output without end, and a slow reader", Tests: []string{"TestBackend/kill/slow reader", "TestBackend/handle/middle", "sandbox TestOutputBounded"}},

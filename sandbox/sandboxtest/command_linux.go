@@ -212,7 +212,7 @@ func command(verb string, args []string) int {
 		err := errors.Join(syscall.Kill(1, syscall.SIGKILL), syscall.Kill(1, syscall.SIGTERM))
 		report(err)
 	default:
-		if !wire(verb, args) && !escape(verb, args) {
+		if !wire(verb, args) && !direct(verb, args) && !escape(verb, args) {
 			report(try(verb, args))
 		}
 	}

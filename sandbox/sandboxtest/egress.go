@@ -30,6 +30,9 @@ type internet struct {
 	dialled            sync.Map // address to true
 }
 
+// portNowhere is where no connection comes about.
+const portNowhere = 4
+
 const evilAddr = "198.41.0.4"
 
 var names = map[string]string{
@@ -93,6 +96,11 @@ func (n *internet) context(ctx context.Context) context.Context {
 		},
 		Dial: func(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
 			n.dialled.Store(to.Addr().String(), true)
+			if to.Port() == portNowhere {
+				n.started <- to.String()
+				<-ctx.Done()
+				return nil, ctx.Err()
+			}
 			var d net.Dialer
 			switch to.Port() {
 			case 80, 8080:
@@ -204,6 +212,7 @@ func TestEgress(t *testing.T, b sandbox.Backend, o Options) {
 	}
 	t.Run("record", func(t *testing.T) { testEgressRecord(t, s.Egress()) })
 
+	t.Run("transparent", func(t *testing.T) { testTransparent(t, ctx, n, b, o.Spec, s.Enforcement()) })
 	t.Run("token", func(t *testing.T) { testEgressToken(t, b, o.Spec) })
 	t.Run("none", func(t *testing.T) {
 		s := start(t, ctx, b, sandbox.Options{Spec: o.Spec})

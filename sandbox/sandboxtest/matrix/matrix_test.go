@@ -67,7 +67,7 @@ func TestCases(t *testing.T) {
 			}
 		}
 	}
-	for id := range 80 {
+	for id := range 81 {
 		if !seen[id+1] {
 			t.Errorf("case %d is not there", id+1)
 		}

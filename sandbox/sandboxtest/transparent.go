@@ -1,0 +1,117 @@
+package sandboxtest
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stepward/stepward/internal/layers"
+	"github.com/stepward/stepward/sandbox"
+)
+
+// testTransparent checks that programs which know of no proxy reach what the policy
+// names, by whatever call, and nothing else; or that who needs that is refused.
+func testTransparent(t *testing.T, ctx context.Context, n *internet, b sandbox.Backend, spec sandbox.Spec, holds sandbox.Enforcement) {
+	spec.Network.Allow = []string{"ok.test", "inside.test", "192.88.0.0/16"}
+	needs := spec
+	needs.Require.Transparent = true
+	var ue *sandbox.UnsupportedError
+	without := ctx
+	if holds.Transparent {
+		without = layers.Without(ctx, layers.Redirect)
+	}
+	if s, err := sandbox.Start(without, b, sandbox.Options{Spec: needs}); err == nil {
+		s.Destroy(ctx)
+		t.Error("Require.Transparent was met without it")
+	} else if !errors.As(err, &ue) || ue.Field != "Require.Transparent" {
+		t.Errorf("Require.Transparent: %v", err)
+	}
+	if !holds.Transparent {
+		t.Log(Refused + "programs that know of no proxy reach nothing here")
+		return
+	}
+	s := start(t, ctx, b, sandbox.Options{Spec: needs})
+	cases := []struct {
+		probe []string
+		want  string
+	}{
+		{[]string{"direct", "192.88.0.9:80", "x"}, "200 GET x/ 0"},
+		{[]string{"direct", "ok.test:80", "ok.test"}, "200 GET ok.test/ 0"},
+		{[]string{"direct", "OK.test:8080", "ok.test:8080"}, "200 GET ok.test:8080/ 0"},
+		{[]string{"direct", "ok.test:80", "evil.test"}, "403 stepward: not allowed: the request is for another host: evil.test"},
+		{[]string{"direct", "evil.test:80", "evil.test"}, "connect: permission denied"},
+		{[]string{"direct", evilAddr + ":80", "x"}, "connect: permission denied"},
+		{[]string{"direct", "inside.test:80", "inside.test"}, "connect: permission denied"},
+		{[]string{"direct", "93.184.216.34:80", "ok.test"}, "connect: permission denied"}, // no name, no rule of its address
+		{[]string{"direct", "none.test:80", "x"}, "connect: permission denied"},
+		{[]string{"direct", "198.18.99.99:80", "x"}, "connect: permission denied"}, // of no name
+		{[]string{"direct", "127.0.0.1:9", "x"}, "connect: connection refused"},    // the sandbox's own
+		{[]string{"raw", "192.88.0.9:80", "block"}, "200 GET raw/ 0"},
+		{[]string{"raw", "192.88.0.9:80", "six"}, "200 GET raw/ 0"},
+		{[]string{"raw", "192.88.0.9:80", "poll"}, "200 GET raw/ 0"},
+		{[]string{"raw", evilAddr + ":80", "block"}, "permission denied"},
+		{[]string{"raw", evilAddr + ":80", "six"}, "permission denied"},
+		{[]string{"raw", evilAddr + ":80", "poll"}, "permission denied"},
+		{[]string{"raw", "192.88.99.9:80", "block"}, "permission denied"},
+		{[]string{"resolve", "ok.test"}, "[198.18."},
+		{[]string{"resolve", "localhost"}, "127.0.0.1"},
+		{[]string{"udp", "192.88.0.9:53"}, "network is unreachable"},
+		{[]string{"flip", "192.88.0.9:80", evilAddr + ":80", "300"}, "connected: true, refused: true"},
+	}
+	n.dialled.Clear()
+	for _, c := range cases {
+		if got := run(t, s, c.probe[0], c.probe[1:]...); !strings.Contains(got, c.want) {
+			t.Errorf("%q: %s, want %s", c.probe, got, c.want)
+		}
+	}
+	if _, ok := n.dialled.Load(evilAddr); ok {
+		t.Error("an address that is not allowed was connected to")
+	}
+	t.Run("kill", func(t *testing.T) { testTransparentKill(t, ctx, n, s) })
+	if err := s.Destroy(ctx); err != nil {
+		t.Error(err)
+	}
+	for _, host := range []string{"evil.test", evilAddr, "93.184.216.34", "198.18.99.99"} {
+		if !slices.ContainsFunc(s.Egress(), func(e sandbox.Egress) bool { return e.Host == host && e.Decision == "denied" }) {
+			t.Errorf("that %s was denied is not on record: %+v", host, s.Egress())
+		}
+	}
+	t.Run("control", func(t *testing.T) { // it is the layer that connects them
+		s := start(t, without, b, sandbox.Options{Spec: spec})
+		for _, probe := range [][]string{{"direct", "192.88.0.9:80", "x"}, {"direct", "ok.test:80", "ok.test"}, {"raw", "192.88.0.9:80", "poll"}} {
+			if got := run(t, s, probe[0], probe[1:]...); strings.Contains(got, "200 GET") {
+				t.Errorf("%q without the layer: %s", probe, got)
+			}
+		}
+	})
+	t.Run("none", func(t *testing.T) { // nor is there anything without a policy
+		spec.Network.Allow = nil
+		s := start(t, ctx, b, sandbox.Options{Spec: spec})
+		if got := run(t, s, "direct", "192.88.0.9:80", "x"); !strings.Contains(got, "network is unreachable") {
+			t.Errorf("direct: %s", got)
+		}
+		if got := run(t, s, "resolve", "ok.test"); !strings.Contains(got, "connection refused") {
+			t.Errorf("resolve: %s", got)
+		}
+	})
+}
+
+// A program that waits for a connection is killed as any other.
+func testTransparentKill(t *testing.T, ctx context.Context, n *internet, s *sandbox.Sandbox) {
+	for _, how := range []string{"block", "poll"} {
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		c := s.Command(program, verbPrefix+"raw", "192.88.0.9:4", how)
+		if err := c.Start(ctx); err != nil {
+			t.Fatal(err)
+		}
+		<-n.started
+		cancel()
+		var ee *sandbox.ExitError
+		if err := c.Wait(); !errors.As(err, &ee) || ee.Signal != "SIGKILL" {
+			t.Errorf("%s: Wait: %v", how, err)
+		}
+	}
+}
