@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"net/netip"
 	"strconv"
 	"strings"
 	"time"
@@ -65,7 +66,7 @@ func (b *Backend) create(ctx context.Context, c sandbox.Creation, f found) (sand
 		return sandbox.Enforcement{
 			Backend: Name, Isolation: "container", Image: img.ref, Network: network, UserNS: e.userns,
 			Landlock: f.landlock, Seccomp: f.seccomp && !off.Has(layers.Seccomp), NoNewPrivs: true,
-			Capabilities: "none", ReadOnlyRoot: true, Limits: limits,
+			Capabilities: "none", ReadOnlyRoot: true, Transparent: f.redirect && !off.Has(layers.Network) && !off.Has(layers.Redirect), Limits: limits,
 		}, nil
 	}
 }
@@ -201,6 +202,8 @@ func (b *Backend) describe(ctx context.Context, img image, prog *carried, limits
 	host := &container.HostConfig{
 		AutoRemove:     true,
 		NetworkMode:    "none",
+		DNS:            []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1})}, // of the tool runner, if there is a network
+		Sysctls:        map[string]string{"net.ipv4.ip_unprivileged_port_start": "0"},
 		IpcMode:        "none", // and no /dev/shm to write to
 		CapDrop:        []string{"ALL"},
 		SecurityOpt:    []string{"no-new-privileges"},
@@ -221,7 +224,7 @@ func (b *Backend) describe(ctx context.Context, img image, prog *carried, limits
 		host.PidsLimit = &pids
 	}
 	if off.Has(layers.Network) {
-		host.NetworkMode = "host"
+		host.NetworkMode, host.Sysctls = "host", nil
 	}
 	if off.Has(layers.PID) {
 		host.PidMode = "host"

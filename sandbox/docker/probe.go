@@ -19,6 +19,7 @@ import (
 type found struct {
 	landlock int
 	seccomp  bool
+	redirect bool // of programs that know of no proxy
 }
 
 // Probe makes a sandbox, asks its tool runner what holds there, and destroys it.
@@ -34,6 +35,7 @@ func (b *Backend) Probe(ctx context.Context) (sandbox.Capabilities, error) {
 	return sandbox.Capabilities{
 		Isolation: "container", Images: true, UserNS: e.userns, Landlock: f.landlock, Seccomp: f.seccomp,
 		Memory: e.MemoryLimit, CPU: e.CPUCfsQuota, PIDs: e.PidsLimit, Disk: true, OpenFiles: true, Egress: true, Persistent: true, Live: true,
+		Transparent: f.redirect,
 	}, nil
 }
 
@@ -84,5 +86,5 @@ func (b *Backend) ask(ctx context.Context, id string, token []byte) (found, erro
 		return found{}, unavailable(fmt.Sprintf("the engine does not take away privileges: no_new_privs is %v, capabilities are held: %v",
 			hello.Msg.NoNewPrivs, hello.Msg.Capabilities), nil)
 	}
-	return found{landlock: int(hello.Msg.Landlock), seccomp: hello.Msg.Seccomp}, nil
+	return found{landlock: int(hello.Msg.Landlock), seccomp: hello.Msg.Seccomp, redirect: hello.Msg.Transparent}, nil
 }
