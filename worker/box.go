@@ -74,7 +74,7 @@ func (b *box) idle(ctx context.Context) bool {
 		return false
 	}
 	cause := context.Cause(ctx)
-	for _, other := range []error{engine.ErrLeaseLost, engine.ErrHandBack, errTimedOut, errSilent} {
+	for _, other := range []error{engine.ErrLeaseLost, engine.ErrHandBack, engine.ErrTimedOut, engine.ErrSilent} {
 		if errors.Is(cause, other) {
 			return false
 		}

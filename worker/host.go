@@ -3,8 +3,6 @@ package worker
 import (
 	"context"
 	"errors"
-	"fmt"
-	"runtime/debug"
 	"sync"
 	"time"
 
@@ -69,7 +67,7 @@ func (h *host) Attempt(ctx context.Context, a engine.Attempt) (engine.Outcome, e
 		if a.Sandbox != "" {
 			left -= time.Since(a.Began)
 		}
-		ctx, cancel = context.WithTimeoutCause(ctx, left, errTimedOut)
+		ctx, cancel = context.WithTimeoutCause(ctx, left, engine.ErrTimedOut)
 		defer cancel()
 	}
 	if a.Details != nil {
@@ -107,14 +105,10 @@ func (h *host) Attempt(ctx context.Context, a engine.Attempt) (engine.Outcome, e
 	if err == nil && out.Commit == nil && mode != workflow.Bare {
 		out.Rollback = func(ctx context.Context) { h.forget(ctx, a.Seq, a.Number) }
 	}
-	switch cause := context.Cause(ctx); {
-	case err == nil:
-	case errors.Is(cause, errTimedOut):
-		err = &engine.Fault{Kind: "timeout", Message: fmt.Sprintf("attempt took longer than %v: %v", a.Step.Timeout, err), Type: fmt.Sprintf("%T", err), Err: workflow.ErrTimeout}
-	case errors.Is(cause, errSilent):
-		err = &engine.Fault{Kind: "timeout", Message: fmt.Sprintf("attempt sent no heartbeat for %v: %v", a.Step.Heartbeat, err), Type: fmt.Sprintf("%T", err), Err: workflow.ErrTimeout}
-	case errors.Is(cause, engine.ErrLeaseLost):
-		err = cause
+	if err != nil {
+		if err = a.Overdue(ctx, err); errors.Is(context.Cause(ctx), engine.ErrLeaseLost) {
+			err = engine.ErrLeaseLost
+		}
 	}
 	h.w.tel.attempts.Record(ctx, time.Since(start).Seconds(), attemptAttributes(mode, err))
 	if err != nil {
@@ -144,50 +138,20 @@ func take(ctx context.Context, places chan<- struct{}) error {
 	}
 }
 
-var errTimedOut = errors.New("timeout")
-
-// leniency is how long a function may go on after its context is done.
-const leniency = time.Second
-
-// inline calls the function of a step on a goroutine of its own. A function
-// that ignores its context is left behind: the attempt ends, and its goroutine
-// keeps its place until it returns.
+// inline calls the function of a step. One that ignores its context keeps its place
+// until it returns.
 func (h *host) inline(ctx context.Context, key string, free func(), call func() ([]byte, error)) ([]byte, error) {
-	type result struct {
-		out []byte
-		err error
-	}
-	done := make(chan result, 1)
-	go func() {
+	placed := func() ([]byte, error) {
 		defer free()
-		r := result{err: &engine.Fault{Kind: "goexit", Message: "the step's function ended its goroutine (runtime.Goexit)"}}
-		defer func() {
-			if p := recover(); p != nil {
-				r = result{err: &engine.Fault{Kind: "panic", Message: fmt.Sprintf("panic: %v", p), Type: fmt.Sprintf("%T", p), Stack: string(debug.Stack())}}
-			}
-			done <- r
+		return call()
+	}
+	return engine.Call(ctx, placed, func(done <-chan struct{}) {
+		n := h.w.stuck.Add(1)
+		h.w.log.ErrorContext(ctx, "a step's function ignores its context and keeps its place",
+			"run", workflow.RunID(h.t.run).String(), "step", key, "stuck", n)
+		go func() {
+			<-done
+			h.w.stuck.Add(-1)
 		}()
-		out, err := call()
-		r = result{out, err}
-	}()
-	select {
-	case r := <-done:
-		return r.out, r.err
-	case <-ctx.Done():
-	}
-	late := time.NewTimer(leniency)
-	defer late.Stop()
-	select {
-	case r := <-done:
-		return r.out, r.err
-	case <-late.C:
-	}
-	n := h.w.stuck.Add(1)
-	h.w.log.ErrorContext(ctx, "a step's function ignores its context and keeps its place",
-		"run", workflow.RunID(h.t.run).String(), "step", key, "stuck", n)
-	go func() {
-		<-done
-		h.w.stuck.Add(-1)
-	}()
-	return nil, fmt.Errorf("the function did not return: %w", context.Cause(ctx))
+	})
 }

@@ -13,8 +13,6 @@ import (
 // beatEvery is how often what an attempt reports becomes durable.
 const beatEvery = time.Second
 
-var errSilent = errors.New("no heartbeat")
-
 // pulse is what is heard of an attempt while it runs.
 type pulse struct {
 	h       *host
@@ -36,7 +34,7 @@ func (h *host) pulse(ctx context.Context, a engine.Attempt, cancel context.Cance
 // begin is called when the step's function is.
 func (p *pulse) begin() {
 	if p.a.Step.Heartbeat > 0 {
-		p.silence = time.AfterFunc(p.a.Step.Heartbeat, func() { p.cancel(errSilent) })
+		p.silence = time.AfterFunc(p.a.Step.Heartbeat, func() { p.cancel(engine.ErrSilent) })
 	}
 }
 

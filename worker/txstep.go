@@ -43,7 +43,7 @@ func (w *worker) closeTxPool() {
 		w.txs.Close()
 		close(closed)
 	}()
-	late := time.NewTimer(leniency)
+	late := time.NewTimer(engine.Leniency)
 	defer late.Stop()
 	select {
 	case <-closed:

@@ -28,7 +28,7 @@ var (
 	// ErrTimeout is in the chain of the error of what took longer than it may:
 	// an attempt, a step, a call within [Context].WithTimeout; and in that of
 	// [Run.Result], a run.
-	ErrTimeout = errors.New("workflow: timed out")
+	ErrTimeout = engine.ErrTimeout
 )
 
 // A StateError reports that a run is not where a call needs it to be: one that

@@ -2,14 +2,11 @@ package workflowtest
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"runtime/debug"
 	"slices"
 	"time"
 
 	"github.com/stepward/stepward/internal/engine"
-	"github.com/stepward/stepward/workflow"
 )
 
 // call counts a call of the turn; what it returns, its answer.
@@ -24,8 +21,6 @@ func (r *memRun) call() (answer func()) {
 		r.e.bell.Broadcast()
 	}
 }
-
-var errTimedOut = errors.New("timeout")
 
 // Attempt implements engine.Host.
 func (r *memRun) Attempt(ctx context.Context, a engine.Attempt) (out engine.Outcome, err error) {
@@ -49,9 +44,9 @@ func (r *memRun) Attempt(ctx context.Context, a engine.Attempt) (out engine.Outc
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	if a.Step.Timeout > 0 { // on the clock, and in fact
-		defer time.AfterFunc(a.Step.Timeout, func() { cancel(errTimedOut) }).Stop()
+		defer time.AfterFunc(a.Step.Timeout, func() { cancel(engine.ErrTimedOut) }).Stop()
 		e.mu.Lock()
-		limit := &timer{run: r, until: e.clock.Add(a.Step.Timeout), fire: func() { cancel(errTimedOut) }}
+		limit := &timer{run: r, until: e.clock.Add(a.Step.Timeout), fire: func() { cancel(engine.ErrTimedOut) }}
 		e.timers = append(e.timers, limit)
 		e.mu.Unlock()
 		defer func() {
@@ -64,7 +59,7 @@ func (r *memRun) Attempt(ctx context.Context, a engine.Attempt) (out engine.Outc
 	a.Outlet = shown
 	var silence *time.Timer
 	if a.Step.Heartbeat > 0 {
-		silence = time.AfterFunc(a.Step.Heartbeat, func() { cancel(errSilent) })
+		silence = time.AfterFunc(a.Step.Heartbeat, func() { cancel(engine.ErrSilent) })
 		defer silence.Stop()
 	}
 	var details []byte
@@ -76,13 +71,9 @@ func (r *memRun) Attempt(ctx context.Context, a engine.Attempt) (out engine.Outc
 			silence.Reset(a.Step.Heartbeat)
 		}
 	}
-	out.Output, err = inline(engine.WithAttempt(ctx, a), fn, a.Input)
-	switch cause := context.Cause(ctx); {
-	case err == nil:
-	case errors.Is(cause, errSilent):
-		err = &engine.Fault{Kind: "timeout", Message: fmt.Sprintf("attempt sent no heartbeat for %v: %v", a.Step.Heartbeat, err), Type: fmt.Sprintf("%T", err), Err: workflow.ErrTimeout}
-	case errors.Is(cause, errTimedOut):
-		err = &engine.Fault{Kind: "timeout", Message: fmt.Sprintf("attempt took longer than %v: %v", a.Step.Timeout, err), Type: fmt.Sprintf("%T", err), Err: workflow.ErrTimeout}
+	ctx = engine.WithAttempt(ctx, a)
+	if out.Output, err = engine.Call(ctx, func() ([]byte, error) { return fn(ctx, a.Input) }, func(<-chan struct{}) {}); err != nil {
+		err = a.Overdue(ctx, err)
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -92,43 +83,4 @@ func (r *memRun) Attempt(ctx context.Context, a engine.Attempt) (out engine.Outc
 	}
 	out.Details = details
 	return out, err
-}
-
-var errSilent = errors.New("no heartbeat")
-
-// leniency is how long a function may go on after its context is done.
-const leniency = time.Second
-
-// inline calls the function on a goroutine of its own, as a worker does: it may
-// panic, end its goroutine (FailNow of a test does) or ignore its context.
-func inline(ctx context.Context, fn func(context.Context, []byte) ([]byte, error), input []byte) ([]byte, error) {
-	type result struct {
-		out []byte
-		err error
-	}
-	done := make(chan result, 1)
-	go func() {
-		r := result{err: &engine.Fault{Kind: "goexit", Message: "the step's function ended its goroutine (runtime.Goexit)"}}
-		defer func() {
-			if p := recover(); p != nil {
-				r = result{err: &engine.Fault{Kind: "panic", Message: fmt.Sprintf("panic: %v", p), Type: fmt.Sprintf("%T", p), Stack: string(debug.Stack())}}
-			}
-			done <- r
-		}()
-		out, err := fn(ctx, input)
-		r = result{out, err}
-	}()
-	select {
-	case r := <-done:
-		return r.out, r.err
-	case <-ctx.Done():
-	}
-	late := time.NewTimer(leniency)
-	defer late.Stop()
-	select {
-	case r := <-done:
-		return r.out, r.err
-	case <-late.C:
-		return nil, fmt.Errorf("the function did not return: %w", context.Cause(ctx))
-	}
 }
