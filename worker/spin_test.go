@@ -76,3 +76,32 @@ func TestSpinningBodyStops(t *testing.T) {
 	stop()
 	<-ended
 }
+
+// A body that starts a million steps is parked before the first of them begins, and
+// its worker goes on.
+func TestTooManySteps(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.start(worker.Config{Workflows: []*workflow.Definition{chainV1, defines(func(ctx workflow.Context, n int) (int, error) {
+		for range 1_000_000 {
+			double.Go(ctx, n)
+		}
+		return n, nil
+	}, double)}})
+	run := f.enqueue(1)
+	if s := f.parksAs(run.ID, "too_many"); !strings.Contains(s.Err.Message, "10000 calls") {
+		t.Errorf("the limit is not named: %v", s.Err)
+	}
+	if n := f.count("SELECT count(*) FROM stepward.step"); n != 0 {
+		t.Errorf("%d steps were executed", n)
+	}
+	why, err := f.client.Why(t.Context(), run.ID)
+	if err != nil || !strings.Contains(why.Unblock, "fewer calls under way") {
+		t.Errorf("%+v, %v", why, err)
+	}
+	next, err := chain.Enqueue(t.Context(), f.client, 3, workflow.EnqueueOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ends(t, next, 8)
+}

@@ -132,6 +132,14 @@ const (
 	spunFlush = 1_000
 )
 
+// maxOpen is how many calls of a run may be under way at once, and how many of its branches;
+// maxCalls, how many calls it may make in all: each is kept in memory when it is
+// replayed. A body that goes beyond would bring down its worker, and then the next.
+const (
+	maxOpen  = 10_000
+	maxCalls = 200_000
+)
+
 // spins counts a call, until it turns out to start something. A body that goes on
 // and on without is parked: nothing else gets a word in.
 func (b *branch) spins() {
@@ -207,6 +215,9 @@ func goBranch[Out any](b *branch, s *scope, path string, fn func(Context) (Out, 
 	t := b.t
 	f := &future{t: t, key: path, local: true}
 	f.watch(g)
+	if len(t.branches) > maxOpen {
+		b.park("too_many", errManyOpen)
+	}
 	child := t.newBranch(path+"/", s)
 	child.start(func(c Context) {
 		out, err := fn(c)

@@ -7,7 +7,8 @@ import (
 
 // MapOptions configures [Map] and [MapFunc].
 type MapOptions struct {
-	// Limit is how many items run at once. Defaults to 8.
+	// Limit is how many items run at once. Defaults to 8. A run may have 10,000
+	// calls under way at once, and as many branches.
 	Limit int
 }
 

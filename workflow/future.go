@@ -117,7 +117,9 @@ func (f *future) watch(w watcher) {
 // reserve gives a call its place in the run, in a scope.
 func (b *branch) reserve(s *scope, key string) *future {
 	t := b.t
-	t.seq++
+	if t.seq++; t.seq > maxCalls {
+		b.park("too_many", errManyCalls)
+	}
 	f := &future{t: t, seq: t.seq, key: key, scope: s, began: t.in.Now()}
 	t.unresolved[f.seq] = f
 	if c, ok := t.recorded[f.seq]; ok && c.Key != key {
@@ -150,6 +152,10 @@ func (t *turn) launch(f *future, start func()) {
 		return
 	}
 	f.launched = true
+	if t.underWay++; t.underWay > maxOpen {
+		t.park("too_many", errManyOpen) // the next call exits
+		return
+	}
 	if _, ok := t.recorded[f.seq]; ok {
 		t.spun--
 		f.input = nil
@@ -190,6 +196,9 @@ func (t *turn) resolve(f *future, output []byte, err error) {
 	}
 	f.done, f.output, f.err, f.input, f.start = true, output, err, nil, nil
 	delete(t.unresolved, f.seq)
+	if f.launched {
+		t.underWay--
+	}
 	if f.scope != nil {
 		delete(f.scope.futures, f)
 	}
@@ -246,6 +255,7 @@ func (b *branch) instant(s *scope, key string, live func() []byte) []byte {
 	t := b.t
 	f := b.reserve(s, key)
 	f.launched = true
+	t.underWay++
 	if c, ok := t.recorded[f.seq]; ok {
 		if !t.opened(c) {
 			b.exitIfLeft()

@@ -57,6 +57,7 @@ type turn struct {
 	starting   int // children that are being added
 	attempts   int // that execute, or that ask Postgres
 	begun      int // of these, ever
+	underWay   int // calls that were made and have no result yet
 	spun       int // calls that started nothing, since all branches waited
 	canceled   bool
 	late       bool        // it is its deadline that has canceled it
@@ -74,6 +75,8 @@ var (
 	errPaused     = errors.New("workflow: run paused")
 	errForeign    = errors.New("workflow: a Context was used on another goroutine than the one that it was made for; a body starts no goroutines: use Go, Step.Go or Map; and a function that Go or MapFunc runs uses the Context that it is passed, not one from outside")
 	errSpins      = fmt.Errorf("workflow: the body made %d durable calls in a row that all had a result at once, and waits for nothing: it loops, perhaps on an error that will not go away, as that of a run that is canceled or late", maxSpun)
+	errManyOpen   = fmt.Errorf("workflow: the body has more than %d calls or branches under way at once: give Map or MapFunc a Limit, or wait for some of them first", maxOpen)
+	errManyCalls  = fmt.Errorf("workflow: the body has made more than %d calls since it began: let child runs make a part of them each, or return ContinueAsNew", maxCalls)
 	errLate       = fmt.Errorf("%w: its deadline has passed", ErrCanceled)
 	errBodyGoexit = errors.New("workflow: the body ended its goroutine (runtime.Goexit, or FailNow of a test)")
 )

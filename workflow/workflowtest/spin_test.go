@@ -53,6 +53,49 @@ func TestManyCallsDoNotSpin(t *testing.T) {
 	wants(t, e, "done")
 }
 
+// A body that starts more than a worker can hold is parked with the limit.
+func TestTooMany(t *testing.T) {
+	const million = 1_000_000
+	items := make([]string, million)
+	for name, test := range map[string]struct {
+		body func(workflow.Context) error
+		want string
+	}{
+		"steps":    {func(ctx workflow.Context) error { return each(million, func() { echo.Go(ctx, "") }) }, "10000 calls or branches under way"},
+		"children": {func(ctx workflow.Context) error { return each(million, func() { inner.Go(ctx, "") }) }, "10000 calls or branches under way"},
+		"waits":    {func(ctx workflow.Context) error { return each(million, func() { hello.Go(ctx, 0) }) }, "10000 calls or branches under way"},
+		"branches": {func(ctx workflow.Context) error {
+			return each(million, func() {
+				workflow.Go(ctx, "b", func(ctx workflow.Context) (int, error) { return 0, workflow.Sleep(ctx, 1) })
+			})
+		}, "10000 calls or branches under way"},
+		"map at once": {func(ctx workflow.Context) error {
+			_, err := workflow.Map(ctx, items[:20_000], echo, workflow.MapOptions{Limit: million})
+			return err
+		}, "10000 calls or branches under way"},
+		"functions at once": {func(ctx workflow.Context) error {
+			_, err := workflow.MapFunc(ctx, "f", items, func(ctx workflow.Context, s string) (string, error) { return echo.Run(ctx, s) }, workflow.MapOptions{Limit: million})
+			return err
+		}, "10000 calls or branches under way"},
+		"map": {func(ctx workflow.Context) error {
+			_, err := workflow.Map(ctx, items, echo, workflow.MapOptions{})
+			return err
+		}, "200000 calls since it began"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := workflowtest.New(t, body(func(ctx workflow.Context, _ string) (string, error) { return "", test.body(ctx) }))
+			wants(t, e, test.want)
+		})
+	}
+}
+
+func each(n int, f func()) error {
+	for range n {
+		f()
+	}
+	return nil
+}
+
 type illegible struct{ N int }
 
 func (illegible) MarshalJSON() ([]byte, error) { return nil, errors.New("never") }
