@@ -4,7 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"math/rand/v2"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -303,6 +305,9 @@ func (w *worker) parkUnservable(ctx context.Context) error {
 // sweepEvery is how often each worker looks for sandboxes without an owner.
 const sweepEvery = 15 * time.Second
 
+// sweepAtOnce is how many of them it removes at a time: a pod takes a second to end.
+const sweepAtOnce = 16
+
 // sweep removes sandboxes whose worker is gone and with which no other goes on, runs that are old enough, blobs that nothing refers to, and
 // rows of workers that ended long ago.
 func (w *worker) sweep(ctx context.Context) {
@@ -349,12 +354,24 @@ func (w *worker) sweepOnce(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	ids = slices.DeleteFunc(ids, func(id string) bool { return slices.Contains(owned, id) })
+	// Some may take as long as they are let, on a node that is gone: in another order each
+	// time, and many at once, they hold nobody up for good.
+	rand.Shuffle(len(ids), func(i, j int) { ids[i], ids[j] = ids[j], ids[i] })
+	var removing sync.WaitGroup
+	defer removing.Wait()
+	free := make(chan struct{}, sweepAtOnce)
 	for _, id := range ids {
-		if slices.Contains(owned, id) {
-			continue
+		select {
+		case free <- struct{}{}:
+		case <-ctx.Done():
+			return context.Cause(ctx)
 		}
-		w.log.InfoContext(ctx, "removing the sandbox of a dead worker", "sandbox", id)
-		w.warn(ctx, "removing sandbox "+id, w.backend.Destroy(ctx, id))
+		removing.Go(func() {
+			w.log.InfoContext(ctx, "removing the sandbox of a dead worker", "sandbox", id)
+			w.warn(ctx, "removing sandbox "+id, w.backend.Destroy(ctx, id))
+			<-free
+		})
 	}
 	return nil
 }
