@@ -4,12 +4,13 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync/atomic"
+	"sync"
 	"testing"
 	"time"
 
@@ -27,6 +28,16 @@ import (
 
 func TestMain(m *testing.M) {
 	sandboxtest.Init()
+	if config, ok := os.LookupEnv(envVictim); ok {
+		os.Exit(mainOfVictim(config))
+	}
+	flag.Parse()
+	if f := flag.Lookup("test.parallel"); f.Value.String() == f.DefValue {
+		// The tests wait for the cluster most of the time.
+		if err := flag.Set("test.parallel", "8"); err != nil {
+			panic(err)
+		}
+	}
 	os.Exit(m.Run())
 }
 
@@ -55,7 +66,12 @@ func newPlace(t testing.TB, podSecurity string) *place {
 	if p.admin, err = client.NewForConfig(config); err != nil {
 		t.Fatal(err)
 	}
-	p.image = p.cluster.Image(t, "suite", sandboxtest.BuildProbe(t)+":/probe")
+	known.Lock()
+	if known.image == "" {
+		known.image = p.cluster.Image(t, "suite", sandboxtest.BuildProbe(t)+":/probe")
+	}
+	p.image = known.image
+	known.Unlock()
 	ns, err := p.admin.CoreV1().Namespaces().Create(t.Context(), &core.Namespace{ObjectMeta: meta.ObjectMeta{
 		GenerateName: "stepward-test-", Labels: map[string]string{"pod-security.kubernetes.io/enforce": podSecurity},
 	}}, meta.CreateOptions{})
@@ -74,9 +90,9 @@ func newPlace(t testing.TB, podSecurity string) *place {
 			p.apply(t, o)
 		}
 	}
-	p.rest = rest.CopyConfig(config)
-	p.rest.Impersonate.UserName = "system:serviceaccount:" + p.name + ":" + workerAccount
+	p.rest = as(config, "system:serviceaccount:"+p.name+":"+workerAccount)
 	p.awaitRights(t)
+	p.lookOnce(t)
 	return p
 }
 
@@ -107,12 +123,31 @@ func (p *place) backend(change ...func(*Config)) *Backend {
 		f(&c)
 	}
 	b := New(c)
-	b.found = known.Load()
+	b.found = known.found
 	return b
 }
 
-// known is what a test found out about the cluster, so that the others need not.
-var known atomic.Pointer[found]
+// known is what was brought to the cluster and found out about it, once for all
+// tests: TestRefused looks again.
+var known struct {
+	sync.Mutex
+	image string
+	*found
+}
+
+func (p *place) lookOnce(t testing.TB) {
+	t.Helper()
+	known.Lock()
+	defer known.Unlock()
+	if known.found != nil {
+		return
+	}
+	f, err := New(Config{REST: p.rest, Namespace: p.name, RunnerImage: p.image}).findings(bounded(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	known.found = &f
+}
 
 // manifests are the objects of examples/kubernetes.
 func manifests(t testing.TB) []*unstructured.Unstructured {
