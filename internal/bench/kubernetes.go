@@ -11,7 +11,7 @@ import (
 	"strconv"
 )
 
-// The bars of a pod that is there already, in milliseconds.
+// The bars of a pod that is ready, in milliseconds.
 const (
 	barAcquire    = 100
 	barAcquireP99 = 300
@@ -50,9 +50,8 @@ func benchKubernetes(ctx context.Context, b *bench) error {
 			b.report.add("kubernetes: start of a pod, image present, p99", p99, "ms")
 			continue
 		}
-		// No pool yet: what it would leave to do.
-		b.report.bar("kubernetes: connecting to a pod that is there, p50", p50, "ms", barAcquire)
-		b.report.bar("kubernetes: connecting to a pod that is there, p99", p99, "ms", barAcquireP99)
+		b.report.bar("kubernetes: a step's start in a pod that is ready, with environment, policy and rows, p50", p50, "ms", barAcquire)
+		b.report.bar("kubernetes: a step's start in a pod that is ready, with environment, policy and rows, p99", p99, "ms", barAcquireP99)
 	}
 	return nil
 }
