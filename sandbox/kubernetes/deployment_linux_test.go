@@ -29,6 +29,7 @@ import (
 // account and with the rights that the manifests give, and with nothing configured: it
 // finds the cluster, its namespace and its image. Deleting it leaves nothing.
 func TestDeployment(t *testing.T) {
+	t.Parallel()
 	p := newPlace(t, "restricted")
 	if p.cluster.Host == "" {
 		testenv.Skip(t, testenv.PartKubernetes, "the database of the test is out of reach of the cluster of KUBECONFIG")

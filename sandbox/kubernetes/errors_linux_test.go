@@ -55,6 +55,7 @@ func TestNoCluster(t *testing.T) {
 
 // All rights that the worker lacks are named, not the first.
 func TestMissingRights(t *testing.T) {
+	t.Parallel()
 	p := newPlace(t, "restricted")
 	roles := p.admin.RbacV1().Roles(p.name)
 	role, err := roles.Get(t.Context(), workerAccount, meta.GetOptions{})
@@ -84,6 +85,7 @@ func TestMissingRights(t *testing.T) {
 }
 
 func TestBadImages(t *testing.T) {
+	t.Parallel()
 	p := newPlace(t, "restricted")
 	b := p.backend()
 	for image, part := range map[string]string{
@@ -158,6 +160,7 @@ func TestAssess(t *testing.T) {
 }
 
 func TestNoRoom(t *testing.T) {
+	t.Parallel()
 	p := newPlace(t, "restricted")
 	if _, err := p.backend().Probe(bounded(t)); err != nil {
 		t.Fatal(err)
@@ -214,6 +217,7 @@ func TestRefused(t *testing.T) {
 
 // A policy that allows sandboxes something is not worked beside.
 func TestNetworkThatIsAllowed(t *testing.T) {
+	t.Parallel()
 	p := newPlace(t, "restricted")
 	allow := &networking.NetworkPolicy{ObjectMeta: meta.ObjectMeta{Name: "all-may-all"}, Spec: networking.NetworkPolicySpec{
 		PolicyTypes: []networking.PolicyType{networking.PolicyTypeEgress}, Egress: []networking.NetworkPolicyEgressRule{{}},
@@ -229,6 +233,7 @@ func TestNetworkThatIsAllowed(t *testing.T) {
 // Without the policy, and without the right to make it, there is no sandbox: with
 // the right it is made.
 func TestMissingPolicy(t *testing.T) {
+	t.Parallel()
 	p := newPlace(t, "restricted")
 	policies := p.admin.NetworkingV1().NetworkPolicies(p.name)
 	if err := policies.Delete(t.Context(), policyName, meta.DeleteOptions{}); err != nil {
@@ -255,6 +260,7 @@ func TestMissingPolicy(t *testing.T) {
 // A network that stays open is no sandbox's. The label that the policy selects by
 // is taken away, as if nobody enforced it; the tool runner sees through that.
 func TestNetworkThatStaysOpen(t *testing.T) {
+	t.Parallel()
 	p := newPlace(t, "restricted")
 	b := p.backend()
 	if _, err := b.Probe(bounded(t)); err != nil {

@@ -33,7 +33,7 @@ func TestMain(m *testing.M) {
 	}
 	flag.Parse()
 	if f := flag.Lookup("test.parallel"); f.Value.String() == f.DefValue {
-		// The tests wait for the cluster most of the time.
+		// Those that are parallel wait for the cluster most of the time.
 		if err := flag.Set("test.parallel", "8"); err != nil {
 			panic(err)
 		}
@@ -123,6 +123,8 @@ func (p *place) backend(change ...func(*Config)) *Backend {
 		f(&c)
 	}
 	b := New(c)
+	known.Lock()
+	defer known.Unlock()
 	b.found = known.found
 	return b
 }

@@ -112,6 +112,7 @@ func TestPodShowsNothing(t *testing.T) {
 
 // A worker that is interrupted while a pod starts does not leave it behind.
 func TestCreateIsCanceled(t *testing.T) {
+	t.Parallel()
 	p := newPlace(t, "restricted")
 	b := p.backend()
 	if _, err := b.Probe(bounded(t)); err != nil {
@@ -146,6 +147,7 @@ func TestCreateIsCanceled(t *testing.T) {
 // A pod is owned by what controls the worker's pod, so that deleting that leaves
 // nothing.
 func TestOwner(t *testing.T) {
+	t.Parallel()
 	p := newPlace(t, "restricted")
 	b := p.backend()
 	c, err := b.connect(t.Context())
@@ -197,6 +199,7 @@ func TestOwner(t *testing.T) {
 // A pod that ended by itself is removed by a List, whoever made it, once its maker
 // had time to read why.
 func TestOrphanIsRemoved(t *testing.T) {
+	t.Parallel()
 	p := newPlace(t, "restricted")
 	b := p.backend()
 	s := creation("orphan")

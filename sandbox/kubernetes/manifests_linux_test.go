@@ -15,6 +15,7 @@ import (
 // The manifests are ones that a cluster takes, and the worker's account cannot get
 // into a sandbox by them.
 func TestManifests(t *testing.T) {
+	t.Parallel()
 	p := newPlace(t, "restricted")
 	var kinds []string
 	for _, o := range manifests(t) {

@@ -33,6 +33,7 @@ var (
 // runs once, all that it shows is there once, byte for byte, and its result is
 // recorded once, as of the attempt that it began as.
 func TestGuestSurvivesWorker(t *testing.T) {
+	t.Parallel()
 	p := newPlace(t, "restricted")
 	const n = 30
 	for name, c := range map[string]struct {
