@@ -35,7 +35,7 @@ func (b *Backend) image(ctx context.Context, api *client.Client, e *engine, ref 
 	}
 	res, err := api.ImageInspect(ctx, ref)
 	if errdefs.IsNotFound(err) && ref == emptyImage {
-		if err := loadEmpty(ctx, api, e.arch); err != nil {
+		if err := load(ctx, api, e.arch, emptyImage); err != nil {
 			return image{}, fmt.Errorf("sandbox: load %s into the Docker engine: %w", ref, err)
 		}
 		res, err = api.ImageInspect(ctx, ref)
@@ -62,9 +62,9 @@ func (b *Backend) image(ctx context.Context, api *client.Client, e *engine, ref 
 	return img, nil
 }
 
-// loadEmpty loads the image with nothing in it. Its bytes are always the same,
+// load loads an image with nothing in it but files. Its bytes are always the same,
 // so loading it twice, or at the same time, makes one image.
-func loadEmpty(ctx context.Context, api *client.Client, arch string) error {
+func load(ctx context.Context, api *client.Client, arch, tag string, files ...tarFile) error {
 	var layer bytes.Buffer
 	w := tar.NewWriter(&layer)
 	for _, dir := range []struct {
@@ -75,10 +75,10 @@ func loadEmpty(ctx context.Context, api *client.Client, arch string) error {
 			return err
 		}
 	}
-	for _, f := range []tarFile{
+	for _, f := range append([]tarFile{
 		{"etc/passwd", 0o644, fmt.Appendf(nil, "root:x:0:0::/:/\nsandbox:x:%d:%d::/workspace:/\n", uid, uid)},
 		{"etc/group", 0o644, fmt.Appendf(nil, "root:x:0:\nsandbox:x:%d:\n", uid)},
-	} {
+	}, files...) {
 		if err := f.write(w); err != nil {
 			return err
 		}
@@ -96,7 +96,7 @@ func loadEmpty(ctx context.Context, api *client.Client, arch string) error {
 		return err
 	}
 	name := fmt.Sprintf("%x.json", sha256.Sum256(config))
-	manifest, err := json.Marshal([]object{{"Config": name, "RepoTags": []string{emptyImage}, "Layers": []string{"layer.tar"}}})
+	manifest, err := json.Marshal([]object{{"Config": name, "RepoTags": []string{tag}, "Layers": []string{"layer.tar"}}})
 	if err != nil {
 		return err
 	}

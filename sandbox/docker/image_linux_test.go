@@ -1,8 +1,10 @@
 package docker
 
 import (
+	"context"
 	"crypto/sha256"
 	"errors"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -109,6 +111,77 @@ func TestLimitsThatCannotHold(t *testing.T) {
 		var ue *sandbox.UnsupportedError
 		if !errors.As(err, &ue) || ue.Field != field {
 			t.Errorf("%s: got %v, want an UnsupportedError", field, err)
+		}
+	}
+}
+
+// A tag that moves changes no sandbox that is there, and what a sandbox is made of is on
+// record. Who names an image by its digest gets that one or none, whatever a tag says.
+func TestMovedTag(t *testing.T) {
+	const tag = "stepward/moving:1"
+	b := backend(t)
+	if _, err := b.Probe(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	api, e, err := b.connect(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	move := func(which string) string {
+		if err := load(t.Context(), api, e.arch, tag, tarFile{"etc/which", 0o644, []byte(which)}); err != nil {
+			t.Fatal(err)
+		}
+		res, err := api.ImageInspect(t.Context(), tag)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _, _ = api.ImageRemove(context.Background(), res.ID, client.ImageRemoveOptions{Force: true}) })
+		return res.ID
+	}
+	start := func(image string) (*sandbox.Sandbox, error) {
+		s, err := sandbox.Start(t.Context(), b, sandbox.Options{Spec: sandbox.Spec{Image: image}})
+		if err == nil {
+			t.Cleanup(func() { _ = s.Destroy(context.Background()) })
+		}
+		return s, err
+	}
+	is := func(s *sandbox.Sandbox, which, id string) {
+		t.Helper()
+		if got, err := fs.ReadFile(s.FS(), "etc/which"); err != nil || string(got) != which {
+			t.Errorf("the image is %q, %v, want %s", got, err, which)
+		}
+		if got := s.Enforcement().Image; !strings.HasSuffix(got, "@"+id) {
+			t.Errorf("on record is %s, want %s", got, id)
+		}
+	}
+	must := func(image string) *sandbox.Sandbox {
+		t.Helper()
+		s, err := start(image)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	first := move("first")
+	before := must(tag)
+	second := move("second")
+	is(before, "first", first) // as one of a pool is
+	is(must(tag), "second", second)
+	pinned := must(first)
+	is(pinned, "first", first)
+	for _, s := range []*sandbox.Sandbox{before, pinned} { // which hold their image
+		if err := s.Destroy(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := api.ImageRemove(t.Context(), first, client.ImageRemoveOptions{Force: true}); err != nil {
+		t.Fatal(err)
+	}
+	for _, image := range []string{first, "stepward/moving@" + first, tag + "@" + first} {
+		_, err := start(image)
+		var ie *sandbox.ImageError
+		if !errors.As(err, &ie) || ie.Image != image || !strings.Contains(ie.Reason, "not found") {
+			t.Errorf("%s: %v, want an ImageError", image, err)
 		}
 	}
 }
