@@ -203,7 +203,7 @@ func TestOrphanIsRemoved(t *testing.T) {
 	p := newPlace(t, "restricted")
 	b := p.backend()
 	s := creation("orphan")
-	s.OrphanAfter = time.Second
+	s.OrphanAfter = 5 * time.Second // time for Create to reach it
 	if _, err := b.Create(bounded(t), s); err != nil {
 		t.Fatal(err)
 	}
