@@ -51,6 +51,7 @@ const (
 	StepFailed       = "step.failed"       // for good; detail: seq, attempt, epoch, mode, elapsed_s
 	AttemptFailed    = "attempt.failed"    // and is repeated; detail: the error
 	SandboxCreated   = "sandbox.created"   // detail: what was enforced
+	SandboxJoined    = "sandbox.joined"    // a step shares one that is there; detail: sandbox
 	SandboxTaken     = "sandbox.taken"     // another worker goes on in it; detail: sandbox, attempt, and the session that it is from
 	SandboxEgress    = "sandbox.egress"    // detail: sandbox, and what was decided about each endpoint so far; the newest of a sandbox has all
 	SandboxDestroyed = "sandbox.destroyed" // detail: sandbox, and what its commands used

@@ -149,7 +149,7 @@ func (c *Cmd) Start(ctx context.Context) error {
 		return fmt.Errorf("sandbox: Timeout of %s is negative: %v", c.Name, c.Timeout)
 	}
 	c.sb.claimed.Store(true)
-	again := c.ID == "" && c.Stdin == nil && c.sb.issued != nil
+	again := c.ID == "" && c.Stdin == nil && c.sb.issued != nil && c.sb.invoker == nil
 	if again {
 		c.ID = c.sb.issued.id(c)
 	}

@@ -74,6 +74,9 @@ func Start(ctx context.Context, b Backend, o Options) (*Sandbox, error) {
 	if err != nil {
 		return nil, err
 	}
+	if _, ok := b.(Invoker); ok && o.Spec.Share {
+		return nil, &UnsupportedError{Backend: b.Name(), Field: "Share", Reason: "no command finds what another one left"}
+	}
 	if o.ID == "" {
 		o.ID = "sb-" + randomHex(8)
 	}

@@ -29,6 +29,19 @@ type Spec struct {
 	// Limits bounds what the sandbox may use.
 	Limits Limits
 
+	// Share gives the steps of one run whose mode and Spec are equal one sandbox, one
+	// after the other or side by side: each finds the files that others left, and
+	// shares the limits with them. Other runs have their own.
+	//
+	// It is there from the first of these steps until the run leaves its worker: when it
+	// ends, waits for more than a few seconds, is parked or handed back, or its worker
+	// dies. Whatever it is on next, its steps begin in a new one, which is empty, so each
+	// has to make do without what an earlier one left. When something in the sandbox ends it, so
+	// do all attempts in it, as with [ErrLost], and the next begins in a new one.
+	// A backend whose sandboxes do not live ([Capabilities].Live) refuses it. [Start] makes no
+	// difference otherwise: it is workers that share.
+	Share bool
+
 	// Require names layers without which the sandbox is refused, where the backend
 	// would go without one that the host does not have.
 	Require Require

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stepward/stepward/sandbox"
 	"github.com/stepward/stepward/worker"
 	"github.com/stepward/stepward/workflow"
 )
@@ -156,10 +157,12 @@ func TestDefinitionErrors(t *testing.T) {
 	f := newFixture(t)
 	twin := workflow.NewStep("double", func(context.Context, int) (int, error) { return 0, nil }, workflow.StepOptions{})
 	odd := workflow.NewStep("no good", func(context.Context, chan int) (int, error) { return 0, nil }, workflow.StepOptions{Mode: 9, Continue: true})
+	torn := workflow.NewToolStep("torn", func(context.Context, *sandbox.Sandbox, int) (int, error) { return 0, nil },
+		workflow.StepOptions{Mode: workflow.Sandboxed, Continue: true, Sandbox: sandbox.Spec{Share: true}})
 	w := workflow.DurableWorkflow[int, int]{Name: "wrong"}
-	def := workflow.Define(w, nil, workflow.Options{Steps: []workflow.Declared{double, twin, odd, &workflow.Step[int, int]{}}})
+	def := workflow.Define(w, nil, workflow.Options{Steps: []workflow.Declared{double, twin, odd, torn, &workflow.Step[int, int]{}}})
 	err := worker.Run(t.Context(), worker.Config{Pool: f.pool, Schema: f.schema, Workflows: []*workflow.Definition{def, {}}})
-	for _, want := range []string{"no body", "it was not made by Define", "step 3 of Options.Steps was not made by NewStep", "two steps have this name", "bad name", "chan int", "no such mode", "only a tool step has Continue"} {
+	for _, want := range []string{"no body", "it was not made by Define", "step 4 of Options.Steps was not made by NewStep", "two steps have this name", "bad name", "chan int", "no such mode", "only a tool step has Continue", "has no Continue"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q is not in: %v", want, err)
 		}

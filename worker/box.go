@@ -162,12 +162,13 @@ func (h *host) leaves(ctx context.Context, kind engine.EndKind) {
 		}
 	}
 	clear(h.boxes)
+	h.unshare(ctx)
 }
 
 // handle returns what is stored for another worker to open the sandbox with; nil if that is
 // of no use.
 func (h *host) handle(ctx context.Context, a engine.Attempt, sb *sandbox.Sandbox) ([]byte, error) {
-	if !h.w.capabilities.Persistent || a.Step.Tool && !a.Step.Continue {
+	if !h.w.capabilities.Persistent || a.Step.Spec.Share || a.Step.Tool && !a.Step.Continue {
 		return nil, nil
 	}
 	raw, err := json.Marshal(sb.Handle())

@@ -57,8 +57,9 @@ type Config struct {
 	// 256.
 	MaxSteps int
 
-	// MaxSandboxes is how many sandboxes exist at once. Defaults to twice the
-	// number of processors.
+	// MaxSandboxes is how many sandboxes exist at once, and how many attempts are in them. Those
+	// that steps share are beside it while none is. Defaults to twice the number of
+	// processors.
 	MaxSandboxes int
 
 	// Warm says how many sandboxes are kept ready beside those. Defaults to none.

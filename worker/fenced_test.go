@@ -51,7 +51,7 @@ var fenced = map[string]func(ctx context.Context, w *worker, tx pgx.Tx, t *heldT
 	},
 	"AttemptDispatch": func(ctx context.Context, w *worker, tx pgx.Tx, t *heldTurn) (int, error) {
 		h := &host{w: w, t: t}
-		return found(h.dispatch(ctx, tx, engine.Attempt{Seq: 4, Key: "box", Number: 1, Step: &engine.Step{}}, "sandbox", "local", []byte("{}"), nil))
+		return found(h.dispatch(ctx, tx, engine.Attempt{Seq: 4, Key: "box", Number: 1, Step: &engine.Step{}}, "sandbox", "local", "sandbox.created", []byte("{}"), nil))
 	},
 	"AttemptTake": func(ctx context.Context, w *worker, tx pgx.Tx, t *heldTurn) (int, error) {
 		h := &host{w: w, t: t}

@@ -21,6 +21,8 @@ type host struct {
 
 	mu    sync.Mutex
 	boxes map[int]*box // of attempts that have ended, until that is on record; by seq
+
+	shared map[string]*shared // by what its steps have to agree in
 }
 
 // Write implements engine.Host.

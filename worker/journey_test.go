@@ -71,17 +71,21 @@ var (
 		return "box", sb.Command("/bin/bash", "-c", askProxy).Run(ctx)
 	}, workflow.StepOptions{Mode: workflow.Sandboxed, Sandbox: sandbox.Spec{Network: sandbox.NetworkPolicy{Allow: []string{"allowed.invalid:443"}}}})
 
+	// They share a sandbox.
+	placeDen  = shares("den")
+	placeLair = shares("lair")
+
 	// Asks for a host that is not allowed, and ends well if that is refused.
 	askProxy = `p=${https_proxy#http://}; exec 3<>/dev/tcp/${p%:*}/${p#*:}
 		printf 'CONNECT denied.invalid:443 HTTP/1.1\r\nHost: denied.invalid\r\n\r\n' >&3; read -r _ code _ <&3; test "$code" = 403`
 
 	places = map[string]*workflow.Step[string, string]{"a": placeA, "b": placeB, "c": placeC, "gate": placeGate,
-		"flaky": placeFlaky, "slow": placeSlow, "hold": placeHold, "beat": placeBeat, "box": placeBox, "big": placeBig}
+		"flaky": placeFlaky, "slow": placeSlow, "hold": placeHold, "beat": placeBeat, "box": placeBox, "big": placeBig, "den": placeDen, "lair": placeLair}
 
 	journeyOld = workflow.Define(journey, travel, workflow.Options{Version: "1",
 		Steps: []workflow.Declared{placeA, placeB, placeC, placeFlaky, placeSlow, placeHold, placeBeat, placeLate, placeBox, placeBig}})
 	journeyNew = workflow.Define(journey, travel, workflow.Options{Version: "1",
-		Steps: []workflow.Declared{placeA, placeB, placeC, placeFlaky, placeSlow, placeHold, placeBeat, placeLate, placeBox, placeBig, placeGate}})
+		Steps: []workflow.Declared{placeA, placeB, placeC, placeFlaky, placeSlow, placeHold, placeBeat, placeLate, placeBox, placeBig, placeGate, placeDen, placeLair}})
 )
 
 // What a path holds beside steps, and the key that it is on record with.
@@ -100,6 +104,15 @@ var (
 		return "kin", err
 	}, workflow.Options{Steps: []workflow.Declared{double}})
 )
+
+func shares(name string) *workflow.Step[string, string] {
+	return workflow.NewToolStep(name, func(ctx context.Context, sb *sandbox.Sandbox, log string) (string, error) {
+		if _, err := visit(ctx, log); err != nil {
+			return "", err
+		}
+		return name, sb.Command("/bin/true").Run(ctx)
+	}, workflow.StepOptions{Mode: workflow.Sandboxed, Sandbox: sandbox.Spec{Share: true}})
+}
 
 func failOnce(_ context.Context, _ string, info workflow.StepInfo) error {
 	if info.Attempt == 1 {

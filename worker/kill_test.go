@@ -63,6 +63,8 @@ var killings = []killing{
 	{name: "failure", statement: "Commit", n: 2, path: []string{"a", "flaky", "c"}},
 	{name: "heartbeat", statement: "Commit", n: 2, path: []string{"a", "beat", "c"}},
 	{statement: "AttemptDispatch", n: 1, path: []string{"a", "box", "c"}},
+	{name: "shared", statement: "AttemptDispatch", n: 2, path: []string{"den", "lair", "c"}},
+	{name: "shared", statement: "SandboxDestroyed", n: 1, path: []string{"den", "lair", "hold"}, victim: holds, drain: true},
 	{statement: "SandboxWarm", n: 1, path: []string{"a", "box", "c"}, victim: victimConfig{Warm: worker.Warm{Min: 1, Max: 1}}},
 	{statement: "SandboxCreated", n: 1, path: []string{"a", "box", "c"}},
 	{statement: "AttemptTake", n: 1, path: []string{"a", "box", "c"}, firstCrash: "SandboxCreated:after:1"},
@@ -220,7 +222,7 @@ func (k killing) test(t *testing.T, crashAt string) {
 	if k.limit.Key != "" { // the slot is free
 		f.travelWith(workflow.EnqueueOptions{Limit: k.limit}, "a").arrives(t.Context(), nil, 0)
 	}
-	if slices.Contains(k.path, "box") {
+	if slices.Contains(k.path, "box") || slices.Contains(k.path, "den") {
 		f.noSandboxLeft()
 	}
 	if strings.Contains(fmt.Sprint(k.path), "big") {

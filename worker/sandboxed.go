@@ -15,6 +15,7 @@ import (
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/stepward/stepward/audit"
 	"github.com/stepward/stepward/internal/engine"
 	"github.com/stepward/stepward/internal/program"
 	"github.com/stepward/stepward/sandbox"
@@ -32,7 +33,17 @@ func (h *host) sandboxed(ctx context.Context, a engine.Attempt, p *pulse, free, 
 		}
 	}()
 	b := &box{h: h, id: a.Sandbox, step: a.Key, attempt: a.Number, place: place}
-	defer func() { b.done(ctx, a.Seq) }()
+	shares := a.Step.Spec.Share && a.Sandbox == "" // one of an earlier turn is this attempt's to remove
+	defer func() {
+		if !shares {
+			b.done(ctx, a.Seq)
+			return
+		}
+		if b.sb != nil {
+			b.reached() // before the result
+		}
+		place()
+	}()
 	if w.backend == nil {
 		return nil, &engine.ParkError{Reason: "no_backend", Err: fmt.Errorf("step %s needs a sandbox: %w", a.Key, w.backendErr)}
 	}
@@ -40,9 +51,12 @@ func (h *host) sandboxed(ctx context.Context, a engine.Attempt, p *pulse, free, 
 	defer span.End()
 	var known map[int]bool
 	var err error
-	if a.Sandbox == "" {
+	switch {
+	case shares:
+		b, err = h.share(ctx, a)
+	case a.Sandbox == "":
 		err = h.create(ctx, a, b)
-	} else {
+	default:
 		known, err = h.takeOver(ctx, a, b)
 	}
 	span.SetAttributes(attribute.String("stepward.sandbox", b.id), attribute.Bool("stepward.warm", b.warm))
@@ -63,7 +77,7 @@ func (h *host) create(ctx context.Context, a engine.Attempt, b *box) (err error)
 	w := h.w
 	o := sandbox.Options{
 		ID: fmt.Sprintf("%x-%d-%d-%08x", h.t.run, a.Seq, a.Number, rand.Uint32()), Spec: a.Step.Spec,
-		Labels: h.labels(a), OrphanAfter: w.LeaseTTL + takeWithin, Done: b.used.add, Continue: a.Step.Continue,
+		Labels: h.labels(a), OrphanAfter: w.LeaseTTL + takeWithin, Done: b.used.add, Continue: a.Step.Continue && w.capabilities.Persistent,
 	}
 	b.id = o.ID
 	var created, handle []byte
@@ -76,7 +90,7 @@ func (h *host) create(ctx context.Context, a engine.Attempt, b *box) (err error)
 		created, b.lasts = audited(sb, true), handle != nil
 	}
 	err = w.retry(ctx, h.t, func(ctx context.Context) error {
-		return h.dispatch(ctx, w.Pool, a, b.id, w.backend.Name(), created, handle)
+		return h.dispatch(ctx, w.Pool, a, b.id, w.backend.Name(), audit.SandboxCreated, created, handle)
 	})
 	if err != nil {
 		return err
@@ -177,11 +191,11 @@ func audited(sb *sandbox.Sandbox, warm bool) []byte {
 	return detail
 }
 
-// dispatch records that the attempt leaves the worker, before it does, and the event
-// and handle of its sandbox if that is there.
-func (h *host) dispatch(ctx context.Context, q querier, a engine.Attempt, id, backend string, created, handle []byte) error {
+// dispatch records that the attempt leaves the worker, before it does, and an event and
+// the handle of its sandbox if that is there.
+func (h *host) dispatch(ctx context.Context, q querier, a engine.Attempt, id, backend, kind string, detail, handle []byte) error {
 	var run int64
-	err := q.QueryRow(ctx, h.w.q.AttemptDispatch, h.t.session, h.t.run, h.t.epoch, a.Seq, a.Key, a.Number, a.Step.Mode, id, backend, h.w.actor(), created, handle).Scan(&run)
+	err := q.QueryRow(ctx, h.w.q.AttemptDispatch, h.t.session, h.t.run, h.t.epoch, a.Seq, a.Key, a.Number, a.Step.Mode, id, backend, h.w.actor(), detail, handle, kind).Scan(&run)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return engine.ErrLeaseLost
 	}

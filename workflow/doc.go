@@ -34,6 +34,9 @@
 // step is called again from its start, in a new sandbox, or with [StepOptions].Continue
 // in the one that it had, where it finds the commands that it has started.
 //
+// Each attempt has a sandbox of its own. With [sandbox.Spec].Share the steps of a run have one
+// for all, and find the files that earlier ones left, for as long as the run is on its worker.
+//
 // # Side by side
 //
 // [Step.Go] starts a step and returns a [Future]; [Map] executes a step for every

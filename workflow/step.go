@@ -116,6 +116,9 @@ func NewToolStep[In, Out any](name string, fn func(context.Context, *sandbox.San
 	if o.Mode == Bare {
 		s.err = errors.Join(s.err, errors.New("a tool step needs mode Sandboxed or above"))
 	}
+	if o.Continue && o.Sandbox.Share {
+		s.err = errors.Join(s.err, errors.New("a step that shares its sandbox has no Continue: the sandbox ends with the worker"))
+	}
 	s.core.Tool, s.core.Continue = true, o.Continue
 	s.core.CallTool = func(ctx context.Context, sb *sandbox.Sandbox, input []byte) ([]byte, error) {
 		var in In

@@ -231,6 +231,7 @@ func testInvokerRefuses(t *testing.T, b sandbox.Backend, s *sandbox.Sandbox, spe
 		"Limits.PIDs":          {caps.PIDs, func(s *sandbox.Spec) { s.Limits.PIDs = 100 }},
 		"Limits.Disk":          {caps.Disk, func(s *sandbox.Spec) { s.Limits.Disk = 1 << 20 }},
 		"Limits.OpenFiles":     {caps.OpenFiles, func(s *sandbox.Spec) { s.Limits.OpenFiles = 100 }},
+		"Share":                {false, func(s *sandbox.Spec) { s.Share = true }},
 		"Limits.Time":          {false, func(s *sandbox.Spec) { s.Limits.Time = 1000 * time.Hour }},
 		"Require.UserNS":       {caps.UserNS, func(s *sandbox.Spec) { s.Require.UserNS = true }},
 		"Require.Landlock":     {caps.Landlock > 0, func(s *sandbox.Spec) { s.Require.Landlock = true }},

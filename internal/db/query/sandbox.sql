@@ -1,5 +1,5 @@
 -- name: AttemptDispatch
--- What is written before a step leaves for a sandbox: with the event and the handle, if it is there already. No row: the lease is lost.
+-- What is written before a step leaves for a sandbox: with an event of kind $13 and the handle, if it is there already. No row: the lease is lost.
 WITH held AS MATERIALIZED (
     SELECT r.id FROM stepward.run r WHERE r.id = $2 AND r.epoch = $3 AND r.session = $1 AND r.state = 'live'
     FOR NO KEY UPDATE NOWAIT
@@ -9,7 +9,7 @@ WITH held AS MATERIALIZED (
     ON CONFLICT DO NOTHING RETURNING run_id
 ), told AS (
     INSERT INTO stepward.event (run_id, kind, actor, step, detail)
-    SELECT run_id, 'sandbox.created', $10::text, $5, $11::bytea FROM begun WHERE $11 IS NOT NULL
+    SELECT run_id, $13::text, $10::text, $5, $11::bytea FROM begun WHERE $11 IS NOT NULL
 ), made AS (
     INSERT INTO stepward.sandbox (id, run_id, session, backend, handle) SELECT $8, id, $1, $9, $12::bytea FROM held
     ON CONFLICT (id) DO UPDATE SET run_id = excluded.run_id, session = excluded.session, handle = excluded.handle WHERE sandbox.run_id IS NULL

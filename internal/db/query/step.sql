@@ -10,7 +10,7 @@ SELECT a.seq, max(a.attempt)::int, (count(a.error) FILTER (WHERE a.forgiven IS N
        coalesce(extract(epoch FROM max(a.retry_at) FILTER (WHERE a.forgiven IS NULL) - clock_timestamp()), 0)::float8,
        (array_agg(a.details ORDER BY a.attempt DESC) FILTER (WHERE a.details IS NOT NULL))[1],
        coalesce((array_agg(CASE WHEN a.sandbox_id IS NOT NULL AND a.error IS NULL AND a.forgiven IS NULL AND EXISTS (
-           SELECT FROM stepward.event e WHERE e.run_id = a.run_id AND e.kind = 'sandbox.created' AND e.step = a.key
+           SELECT FROM stepward.event e WHERE e.run_id = a.run_id AND e.kind IN ('sandbox.created', 'sandbox.joined') AND e.step = a.key
              AND position(convert_to('"' || a.sandbox_id || '"', 'UTF8') IN e.detail) > 0) THEN a.sandbox_id END ORDER BY a.attempt DESC))[1], ''),
        extract(epoch FROM clock_timestamp() - max(a.started_at))::float8
 FROM stepward.attempt a
