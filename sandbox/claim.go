@@ -57,5 +57,5 @@ func (s *Sandbox) Claim(ctx context.Context, o Options) error {
 
 // hello is what a connection begins with.
 func (s *Sandbox) hello() *rpc.HelloRequest {
-	return &rpc.HelloRequest{Token: s.token, Session: s.labels.Session, Epoch: int64(s.labels.Epoch)}
+	return &rpc.HelloRequest{Token: s.token, Session: s.labels.Session, Epoch: int64(s.labels.Epoch), Spare: s.spare}
 }

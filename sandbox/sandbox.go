@@ -30,6 +30,12 @@ type Options struct {
 	// Defaults to [DefaultOrphanAfter].
 	OrphanAfter time.Duration
 
+	// SpareGuest has a process started ahead, for a guest step without variables of
+	// its own, as the first thing that is executed in the sandbox: most of a step's
+	// time may be the start of the program. Anything else ends that process. It is
+	// for a sandbox that is made ahead of need, see [Sandbox.Claim].
+	SpareGuest bool
+
 	// Done, if not nil, is called when a command or guest step has ended, with what
 	// it used and the error that it ended with.
 	Done func(command string, u Usage, err error)
@@ -51,6 +57,7 @@ type Sandbox struct {
 	data, control *link   // bulk data must never delay a kill
 	invoker       Invoker // nil: there are links
 	network       *network
+	spare         bool
 
 	done      func(string, Usage, error)
 	issued    *issued // nil without Continue
@@ -90,7 +97,7 @@ func Start(ctx context.Context, b Backend, o Options) (*Sandbox, error) {
 	rand.Read(token)
 	s := &Sandbox{
 		backend: b, id: o.ID, spec: o.Spec, labels: o.Labels, token: token, done: o.Done,
-		issued: newIssued(o.Continue), destroyed: make(chan struct{}),
+		issued: newIssued(o.Continue), destroyed: make(chan struct{}), spare: o.SpareGuest,
 	}
 	s.claimed.Store(o.Labels.Run != 0)
 	s.spec.Env = maps.Clone(o.Spec.Env)

@@ -37,6 +37,7 @@ func (w *worker) newWarm() *warm.Pool {
 	}
 	return warm.New(warm.Config{
 		Backend: w.backend, Min: w.Warm.Min, Max: w.Warm.Max, Idle: cmp.Or(w.Warm.Idle, 5*time.Minute), OrphanAfter: w.LeaseTTL + takeWithin, Log: w.log,
+		Guest:  w.hasGuest,
 		Labels: func() sandbox.Labels { return sandbox.Labels{Schema: w.q.Schema, Session: w.lease.session()} },
 		Record: func(ctx context.Context, id string) error {
 			_, err := w.Pool.Exec(ctx, w.q.SandboxWarm, id, w.lease.session(), w.backend.Name())
@@ -57,6 +58,18 @@ func (w *worker) kinds() []sandbox.Kind {
 		}
 	}
 	return out
+}
+
+// hasGuest reports whether guest steps need sandboxes of the kind.
+func (w *worker) hasGuest(k sandbox.Kind) bool {
+	for _, d := range w.defs {
+		for _, s := range d.Steps {
+			if s.Call != nil && workflow.Mode(s.Mode) != workflow.Bare && s.Spec.Kind() == k {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // warm claims a sandbox that is ready for the attempt; nil when there is none.

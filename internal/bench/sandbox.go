@@ -34,6 +34,9 @@ const (
 	barCold = 2
 	barExec = 5
 	barRSS  = 8
+
+	barGuest    = 2
+	barGuestP99 = 8
 )
 
 // benchSandbox times local sandboxes. This program is the tool runner: what a
@@ -60,6 +63,9 @@ func benchSandbox(ctx context.Context, b *bench) error {
 		return err
 	}
 	if err := b.live(ctx, backend, b.times(300)); err != nil {
+		return err
+	}
+	if err := b.guest(ctx, backend, b.times(60)); err != nil {
 		return err
 	}
 	if err := b.benchKill(ctx, backend, b.times(40)); err != nil {
@@ -192,6 +198,47 @@ func (b *bench) live(ctx context.Context, backend sandbox.Backend, n int) error 
 		return err
 	}
 	b.report.bar("anonymous memory of the idle tool runner", float64(kB)/1024, "MiB", barRSS)
+	return nil
+}
+
+// guest measures the first guest step of sandboxes that were made ahead, from its call
+// to its answer, with a process that waits for it and without.
+func (b *bench) guest(ctx context.Context, backend sandbox.Backend, n int) error {
+	const settled = 200 * time.Millisecond // by then the process is there, and nothing of the start goes on
+	one := func(spare bool) (time.Duration, error) {
+		s, err := sandbox.Start(ctx, backend, sandbox.Options{SpareGuest: spare})
+		if err != nil {
+			return 0, err
+		}
+		defer func() { _ = s.Destroy(context.WithoutCancel(ctx)) }()
+		select {
+		case <-time.After(settled):
+		case <-ctx.Done():
+			return 0, context.Cause(ctx)
+		}
+		begin := time.Now()
+		_, err = s.Guest(ctx, sandbox.GuestStep{Step: "none"}) // whose answer is that there is none
+		took := time.Since(begin)
+		if ge := (*sandbox.GuestError)(nil); !errors.As(err, &ge) {
+			return 0, fmt.Errorf("a guest step that does not exist: %w", err)
+		}
+		return took, nil
+	}
+	var with, without []time.Duration
+	for range n {
+		w, err := one(true)
+		if err != nil {
+			return err
+		}
+		wo, err := one(false)
+		if err != nil {
+			return err
+		}
+		with, without = append(with, w), append(without, wo)
+	}
+	b.report.bar("guest step in a sandbox made ahead, p50", measure.Quantile(with, 0.5), "ms", barGuest)
+	b.report.bar("guest step in a sandbox made ahead, p99", measure.Quantile(with, 0.99), "ms", barGuestP99)
+	b.report.durations("guest step in a sandbox made at once, without its start", without, 0.5, 0.99)
 	return nil
 }
 

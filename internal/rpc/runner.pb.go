@@ -77,6 +77,7 @@ type HelloRequest struct {
 	Token         []byte                 `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
 	Session       int64                  `protobuf:"varint,2,opt,name=session,proto3" json:"session,omitempty"` // of the worker
 	Epoch         int64                  `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`     // a higher one closes connections with a lower one
+	Spare         bool                   `protobuf:"varint,4,opt,name=spare,proto3" json:"spare,omitempty"`     // start the process of a guest step ahead of its call
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -130,6 +131,13 @@ func (x *HelloRequest) GetEpoch() int64 {
 		return x.Epoch
 	}
 	return 0
+}
+
+func (x *HelloRequest) GetSpare() bool {
+	if x != nil {
+		return x.Spare
+	}
+	return false
 }
 
 type HelloResponse struct {
@@ -2205,11 +2213,12 @@ var File_runner_proto protoreflect.FileDescriptor
 
 const file_runner_proto_rawDesc = "" +
 	"\n" +
-	"\frunner.proto\x12\x12stepward.runner.v1\"T\n" +
+	"\frunner.proto\x12\x12stepward.runner.v1\"j\n" +
 	"\fHelloRequest\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\fR\x05token\x12\x18\n" +
 	"\asession\x18\x02 \x01(\x03R\asession\x12\x14\n" +
-	"\x05epoch\x18\x03 \x01(\x03R\x05epoch\"\xc9\x01\n" +
+	"\x05epoch\x18\x03 \x01(\x03R\x05epoch\x12\x14\n" +
+	"\x05spare\x18\x04 \x01(\bR\x05spare\"\xc9\x01\n" +
 	"\rHelloResponse\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\x05R\bprotocol\x12\x1a\n" +
 	"\blandlock\x18\x02 \x01(\x05R\blandlock\x12\x18\n" +

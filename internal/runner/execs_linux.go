@@ -45,6 +45,8 @@ type execs struct {
 	floor int64                 // connections of an epoch below start nothing any more
 	kept  []*exec               // named ones whose output was read and is still here, oldest first
 	live  int
+	spare *exec // see startSpare
+	used  bool  // something was executed
 }
 
 // An exec is one command or guest step.
@@ -58,6 +60,8 @@ type exec struct {
 	started chan struct{}
 	empty   chan struct{} // closed when none of its processes is left
 	end     *rpc.End      // set before empty is closed
+	env     []string
+	call    chan []byte // of a guest: the call, after its length
 
 	inMu     sync.Mutex
 	shim     *shim.Process // while it runs
@@ -66,6 +70,9 @@ type exec struct {
 	inOff    int64
 	killed   bool
 	timedOut bool
+	began    time.Time
+	before   count
+	timeout  *time.Timer // nil without
 }
 
 func newExecs(cfg config, abi int, environ func() []string) *execs {
@@ -88,6 +95,10 @@ func (x *execs) prepare() {
 // get returns the exec of req.Id, which it starts if there is none, for a connection of
 // that epoch.
 func (x *execs) get(req *rpc.ExecRequest, epoch int64) (*exec, error) {
+	call, err := encodeCall(req.Guest)
+	if err != nil {
+		return nil, connect.NewError(connect.CodeInvalidArgument, err)
+	}
 	x.mu.Lock()
 	what := digest(req)
 	e := x.byID[req.Id]
@@ -113,14 +124,12 @@ func (x *execs) get(req *rpc.ExecRequest, epoch int64) (*exec, error) {
 		x.mu.Unlock()
 		return nil, connect.NewError(connect.CodeResourceExhausted, errors.New("too many commands at a time, or with an id"))
 	}
-	e = &exec{
-		id: req.Id, named: req.Named, what: what,
-		ready: make(chan struct{}), started: make(chan struct{}), empty: make(chan struct{}),
+	spare := x.takeSpare(req)
+	if e = spare; e == nil {
+		e = newExec(x.env(req))
 	}
-	for i := range e.out {
-		e.out[i].wake = &e.wake
-	}
-	e.out[rpc.Output_ANSWER].answer = true
+	e.id, e.named, e.what = req.Id, req.Named, what
+	e.begin(req, x.met)
 	if req.MaxOutput > 0 {
 		for _, s := range []rpc.Output_Stream{rpc.Output_STDOUT, rpc.Output_STDERR} {
 			e.out[s].middle = &middleless{most: max(2, req.MaxOutput)}
@@ -129,23 +138,42 @@ func (x *execs) get(req *rpc.ExecRequest, epoch int64) (*exec, error) {
 	x.byID[req.Id] = e
 	x.live++
 	x.mu.Unlock()
-	go x.run(e, req)
+	if req.Guest != nil {
+		e.call <- call
+	}
+	if spare == nil {
+		go x.run(e, req)
+	}
 	return e, nil
 }
 
-// run is the life of an exec.
-func (x *execs) run(e *exec, req *rpc.ExecRequest) {
-	var pumps sync.WaitGroup
-	begin, before := time.Now(), x.met.count()
+func newExec(env []string) *exec {
+	e := &exec{ready: make(chan struct{}), started: make(chan struct{}), empty: make(chan struct{}), env: env, call: make(chan []byte, 1)}
+	for i := range e.out {
+		e.out[i].wake = &e.wake
+	}
+	e.out[rpc.Output_ANSWER].answer = true
+	return e
+}
+
+// begin is the start of its time.
+func (e *exec) begin(req *rpc.ExecRequest, m met) {
+	e.inMu.Lock()
+	defer e.inMu.Unlock()
+	e.began, e.before = time.Now(), m.count()
 	if req.TimeoutNs > 0 {
-		timeout := time.AfterFunc(time.Duration(req.TimeoutNs), func() {
+		e.timeout = time.AfterFunc(time.Duration(req.TimeoutNs), func() {
 			e.inMu.Lock()
 			e.timedOut = true
 			e.inMu.Unlock()
 			_ = e.kill(context.Background())
 		})
-		defer timeout.Stop()
 	}
+}
+
+// run is the life of an exec.
+func (x *execs) run(e *exec, req *rpc.ExecRequest) {
+	var pumps sync.WaitGroup
 	end := x.spawn(e, req, &pumps)
 	e.inMu.Lock()
 	if e.stdin != nil && e.terminal == nil { // whose output is still in it
@@ -155,7 +183,11 @@ func (x *execs) run(e *exec, req *rpc.ExecRequest) {
 	if end.Usage == nil {
 		end.Usage = new(rpc.Usage)
 	}
-	end.Usage.WallNs, end.Usage.Stdin = int64(time.Since(begin)), e.inOff
+	end.Usage.WallNs, end.Usage.Stdin = int64(time.Since(e.began)), e.inOff
+	before := e.before
+	if e.timeout != nil {
+		e.timeout.Stop()
+	}
 	e.inMu.Unlock()
 	if end.Code != 0 && end.StartErrno == 0 {
 		end.Limit = x.met.since(before)
@@ -167,6 +199,13 @@ func (x *execs) run(e *exec, req *rpc.ExecRequest) {
 		e.out[i].close()
 	}
 	x.mu.Lock()
+	defer x.mu.Unlock()
+	if e.id == "" { // a spare that nobody took
+		if x.spare == e {
+			x.spare = nil
+		}
+		return
+	}
 	x.live--
 	list, most := &x.done, keepDone
 	if e.named {
@@ -180,7 +219,6 @@ func (x *execs) run(e *exec, req *rpc.ExecRequest) {
 		}
 		*list = slices.Delete(*list, 0, 1)
 	}
-	x.mu.Unlock()
 }
 
 // forsake kills what belongs to a connection of an earlier epoch, and which nobody can

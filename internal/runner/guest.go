@@ -27,6 +27,7 @@ func serveGuest(g Guest, in io.Reader, out io.Writer) error {
 	pen := &pen{w: out}
 	outlet := &Outlet{pen: pen, in: bufio.NewReader(in)}
 	var call rpc.GuestCall
+	prime(&call, &rpc.GuestAnswer{}) // a spare process has the time
 	if err := (protodelim.UnmarshalOptions{MaxSize: rpc.MaxMessage}).UnmarshalFrom(outlet.in, &call); err != nil {
 		return fmt.Errorf("read the request: %w", err)
 	}
@@ -57,6 +58,14 @@ func serveGuest(g Guest, in io.Reader, out io.Writer) error {
 		return fmt.Errorf("encode the answer: %w", err)
 	}
 	return pen.last(raw)
+}
+
+// prime has the encodings of messages prepared, which their first use would wait for.
+func prime(messages ...proto.Message) {
+	for _, m := range messages {
+		_, _ = proto.Marshal(m)
+		_ = proto.Unmarshal(nil, m)
+	}
 }
 
 // A pen writes an answer, and what stands before it.

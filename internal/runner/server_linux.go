@@ -35,6 +35,7 @@ type server struct {
 	execs   *execs
 	tunnels *tunnels
 	orphan  chan struct{}
+	spare   sync.Once
 
 	mu     sync.Mutex
 	epoch  int64
@@ -189,6 +190,9 @@ func (s service) Hello(ctx context.Context, req *connect.Request[rpc.HelloReques
 	}
 	if later {
 		s.execs.forsake(ctx, req.Msg.Epoch)
+	}
+	if req.Msg.Spare {
+		s.spare.Do(func() { go s.execs.startSpare() })
 	}
 	return connect.NewResponse(&rpc.HelloResponse{
 		Protocol: rpc.Protocol, Landlock: int32(s.landlockABI()), Seccomp: s.cfg.seccomp,

@@ -1,7 +1,6 @@
 package runner
 
 import (
-	"bytes"
 	"cmp"
 	"errors"
 	"os"
@@ -9,7 +8,6 @@ import (
 	"sync"
 
 	"golang.org/x/sys/unix"
-	"google.golang.org/protobuf/encoding/protodelim"
 
 	"github.com/stepward/stepward/internal/confine"
 	"github.com/stepward/stepward/internal/rpc"
@@ -44,7 +42,7 @@ func (x *execs) spawn(e *exec, req *rpc.ExecRequest, pumps *sync.WaitGroup) *rpc
 		return nil
 	}
 	request := shim.Request{
-		Name: req.Name, Args: req.Args, Dir: req.Dir, Env: withoutOwn(slices.Concat(baseEnv(), x.environ(), req.Env)), Landlock: x.landlock,
+		Name: req.Name, Args: req.Args, Dir: req.Dir, Env: slices.Clone(e.env), Landlock: x.landlock,
 		Terminal: req.Terminal != nil,
 	}
 	if req.Terminal != nil {
@@ -82,16 +80,18 @@ func (x *execs) spawn(e *exec, req *rpc.ExecRequest, pumps *sync.WaitGroup) *rpc
 	if req.Guest != nil {
 		request.Name, request.Args = cmp.Or(x.cfg.guest, confine.Self), nil
 		request.Env = append(request.Env, EnvMode+"=guest")
-		var raw bytes.Buffer
-		if _, err := protodelim.MarshalTo(&raw, req.Guest); err != nil {
-			return e.failed(err)
-		}
 		r, w, err := os.Pipe()
 		if err != nil {
 			return e.failed(err)
 		}
 		child = append(child, r)
-		pumps.Go(func() { _, _ = w.Write(raw.Bytes()) }) // fails when the guest has gone
+		pumps.Go(func() {
+			select {
+			case call := <-e.call:
+				_, _ = w.Write(call) // fails when the guest has gone
+			case <-e.empty:
+			}
+		})
 		e.inMu.Lock()
 		e.stdin = w // for receipts
 		e.inMu.Unlock()
@@ -134,7 +134,7 @@ func (x *execs) under(e *exec, request shim.Request, child []*os.File) *rpc.End 
 			}
 			close(e.started)
 			e.wake.all()
-			if sh.Left() == 0 {
+			if sh.Left() == 0 || x.isSpare(e) {
 				x.warm() // not earlier: its start would compete with the command's
 			}
 		default:

@@ -27,6 +27,10 @@ type Config struct {
 
 	OrphanAfter time.Duration // see sandbox.Options
 
+	// Guest reports whether guest steps need sandboxes of the kind: their process is
+	// started ahead, too.
+	Guest func(sandbox.Kind) bool
+
 	// Record notes a sandbox before it is made, and Forget what is gone.
 	Record func(ctx context.Context, id string) error
 	Forget func(ctx context.Context, id string)
@@ -178,7 +182,7 @@ func (p *Pool) make(ctx context.Context, x *kind) {
 	err := p.cfg.Record(ctx, id)
 	if err == nil {
 		sb, err = sandbox.Start(ctx, p.cfg.Backend, sandbox.Options{
-			ID: id, Labels: labels, OrphanAfter: p.cfg.OrphanAfter,
+			ID: id, Labels: labels, OrphanAfter: p.cfg.OrphanAfter, SpareGuest: p.cfg.Guest(x.kind),
 			Spec: sandbox.Spec{Image: x.kind.Image, Limits: x.kind.Limits, Require: x.kind.Require},
 		})
 	}

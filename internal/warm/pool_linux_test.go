@@ -47,7 +47,7 @@ func newFleet(t *testing.T, cfg warm.Config, kinds ...sandbox.Kind) *fleet {
 	}
 	f := &fleet{backend: b, rows: map[string]bool{}, changed: make(chan struct{})}
 	schema := fmt.Sprintf("warm_%d", time.Now().UnixNano())
-	cfg.Backend, cfg.Log = b, slog.New(slog.DiscardHandler)
+	cfg.Backend, cfg.Log, cfg.Guest = b, slog.New(slog.DiscardHandler), func(sandbox.Kind) bool { return true }
 	cfg.Labels = func() sandbox.Labels {
 		return sandbox.Labels{Schema: schema, Session: f.session.Load()}
 	}

@@ -1,8 +1,10 @@
 package local_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -12,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stepward/stepward/internal/shim"
 	"github.com/stepward/stepward/sandbox"
 	"github.com/stepward/stepward/sandbox/local"
 	"github.com/stepward/stepward/sandbox/sandboxtest"
@@ -102,6 +105,83 @@ func TestOrdinaryUser(t *testing.T) {
 	t.Logf("%s", out)
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+// A process that was started ahead serves the guest step that comes first, if that
+// is like it, and no other; what comes instead ends it.
+func TestSpareGuest(t *testing.T) {
+	b := backend(t)
+	start := func() (s *sandbox.Sandbox, spare string) {
+		known := map[int]bool{}
+		for _, pid := range shim.Descendants(os.Getpid()) {
+			known[pid] = true
+		}
+		s, err := sandbox.Start(t.Context(), b, sandbox.Options{SpareGuest: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = s.Destroy(context.WithoutCancel(t.Context())) })
+		for t.Context().Err() == nil {
+			for _, pid := range shim.Descendants(os.Getpid()) {
+				// Its own id, and it is no shim.
+				status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+				args, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+				if i := bytes.Index(status, []byte("NSpid:")); i >= 0 && !known[pid] && bytes.HasPrefix(args, []byte("/proc/self/exe")) {
+					ids := strings.Fields(strings.SplitN(string(status[i:]), "\n", 2)[0])
+					return s, ids[len(ids)-1]
+				}
+			}
+		}
+		t.Fatal("there is no spare process")
+		return nil, ""
+	}
+	pid := func(s *sandbox.Sandbox) string {
+		out, err := s.Guest(t.Context(), sandbox.GuestStep{Step: "pid"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(out)
+	}
+
+	s, spare := start()
+	if err := s.Claim(t.Context(), sandbox.Options{Labels: sandbox.Labels{Run: 1, Epoch: 1}}); err != nil {
+		t.Fatal(err)
+	}
+	if got := pid(s); got != spare {
+		t.Errorf("the first guest step ran in process %s, not in %s, which was waiting", got, spare)
+	}
+	if got := pid(s); got == spare {
+		t.Error("two guest steps ran in one process")
+	}
+
+	s, spare = start()
+	if err := s.Claim(t.Context(), sandbox.Options{Spec: sandbox.Spec{Env: map[string]string{"A": "b"}}}); err != nil {
+		t.Fatal(err)
+	}
+	if got := pid(s); got == spare {
+		t.Error("a guest step with variables of its own ran in a process without them")
+	}
+
+	s, _ = start()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	var ee *sandbox.ExitError
+	if _, err := s.Guest(ctx, sandbox.GuestStep{Step: "stubborn"}); !errors.As(err, &ee) || !ee.TimedOut {
+		t.Errorf("a step that takes too long in a process that was waiting: %v", err)
+	}
+
+	s, spare = start()
+	for { // until it has ended, which the command does not wait for
+		out, err := s.Command("sh", "-c", "test -e /proc/"+spare+" && echo there").Output(t.Context())
+		if len(out) == 0 {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := pid(s); got == spare {
+		t.Error("a process that had ended served a guest step")
 	}
 }
 

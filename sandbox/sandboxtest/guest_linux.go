@@ -40,6 +40,8 @@ func guest(ctx context.Context, r runner.GuestRequest) ([]byte, error) {
 		os.Exit(7)
 	case "exit0":
 		os.Exit(0)
+	case "pid":
+		return []byte(fmt.Sprint(os.Getpid())), nil
 	case "environ":
 		return []byte(strings.Join(os.Environ(), "\n")), nil
 	case "print":
