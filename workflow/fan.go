@@ -3,6 +3,7 @@ package workflow
 import (
 	"fmt"
 	"iter"
+	"slices"
 )
 
 // MapOptions configures [Map] and [MapFunc].
@@ -109,7 +110,8 @@ func (g *group) resolved(f *future) {
 // Ready yields futures as they are resolved, with their index, the first one
 // first; a replay yields them in the same order. It ends after the last one, or
 // when the loop is left: use it to wait for the first of several. When the
-// Context is canceled it ends early. A run waits for steps, branches and children
+// Context is canceled it yields the rest as they are, in the order of their index:
+// their Get returns the cancelation. A run waits for steps, branches and children
 // that lost, unless their Context is canceled, and not for signals.
 func Ready[Out any](ctx Context, futures ...*Future[Out]) iter.Seq2[int, *Future[Out]] {
 	return func(yield func(int, *Future[Out]) bool) {
@@ -128,7 +130,10 @@ func Ready[Out any](ctx Context, futures ...*Future[Out]) iter.Seq2[int, *Future
 		defer func() { s.watchers = remove(s.watchers, b) }()
 		for n := range futures {
 			b.await(func() bool { return len(r.order) > n || s.err != nil })
-			if len(r.order) <= n || !yield(r.order[n], futures[r.order[n]]) {
+			if len(r.order) <= n {
+				r.rest(len(futures))
+			}
+			if !yield(r.order[n], futures[r.order[n]]) {
 				return
 			}
 			b.enter()
@@ -141,6 +146,15 @@ type arrivals struct {
 	b     *branch
 	index map[*future]int
 	order []int
+}
+
+// rest puts those of n futures that are not resolved behind the others.
+func (r *arrivals) rest(n int) {
+	for i := range n {
+		if !slices.Contains(r.order, i) {
+			r.order = append(r.order, i)
+		}
+	}
 }
 
 func (r *arrivals) resolved(f *future) {
