@@ -285,3 +285,19 @@ func TestCancelMap(t *testing.T) {
 		t.Errorf("canceled in a Map: %v", err)
 	}
 }
+
+// What cannot be in a Config is said before anything is asked of Postgres.
+func TestBadConfig(t *testing.T) {
+	f := newFixture(t)
+	for want, cfg := range map[string]worker.Config{
+		"Config.Name":      {Name: "a\x00b"},
+		"Config.Name: 201": {Name: strings.Repeat("x", 201)},
+		"Config.MaxRuns is 1000001, at most 1000000": {MaxRuns: 1_000_001},
+		"Config.MaxSteps is negative":                {MaxSteps: -1},
+	} {
+		cfg.Pool, cfg.Schema, cfg.Workflows = f.pool, f.schema, []*workflow.Definition{chainV1}
+		if err := worker.Run(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v; %q is wanted in it", err, want)
+		}
+	}
+}

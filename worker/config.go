@@ -15,6 +15,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/stepward/stepward/internal/engine"
+	"github.com/stepward/stepward/internal/enqueue"
 	"github.com/stepward/stepward/internal/payload"
 	"github.com/stepward/stepward/sandbox"
 	"github.com/stepward/stepward/workflow"
@@ -141,6 +142,9 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
+// maxPlaces is how many runs, steps or sandboxes a worker may be given.
+const maxPlaces = 1_000_000
+
 // validate returns all that is wrong with the Config and its definitions.
 func (c Config) validate() error {
 	var errs []error
@@ -156,7 +160,12 @@ func (c Config) validate() error {
 	for name, v := range map[string]int{"MaxRuns": c.MaxRuns, "MaxSteps": c.MaxSteps, "MaxSandboxes": c.MaxSandboxes, "MaxBytes": c.MaxBytes} {
 		if v < 0 {
 			bad("Config.%s is negative: %d", name, v)
+		} else if v > maxPlaces && name != "MaxBytes" {
+			bad("Config.%s is %d, at most %d is possible", name, v, maxPlaces)
 		}
+	}
+	if reason := enqueue.BadText(c.Name); reason != "" {
+		bad("Config.Name: %s", reason)
 	}
 	if c.MaxBytes > payload.MaxBytes {
 		bad("Config.MaxBytes is %d, at most %d is possible", c.MaxBytes, payload.MaxBytes)

@@ -43,7 +43,7 @@ type Definition struct{ core *engine.Definition }
 
 // Engine is for package worker: what it returns cannot be used elsewhere.
 func (d *Definition) Engine() *engine.Definition {
-	if d.core == nil {
+	if d == nil || d.core == nil {
 		return &engine.Definition{Errs: []error{&DefinitionError{Reason: "it was not made by Define"}}}
 	}
 	return d.core

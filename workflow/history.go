@@ -43,7 +43,7 @@ func (c *Client) Replay(ctx context.Context, id RunID, d *Definition) error {
 	if err != nil {
 		return err
 	}
-	return replay(ctx, d.core, h, c.maxBytes)
+	return replay(ctx, d.Engine(), h, c.maxBytes)
 }
 
 // replayDocument is Replay for a document that Export returned.

@@ -30,6 +30,9 @@ type MigrateOptions struct {
 // this program was written for. It may be called by several processes at once,
 // and while workers run: a program works on its own version and on the next.
 func Migrate(ctx context.Context, pool *pgxpool.Pool, o MigrateOptions) error {
+	if pool == nil {
+		return &OptionError{Option: "pool of Migrate", Reason: "is required"}
+	}
 	q, err := db.New(o.Schema)
 	if err != nil {
 		return err

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"runtime/debug"
 	"sync"
 
 	"github.com/jackc/pgx/v5"
@@ -123,6 +124,9 @@ func (c *Client) Retry(ctx context.Context, id RunID) error {
 // *[StateError] for a run that has ended or that a worker executes: Pause that,
 // Repin it once it is parked, and Resume it.
 func (c *Client) Repin(ctx context.Context, id RunID, version string) error {
+	if err := checkText("version to repin to", version); err != nil {
+		return err
+	}
 	return c.locked(ctx, id, "repin", func(tx pgx.Tx) error {
 		var held, ready bool
 		err := tx.QueryRow(ctx, c.q.RunRepin, int64(id), "client", version).Scan(&held, &ready)
@@ -149,28 +153,42 @@ func (c *Client) Repin(ctx context.Context, id RunID, version string) error {
 // It returns for how many do succeeded. Runs that do refuses as they have got on
 // meanwhile (a *[StateError] or [ErrNotFound]) are passed over; other errors are joined, and do not keep it from
 // the rest. It ends early with ctx, or when runs cannot be listed. Calling it again
-// does what is left. A few calls of do run at once.
+// does what is left. A few calls of do run at once; when one panics, so does Each.
 func (c *Client) Each(ctx context.Context, f RunFilter, do func(context.Context, RunID) error) (int, error) {
 	var (
-		mu    sync.Mutex
-		n     int
-		errs  []error
-		calls sync.WaitGroup
-		slots = make(chan struct{}, eachAtOnce)
+		mu       sync.Mutex
+		n        int
+		errs     []error
+		calls    sync.WaitGroup
+		slots    = make(chan struct{}, eachAtOnce)
+		panicked any // what do did
 	)
+	if do == nil {
+		return 0, &OptionError{Option: "Each", Reason: "without a function"}
+	}
 	for s, err := range c.Runs(ctx, f) {
 		slots <- struct{}{}
 		if err == nil {
 			err = context.Cause(ctx)
 		}
+		mu.Lock()
+		stop := err != nil || panicked != nil
 		if err != nil {
-			mu.Lock()
 			errs = append(errs, err)
-			mu.Unlock()
+		}
+		mu.Unlock()
+		if stop {
 			break
 		}
 		calls.Go(func() {
 			defer func() { <-slots }()
+			defer func() {
+				if p := recover(); p != nil {
+					mu.Lock()
+					panicked = fmt.Sprintf("%v\n\n%s", p, debug.Stack())
+					mu.Unlock()
+				}
+			}()
 			err := do(ctx, s.ID)
 			mu.Lock()
 			defer mu.Unlock()
@@ -183,6 +201,9 @@ func (c *Client) Each(ctx context.Context, f RunFilter, do func(context.Context,
 		})
 	}
 	calls.Wait()
+	if panicked != nil {
+		panic(panicked) // where somebody can recover it
+	}
 	return n, errors.Join(errs...)
 }
 

@@ -25,6 +25,9 @@ type Run[Out any] struct {
 // A run that is parked has not ended: see [Client.Get].
 func (r Run[Out]) Result(ctx context.Context) (Out, error) {
 	var out Out
+	if r.client == nil {
+		return out, errNoHandle
+	}
 	state, output, recorded, err := r.client.wait(ctx, r.ID)
 	if err != nil {
 		return out, err
@@ -51,7 +54,14 @@ func (r Run[Out]) Result(ctx context.Context) (Out, error) {
 }
 
 // Cancel is [Client.Cancel] of this run.
-func (r Run[Out]) Cancel(ctx context.Context) error { return r.client.Cancel(ctx, r.ID) }
+func (r Run[Out]) Cancel(ctx context.Context) error {
+	if r.client == nil {
+		return errNoHandle
+	}
+	return r.client.Cancel(ctx, r.ID)
+}
+
+var errNoHandle = &OptionError{Option: "Run", Reason: "it has no client: want what Enqueue or Handle returns"}
 
 // The longest and shortest pause between two looks at a run that is waited for.
 const (

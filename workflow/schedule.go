@@ -271,7 +271,7 @@ func utc(t *time.Time) time.Time {
 
 // Status returns how the schedule stands, or [ErrNotFound].
 func (s Schedule) Status(ctx context.Context) (ScheduleStatus, error) {
-	if !validName.MatchString(s.Name) {
+	if s.client == nil || !validName.MatchString(s.Name) {
 		return ScheduleStatus{}, s.missing()
 	}
 	found, err := s.client.schedules(ctx, &s.Name)

@@ -112,7 +112,7 @@ func (s Schedule) Backfill(ctx context.Context, from, to time.Time) (added int, 
 // locked runs f in a transaction that holds the schedule's row.
 func (s Schedule) locked(ctx context.Context, verb string, f func(pgx.Tx, tick.Row) error) error {
 	found := false
-	if !validName.MatchString(s.Name) { // nor can Postgres be asked for every text
+	if s.client == nil || !validName.MatchString(s.Name) { // nor can Postgres be asked for every text
 		return s.missing()
 	}
 	err := pgx.BeginFunc(ctx, s.client.pool, func(tx pgx.Tx) error {
