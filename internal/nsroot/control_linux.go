@@ -36,11 +36,20 @@ func NewControl() (*Control, *os.File, error) {
 func (c *Control) Close() error { return c.conn.Close() }
 
 // Send sends the setup.
-func (c *Control) Send(s Setup) error { return c.write(s) }
+func (c *Control) Send(s Setup) error {
+	if s.Tree != nil {
+		return c.write(s, s.Tree)
+	}
+	return c.write(s)
+}
 
 // Receive waits for the setup.
 func (c *Control) Receive() (s Setup, err error) {
-	if err = c.read(&s); err == nil && len(s.TokenHash) != 32 {
+	files, err := c.read(&s)
+	if len(files) > 0 {
+		s.Tree = files[0]
+	}
+	if err == nil && len(s.TokenHash) != 32 {
 		err = errors.New("setup without a token hash")
 	}
 	return s, err
@@ -54,26 +63,35 @@ func (c *Control) Fail(err error) { _ = c.write(Facts{Error: err.Error()}) }
 
 // Wait waits for the report.
 func (c *Control) Wait() (f Facts, err error) {
-	err = c.read(&f)
+	files, err := c.read(&f)
+	for _, file := range files { // it has nothing that the worker would want
+		file.Close()
+	}
 	return f, err
 }
 
-func (c *Control) write(v any) error {
+func (c *Control) write(v any, files ...*os.File) error {
 	raw, err := json.Marshal(v)
 	if err != nil {
 		return err
+	}
+	if len(files) > 0 {
+		return c.conn.Send(raw, files...)
 	}
 	_, err = c.conn.Write(raw)
 	return err
 }
 
-func (c *Control) read(v any) error {
+func (c *Control) read(v any) (files []*os.File, err error) {
 	buf := make([]byte, 16<<10)
-	n, err := c.conn.Read(buf)
-	if err != nil {
-		return err
+	n, fds, err := c.conn.Receive(buf)
+	for _, fd := range fds {
+		files = append(files, os.NewFile(uintptr(fd), "tree"))
 	}
-	return json.Unmarshal(buf[:n], v)
+	if err != nil {
+		return files, err
+	}
+	return files, json.Unmarshal(buf[:n], v)
 }
 
 // Dial makes a connection and hands its other end to the process inside.

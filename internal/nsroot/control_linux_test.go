@@ -128,7 +128,7 @@ func TestSystemFiles(t *testing.T) {
 		}
 	}
 	host, _ := os.Hostname()
-	for name, text := range generated {
+	for name, text := range Generated {
 		if host != "" && host != "sandbox" && strings.Contains(text, host) {
 			t.Errorf("/etc/%s tells the host's name", name)
 		}

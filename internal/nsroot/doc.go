@@ -9,6 +9,7 @@
 package nsroot
 
 import (
+	"os"
 	"time"
 
 	"github.com/stepward/stepward/internal/layers"
@@ -23,12 +24,17 @@ type Setup struct {
 	OrphanAfter time.Duration
 	Without     layers.Set
 	Bind        string // a directory of the host to show, for tests
+	Image       string // path of the tree that is the root; without, the host's system directories are shown
 	Disk        int64  // bytes of /workspace and of /tmp
 	PIDs        int
 	OpenFiles   int
 
 	// Files of the host that count how often the sandbox met its limits.
 	Memory, Processes string
+
+	// Tree is the tree of Image as a mount that is nowhere yet, of a worker that can
+	// make one: the id inside may not reach the path. Else nil.
+	Tree *os.File `json:"-"`
 }
 
 // Facts is what the process inside reports once it is set up.

@@ -27,17 +27,6 @@ var etc = []string{
 	"ssl/certs", "ssl/cert.pem", "ssl/openssl.cnf", "timezone",
 }
 
-// generated are files that are made up rather than shown.
-var generated = map[string]string{
-	"passwd":   fmt.Sprintf("sandbox:x:%d:%d::/tmp:/bin/sh\nnobody:x:65534:65534::/:/bin/false\n", UID, UID),
-	"group":    fmt.Sprintf("sandbox:x:%d:\nnogroup:x:65534:\n", UID),
-	"hosts":    "127.0.0.1 localhost sandbox\n::1 localhost\n",
-	"hostname": "sandbox\n",
-
-	// Of the tool runner, if there is a network.
-	"resolv.conf": "nameserver 127.0.0.1\n",
-}
-
 // masked are files of /proc that tell about the host.
 var masked = []string{"kcore", "keys", "latency_stats", "timer_list", "sched_debug", "kallsyms", "kmsg", "sysrq-trigger"}
 
@@ -66,6 +55,37 @@ func build(s Setup) error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)
 	}
+	content := hostRoot
+	if s.Image != "" {
+		content = imageRoot
+	}
+	if err := content(s); err != nil {
+		return err
+	}
+	if err := devices(); err != nil {
+		return err
+	}
+	if s.Image != "" { // else it is part of the root
+		if err := readOnly(base + "/dev"); err != nil {
+			return err
+		}
+	}
+	if err := processes(s); err != nil {
+		return err
+	}
+	for dir, mode := range map[string]string{"/workspace": "0755", "/tmp": "1777"} {
+		if err := os.MkdirAll(base+dir, 0o755); err != nil {
+			return err
+		}
+		if err := tmpfs(base+dir, s.Disk, mode); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// hostRoot shows directories of the host.
+func hostRoot(s Setup) error {
 	if err := tmpfs(base, 4<<20, "0755"); err != nil {
 		return err
 	}
@@ -95,33 +115,58 @@ func build(s Setup) error {
 				return err
 			}
 		}
-		for name, text := range generated {
-			if err := os.MkdirAll(base+"/etc", 0o755); err != nil {
-				return err
-			}
+		if err := os.MkdirAll(base+"/etc", 0o755); err != nil {
+			return err
+		}
+		for name, text := range Generated {
 			if err := os.WriteFile(base+"/etc/"+name, []byte(text), 0o644); err != nil {
 				return err
 			}
 		}
 	}
 	if s.Bind != "" && !s.Without.Has(layers.Mount) {
-		if err := show(s.Bind, false); err != nil {
-			return err
-		}
+		return show(s.Bind, false)
 	}
-	if err := devices(); err != nil {
+	return nil
+}
+
+// imageRoot shows the tree of an image, which is shared and never written to: it has
+// what the rest is mounted on.
+func imageRoot(s Setup) error {
+	var err error
+	if s.Tree != nil {
+		err = unix.MoveMount(int(s.Tree.Fd()), "", unix.AT_FDCWD, base, unix.MOVE_MOUNT_F_EMPTY_PATH)
+		s.Tree.Close()
+	} else {
+		err = unix.Mount(s.Image, base, "", unix.MS_BIND, "")
+	}
+	if err != nil {
+		return fmt.Errorf("mount the image: %w", err)
+	}
+	if err := readOnly(base); err != nil {
 		return err
 	}
-	if err := processes(s); err != nil {
+	if err := tmpfs(base+"/dev", 1<<20, "0755"); err != nil {
 		return err
 	}
-	for dir, mode := range map[string]string{"/workspace": "0755", "/tmp": "1777"} {
-		if err := os.Mkdir(base+dir, 0o755); err != nil {
-			return err
-		}
-		if err := tmpfs(base+dir, s.Disk, mode); err != nil {
-			return err
-		}
+	if s.Bind == "" {
+		return nil
+	}
+	over := base + filepath.Dir(s.Bind)
+	if err := tmpfs(over, 1<<20, "0755"); err != nil {
+		return err
+	}
+	if err := show(s.Bind, false); err != nil {
+		return err
+	}
+	return readOnly(over)
+}
+
+// readOnly takes a mount from all writers, devices and set-user-ID programs from all.
+func readOnly(path string) error {
+	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV}
+	if err := unix.MountSetattr(unix.AT_FDCWD, path, 0, &attr); err != nil {
+		return fmt.Errorf("make %s read-only (needs Linux 5.12): %w", path, err)
 	}
 	return nil
 }
@@ -178,7 +223,7 @@ func show(path string, writable bool) error {
 }
 
 func devices() error {
-	if err := os.Mkdir(base+"/dev", 0o755); err != nil {
+	if err := os.MkdirAll(base+"/dev", 0o755); err != nil {
 		return err
 	}
 	for _, d := range []string{"null", "zero", "full", "random", "urandom", "tty"} {
@@ -206,7 +251,7 @@ func devices() error {
 
 func processes(s Setup) error {
 	proc := base + "/proc"
-	if err := os.Mkdir(proc, 0o555); err != nil {
+	if err := os.MkdirAll(proc, 0o555); err != nil {
 		return err
 	}
 	if s.Without.Has(layers.PID) {
