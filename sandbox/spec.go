@@ -13,8 +13,9 @@ import (
 // the sandbox with an [UnsupportedError]; it is never met by less.
 type Spec struct {
 	// Image names the root file system: an image reference for a container
-	// backend. Empty means the backend's default: for package local the host's
-	// read-only system directories.
+	// backend, and for package local a file, as docker save writes one, or an OCI
+	// layout. "@sha256:…" at its end pins what that is. Empty means the backend's
+	// default: for package local the host's read-only system directories.
 	Image string
 
 	// Network says which addresses the sandbox may reach. The zero value

@@ -32,7 +32,7 @@ func (o *sandboxOptions) validate() error {
 	case o.backend != "" && o.backend != local.Name && o.backend != docker.Name:
 		return fmt.Errorf("-backend %s: want local or docker", o.backend)
 	case o.image != "" && o.backend == local.Name:
-		return errors.New("-image needs -backend docker: local shows the host's own system directories")
+		return errors.New("-image names one of a Docker engine, and needs -backend docker")
 	}
 	return nil
 }

@@ -49,6 +49,7 @@ var workerSide = append([]string{
 	module + "internal/boottime",
 	module + "internal/confine",
 	module + "internal/fdpass",
+	module + "internal/image",
 	module + "internal/layers",
 	module + "internal/nsroot",
 	module + "internal/program",

@@ -11,8 +11,10 @@ import (
 	"sync"
 	"time"
 
+	"github.com/stepward/stepward/internal/image"
 	"github.com/stepward/stepward/internal/layers"
 	"github.com/stepward/stepward/internal/nsroot"
+	"github.com/stepward/stepward/internal/program"
 	"github.com/stepward/stepward/internal/runner"
 	"github.com/stepward/stepward/sandbox"
 )
@@ -22,11 +24,14 @@ const setupTimeout = 20 * time.Second
 
 // A Backend makes local sandboxes. It is safe for concurrent use.
 type Backend struct {
-	program string
+	config  Config
 	cgroups *cgroups
 
 	mu  sync.Mutex
 	all map[string]*instance
+
+	finding sync.Mutex
+	program *program.Program // for images; nil until one is used
 }
 
 // An instance is one sandbox.
@@ -35,11 +40,13 @@ type instance struct {
 	process *process
 	control *nsroot.Control
 	group   *group
+	image   string      // with its digest
+	root    *image.Root // of it
 }
 
 // New returns the backend.
 func New(c Config) *Backend {
-	return &Backend{program: c.Program, cgroups: findCgroups(), all: map[string]*instance{}}
+	return &Backend{config: c, cgroups: findCgroups(), all: map[string]*instance{}}
 }
 
 // Name returns "local".
@@ -57,7 +64,7 @@ func (b *Backend) Probe(ctx context.Context) (sandbox.Capabilities, error) {
 		return sandbox.Capabilities{}, err
 	}
 	return sandbox.Capabilities{
-		Isolation: e.Isolation, UserNS: e.UserNS, Landlock: e.Landlock, Seccomp: e.Seccomp,
+		Isolation: e.Isolation, Images: true, UserNS: e.UserNS, Landlock: e.Landlock, Seccomp: e.Seccomp,
 		Memory: b.cgroups.has("memory"), CPU: b.cgroups.has("cpu"), PIDs: true, Disk: true, OpenFiles: true, Egress: true, Live: true, Transparent: e.Transparent,
 	}, nil
 }
@@ -89,7 +96,7 @@ func (b *Backend) Create(ctx context.Context, c sandbox.Creation) (sandbox.Enfor
 	}
 	off := layers.Off(ctx)
 	return sandbox.Enforcement{
-		Backend: Name, Isolation: "namespaces", Network: "none", UserNS: !off.Has(layers.IDMap),
+		Backend: Name, Isolation: "namespaces", Image: inst.image, Network: "none", UserNS: !off.Has(layers.IDMap),
 		Landlock: facts.Landlock, Seccomp: facts.Seccomp, NoNewPrivs: true, Capabilities: "none",
 		ReadOnlyRoot: !off.Has(layers.Mount), Transparent: facts.Redirect, Limits: limits,
 	}, nil
@@ -104,8 +111,16 @@ func (b *Backend) start(ctx context.Context, inst *instance, c sandbox.Creation,
 	defer theirs.Close()
 	inst.control = control
 	off := layers.Off(ctx)
+	path, setup := b.config.Program, nsroot.Setup{}
+	if c.Spec.Image != "" && !off.Has(layers.Mount) {
+		if path, err = b.useImage(ctx, inst, c.Spec.Image); err != nil {
+			return none, err
+		}
+		setup.Image, setup.Tree = inst.root.Path, detached(inst.root.Path)
+		defer setup.Tree.Close()
+	}
 	if inst.group, err = b.cgroups.make(c.ID, limits); err == nil {
-		inst.process, err = startProcess(ctx, b.program, theirs, inst.group, off)
+		inst.process, err = startProcess(ctx, path, theirs, inst.group, off)
 	}
 	if err != nil {
 		return none, explain(err)
@@ -115,11 +130,9 @@ func (b *Backend) start(ctx context.Context, inst *instance, c sandbox.Creation,
 	if orphan == 0 {
 		orphan = sandbox.DefaultOrphanAfter
 	}
-	setup := nsroot.Setup{
-		TokenHash: c.TokenHash[:], OrphanAfter: orphan, Without: off, Bind: layers.Bind(ctx),
-		Disk: limits.Disk, PIDs: limits.PIDs, OpenFiles: limits.OpenFiles,
-		Memory: inst.group.file("memory.events", "memory.oom_control"), Processes: inst.group.file("pids.events"),
-	}
+	setup.TokenHash, setup.OrphanAfter, setup.Without, setup.Bind = c.TokenHash[:], orphan, off, layers.Bind(ctx)
+	setup.Disk, setup.PIDs, setup.OpenFiles = limits.Disk, limits.PIDs, limits.OpenFiles
+	setup.Memory, setup.Processes = inst.group.file("memory.events", "memory.oom_control"), inst.group.file("pids.events")
 	ctx, cancel := context.WithTimeout(ctx, setupTimeout)
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { inst.process.kill() })
@@ -195,6 +208,9 @@ func (b *Backend) end(inst *instance) error {
 		_ = inst.control.Close()
 	}
 	err := inst.group.remove()
+	if inst.root != nil {
+		_ = inst.root.Close()
+	}
 	b.mu.Lock()
 	delete(b.all, inst.listed.ID)
 	b.mu.Unlock()
@@ -204,9 +220,6 @@ func (b *Backend) end(inst *instance) error {
 // limits fills in the defaults, and refuses what cannot be enforced.
 func (b *Backend) limits(s sandbox.Spec) (sandbox.Limits, error) {
 	l := s.Limits
-	if s.Image != "" {
-		return l, unsupported("Image", "it shows the host's own system directories; use a container backend")
-	}
 	for _, c := range []struct {
 		field, controller string
 		set               bool

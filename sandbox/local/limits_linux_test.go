@@ -23,7 +23,7 @@ func TestDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if caps.Images || caps.Persistent || !caps.PIDs || !caps.Disk {
+	if !caps.Images || caps.Persistent || !caps.PIDs || !caps.Disk {
 		t.Errorf("capabilities: %+v", caps)
 	}
 	for _, c := range []struct {
@@ -31,7 +31,6 @@ func TestDefaults(t *testing.T) {
 		able  bool
 		spec  sandbox.Spec
 	}{
-		{"Image", caps.Images, sandbox.Spec{Image: "debian"}},
 		{"Limits.Memory", caps.Memory, sandbox.Spec{Limits: sandbox.Limits{Memory: 256 << 20}}},
 		{"Limits.CPU", caps.CPU, sandbox.Spec{Limits: sandbox.Limits{CPU: 1}}},
 		{"Limits.Disk", true, sandbox.Spec{Limits: sandbox.Limits{Disk: 1 << 20}}},

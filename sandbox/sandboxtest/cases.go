@@ -26,9 +26,10 @@ type Group struct {
 }
 
 const (
-	noSecrets = "no secret is delivered to a sandbox, and nothing of the worker's is in one: see 34 to 36"
-	noTools   = "nothing here runs a tool of the host on what came out of a sandbox"
-	noInject  = "the worker adds nothing to what a sandbox sends"
+	noSecrets     = "no secret is delivered to a sandbox, and nothing of the worker's is in one: see 34 to 36"
+	noTools       = "nothing here runs a tool of the host on what came out of a sandbox"
+	engineUnpacks = "the engine unpacks images"
+	noInject      = "the worker adds nothing to what a sandbox sends"
 )
 
 func never(why string) map[string]string { return map[string]string{"": why} }
@@ -131,8 +132,12 @@ var Cases = []Group{
 		{ID: 76, Name: "two workers take one warm sandbox", Tests: []string{"TestBackend/claim", "internal/warm TestTake"}},
 		{ID: 77, Name: "a renewal races the end of a lease", Tests: []string{"worker TestReapWhileEnding"}},
 		{ID: 78, Name: "a name is used again", Tests: []string{"TestBackend/connections", "TestLeak/successor"}},
-		{ID: 79, Name: "a tag moves under the pool", Tests: []string{"docker TestMovedTag", "kubernetes TestMovedTag"}, NotApplicable: map[string]string{"local": "there are no images"}},
+		{ID: 79, Name: "a tag moves under the pool", Tests: []string{"docker TestMovedTag", "kubernetes TestMovedTag"}, NotApplicable: map[string]string{"local": "there is no pool, and a tree has the name of its image's digest"}},
 		{ID: 80, Name: "what is required cannot be had", Tests: []string{"TestBackend/life", "sandbox TestRequireUnmet"}},
+	}},
+	{"Images", []Case{
+		{ID: 82, Name: "layers that write elsewhere, grow without end, or are others than they say", Tests: []string{"local TestImageEscape", "internal/image TestHostileLayers",
+			"internal/image TestBombs", "internal/image TestDamagedLayer", "internal/image TestRights"}, NotApplicable: map[string]string{"docker": engineUnpacks, "kubernetes": engineUnpacks}},
 	}},
 }
 
