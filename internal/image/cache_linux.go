@@ -157,7 +157,7 @@ func (c Cache) make(ctx context.Context, i *Image, path string) error {
 	return nil
 }
 
-func unpackTo(ctx context.Context, i *Image, part string, max int64) error {
+func unpackTo(ctx context.Context, i *Image, part string, most int64) error {
 	if err := os.Mkdir(part, 0o700); err != nil {
 		return bad(err, "cannot be unpacked")
 	}
@@ -166,7 +166,7 @@ func unpackTo(ctx context.Context, i *Image, part string, max int64) error {
 		return bad(err, "cannot be unpacked")
 	}
 	defer root.Close()
-	if err := unpack(ctx, i, root, nsroot.UID, max); err != nil {
+	if err := unpack(ctx, i, root, nsroot.UID, most); err != nil {
 		return err
 	}
 	// The name says that all of it is there, also after a loss of power.

@@ -56,7 +56,7 @@ func (u *unpacker) entry(h *tar.Header, t *tar.Reader) error {
 		return fmt.Errorf("it is of type %q", h.Typeflag)
 	}
 	old, err := u.root.Lstat(at)
-	if err == nil && !(old.IsDir() && h.Typeflag == tar.TypeDir) {
+	if err == nil && (!old.IsDir() || h.Typeflag != tar.TypeDir) {
 		if h.Typeflag == tar.TypeLink && u.same(at, h.Linkname) {
 			return nil
 		}

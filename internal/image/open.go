@@ -41,7 +41,7 @@ func Open(ref string) (*Image, error) {
 	}
 	i, err := find(f, pin)
 	if err != nil {
-		f.Close()
+		_ = f.Close()
 		return nil, bad(err, "cannot be read")
 	}
 	return i, nil

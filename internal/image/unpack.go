@@ -45,8 +45,8 @@ type attr struct {
 }
 
 // unpack makes the tree of an image in an empty directory.
-func unpack(ctx context.Context, i *Image, root *os.Root, owner int, max int64) error {
-	u := &unpacker{root: root, owner: owner, max: max, left: max, dirs: map[string]attr{}, buf: make([]byte, 256<<10)}
+func unpack(ctx context.Context, i *Image, root *os.Root, owner int, most int64) error {
+	u := &unpacker{root: root, owner: owner, max: most, left: most, dirs: map[string]attr{}, buf: make([]byte, 256<<10)}
 	for n, name := range i.layers {
 		if err := u.layer(ctx, i.file, name, i.diffs[n]); err != nil {
 			if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {

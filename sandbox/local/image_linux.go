@@ -37,7 +37,7 @@ func (b *Backend) useImage(ctx context.Context, inst *instance, ref string) (str
 	if err != nil {
 		return fail(err)
 	}
-	defer img.Close()
+	defer func() { _ = img.Close() }()
 	runner, err := b.carried(ctx)
 	if err != nil {
 		return "", err
