@@ -23,7 +23,8 @@ import (
 // A program that knows of no proxy connects as well where [Enforcement] says that the
 // network is Transparent: the tool runner answers its calls of connect, and the name
 // server that /etc/resolv.conf names, which gives every name an address of its own
-// in 198.18.0.0/15. What is not allowed is EACCES. It has a new socket then, connected
+// in 198.18.0.0/15. What is not allowed is EACCES, or a reset if the program asked not
+// to wait and the answer took long. A program has a new socket then, connected
 // to loopback, without the options that were set before; who has put it into an epoll
 // or a copy of it elsewhere before connecting is left with the old one. Guest steps
 // themselves, which nobody can look into, use the proxy, as the HTTP client of

@@ -35,9 +35,9 @@ type redirect struct {
 const (
 	maxRedirects = 256
 
-	// patience is how long a program waits that asked not to: a refusal comes sooner.
-	// Then it has its connection, which ends if none can be made.
-	patience = 100 * time.Millisecond
+	// patience is how long a program waits that asked not to: nearly always an answer
+	// comes sooner. Then it has its connection, which ends if none can be made.
+	patience = time.Second
 )
 
 // redirects reports whether programs can be redirected here, names and all.

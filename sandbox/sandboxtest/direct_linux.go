@@ -28,7 +28,7 @@ func direct(verb string, args []string) (known bool) {
 	case "resolve": // a name
 		addrs, err := net.LookupHost(args[0])
 		fmt.Print(addrs, err)
-	case "raw": // what to connect to, and how: "block", "six" or "poll"
+	case "raw": // what to connect to, and how: "block", "six", "poll" or "late"
 		fmt.Print(rawConnect(netip.MustParseAddrPort(args[0]), args[1]))
 	case "flip": // an address, another, how often
 		n, _ := strconv.Atoi(args[2])
@@ -46,7 +46,7 @@ func rawConnect(to netip.AddrPort, how string) string {
 	switch how {
 	case "six":
 		family, addr = unix.AF_INET6, &unix.SockaddrInet6{Port: int(to.Port()), Addr: to.Addr().As16()}
-	case "poll":
+	case "poll", "late":
 		kind |= unix.SOCK_NONBLOCK
 	}
 	fd, err := unix.Socket(family, kind, 0)
@@ -54,6 +54,9 @@ func rawConnect(to netip.AddrPort, how string) string {
 		return err.Error()
 	}
 	err = unix.Connect(fd, addr)
+	if how == "late" {
+		fmt.Println("connected:", err)
+	}
 	if how == "poll" {
 		if err == nil || errors.Is(err, unix.EINPROGRESS) {
 			err = writable(fd)
@@ -69,7 +72,7 @@ func rawConnect(to netip.AddrPort, how string) string {
 	}
 	flags, _ := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0)
 	fdFlags, _ := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0)
-	if (flags&unix.O_NONBLOCK != 0) != (how == "poll") || fdFlags&unix.FD_CLOEXEC == 0 {
+	if (flags&unix.O_NONBLOCK != 0) != (how == "poll" || how == "late") || fdFlags&unix.FD_CLOEXEC == 0 {
 		return fmt.Sprintf("other flags: %x %x", flags, fdFlags)
 	}
 	f := os.NewFile(uintptr(fd), "socket")

@@ -27,11 +27,16 @@ import (
 type internet struct {
 	secure, plain, raw string // addresses of listeners
 	started            chan string
-	dialled            sync.Map // address to true
+	later              chan error // what becomes of a connection to portLater
+	dialled            sync.Map   // address to true
 }
 
-// portNowhere is where no connection comes about.
-const portNowhere = 4
+// portNowhere is where no connection comes about, and portLater where one does, or
+// fails, once the test says so.
+const (
+	portNowhere = 4
+	portLater   = 5
+)
 
 const evilAddr = "198.41.0.4"
 
@@ -42,7 +47,7 @@ var names = map[string]string{
 
 func newInternet(t *testing.T) *internet {
 	t.Helper()
-	n := &internet{started: make(chan string, 100)}
+	n := &internet{started: make(chan string, 100), later: make(chan error)}
 	serve := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/endless" {
 			n.started <- r.RemoteAddr
@@ -102,6 +107,18 @@ func (n *internet) context(ctx context.Context) context.Context {
 				return nil, ctx.Err()
 			}
 			var d net.Dialer
+			if to.Port() == portLater {
+				n.started <- to.String()
+				select {
+				case err := <-n.later:
+					if err != nil {
+						return nil, err
+					}
+					return d.DialContext(ctx, "tcp", n.plain)
+				case <-ctx.Done():
+					return nil, ctx.Err()
+				}
+			}
 			switch to.Port() {
 			case 80, 8080:
 				return d.DialContext(ctx, "tcp", n.plain)
