@@ -40,7 +40,8 @@ type Cmd struct {
 
 	// Terminal, if not nil, makes the command's standard input, output and error a
 	// terminal of this size. All that it prints goes to Stdout; Stdin is typed, its
-	// end as ^D.
+	// end as ^D. An error that is [errors.ErrUnsupported] says that the sandbox's
+	// kernel has none that is of use.
 	Terminal *Terminal
 
 	// Timeout ends the command like the deadline of a context, also when no worker

@@ -385,6 +385,8 @@ func startError(end *rpc.End) error {
 		return fmt.Errorf("%w (%s)", fs.ErrNotExist, end.StartError)
 	case errno == syscall.EACCES:
 		return fmt.Errorf("%w (%s)", fs.ErrPermission, end.StartError)
+	case errno == syscall.ENOTSUP:
+		return fmt.Errorf("%w (%s)", errors.ErrUnsupported, end.StartError)
 	case errno == syscall.EAGAIN:
 		return fmt.Errorf("the sandbox has as many processes as it may (Limits.PIDs): %s", end.StartError)
 	default:

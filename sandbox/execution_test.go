@@ -60,7 +60,7 @@ func FuzzEvents(f *testing.F) {
 // Why a command did not start can be asked of the error.
 func TestStartErrors(t *testing.T) {
 	for errno, want := range map[syscall.Errno]error{
-		syscall.ENOENT: fs.ErrNotExist, syscall.EACCES: fs.ErrPermission, syscall.E2BIG: nil, syscall.EAGAIN: nil, 0: nil,
+		syscall.ENOENT: fs.ErrNotExist, syscall.EACCES: fs.ErrPermission, syscall.E2BIG: nil, syscall.ENOTSUP: errors.ErrUnsupported, syscall.EAGAIN: nil, 0: nil,
 	} {
 		x := &execution{sb: &Sandbox{}, name: "tool"}
 		err := x.result(t.Context(), &rpc.End{Code: -1, StartErrno: int32(errno), StartError: "it did not start"})

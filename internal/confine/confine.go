@@ -10,6 +10,9 @@ package confine
 // EnvMode names the part of a sandbox that a program is to be, see package runner.
 const EnvMode = "STEPWARD_SANDBOX"
 
+// EnvWithout names the layers to be left out, for tests: see package layers.
+const EnvWithout = "STEPWARD_WITHOUT"
+
 // Workspace is the default directory of commands, writable like /tmp.
 const Workspace = "/workspace"
 

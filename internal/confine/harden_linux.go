@@ -7,6 +7,7 @@ import (
 	"os/signal"
 	"runtime"
 	"sync"
+	"unsafe"
 
 	ll "github.com/landlock-lsm/go-landlock/landlock/syscall"
 	"golang.org/x/sys/unix"
@@ -81,18 +82,24 @@ func LimitChildren() {
 	}
 }
 
-// GiveUp gives up what neither the runner nor its children need.
+// Adopts makes this process the parent of its descendants' orphans, and reports
+// whether it is. A gVisor before 2023 knows that of the first process of a PID
+// namespace only, and the rest has to be in one of its own.
+func Adopts() bool {
+	var is int32
+	return unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == nil &&
+		unix.Prctl(unix.PR_GET_CHILD_SUBREAPER, uintptr(unsafe.Pointer(&is)), 0, 0, 0) == nil && is == 1
+}
+
+// GiveUp gives up what neither the runner nor its children need. Where its shims
+// have to have namespaces, which the filter of system calls refuses, the filter is
+// left to them: see package shim.
 func GiveUp(off layers.Set) error {
 	if err := ll.AllThreadsPrctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("set no_new_privs: %w", err)
 	}
-	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
-		return fmt.Errorf("become a subreaper: %w", err)
+	if !Adopts() {
+		return nil
 	}
-	if !off.Has(layers.Seccomp) {
-		if err := filterSystemCalls(); err != nil {
-			return err
-		}
-	}
-	return nil
+	return FilterSystemCalls(off)
 }

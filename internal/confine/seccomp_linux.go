@@ -7,6 +7,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/stepward/stepward/internal/layers"
 )
 
 // An instruction is laid out as the kernel's struct sock_filter.
@@ -38,9 +40,12 @@ func NoNetwork() error {
 	return nil
 }
 
-// filterSystemCalls installs the filter of package policy on all threads. What is
-// started from here on inherits it.
-func filterSystemCalls() error {
+// FilterSystemCalls installs the filter of package policy on all threads, unless that
+// is off. What is started from here on inherits it.
+func FilterSystemCalls(off layers.Set) error {
+	if off.Has(layers.Seccomp) {
+		return nil
+	}
 	if len(filter) == 0 {
 		return errors.New("seccomp: there is no filter for " + runtime.GOARCH)
 	}

@@ -52,7 +52,7 @@ const (
 	EnvOpenFiles   = "STEPWARD_OPEN_FILES"   // per process
 	EnvInstall     = "STEPWARD_INSTALL"      // path
 	EnvInstallMode = "STEPWARD_INSTALL_MODE" // octal
-	EnvWithout     = "STEPWARD_WITHOUT"      // layers left out, for tests: see package layers
+	EnvWithout     = confine.EnvWithout
 )
 
 // A GuestRequest is one guest step to run.

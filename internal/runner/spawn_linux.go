@@ -125,7 +125,9 @@ func (x *execs) under(e *exec, request shim.Request, child []*os.File) *rpc.End 
 		case err != nil: // it died: its descendants are ours now, and cannot be told apart
 			e.setShim(nil)
 			sh.Close()
-			x.killAll()
+			if confine.Adopts() { // else they have ended with its namespace
+				x.killAll()
+			}
 			return &rpc.End{Code: -1, Lost: true}
 		case ev.Started:
 			if ev.Listener != nil && r != nil {

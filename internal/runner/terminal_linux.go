@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/stepward/stepward/internal/confine"
 	"github.com/stepward/stepward/internal/rpc"
 )
 
@@ -19,6 +20,9 @@ type terminal struct {
 
 // openTerminal returns a terminal, and the command's side of it.
 func openTerminal(size *rpc.Terminal) (*terminal, *os.File, error) {
+	if !confine.Adopts() { // a gVisor that has no /dev/tty, no ^C and no ^D either, and does not tell the end
+		return nil, nil, fmt.Errorf("make a terminal: this kernel's is none: %w", unix.ENOTSUP)
+	}
 	m, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
 	if err != nil {
 		return nil, nil, fmt.Errorf("make a terminal: %w", err)

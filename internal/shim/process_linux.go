@@ -2,6 +2,7 @@ package shim
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -32,7 +33,7 @@ type Process struct {
 
 // Start starts a shim, which then waits for its request. It is a child of the
 // calling thread's process, and holds what that thread holds.
-func Start() (*Process, error) {
+func Start() (p *Process, err error) {
 	ours, theirs, err := fdpass.Pair(unix.SOCK_STREAM)
 	if err != nil {
 		return nil, err
@@ -44,11 +45,29 @@ func Start() (*Process, error) {
 		return nil, err
 	}
 	defer null.Close()
-	_, err = syscall.ForkExec(confine.Self, []string{"stepward-shim"}, &syscall.ProcAttr{
+	attr := &syscall.ProcAttr{
 		Env:   []string{confine.EnvMode + "=" + mode},
 		Files: []uintptr{null.Fd(), null.Fd(), null.Fd(), theirs.Fd()},
 		Sys:   &syscall.SysProcAttr{Setsid: true},
-	})
+	}
+	if !confine.Adopts() {
+		attr.Env = append(attr.Env, confine.EnvWithout+"="+os.Getenv(confine.EnvWithout))
+		attr.Sys.Cloneflags = unix.CLONE_NEWUSER | unix.CLONE_NEWPID
+		attr.Sys.UidMappings = []syscall.SysProcIDMap{{ContainerID: os.Getuid(), HostID: os.Getuid(), Size: 1}}
+		attr.Sys.GidMappings = []syscall.SysProcIDMap{{ContainerID: os.Getgid(), HostID: os.Getgid(), Size: 1}}
+		// The maps of an untraceable child are root's to write. The commands that are
+		// there already are in namespaces from which nothing of this process can be seen.
+		if err := unix.Prctl(unix.PR_SET_DUMPABLE, 1, 0, 0, 0); err != nil {
+			ours.Close()
+			return nil, fmt.Errorf("start a shim: %w", err)
+		}
+		defer func() {
+			if herr := confine.Harden(); herr != nil {
+				p, err = nil, errors.Join(err, herr)
+			}
+		}()
+	}
+	_, err = syscall.ForkExec(confine.Self, []string{"stepward-shim"}, attr)
 	if err != nil {
 		ours.Close()
 		return nil, fmt.Errorf("start a shim: %w", err)

@@ -16,6 +16,7 @@ import (
 
 	"github.com/stepward/stepward/internal/confine"
 	"github.com/stepward/stepward/internal/fdpass"
+	"github.com/stepward/stepward/internal/layers"
 )
 
 // init serves where the environment says so, and ends the process: what this
@@ -74,7 +75,7 @@ func serve() error {
 		for range catchAll {
 		}
 	}()
-	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+	if err := adopt(); err != nil {
 		return err
 	}
 	conn, err := fdpass.Open(3)
@@ -94,6 +95,17 @@ func serve() error {
 		}
 	}
 	return nil
+}
+
+// adopt sees to it that what loses its parent becomes a child of this process.
+func adopt() error {
+	switch {
+	case os.Getpid() == 1: // of a namespace, which nobody was there to filter
+		return confine.FilterSystemCalls(layers.Parse(os.Getenv(confine.EnvWithout)))
+	case confine.Adopts():
+		return nil
+	}
+	return errors.New("this kernel has orphans adopted by the first process only")
 }
 
 // run returns when no process of the job is left.

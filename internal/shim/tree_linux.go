@@ -11,27 +11,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// killTree stops, then kills, all descendants, until empty is closed.
+// killTree kills all descendants, until empty is closed.
 func killTree(empty <-chan struct{}) {
 	pause := time.NewTimer(0)
 	defer pause.Stop()
 	for {
-		var stopped []int
-		for range 100 { // a fork bomb makes new ones while it is being stopped
-			fresh := false
-			for _, pid := range Descendants(os.Getpid()) {
-				if !slices.Contains(stopped, pid) {
-					unix.Kill(pid, unix.SIGSTOP)
-					stopped = append(stopped, pid)
-					fresh = true
-				}
-			}
-			if !fresh {
-				break
-			}
-		}
-		for _, pid := range stopped {
-			unix.Kill(pid, unix.SIGKILL)
+		if os.Getpid() == 1 { // of a namespace: /proc is that of another
+			_ = unix.Kill(-1, unix.SIGKILL)
+		} else {
+			killDescendants()
 		}
 		pause.Reset(time.Millisecond)
 		select {
@@ -39,6 +27,27 @@ func killTree(empty <-chan struct{}) {
 			return
 		case <-pause.C:
 		}
+	}
+}
+
+// killDescendants stops all that there are, then kills them.
+func killDescendants() {
+	var stopped []int
+	for range 100 { // a fork bomb makes new ones while it is being stopped
+		fresh := false
+		for _, pid := range Descendants(os.Getpid()) {
+			if !slices.Contains(stopped, pid) {
+				unix.Kill(pid, unix.SIGSTOP)
+				stopped = append(stopped, pid)
+				fresh = true
+			}
+		}
+		if !fresh {
+			break
+		}
+	}
+	for _, pid := range stopped {
+		unix.Kill(pid, unix.SIGKILL)
 	}
 }
 
