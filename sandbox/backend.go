@@ -78,7 +78,7 @@ type Listed struct {
 
 // Capabilities says what a backend can enforce on this host, as probed.
 type Capabilities struct {
-	Isolation   string // "namespaces", "container"
+	Isolation   string // "namespaces", "container", "gvisor"
 	Images      bool   // Spec.Image may be set
 	UserNS      bool   // uid 0 inside is not uid 0 outside
 	Landlock    int    // ABI version, 0 without

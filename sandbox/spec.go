@@ -56,7 +56,7 @@ type Require struct {
 	Seccomp      bool   // system calls are filtered
 	ReadOnlyRoot bool   // nothing but /workspace and /tmp can be written to
 	Transparent  bool   // programs that know of no proxy reach what Network allows
-	Isolation    string // the kind: "namespaces", "container"; empty: any
+	Isolation    string // the kind: "namespaces", "container", "gvisor"; empty: any
 }
 
 // unmet returns an error that names the first requirement that e does not meet.
@@ -87,7 +87,7 @@ type Limits struct {
 	Memory    int64   // bytes, of all processes together
 	CPU       float64 // cores
 	PIDs      int     // processes and threads
-	Disk      int64   // bytes in /workspace and in /tmp, each, and but for kubernetes a file for each KiB
+	Disk      int64   // bytes in /workspace and in /tmp, each, and but for kubernetes and gVisor a file for each KiB
 	OpenFiles int     // per process
 
 	// Time is how long each command or guest step may take: it is killed then, also

@@ -43,6 +43,50 @@ var docker = sync.OnceValues(func() (string, error) {
 	return host, nil
 })
 
+// GVisorRuntime is the name by which an engine of [GVisor] has it.
+const GVisorRuntime = "runsc"
+
+// GVisor returns the address of a Docker engine that has gVisor, or skips the test.
+// It is the one of [Docker] if that has it, or else one that this process starts.
+func GVisor(t testing.TB) string {
+	t.Helper()
+	host, err := gvisor()
+	if err != nil {
+		Skip(t, PartGVisor, err.Error())
+	}
+	return host
+}
+
+var gvisor = sync.OnceValues(func() (string, error) {
+	host, err := docker()
+	if err != nil {
+		return "", err
+	}
+	err = hasGVisor(host)
+	if err != nil && os.Getenv("DOCKER_HOST") == "" {
+		if host, err = startDocker(); err == nil {
+			err = hasGVisor(host)
+		}
+	}
+	return host, err
+})
+
+func hasGVisor(host string) error {
+	c, err := client.New(client.WithHost(host))
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	info, err := c.Info(context.Background(), client.InfoOptions{})
+	if err != nil {
+		return err
+	}
+	if _, ok := info.Info.Runtimes[GVisorRuntime]; !ok {
+		return fmt.Errorf("the engine at %s has no runtime %s (apt-get install runsc)", host, GVisorRuntime)
+	}
+	return nil
+}
+
 func pingDocker(host string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()

@@ -42,6 +42,15 @@ func startDocker() (host string, err error) {
 	if err != nil {
 		return "", err
 	}
+	// A network of its own is not to be had for gVisor in all places where an engine is.
+	config := "{}"
+	if runsc, err := exec.LookPath("runsc"); err == nil {
+		config = fmt.Sprintf(`{"runtimes": {%q: {"path": %q, "runtimeArgs": ["--network=none"]}}}`, GVisorRuntime, runsc)
+	}
+	configFile := filepath.Join(dir, "daemon.json")
+	if err := os.WriteFile(configFile, []byte(config), 0o600); err != nil {
+		return "", err
+	}
 	lifeR, lifeW, err := os.Pipe()
 	if err != nil {
 		return "", err
@@ -49,7 +58,7 @@ func startDocker() (host string, err error) {
 	defer lifeR.Close()
 	host = "unix://" + filepath.Join(dir, "s")
 	cmd := exec.Command("/bin/sh", "-c", dockerScript, "stepward-docker", dir, dockerd,
-		"--host", host, "--data-root", filepath.Join(dir, "data"), "--exec-root", filepath.Join(dir, "exec"),
+		"--config-file", configFile, "--host", host, "--data-root", filepath.Join(dir, "data"), "--exec-root", filepath.Join(dir, "exec"),
 		"--pidfile", filepath.Join(dir, "pid"), "--iptables=false", "--ip6tables=false", "--bridge=none")
 	cmd.Dir = "/"
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}

@@ -12,9 +12,11 @@ need() { # need PACKAGES TEST...
 postgres() { [ -n "${DATABASE_URL:-}" ] || command -v initdb || ls /usr/lib/postgresql/*/bin/initdb; }
 # /usr/sbin is not in an ordinary user's PATH on Debian.
 docker() { [ -n "${DOCKER_HOST:-}" ] || [ -S /var/run/docker.sock ] || command -v dockerd || [ -x /usr/sbin/dockerd ]; }
+gvisor() { [ -n "${DOCKER_HOST:-}" ] || command -v runsc; }
 
 need postgresql postgres
 need docker.io docker
+need runsc gvisor
 need bubblewrap command -v "${STEPWARD_BWRAP:-bwrap}"
 need "gcc libc6-dev" command -v "${CC:-gcc}"
 need protobuf-compiler command -v "${PROTOC:-protoc}"

@@ -21,6 +21,7 @@ type Part string
 const (
 	PartPostgres   Part = "postgres"
 	PartDocker     Part = "docker"
+	PartGVisor     Part = "gvisor"
 	PartBubblewrap Part = "bubblewrap"
 	PartGCC        Part = "gcc"
 	PartProtoc     Part = "protoc"
@@ -64,6 +65,9 @@ func find(t testing.TB, part Part) error {
 		return err
 	case PartDocker:
 		_, err := docker()
+		return err
+	case PartGVisor:
+		_, err := gvisor()
 		return err
 	case PartBubblewrap:
 		_, err := program("STEPWARD_BWRAP", "bwrap", "apt-get install bubblewrap")

@@ -64,7 +64,7 @@ func (b *Backend) create(ctx context.Context, c sandbox.Creation, f found) (sand
 			network = "host"
 		}
 		return sandbox.Enforcement{
-			Backend: Name, Isolation: "container", Image: img.ref, Network: network, UserNS: e.userns,
+			Backend: Name, Isolation: e.isolation(), Image: img.ref, Network: network, UserNS: e.userns,
 			Landlock: f.landlock, Seccomp: f.seccomp && !off.Has(layers.Seccomp), NoNewPrivs: true,
 			Capabilities: "none", ReadOnlyRoot: true, Transparent: f.redirect && !off.Has(layers.Network) && !off.Has(layers.Redirect), Limits: limits,
 		}, nil
@@ -80,7 +80,7 @@ func (b *Backend) start(ctx context.Context, api *client.Client, e *engine, img 
 	if err != nil {
 		return err
 	}
-	config, host := b.describe(ctx, img, prog, limits, c, dir)
+	config, host := b.describe(ctx, e, img, prog, limits, c, dir)
 	// Not ended by ctx, or the engine might make a container after we have gone:
 	// one that nobody knows of. What ctx has ended is destroyed below.
 	making, cancel := context.WithTimeout(context.WithoutCancel(ctx), createTimeout)
@@ -91,7 +91,7 @@ func (b *Backend) start(ctx context.Context, api *client.Client, e *engine, img 
 		dir.remove()
 		b.forgetBind()
 		dir = ""
-		config, host = b.describe(ctx, img, prog, limits, c, dir)
+		config, host = b.describe(ctx, e, img, prog, limits, c, dir)
 		made, err = api.ContainerCreate(making, client.ContainerCreateOptions{Name: containerName(c.ID), Config: config, HostConfig: host})
 	}
 	if err != nil {
@@ -159,7 +159,7 @@ func (b *Backend) run(ctx context.Context, api *client.Client, e *engine, id str
 }
 
 // describe describes the container.
-func (b *Backend) describe(ctx context.Context, img image, prog *carried, limits sandbox.Limits, c sandbox.Creation, dir socketDir) (*container.Config, *container.HostConfig) {
+func (b *Backend) describe(ctx context.Context, e *engine, img image, prog *carried, limits sandbox.Limits, c sandbox.Creation, dir socketDir) (*container.Config, *container.HostConfig) {
 	orphan := c.OrphanAfter
 	if orphan == 0 {
 		orphan = sandbox.DefaultOrphanAfter
@@ -200,6 +200,7 @@ func (b *Backend) describe(ctx context.Context, img image, prog *carried, limits
 		return fmt.Sprintf("rw,exec,nosuid,nodev,size=%d,nr_inodes=%d,mode=%s,uid=%d,gid=%d", limits.Disk, max(1<<10, limits.Disk>>10), mode, id, id)
 	}
 	host := &container.HostConfig{
+		Runtime:        b.config.Runtime,
 		AutoRemove:     true,
 		NetworkMode:    "none",
 		DNS:            []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1})}, // of the tool runner, if there is a network
@@ -222,6 +223,10 @@ func (b *Backend) describe(ctx context.Context, img image, prog *carried, limits
 	if limits.PIDs != 0 {
 		pids := int64(limits.PIDs)
 		host.PidsLimit = &pids
+	}
+	if e.gvisor {
+		tasks := int64(gvisorTasks)
+		host.PidsLimit, host.Memory, host.MemorySwap = &tasks, e.ceiling, e.ceiling
 	}
 	if off.Has(layers.Network) {
 		host.NetworkMode, host.Sysctls = "host", nil

@@ -14,6 +14,22 @@
 // image is needed. Images are never pulled: one that the engine does not have is
 // a [sandbox.ImageError].
 //
+// # gVisor
+//
+// [Config].Runtime names a runtime of the engine. One that is gVisor is found by its
+// program, "runsc", and [sandbox.Enforcement].Isolation is "gvisor". The engine has to
+// know it, by its daemon.json:
+//
+//	{"runtimes": {"runsc": {"path": "/usr/bin/runsc", "runtimeArgs": ["--network=none"]}}}
+//
+// A sandbox has no network of its own in any case, and without that argument an old
+// runsc does not start inside of a container. The system calls of a command reach
+// gVisor's kernel and not the engine's. What that has not is refused: Limits.Memory
+// and Limits.PIDs, for which there is a ceiling of 1 GiB and of 4096 tasks that ends the
+// sandbox as a whole; Require.Landlock; and, where runsc is older than 2023, terminals.
+// Limits.Disk does not count files. Processes of a command are numbered by a namespace
+// of its own, and /proc, there, by the sandbox's.
+//
 // # Limits of it
 //
 // A container shares the engine's kernel. Unless the engine runs rootless or
@@ -45,6 +61,11 @@ type Config struct {
 	// Image is used for a Spec that names none. Defaults to an image that has
 	// only empty directories and an /etc/passwd, which is loaded into the engine.
 	Image string
+
+	// Runtime is the engine's name of the runtime for sandboxes: "runsc", where it
+	// has gVisor by this name. Defaults to the engine's own default. What it makes of
+	// the guarantees is in the package's documentation.
+	Runtime string
 
 	// Program is the tool runner, a Linux program that calls bootstrap.Init.
 	// Defaults to the running program if it is static, else to a static build

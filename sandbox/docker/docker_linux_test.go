@@ -1,10 +1,14 @@
 package docker
 
 import (
+	"context"
+	"errors"
 	"os"
+	"strings"
 	"testing"
 
 	"github.com/stepward/stepward/internal/testenv"
+	"github.com/stepward/stepward/sandbox"
 	"github.com/stepward/stepward/sandbox/sandboxtest"
 )
 
@@ -57,4 +61,61 @@ func TestInodes(t *testing.T) {
 
 func TestLeak(t *testing.T) {
 	sandboxtest.TestLeak(t, backend(t), sandboxtest.Options{})
+}
+
+// gvisor is a backend with gVisor for the kernel of its sandboxes.
+func gvisor(t *testing.T) *Backend {
+	t.Helper()
+	return New(Config{Host: testenv.GVisor(t), Program: sandboxtest.BuildProbe(t), Runtime: testenv.GVisorRuntime})
+}
+
+// What the engine does not know is named, with what it does.
+func TestUnknownRuntime(t *testing.T) {
+	b := backend(t)
+	b.config.Runtime = "none-such"
+	var ue *sandbox.UnavailableError
+	if _, err := b.Probe(t.Context()); !errors.As(err, &ue) || !strings.Contains(ue.Reason, `"none-such"`) || !strings.Contains(ue.Reason, "daemon.json") {
+		t.Errorf("a runtime that the engine does not have: %v", err)
+	}
+}
+
+// A sandbox says that it is in gVisor, and is; one that is not cannot be had for it.
+func TestGVisorIsolation(t *testing.T) {
+	b := gvisor(t)
+	caps, err := b.Probe(t.Context())
+	if err != nil || caps.Isolation != "gvisor" || caps.PIDs || caps.Memory || caps.Landlock != 0 || !caps.Seccomp {
+		t.Errorf("%+v, %v", caps, err)
+	}
+	s, err := sandbox.Start(t.Context(), b, sandbox.Options{Spec: sandbox.Spec{Require: sandbox.Require{Isolation: "gvisor", Seccomp: true}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Destroy(context.Background()) })
+	if version, err := s.ReadFile(t.Context(), "/proc/version"); err != nil || !strings.Contains(string(version), "4.4.0") { // as gVisor says
+		t.Errorf("%s, %v", version, err)
+	}
+	var ue *sandbox.UnsupportedError
+	if _, err := sandbox.Start(t.Context(), backend(t), sandbox.Options{Spec: sandbox.Spec{Require: sandbox.Require{Isolation: "gvisor"}}}); !errors.As(err, &ue) || ue.Field != "Require.Isolation" {
+		t.Errorf("gVisor was demanded of another runtime: %v", err)
+	}
+}
+
+func TestGVisorBackend(t *testing.T) {
+	sandboxtest.TestBackend(t, gvisor(t), sandboxtest.Options{})
+}
+
+func TestGVisorEgress(t *testing.T) {
+	sandboxtest.TestEgress(t, gvisor(t), sandboxtest.Options{})
+}
+
+func TestGVisorLayers(t *testing.T) {
+	sandboxtest.TestLayers(t, gvisor(t), sandboxtest.Options{})
+}
+
+func TestGVisorEscape(t *testing.T) {
+	sandboxtest.TestEscape(t, gvisor(t), sandboxtest.Options{})
+}
+
+func TestGVisorLeak(t *testing.T) {
+	sandboxtest.TestLeak(t, gvisor(t), sandboxtest.Options{})
 }

@@ -1,10 +1,13 @@
 package docker
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"fmt"
+	"maps"
 	"os"
+	"path"
 	"runtime"
 	"slices"
 	"strings"
@@ -22,7 +25,9 @@ type engine struct {
 	arch    string // as GOARCH has it
 	userns  bool
 	seccomp bool
-	bind    bool // may share our file system
+	bind    bool  // may share our file system
+	gvisor  bool  // is what runs the sandboxes
+	ceiling int64 // of memory, in bytes: gVisor ends there; 0 without
 }
 
 // connect returns the client and the engine's own account of what it can do.
@@ -75,8 +80,33 @@ func (b *Backend) connectLocked(ctx context.Context) (*client.Client, *engine, e
 	e.seccomp = option("seccomp") && !slices.Contains(e.SecurityOptions, "name=seccomp,profile=unconfined")
 	// SELinux would keep the container out of a directory of the host.
 	e.bind = runtime.GOOS == "linux" && strings.HasPrefix(host, "unix://") && !option("selinux") && os.Getuid() != uid && !b.noBind
+	if err := e.runtime(b.config.Runtime); err != nil {
+		return nil, nil, err
+	}
 	b.engine = e
 	return b.api, e, nil
+}
+
+// runtime finds out what the sandboxes will run in.
+func (e *engine) runtime(name string) error {
+	r, ok := e.Runtimes[cmp.Or(name, e.DefaultRuntime)]
+	if !ok && name != "" && !strings.ContainsAny(name, "./") { // else a shim of containerd's: engines do not list those
+		return unavailable(fmt.Sprintf(
+			"the engine has no runtime %q, but %q; name it in \"runtimes\" of the engine's daemon.json, and have the engine read that again, or see docker.Config.Runtime",
+			name, slices.Sorted(maps.Keys(e.Runtimes))), nil)
+	}
+	e.gvisor = strings.Contains(path.Base(cmp.Or(r.Path, name))+r.Type, "runsc")
+	if !e.gvisor {
+		return nil
+	}
+	// Sockets in a directory of the host are not gVisor's to listen on. What it runs is
+	// no process of the host, and what it holds is counted with what gVisor itself
+	// does: beyond these limits is the end of the sandbox, not of a command.
+	if e.MemoryLimit {
+		e.ceiling = DefaultMemory
+	}
+	e.bind, e.MemoryLimit, e.PidsLimit = false, false, false
+	return nil
 }
 
 func goarch(machine string) string {
@@ -101,6 +131,9 @@ func (e *engine) limits(s sandbox.Spec) (sandbox.Limits, error) {
 		{"Limits.PIDs", l.PIDs != 0, e.PidsLimit},
 	} {
 		if c.set && !c.can {
+			if e.gvisor {
+				return l, unsupported(c.field, "gVisor has none for what it runs: the cgroup's would end the sandbox, and a command only with it")
+			}
 			return l, unsupported(c.field, "the engine's host has no such cgroup (driver "+e.CgroupDriver+")")
 		}
 	}
@@ -128,5 +161,17 @@ func (e *engine) limits(s sandbox.Spec) (sandbox.Limits, error) {
 	return l, nil
 }
 
+// gvisorTasks is how many processes and threads of the host a gVisor may have, which
+// are those that it runs and some of its own. It ends there: the host must not.
+const gvisorTasks = 4096
+
 // minMemory is what a tool runner with one exec can live with.
 const minMemory = 32 << 20
+
+// isolation is the kind of it.
+func (e *engine) isolation() string {
+	if e.gvisor {
+		return "gvisor"
+	}
+	return "container"
+}

@@ -33,7 +33,7 @@ func (b *Backend) Probe(ctx context.Context) (sandbox.Capabilities, error) {
 		return sandbox.Capabilities{}, err
 	}
 	return sandbox.Capabilities{
-		Isolation: "container", Images: true, UserNS: e.userns, Landlock: f.landlock, Seccomp: f.seccomp,
+		Isolation: e.isolation(), Images: true, UserNS: e.userns, Landlock: f.landlock, Seccomp: f.seccomp,
 		Memory: e.MemoryLimit, CPU: e.CPUCfsQuota, PIDs: e.PidsLimit, Disk: true, OpenFiles: true, Egress: true, Persistent: true, Live: true,
 		Transparent: f.redirect,
 	}, nil

@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"path"
+	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -25,9 +26,22 @@ type carried struct {
 	program.Program
 	sha256 string
 	size   int64
+	mode   int64 // of the file
 }
 
-func (c *carried) volume() string { return "stepward-runner-" + c.sha256 }
+func (c *carried) volume() string {
+	if c.mode == readable {
+		return "stepward-runner-readable-" + c.sha256
+	}
+	return "stepward-runner-" + c.sha256
+}
+
+// Execute only: the text of the program is none of the sandbox's business. But
+// gVisor cannot execute what it cannot read.
+const (
+	hidden   = 0o111
+	readable = 0o555
+)
 
 const (
 	// helperTimeout is how long a volume may take to be filled. A helper container
@@ -47,7 +61,10 @@ func (b *Backend) carry(ctx context.Context, api *client.Client, e *engine, img 
 		if err != nil {
 			return nil, unavailable("it has no tool runner to bring into a container", err)
 		}
-		c := &carried{Program: p}
+		c := &carried{Program: p, mode: hidden}
+		if e.gvisor {
+			c.mode = readable
+		}
 		f, err := os.Open(p.Path)
 		if err != nil {
 			return nil, unavailable("the tool runner cannot be read", err)
@@ -105,8 +122,7 @@ func fill(ctx context.Context, api *client.Client, c *carried, img image) error 
 	r, w := io.Pipe()
 	go func() { // ends when the reader does
 		t := tar.NewWriter(w)
-		// Execute only: the text of the program is none of the sandbox's business.
-		err := t.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: path.Base(ProgramPath), Mode: 0o111, Size: c.size})
+		err := t.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: path.Base(ProgramPath), Mode: c.mode, Size: c.size})
 		h := sha256.New()
 		if err == nil {
 			_, err = io.Copy(io.MultiWriter(t, h), f)
@@ -130,7 +146,7 @@ func fill(ctx context.Context, api *client.Client, c *carried, img image) error 
 // nobody's any more, and removed.
 func lockHelper(ctx context.Context, api *client.Client, c *carried, img image, stall time.Duration) (id string, err error) {
 	o := client.ContainerCreateOptions{
-		Name:   "stepward-fill-" + c.sha256[:16],
+		Name:   strings.Replace(c.volume()[:40], "-runner-", "-fill-", 1),
 		Config: &container.Config{Image: img.id, Entrypoint: []string{ProgramPath}, Labels: map[string]string{labelHelper: c.sha256}, NetworkDisabled: true},
 		HostConfig: &container.HostConfig{
 			NetworkMode: "none",

@@ -46,6 +46,10 @@ func start(t *testing.T, ctx context.Context, b sandbox.Backend, o sandbox.Optio
 	return s
 }
 
+// isGVisor reports whether a sandbox has gVisor for its kernel, which has no limit of
+// processes.
+func isGVisor(s *sandbox.Sandbox) bool { return s.Enforcement().Isolation == "gvisor" }
+
 func bounded(t *testing.T) context.Context {
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	t.Cleanup(cancel)

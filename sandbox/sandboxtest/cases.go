@@ -124,7 +124,7 @@ var Cases = []Group{
 		{ID: 70, Name: "typing into a terminal", Tests: []string{"TestEscape/terminal"}},
 		{ID: 71, Name: "inherited descriptors", Tests: []string{"TestEscape/descriptors", "TestLayers/escape", "local TestNothingIsInherited"}},
 		{ID: 72, Name: "leaving the cgroup", Tests: []string{"TestEscape/proc and sys"}},
-		{ID: 73, Name: "memory, swap, shared memory, files and inodes without limit", Tests: []string{"TestBackend/limits", "local TestInodes", "docker TestInodes"}, Except: "on kubernetes, the number of files: they count as memory"},
+		{ID: 73, Name: "memory, swap, shared memory, files and inodes without limit", Tests: []string{"TestBackend/limits", "local TestInodes", "docker TestInodes"}, Except: "on kubernetes and gVisor, the number of files: they count as memory"},
 	}},
 	{"Control", []Case{
 		{ID: 74, Name: "forged, huge, truncated answers of a runner", Tests: []string{"sandbox FuzzEvents", "internal/tunnel FuzzFrames"}},
@@ -137,7 +137,7 @@ var Cases = []Group{
 	}},
 	{"Images", []Case{
 		{ID: 82, Name: "layers that write elsewhere, grow without end, or are others than they say", Tests: []string{"local TestImageEscape", "internal/image TestHostileLayers",
-			"internal/image TestBombs", "internal/image TestDamagedLayer", "internal/image TestRights"}, NotApplicable: map[string]string{"docker": engineUnpacks, "kubernetes": engineUnpacks}},
+			"internal/image TestBombs", "internal/image TestDamagedLayer", "internal/image TestRights"}, NotApplicable: map[string]string{"docker": engineUnpacks, "gvisor": engineUnpacks, "kubernetes": engineUnpacks}},
 	}},
 }
 

@@ -226,6 +226,16 @@ func pass(path string, flag int) {
 	}
 }
 
+// inProc is the id of this process as /proc has it, which may be another
+// namespace's than the process is in.
+func inProc() string {
+	id, err := os.Readlink("/proc/self")
+	if err != nil {
+		return strconv.Itoa(os.Getpid())
+	}
+	return id
+}
+
 func report(err error) {
 	if err == nil {
 		fmt.Print("yes")
@@ -269,7 +279,7 @@ func try(verb string, args []string) error {
 	case "environ": // of any process but this one
 		dir, _ := os.ReadDir("/proc")
 		for _, d := range dir {
-			if d.Name() == strconv.Itoa(os.Getpid()) || d.Name() == "self" || d.Name() == "thread-self" {
+			if d.Name() == inProc() || d.Name() == "self" || d.Name() == "thread-self" {
 				continue
 			}
 			raw, _ := os.ReadFile("/proc/" + d.Name() + "/environ")
@@ -297,14 +307,14 @@ func try(verb string, args []string) error {
 		_, err := unix.ProcessVMReadv(os.Getpid(), []unix.Iovec{{Base: &local[0], Len: 1}},
 			[]unix.RemoteIovec{{Base: addr(src), Len: 1}}, 0)
 		return err
-	case "capabilities": // held, or to be had by executing a file
+	case "capabilities": // held, or to be had by executing a file; but for a set that is named
 		raw, err := os.ReadFile("/proc/self/status")
 		if err != nil {
 			return nil //nolint:nilerr // then nothing is shown
 		}
 		sets := 0
 		for _, line := range strings.Split(string(raw), "\n") {
-			if set, ok := strings.CutPrefix(line, "Cap"); ok {
+			if set, ok := strings.CutPrefix(line, "Cap"); ok && (len(args) == 0 || !strings.HasPrefix(set, args[0])) {
 				sets++
 				if strings.Trim(set[len("Bnd:"):], "\t 0") != "" {
 					return nil
@@ -324,7 +334,7 @@ func try(verb string, args []string) error {
 func processesWith(arg string) (out []string) {
 	dir, _ := os.ReadDir("/proc")
 	for _, d := range dir {
-		if d.Name() == strconv.Itoa(os.Getpid()) || d.Name() == "self" || d.Name() == "thread-self" {
+		if d.Name() == inProc() || d.Name() == "self" || d.Name() == "thread-self" {
 			continue
 		}
 		raw, _ := os.ReadFile("/proc/" + d.Name() + "/cmdline")

@@ -87,6 +87,9 @@ func escape(verb string, args []string) (known bool) {
 			if slices.Contains([]string{"null", "zero", "full", "random", "urandom", "tty", "ptmx"}, filepath.Base(path)) {
 				return nil
 			}
+			if len(args) > 0 && slices.Contains(args, filepath.Base(path)) {
+				return nil
+			}
 			for _, flag := range []int{unix.O_RDONLY, unix.O_WRONLY, unix.O_RDWR} {
 				fd, err := unix.Open(path, flag|unix.O_NONBLOCK|unix.O_NOCTTY|unix.O_CLOEXEC, 0)
 				if err == nil {
@@ -97,13 +100,20 @@ func escape(verb string, args []string) (known bool) {
 			return nil
 		})
 		for name, dev := range map[string]uint64{"mem": unix.Mkdev(1, 1), "vda": unix.Mkdev(254, 0), "kvm": unix.Mkdev(10, 232)} {
-			add("make "+name, unix.Mknod("/tmp/"+name, unix.S_IFCHR|0o600, int(dev)))
+			err := unix.Mknod("/tmp/"+name, unix.S_IFCHR|0o600, int(dev))
+			if err == nil && len(args) > 0 {
+				var fd int
+				if fd, err = unix.Open("/tmp/"+name, unix.O_RDONLY, 0); err == nil {
+					unix.Close(fd)
+				}
+			}
+			add("make "+name, err)
 			os.Remove("/tmp/" + name)
 		}
 	case "others": // what /proc tells of other processes, beyond what ps shows
 		dir, _ := os.ReadDir("/proc")
 		for _, d := range dir {
-			if _, err := strconv.Atoi(d.Name()); err != nil || d.Name() == strconv.Itoa(os.Getpid()) {
+			if _, err := strconv.Atoi(d.Name()); err != nil || d.Name() == inProc() {
 				continue
 			}
 			at := "/proc/" + d.Name() + "/"

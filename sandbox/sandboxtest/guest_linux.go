@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -46,7 +47,11 @@ func guest(ctx context.Context, r runner.GuestRequest) ([]byte, error) {
 		return []byte(strings.Join(os.Environ(), "\n")), nil
 	case "print":
 		line := bytes.Repeat([]byte("0123456789abcde\n"), 4096)
-		for range (1 << 30) / len(line) {
+		mib, err := strconv.Atoi(string(r.Input))
+		if err != nil {
+			return nil, err
+		}
+		for range mib << 20 / len(line) {
 			if _, err := os.Stdout.Write(line); err != nil {
 				return nil, err
 			}

@@ -115,7 +115,7 @@ func testInvokedGuest(t *testing.T, s *sandbox.Sandbox) {
 	}
 	guestEnds(t, call)
 	tail := &sandbox.Tail{Limit: 64 << 10}
-	out, err := s.Guest(ctx, sandbox.GuestStep{Step: "print", Stdout: tail})
+	out, err := s.Guest(ctx, sandbox.GuestStep{Step: "print", Input: []byte("1024"), Stdout: tail})
 	if err != nil || string(out) != "printed" || len(tail.Bytes()) != 64<<10 {
 		t.Errorf("a step that prints 1 GiB: %q, %v, %d bytes kept", out, err, len(tail.Bytes()))
 	}

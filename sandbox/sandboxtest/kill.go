@@ -28,6 +28,10 @@ func (w *waiter) Write(p []byte) (int, error) {
 func testKill(t *testing.T, s *sandbox.Sandbox) {
 	for _, args := range [][]string{{"hang"}, {"daemons", "20", "stay"}, {"bomb"}} {
 		t.Run(args[0], func(t *testing.T) {
+			if args[0] == "bomb" && isGVisor(s) { // nothing ends one but the end of the sandbox
+				t.Log(Refused + "Limits.PIDs") // as testProcesses shows
+				return
+			}
 			bound := bounded(t)
 			ctx, cancel := context.WithCancel(bound)
 			defer cancel()

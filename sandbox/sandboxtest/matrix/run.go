@@ -29,6 +29,9 @@ func testsOf(c sandboxtest.Case, backend string) (out []test) {
 		switch {
 		case strings.HasPrefix(s, "Test"):
 			pkg, name = "sandbox/"+backend, s
+			if backend == gvisor {
+				pkg, name = "sandbox/docker", "TestGVisor"+strings.TrimPrefix(s, "Test")
+			}
 		case ok && slices.Contains(backends, pkg) && pkg != backend:
 			continue
 		case ok && pkg == backend:

@@ -13,7 +13,10 @@ import (
 )
 
 // backends are the columns of the table.
-var backends = []string{"local", "docker", "kubernetes"}
+var backends = []string{"local", "docker", gvisor, "kubernetes"}
+
+// gvisor is the docker backend with another runtime.
+const gvisor = "gvisor"
 
 const tableFile = "docs/sandboxes.md"
 
