@@ -152,6 +152,47 @@ func TestBlobWrittenAgain(t *testing.T) {
 	}
 }
 
+// A blob that was swept before it was used, as when the clock of Postgres leaps, is
+// never referred to: what it would have been the result of is executed again.
+func TestBlobSweptEarly(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.exec(`CREATE FUNCTION stepward.sweep() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+		IF length(NEW.data) > 150000 AND (SELECT count(*) FROM stepward.swept) < 2 THEN
+			INSERT INTO stepward.swept VALUES (NEW.key);
+			DELETE FROM stepward.blob WHERE key = NEW.key;
+		END IF;
+		RETURN NULL;
+	END $$`)
+	f.exec("CREATE TABLE stepward.swept (key text)")
+	f.exec("CREATE TRIGGER sweep AFTER INSERT ON stepward.blob FOR EACH ROW EXECUTE FUNCTION stepward.sweep()")
+	var executed atomic.Int64
+	grow := workflow.NewStep("grow", func(_ context.Context, s string) (string, error) {
+		executed.Add(1)
+		return s + s, nil
+	}, workflow.StepOptions{})
+	tree := workflow.DurableWorkflow[string, int]{Name: "tree"}
+	f.start(worker.Config{Workflows: []*workflow.Definition{
+		workflow.Define(tree, func(ctx workflow.Context, s string) (int, error) {
+			s, err := grow.Run(ctx, s)
+			return len(s), err
+		}, workflow.Options{Steps: []workflow.Declared{grow}}),
+	}})
+	in := strings.Repeat("x", 100<<10)
+	run, err := tree.Enqueue(t.Context(), f.client, in, workflow.EnqueueOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ends(t, run, 2*len(in))
+	if n := executed.Load(); n != 3 {
+		t.Errorf("executed %d times, of which two results were swept", n)
+	}
+	steps, err := f.client.Steps(t.Context(), run.ID, 0)
+	if err != nil || len(steps) != 1 || len(steps[0].Output) != 2*len(in)+2 {
+		t.Errorf("%d steps, %v", len(steps), err)
+	}
+}
+
 // A blob that is damaged parks the run, which goes on when it is mended.
 func TestBlobDamaged(t *testing.T) {
 	t.Parallel()

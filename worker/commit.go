@@ -3,6 +3,7 @@ package worker
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strconv"
 	"time"
 
@@ -103,6 +104,9 @@ func (w *worker) commitRange(ctx context.Context, writes []write, errs []error) 
 		w.commitRange(ctx, writes[:half], errs[:half])
 		w.commitRange(ctx, writes[half:], errs[half:])
 		return
+	}
+	if payload.Swept(err) {
+		err = fmt.Errorf("%w: %w", engine.ErrHandBack, err) // what is not on record is done again
 	}
 	for i := range errs {
 		errs[i] = err

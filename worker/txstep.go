@@ -3,6 +3,7 @@ package worker
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 
@@ -11,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/stepward/stepward/internal/engine"
+	"github.com/stepward/stepward/internal/payload"
 	"github.com/stepward/stepward/workflow"
 )
 
@@ -144,8 +146,11 @@ func (h *host) commitTx(ctx context.Context, tx pgx.Tx, rollback func(context.Co
 	})
 	if err != nil || n != 1 {
 		rollback(ctx)
-		if err == nil {
+		switch {
+		case err == nil:
 			err = engine.ErrLeaseLost
+		case payload.Swept(err):
+			err = fmt.Errorf("%w: %w", engine.ErrHandBack, err)
 		}
 		return err
 	}

@@ -126,6 +126,8 @@ func refused(err error) engine.End {
 	switch {
 	case errors.Is(err, engine.ErrLeaseLost):
 		return engine.End{Kind: engine.Lost, Err: err}
+	case errors.Is(err, engine.ErrHandBack):
+		return engine.End{Kind: engine.Released, Err: err}
 	case errors.As(err, &park):
 		return parked(park.Reason, park.Err)
 	}

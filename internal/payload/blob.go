@@ -117,9 +117,16 @@ func (u *Use) Write(ctx context.Context, tx interface {
 	if len(u.Keys) == 0 {
 		return nil
 	}
-	tag, err := tx.Exec(ctx, sql, u.Runs, u.Keys, signals)
-	if err == nil && tag.RowsAffected() != int64(len(u.Keys)) {
-		err = errors.New("a large value was swept before it was used")
+	_, err := tx.Exec(ctx, sql, u.Runs, u.Keys, signals)
+	if Swept(err) {
+		err = fmt.Errorf("a large value was swept before it was used: %w", err)
 	}
 	return err
+}
+
+// Swept reports that nothing was written, since a blob that it would refer to is not
+// there any more: it was loose for too long, by the clock of Postgres.
+func Swept(err error) bool {
+	var refused *pgconn.PgError
+	return errors.As(err, &refused) && refused.ConstraintName == "blob_is_there"
 }

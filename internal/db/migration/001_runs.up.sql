@@ -313,11 +313,11 @@ CREATE TABLE stepward.blob (
 
 CREATE INDEX blob_loose ON stepward.blob (at) WHERE loose;
 
--- Which runs refer to a blob.
+-- Which runs refer to a blob. What would refer to one that was swept is refused.
 CREATE TABLE stepward.blob_use (
     run_id bigint NOT NULL,
     signal boolean NOT NULL, -- it is a signal's, which stays when the run begins anew
-    key    text NOT NULL,
+    key    text NOT NULL CONSTRAINT blob_is_there REFERENCES stepward.blob,
     PRIMARY KEY (run_id, key)
 );
 

@@ -6,7 +6,7 @@ INSERT INTO stepward.blob (key, data) VALUES ($1, $2) ON CONFLICT DO NOTHING;
 SELECT data FROM stepward.blob WHERE key = $1;
 
 -- name: BlobUse
--- In the transaction that writes the references. One row less than keys: a blob is gone.
+-- In the transaction that writes the references.
 WITH used AS (
     INSERT INTO stepward.blob_use (run_id, key, signal)
     SELECT x.run_id, x.key, $3 FROM unnest($1::bigint[], $2::text[]) AS x(run_id, key)
