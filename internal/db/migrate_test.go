@@ -259,7 +259,7 @@ func catalog(t *testing.T, pool *pgxpool.Pool, q *Queries) []string {
 		UNION ALL SELECT 'function ' || pg_get_functiondef(oid) FROM pg_proc WHERE pronamespace IN (SELECT oid FROM ours)
 		UNION ALL SELECT format('type %%s: %%s', t.oid::regtype, (SELECT array_agg(e.enumlabel ORDER BY e.enumsortorder) FROM pg_enum e WHERE e.enumtypid = t.oid))
 			FROM pg_type t WHERE t.typnamespace IN (SELECT oid FROM ours) AND t.typtype = 'e'
-		UNION ALL SELECT format('trigger %%s', pg_get_triggerdef(t.oid)) FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid WHERE c.relnamespace IN (SELECT oid FROM ours)
+		UNION ALL SELECT format('trigger %%s', pg_get_triggerdef(t.oid)) FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid WHERE NOT t.tgisinternal AND c.relnamespace IN (SELECT oid FROM ours)
 		UNION ALL SELECT format('migration %%s', version) FROM %[1]s.migration
 		UNION ALL SELECT format('river migration %%s %%s', line, version) FROM %[2]s.river_migration
 		ORDER BY 1`, q.Schema, q.River))
