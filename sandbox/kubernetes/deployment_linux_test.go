@@ -3,7 +3,6 @@ package kubernetes
 import (
 	"context"
 	"crypto/rand"
-	"fmt"
 	"io"
 	"net"
 	"net/url"
@@ -185,6 +184,6 @@ func (p *place) tell(t *testing.T) {
 	}
 	for _, pod := range l.Items {
 		log, err := p.admin.CoreV1().Pods(p.name).GetLogs(pod.Name, &core.PodLogOptions{Container: pod.Spec.Containers[0].Name}).DoRaw(context.Background())
-		t.Log(fmt.Sprintf("%s: %s %v\n%s", pod.Name, pod.Status.Phase, err, log))
+		t.Logf("%s: %s %v\n%s", pod.Name, pod.Status.Phase, err, log)
 	}
 }
