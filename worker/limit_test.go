@@ -64,7 +64,7 @@ func (c *claims) claimLimited(n int) (runs []int64, tenants []string, wait time.
 func (c *claims) leave(run int64, epoch int) {
 	c.t.Helper()
 	var dest string
-	if err := c.pool.QueryRow(c.t.Context(), c.q.TurnLeave, c.session, run, epoch, "ready", nil, "", []byte("{}"), "test", true, nil, false).Scan(&dest); err != nil {
+	if err := c.pool.QueryRow(c.t.Context(), c.q.TurnLeave, c.session, run, epoch, "ready", nil, "", []byte("{}"), "test", nil, false).Scan(&dest); err != nil {
 		c.t.Fatal(err)
 	}
 }

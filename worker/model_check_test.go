@@ -19,7 +19,7 @@ import (
 func (f *fleet) clear() {
 	f.losses = 0
 	for _, table := range []string{"run", "idempotency", "deadline", "ready", "turn", "run_limit", "timer", "wait", "signal", "notice", "parked", "claim",
-		"step", "shown", "progress", "entry", "attempt", "event", "blob", "blob_use", "schedule", "paid"} {
+		"step", "shown", "progress", "entry", "attempt", "event", "blob_use", "blob", "schedule", "paid"} {
 		f.exec("DELETE FROM stepward." + table)
 	}
 }
