@@ -132,9 +132,8 @@ func TestManyWaiting(t *testing.T) {
 	before := heap()
 	enqueue(n)
 	eventually(t, "all runs wait", waiting(n+500))
-	if after := heap(); after > before+n*100 { // a goroutine alone would take 2 KiB
-		t.Errorf("%d more runs that wait keep %d bytes", n, after-before)
-	}
+	// A goroutine alone would take 2 KiB. What is on its way, and pools, go with a collection or two.
+	eventually(t, "as little memory is kept as before", func() bool { return heap() <= before+n*100 })
 }
 
 // What every worker asks once a second does not read what is not due: it takes no
