@@ -152,11 +152,10 @@ func TestBlobWrittenAgain(t *testing.T) {
 	}
 }
 
-// A blob that was swept before it was used, as when the clock of Postgres leaps, is
-// never referred to: what it would have been the result of is executed again.
-func TestBlobSweptEarly(t *testing.T) {
-	t.Parallel()
-	f := newFixture(t)
+// sweepsEarly has the first two blobs of more than 150,000 bytes swept before they
+// are used, as when the clock of Postgres leaps.
+func (f *fixture) sweepsEarly() {
+	f.t.Helper()
 	f.exec(`CREATE FUNCTION stepward.sweep() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
 		IF length(NEW.data) > 150000 AND (SELECT count(*) FROM stepward.swept) < 2 THEN
 			INSERT INTO stepward.swept VALUES (NEW.key);
@@ -166,6 +165,14 @@ func TestBlobSweptEarly(t *testing.T) {
 	END $$`)
 	f.exec("CREATE TABLE stepward.swept (key text)")
 	f.exec("CREATE TRIGGER sweep AFTER INSERT ON stepward.blob FOR EACH ROW EXECUTE FUNCTION stepward.sweep()")
+}
+
+// A blob that was swept before it was used is never referred to: what it would have
+// been the result of is executed again.
+func TestBlobSweptEarly(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.sweepsEarly()
 	var executed atomic.Int64
 	grow := workflow.NewStep("grow", func(_ context.Context, s string) (string, error) {
 		executed.Add(1)
@@ -190,6 +197,31 @@ func TestBlobSweptEarly(t *testing.T) {
 	steps, err := f.client.Steps(t.Context(), run.ID, 0)
 	if err != nil || len(steps) != 1 || len(steps[0].Output) != 2*len(in)+2 {
 		t.Errorf("%d steps, %v", len(steps), err)
+	}
+}
+
+// The same of what a run begins anew with: the turn is given up, and its body executes again.
+func TestRenewalSweptEarly(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.sweepsEarly()
+	grows := workflow.DurableWorkflow[string, int]{Name: "grows"}
+	f.start(worker.Config{Workflows: []*workflow.Definition{
+		workflow.Define(grows, func(_ workflow.Context, s string) (int, error) {
+			if len(s) < 150_000 {
+				return 0, grows.ContinueAsNew(s + s)
+			}
+			return len(s), nil
+		}, workflow.Options{}),
+	}})
+	in := strings.Repeat("x", 100<<10)
+	run, err := grows.Enqueue(t.Context(), f.client, in, workflow.EnqueueOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ends(t, run, 2*len(in))
+	if n := f.count("SELECT count(*) FROM stepward.swept"); n != 2 {
+		t.Errorf("%d blobs were swept", n)
 	}
 }
 
