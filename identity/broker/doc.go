@@ -1,0 +1,3 @@
+// Package broker is the opening side of a customer's secrets: the one process
+// that may read their stores.
+package broker

@@ -1,0 +1,63 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// A Store holds the values of secrets. It is used by the broker's process only,
+// by several goroutines at a time. Package identitytest checks an implementation.
+//
+// Its errors wrap one of those below where one fits; any other is taken for a
+// failure that passes. None ever has a value in its text.
+type Store interface {
+	// Get returns a value: that of r.Version, or the current one.
+	Get(ctx context.Context, r Request) (Value, error)
+}
+
+// A Revoker is a Store whose values may be leases, which it can end.
+type Revoker interface {
+	// Revoke ends what Get gave out under this lease, at its source. It is called
+	// again after a failure, also by another process.
+	Revoke(ctx context.Context, lease string) error
+}
+
+// A Request says which value is asked for, and on whose behalf.
+type Request struct {
+	Path    string // of the reference, without its scheme: what it means is the store's affair
+	Version string // as a Value had it; empty: the current one
+	Tenant  string // a store that can tell refuses what is another tenant's
+
+	// Attempt identifies the attempt that the value is for, and Until is when that is
+	// over for certain. A store that gives out leases ties them to it.
+	Attempt string
+	Until   time.Time
+}
+
+// A Value is what a store has under a reference.
+type Value struct {
+	Bytes   []byte    // up to MaxValue; who asked for it overwrites it after use
+	Version string    // names this value for ever; empty: the store has none
+	Created time.Time // of the version, as far as known
+	Lease   string    // for Revoker; empty: there is none
+}
+
+// MaxValue is how many bytes a value has at most.
+const MaxValue = 64 << 10
+
+// What a caller of a store tells apart.
+var (
+	// ErrNoSecret reports that the store has nothing under the reference.
+	ErrNoSecret = errors.New("broker: no such secret")
+
+	// ErrNoVersion reports that the store has the secret, and not, or no more, the version.
+	ErrNoVersion = errors.New("broker: no such version of the secret")
+
+	// ErrDenied reports that the store does not let the broker, or the tenant, read it.
+	ErrDenied = errors.New("broker: access to the secret is denied")
+
+	// ErrCorrupt reports that what the store has was changed, swapped, cut or set
+	// back by someone other than the store.
+	ErrCorrupt = errors.New("broker: the store is corrupt")
+)
