@@ -16,6 +16,8 @@ var opening = []string{
 	module + "identity/broker/...",
 	module + "identity/filestore/...",
 	module + "identity/vault/...",
+	module + "internal/envelope/open",
+	module + "internal/envelope/seal",
 }
 
 // clientSide is what an application links to define and enqueue. Execution is
@@ -48,6 +50,7 @@ var workerSide = append([]string{
 	module + "internal/beat",
 	module + "internal/boottime",
 	module + "internal/confine",
+	module + "internal/envelope",
 	module + "internal/fdpass",
 	module + "internal/image",
 	module + "internal/layers",
@@ -115,7 +118,7 @@ func TestFindsViolations(t *testing.T) {
 		Packages:     []string{"./internal/importcheck/testdata/opener"},
 		Allow:        []string{module + "workflow/..."},
 		AllowModules: []string{},
-		DenyDirect:   []string{"crypto/hpke", "os/exec"},
+		DenyDirect:   append([]string{"os/exec"}, opening...),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -123,6 +126,7 @@ func TestFindsViolations(t *testing.T) {
 	self := module + "internal/importcheck/testdata/opener"
 	for _, want := range []string{
 		self + " imports crypto/hpke",
+		self + " imports " + module + "internal/envelope/open",
 		"links " + module + "internal/importcheck (" + self + " > " + module + "internal/importcheck)",
 		module + "internal/importcheck imports os/exec",
 		"links module golang.org/x/sys",
