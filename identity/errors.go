@@ -1,0 +1,63 @@
+package identity
+
+import (
+	"errors"
+	"strings"
+)
+
+// What a [KeyError] is about.
+var (
+	// ErrMissing reports a key that is required and that nothing sets, or not any more.
+	ErrMissing = errors.New("no profile sets it")
+
+	// ErrDenied reports a key that a profile denies.
+	ErrDenied = errors.New("denied")
+
+	// ErrLocked reports a key that is set below a lock.
+	ErrLocked = errors.New("set below a lock")
+
+	// ErrAmbiguous reports a key that two profiles name equally narrowly.
+	ErrAmbiguous = errors.New("ambiguous")
+)
+
+// A KeyError reports a name that a step does not get.
+type KeyError struct {
+	Step   string // empty: of no step in particular
+	Key    string
+	Detail string // which profiles; may be empty
+	Err    error  // one of those above
+}
+
+func (e *KeyError) Error() string {
+	var b strings.Builder
+	b.WriteString("identity: ")
+	if e.Step != "" {
+		b.WriteString("step " + e.Step + ": ")
+	}
+	b.WriteString(e.Key + ": " + e.Err.Error())
+	if e.Detail != "" {
+		b.WriteString(": " + e.Detail)
+	}
+	return b.String()
+}
+
+func (e *KeyError) Unwrap() error { return e.Err }
+
+// A ProfileError reports what cannot be in a profile, or asked for. Nothing was changed.
+type ProfileError struct {
+	Profile string // its name, if it is about one
+	Key     string // empty: the profile itself
+	Reason  string
+}
+
+func (e *ProfileError) Error() string {
+	var b strings.Builder
+	b.WriteString("identity: ")
+	if e.Profile != "" {
+		b.WriteString("profile " + e.Profile + ": ")
+	}
+	if e.Key != "" {
+		b.WriteString(e.Key + ": ")
+	}
+	return b.String() + e.Reason
+}

@@ -1,0 +1,59 @@
+package identity
+
+import (
+	"fmt"
+	"maps"
+	"regexp"
+	"slices"
+	"time"
+)
+
+// A Profile gives names to what is within its scope.
+type Profile struct {
+	Name  string // unique for its tenant: 1 to 100 letters, digits and _-./, not starting with -./
+	Scope Scope
+	Keys  map[string]Key // by name: A-Z, 0-9 and _; up to 200
+
+	// Generation counts up with each change: see [Profiles.Put].
+	Generation int64
+
+	ID      int64 // of the stored profile; one that is deleted and made again has another
+	Changed time.Time
+	Actor   string // who changed it last
+}
+
+const maxKeys = 200
+
+var profileName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_./-]{0,99}$`)
+
+// Check returns what is wrong with the profile, or nil: a *[ProfileError].
+func (p Profile) Check() error {
+	bad := func(key, format string, args ...any) error {
+		return &ProfileError{Profile: p.Name, Key: key, Reason: fmt.Sprintf(format, args...)}
+	}
+	if !profileName.MatchString(p.Name) {
+		return bad("", "bad name: want 1 to 100 letters, digits and _-./, not starting with -./")
+	}
+	if reason := p.Scope.problem(); reason != "" {
+		return bad("", "%s", reason)
+	}
+	if len(p.Keys) > maxKeys {
+		return bad("", "%d keys, the limit is %d", len(p.Keys), maxKeys)
+	}
+	for _, name := range slices.Sorted(maps.Keys(p.Keys)) {
+		if reason := p.Keys[name].problem(name); reason != "" {
+			return bad(name, "%s", reason)
+		}
+	}
+	return nil
+}
+
+// refers reports whether a key of the profile has the reference.
+func (p Profile) refers(ref string) bool {
+	for _, k := range p.Keys {
+		if k.Ref == ref {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,47 @@
+package identity
+
+import (
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+var (
+	schemeForm = regexp.MustCompile(`^[a-z][a-z0-9+.-]{0,31}$`)
+	pathForm   = regexp.MustCompile(`^[A-Za-z0-9._~/@:+=,#-]{1,512}$`)
+	version    = regexp.MustCompile(`^[!-~]{1,200}$`)
+)
+
+// SplitRef takes a reference apart: vault://kv/acme/deploy#token has the scheme
+// vault, which names the store, and the rest for its path, whose meaning is the
+// store's affair. The error is a *[ProfileError]. So that what is compared is what a store
+// reads, a path has one spelling: ASCII letters, digits and ._~/@:+=,#- and no
+// part of it is empty, "." or "..".
+func SplitRef(ref string) (scheme, path string, err error) {
+	scheme, path, reason := splitRef(ref)
+	if reason != "" {
+		return "", "", &ProfileError{Reason: reason}
+	}
+	return scheme, path, nil
+}
+
+func splitRef(ref string) (scheme, path, reason string) {
+	scheme, path, ok := strings.Cut(ref, "://")
+	switch {
+	case len(ref) > 550:
+		return "", "", fmt.Sprintf("reference of %d bytes", len(ref))
+	case !ok || !schemeForm.MatchString(scheme):
+		return "", "", fmt.Sprintf("bad reference %q: want scheme://path", ref)
+	case !pathForm.MatchString(path):
+		return "", "", fmt.Sprintf("bad reference %q: want a path of 1 to 512 letters, digits and ._~/@:+=,#-", ref)
+	case slices.ContainsFunc(strings.FieldsFunc(path+"/", func(r rune) bool { return r == '#' }), badSegments):
+		return "", "", fmt.Sprintf("bad reference %q: a part of its path is empty, . or ..", ref)
+	}
+	return scheme, path, ""
+}
+
+// badSegments reports whether a part between slashes is not the name of anything.
+func badSegments(path string) bool {
+	return slices.ContainsFunc(strings.Split(strings.TrimSuffix(path, "/"), "/"), func(s string) bool { return s == "" || s == "." || s == ".." })
+}
