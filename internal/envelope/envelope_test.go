@@ -398,6 +398,22 @@ func TestRenewal(t *testing.T) {
 	}
 }
 
+// Facts are carried as they are, or not at all.
+func TestFactsTravel(t *testing.T) {
+	raw := facts.Encode()
+	if got, err := envelope.ReadFacts(raw); err != nil || got != facts {
+		t.Errorf("got %+v, %v", got, err)
+	}
+	for n := range raw {
+		if _, err := envelope.ReadFacts(raw[:n]); !errors.Is(err, envelope.ErrMalformed) {
+			t.Fatalf("the first %d bytes are read: %v", n, err)
+		}
+	}
+	if _, err := envelope.ReadFacts(append(raw, 0)); !errors.Is(err, envelope.ErrMalformed) {
+		t.Errorf("more is read: %v", err)
+	}
+}
+
 // FuzzFrame: what is read has one form, and it is the one that was read.
 func FuzzFrame(f *testing.F) {
 	k, err := open.NewKey(facts, brokerPublic)
@@ -415,6 +431,7 @@ func FuzzFrame(f *testing.F) {
 	f.Add(raw)
 	f.Add(raw[:200])
 	f.Add(k.Hello())
+	f.Add(facts.Encode())
 	f.Add(envelope.Renewal{State: 1}.Encode(nil))
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		if f, err := envelope.ReadFrame(raw); err == nil && !bytes.Equal(f.Encode(), raw) {
@@ -422,6 +439,9 @@ func FuzzFrame(f *testing.F) {
 		}
 		if h, err := envelope.ReadHello(raw); err == nil && !bytes.Equal(h.Encode(), raw) {
 			t.Error("another form of one hello")
+		}
+		if f, err := envelope.ReadFacts(raw); err == nil && !bytes.Equal(f.Encode(), raw) {
+			t.Error("another form of the same facts")
 		}
 		if r, err := envelope.ReadRenewal(raw, func(envelope.ID) []byte { return []byte{} }); err == nil && !bytes.Equal(r.Encode(nil), raw) {
 			t.Error("another form of one renewal")

@@ -28,6 +28,8 @@ type Facts struct {
 	Policy [32]byte // digest of what the run was bound to
 }
 
+const factsMagic = "stepward facts 1"
+
 func (w *writer) facts(f Facts) {
 	for _, s := range []string{f.Tenant, f.Workflow, f.Version, f.Step, f.Sandbox} {
 		w.bytes([]byte(s))
@@ -50,6 +52,26 @@ func (r *reader) facts() (f Facts) {
 	r.fixed(f.Nonce[:])
 	r.fixed(f.Policy[:])
 	return f
+}
+
+// Encode returns the facts' form: the broker has it carried to the sandbox.
+func (f Facts) Encode() []byte {
+	w := &writer{b: []byte(factsMagic)}
+	w.facts(f)
+	return w.b
+}
+
+// ReadFacts reads facts.
+func ReadFacts(raw []byte) (f Facts, err error) {
+	r := &reader{b: raw}
+	if string(r.take(len(factsMagic))) != factsMagic {
+		return f, fmt.Errorf("facts: %w", ErrMalformed)
+	}
+	f = r.facts()
+	if err := r.end(); err != nil {
+		return Facts{}, fmt.Errorf("facts: %w", err)
+	}
+	return f, nil
 }
 
 // Differs names the first fact in which f is not g, "" if there is none.
