@@ -16,9 +16,9 @@ type MigrateOptions struct {
 	// Print writes the SQL that Migrate would run, and runs nothing.
 	Print io.Writer
 
-	// ClientRole and WorkerRole are granted what a client and a worker need.
-	// The roles must exist. Empty grants nothing.
-	ClientRole, WorkerRole string
+	// ClientRole, WorkerRole and BrokerRole are granted what a client, a worker and
+	// a broker need. The roles must exist. Empty grants nothing.
+	ClientRole, WorkerRole, BrokerRole string
 
 	// Down undoes the newest migration instead. Undoing the first deletes
 	// everything: it fails with a *[SchemaError] that says what, until Force is
@@ -37,5 +37,5 @@ func Migrate(ctx context.Context, pool *pgxpool.Pool, o MigrateOptions) error {
 	if err != nil {
 		return err
 	}
-	return db.Migrate(ctx, pool, q, db.MigrateOptions{Down: o.Down, Force: o.Force, Print: o.Print, ClientRole: o.ClientRole, WorkerRole: o.WorkerRole})
+	return db.Migrate(ctx, pool, q, db.MigrateOptions{Down: o.Down, Force: o.Force, Print: o.Print, ClientRole: o.ClientRole, WorkerRole: o.WorkerRole, BrokerRole: o.BrokerRole})
 }

@@ -60,6 +60,8 @@ type Queries struct {
 
 	EventList string
 
+	IssueFacts, IssuePut, IssueOpened, IssueOpen, IssueClose, IssueSweep, IssueLeases, IssueReleased, IssueRefused string
+
 	WhyWaits, WhyAttempts, WhyHolder, WhyWorkers string
 }
 

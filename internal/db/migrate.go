@@ -40,9 +40,10 @@ func versionError(q *Queries, have, low, high int) error {
 
 // MigrateOptions says what [Migrate] does.
 type MigrateOptions struct {
-	Down, Force            bool
-	Print                  io.Writer
-	ClientRole, WorkerRole string
+	Down, Force bool
+	Print       io.Writer
+
+	ClientRole, WorkerRole, BrokerRole string
 }
 
 // Migrate brings the schema up to Version, or down by one.
@@ -163,11 +164,10 @@ func grantSQL(q *Queries, o MigrateOptions) (string, error) {
 	}
 	var b strings.Builder
 	for line := range strings.Lines(string(text)) {
-		switch {
-		case strings.Contains(line, ":client") && o.ClientRole != "" && !strings.HasPrefix(line, "--"):
-			b.WriteString(strings.ReplaceAll(q.in(line), ":client", pgx.Identifier{o.ClientRole}.Sanitize()))
-		case strings.Contains(line, ":worker") && o.WorkerRole != "" && !strings.HasPrefix(line, "--"):
-			b.WriteString(strings.ReplaceAll(q.in(line), ":worker", pgx.Identifier{o.WorkerRole}.Sanitize()))
+		for mark, role := range map[string]string{":client": o.ClientRole, ":worker": o.WorkerRole, ":broker": o.BrokerRole} {
+			if role != "" && strings.Contains(line, mark) && !strings.HasPrefix(line, "--") {
+				b.WriteString(strings.ReplaceAll(q.in(line), mark, pgx.Identifier{role}.Sanitize()))
+			}
 		}
 	}
 	return b.String(), nil

@@ -373,6 +373,52 @@ CREATE TABLE stepward.event (
 
 CREATE INDEX event_run ON stepward.event (run_id, id);
 
+-- What a broker has sealed for an attempt: on record before it left. Names, versions and fingerprints, never a value.
+CREATE TABLE stepward.issue (
+    id         bytea PRIMARY KEY, -- of the envelope
+    run_id     bigint NOT NULL,
+    seq        int NOT NULL,
+    attempt    int NOT NULL,
+    step       text NOT NULL,
+    sandbox_id text NOT NULL,
+    level      text NOT NULL, -- how far the worker could be trusted with it
+    revocation bigint NOT NULL, -- the tenant's epoch of revocations
+    pins       jsonb NOT NULL,
+    renewal    bytea NOT NULL, -- the key of its renewals, and its leases, sealed under the broker's own
+    leases     bytea,          -- null: there are none, or their source was told that they are over
+    issued_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
+    opened_at  timestamptz, -- null: the runner has not said so
+    closed_at  timestamptz,
+    tried_at   timestamptz  -- when the end of its leases was asked for last
+);
+
+CREATE INDEX issue_run ON stepward.issue (run_id, seq, attempt);
+CREATE INDEX issue_live ON stepward.issue (issued_at) WHERE closed_at IS NULL;
+CREATE INDEX issue_leases ON stepward.issue (tried_at NULLS FIRST) WHERE leases IS NOT NULL;
+
+-- Records an envelope that is about to leave, if the attempt is still that worker's. A function of the owner, as a
+-- broker locks the run, and changes nothing of it.
+CREATE FUNCTION stepward.put_issue(run bigint, epoch int, session bigint, seq int, attempt int, sandbox text,
+    envelope bytea, level text, revocation bigint, pins jsonb, renewal bytea, leases bytea, who text) RETURNS boolean
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    WITH held AS MATERIALIZED (
+        SELECT r.id FROM stepward.run r WHERE r.id = $1 AND r.epoch = $2 AND r.session = $3 AND r.state = 'live' FOR NO KEY UPDATE
+    ), going AS MATERIALIZED (
+        SELECT a.key FROM stepward.attempt a JOIN held ON held.id = a.run_id
+        WHERE a.seq = $4 AND a.attempt = $5 AND a.epoch = $2 AND a.sandbox_id = $6 AND a.error IS NULL
+          AND NOT EXISTS (SELECT FROM stepward.step s WHERE s.run_id = a.run_id AND s.seq = a.seq)
+    ), kept AS (
+        INSERT INTO stepward.issue (id, run_id, seq, attempt, step, sandbox_id, level, revocation, pins, renewal, leases)
+        SELECT $7, $1, $4, $5, key, $6, $8, $9, $10, $11, $12 FROM going
+    ), noted AS (
+        INSERT INTO stepward.event (run_id, kind, actor, step, detail)
+        SELECT $1, 'envelope.issued', $13, key,
+               convert_to(json_build_object('envelope', encode($7, 'hex'), 'sandbox', $6, 'attempt', $5, 'level', $8, 'secrets', $10)::text, 'UTF8') FROM going
+    )
+    SELECT EXISTS (SELECT FROM going)
+$$;
+REVOKE EXECUTE ON FUNCTION stepward.put_issue FROM PUBLIC;
+
 -- Makes a run that this transaction has added the fork of another one: with its chance, with the results
 -- of what it had called before a place in program order, and with the signals that those received; with
 -- the others, if it shall have them. A function of the owner, as nobody else may write results that no
@@ -492,6 +538,8 @@ RETURNS TABLE (deleted int, last_id bigint) LANGUAGE sql VOLATILE SECURITY DEFIN
         DELETE FROM stepward.idempotency x USING due WHERE x.run_id = due.id
     ), deadlines AS (
         DELETE FROM stepward.deadline x USING due WHERE x.run_id = due.id
+    ), issued AS (
+        DELETE FROM stepward.issue x USING due WHERE x.run_id = due.id
     ), uses AS (
         DELETE FROM stepward.blob_use x USING due WHERE x.run_id = due.id RETURNING x.key
     ), blobs AS (

@@ -1,9 +1,11 @@
--- The rights that each role needs. :client and :worker stand for role names.
+-- The rights that each role needs. :client, :worker and :broker stand for role names.
 -- A client plans and operates: it adds runs, reads everything, ends runs and opens them again. It writes no checkpoint and no output.
 GRANT USAGE ON SCHEMA stepward, stepward_river TO :client;
 GRANT SELECT ON ALL TABLES IN SCHEMA stepward, stepward_river TO :client;
 REVOKE SELECT ON stepward.sandbox FROM :client;
 GRANT SELECT (id, run_id, session, backend, created_at, destroyed_at) ON stepward.sandbox TO :client; -- who has a handle may have the sandbox
+REVOKE SELECT ON stepward.issue FROM :client;
+GRANT SELECT (id, run_id, seq, attempt, step, sandbox_id, level, revocation, pins, issued_at, opened_at, closed_at, tried_at) ON stepward.issue TO :client;
 GRANT USAGE ON SEQUENCE stepward.id_counter TO :client;
 GRANT INSERT ON stepward.run, stepward.idempotency, stepward.deadline, stepward.ready, stepward.requirement, stepward.event, stepward.signal, stepward.notice, stepward.parked, stepward.attribute, stepward.blob, stepward.blob_use, stepward.run_limit TO :client;
 GRANT UPDATE (cancel, late, pause, state, finished_at, error, epoch, session, crashes, version, requirement_id) ON stepward.run TO :client;
@@ -28,3 +30,13 @@ REVOKE INSERT, UPDATE, DELETE ON stepward.migration FROM :worker;
 REVOKE UPDATE, DELETE ON stepward.event, stepward.claim FROM :worker; -- a record is written once
 REVOKE UPDATE ON stepward.step FROM :worker; -- and so are steps, which go when a run begins anew
 GRANT EXECUTE ON FUNCTION stepward.expire_runs TO :worker; -- it deletes runs that ended, with their records, and leaves an event
+GRANT EXECUTE ON FUNCTION stepward.put_issue TO :worker; -- of which the broker is a child, unless it has a role of its own
+-- A broker of its own reads what its answers depend on, and records them.
+GRANT USAGE ON SCHEMA stepward TO :broker;
+GRANT SELECT ON stepward.migration, stepward.definition, stepward.issue TO :broker;
+GRANT SELECT (id, tenant, workflow, version, epoch, session, state) ON stepward.run TO :broker;
+GRANT SELECT (run_id, seq, attempt, epoch, key, mode, sandbox_id, error) ON stepward.attempt TO :broker;
+GRANT SELECT (run_id, seq) ON stepward.step TO :broker;
+GRANT UPDATE (opened_at, closed_at, leases, tried_at) ON stepward.issue TO :broker;
+GRANT INSERT ON stepward.event TO :broker;
+GRANT EXECUTE ON FUNCTION stepward.put_issue TO :broker;
