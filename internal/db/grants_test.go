@@ -341,6 +341,64 @@ func TestGrants(t *testing.T) {
 	}
 }
 
+// A broker of its own reads what it decides by and records what it issues, and nothing else.
+func TestGrantsOfBroker(t *testing.T) {
+	owner, q := db.Migrated(t)
+	clients, workers, brokers := role(t, owner, q.Schema+"_clients"), role(t, owner, q.Schema+"_workers"), role(t, owner, q.Schema+` "broker"`)
+	o := workflow.MigrateOptions{Schema: q.Schema, ClientRole: q.Schema + "_clients", WorkerRole: q.Schema + "_workers", BrokerRole: q.Schema + ` "broker"`}
+	if err := workflow.Migrate(t.Context(), owner, o); err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Check(t.Context(), brokers, q); err != nil {
+		t.Error(err)
+	}
+	claim := []any{int64(1), 1, int64(1), 1, 1, "box"}
+	for name, sql := range map[string]string{"IssueFacts": q.IssueFacts, "IssueOpen": q.IssueOpen, "IssueOpened": q.IssueOpened, "IssueClose": q.IssueClose, "IssueSweep": q.IssueSweep, "IssueLeases": q.IssueLeases, "IssuePut": q.IssuePut} {
+		args := claim
+		switch name {
+		case "IssueOpen":
+			args = []any{int64(1), 1, 1, "box"}
+		case "IssueOpened", "IssueClose":
+			args = append(claim[:6:6], "broker")
+		case "IssuePut":
+			args = append(claim[:6:6], []byte{1}, "L1", int64(0), "[]", []byte{1}, nil, "broker")
+		case "IssueSweep":
+			args = []any{"broker"}
+		case "IssueLeases":
+			args = nil
+		}
+		if _, err := brokers.Exec(t.Context(), sql, args...); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	for _, sql := range []string{
+		"UPDATE stepward.run SET state = 'failed'",
+		"SELECT input FROM stepward.run",
+		"SELECT output FROM stepward.step",
+		"INSERT INTO stepward.issue (id, run_id, seq, attempt, step, sandbox_id, level, revocation, pins, renewal) VALUES ('x', 1, 1, 1, 'x', 'x', 'L1', 0, '[]', 'x')",
+		"UPDATE stepward.issue SET pins = '[]'",
+		"DELETE FROM stepward.issue",
+		"DELETE FROM stepward.event",
+	} {
+		if err := attempt(t, brokers, q, sql); !refused(err) {
+			t.Errorf("broker: %s: got %v", sql, err)
+		}
+	}
+	for sql, may := range map[string]bool{
+		"SELECT pins FROM stepward.issue":                                                   true,
+		"SELECT renewal FROM stepward.issue":                                                false,
+		"UPDATE stepward.issue SET opened_at = NULL":                                        false,
+		"SELECT stepward.put_issue(1, 1, 1, 1, 1, 'x', 'x', 'L1', 0, '[]', 'x', NULL, 'x')": false,
+	} {
+		if err := attempt(t, clients, q, sql); refused(err) == may || may && err != nil {
+			t.Errorf("client: %s: got %v", sql, err)
+		}
+	}
+	if err := attempt(t, workers, q, "SELECT stepward.put_issue(1, 1, 1, 1, 1, 'x', 'x', 'L1', 0, '[]', 'x', NULL, 'x')"); err != nil {
+		t.Errorf("worker, whose child a broker may be: %v", err)
+	}
+}
+
 // attempt runs a statement and takes it back.
 func attempt(t *testing.T, pool *pgxpool.Pool, q *db.Queries, sql string) error {
 	t.Helper()
