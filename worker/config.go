@@ -83,7 +83,8 @@ type Config struct {
 	Retention Retention
 
 	// LeaseTTL is how long a held run survives without a heartbeat before
-	// another worker may claim it. Defaults to 10 seconds; at least 1 second.
+	// another worker may claim it. Defaults to 10 seconds; at least 1 second,
+	// at most 24 hours.
 	LeaseTTL time.Duration
 
 	// StartTimeout is how long an absent Postgres is waited for at the start.
@@ -170,12 +171,22 @@ func (c Config) validate() error {
 	if c.MaxBytes > payload.MaxBytes {
 		bad("Config.MaxBytes is %d, at most %d is possible", c.MaxBytes, payload.MaxBytes)
 	}
-	if c.LeaseTTL < time.Second {
-		bad("Config.LeaseTTL is %v, at least 1s is needed", c.LeaseTTL)
+	if c.LeaseTTL < time.Second || c.LeaseTTL > 24*time.Hour {
+		bad("Config.LeaseTTL is %v, want 1s to 24h", c.LeaseTTL)
 	}
-	errs = append(errs, c.Retention.validate(), c.Warm.validate())
-	if c.StartTimeout < 0 || c.DrainTimeout < 0 {
-		bad("a timeout of Config is negative")
+	for _, d := range []struct {
+		name string
+		time.Duration
+	}{
+		{"StartTimeout", c.StartTimeout}, {"DrainTimeout", c.DrainTimeout}, {"Warm.Idle", c.Warm.Idle},
+		{"Retention.Completed", c.Retention.Completed}, {"Retention.Failed", c.Retention.Failed}, {"Retention.Canceled", c.Retention.Canceled},
+	} {
+		if d.Duration < 0 {
+			bad("Config.%s is negative: %v", d.name, d.Duration)
+		}
+	}
+	if c.Warm.Min < 0 || c.Warm.Max < c.Warm.Min || c.Warm.Max > maxPlaces {
+		bad("Config.Warm has Min %d and Max %d, want 0 <= Min <= Max <= %d", c.Warm.Min, c.Warm.Max, maxPlaces)
 	}
 	seen := make(map[[2]string]bool)
 	for i, d := range c.Workflows {

@@ -2,7 +2,6 @@ package worker
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -24,13 +23,6 @@ type Retention struct {
 }
 
 func (r Retention) any() bool { return r != Retention{} }
-
-func (r Retention) validate() error {
-	if r.Completed < 0 || r.Failed < 0 || r.Canceled < 0 {
-		return errors.New("worker: a field of Config.Retention is negative")
-	}
-	return nil
-}
 
 const (
 	// expireEvery is the pause between two passes over all runs.

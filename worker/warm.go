@@ -3,7 +3,6 @@ package worker
 import (
 	"cmp"
 	"context"
-	"errors"
 	"time"
 
 	"github.com/stepward/stepward/internal/engine"
@@ -21,13 +20,6 @@ import (
 type Warm struct {
 	Min, Max int
 	Idle     time.Duration // defaults to 5 minutes
-}
-
-func (c Warm) validate() error {
-	if c.Min < 0 || c.Max < c.Min || c.Idle < 0 {
-		return errors.New("worker: Config.Warm needs 0 <= Min <= Max, and no negative Idle")
-	}
-	return nil
 }
 
 // newWarm returns the pool, nil if none is asked for.
