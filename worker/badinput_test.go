@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"maps"
+	"math"
 	"strings"
 	"testing"
 	"time"
@@ -159,10 +160,13 @@ func TestDefinitionErrors(t *testing.T) {
 	odd := workflow.NewStep("no good", func(context.Context, chan int) (int, error) { return 0, nil }, workflow.StepOptions{Mode: 9, Continue: true})
 	torn := workflow.NewToolStep("torn", func(context.Context, *sandbox.Sandbox, int) (int, error) { return 0, nil },
 		workflow.StepOptions{Mode: workflow.Sandboxed, Continue: true, Sandbox: sandbox.Spec{Share: true}})
+	negative := workflow.NewStep("negative", keepIt, workflow.StepOptions{HeartbeatTimeout: -1, Deadline: -1, Retry: workflow.Retry{MaxAttempts: -1, Backoff: -1, MaxBackoff: -1}})
+	idle := workflow.NewStep[int, int]("idle", nil, workflow.StepOptions{})
 	w := workflow.DurableWorkflow[int, int]{Name: "wrong"}
-	def := workflow.Define(w, nil, workflow.Options{Steps: []workflow.Declared{double, twin, odd, torn, &workflow.Step[int, int]{}}})
+	def := workflow.Define(w, nil, workflow.Options{Steps: []workflow.Declared{double, twin, odd, torn, &workflow.Step[int, int]{}, negative, idle, nil}})
 	err := worker.Run(t.Context(), worker.Config{Pool: f.pool, Schema: f.schema, Workflows: []*workflow.Definition{def, {}}})
-	for _, want := range []string{"no body", "it was not made by Define", "step 4 of Options.Steps was not made by NewStep", "two steps have this name", "bad name", "chan int", "no such mode", "only a tool step has Continue", "has no Continue"} {
+	for _, want := range []string{"no body", "it was not made by Define", "step 4 of Options.Steps was not made by NewStep", "two steps have this name", "bad name", "chan int", "no such mode", "only a tool step has Continue", "has no Continue",
+		"Retry.MaxAttempts is negative", "Retry.Backoff is negative", "Retry.MaxBackoff is negative", "Deadline is negative", "HeartbeatTimeout is negative", `step "idle": no function`, "step 7 of Options.Steps is nil"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q is not in: %v", want, err)
 		}
@@ -294,6 +298,17 @@ func TestBadConfig(t *testing.T) {
 		"Config.Name: 201": {Name: strings.Repeat("x", 201)},
 		"Config.MaxRuns is 1000001, at most 1000000": {MaxRuns: 1_000_001},
 		"Config.MaxSteps is negative":                {MaxSteps: -1},
+		"Config.LeaseTTL is 999ms":                   {LeaseTTL: 999 * time.Millisecond},
+		"Config.LeaseTTL is 2562047h":                {LeaseTTL: math.MaxInt64},
+		"Config.StartTimeout is negative":            {StartTimeout: -1},
+		"Config.DrainTimeout is negative":            {DrainTimeout: -1},
+		"Config.Retention.Completed is negative":     {Retention: worker.Retention{Completed: -1}},
+		"Config.Retention.Failed is negative":        {Retention: worker.Retention{Failed: -1}},
+		"Config.Retention.Canceled is negative":      {Retention: worker.Retention{Canceled: -1}},
+		"Config.Warm.Idle is negative":               {Warm: worker.Warm{Idle: -1}},
+		"Config.Warm has Min -1":                     {Warm: worker.Warm{Min: -1}},
+		"Config.Warm has Min 2 and Max 1":            {Warm: worker.Warm{Min: 2, Max: 1}},
+		"Config.Warm has Min 0 and Max 1000001":      {Warm: worker.Warm{Max: 1_000_001}},
 	} {
 		cfg.Pool, cfg.Schema, cfg.Workflows = f.pool, f.schema, []*workflow.Definition{chainV1}
 		if err := worker.Run(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), want) {

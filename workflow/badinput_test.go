@@ -14,6 +14,7 @@ import (
 func TestBadInput(t *testing.T) {
 	f := newFixture(t)
 	ctx, c := t.Context(), f.client
+	pages := workflow.Stream[int]{Name: "pages"}
 	run := f.enqueue(1, workflow.EnqueueOptions{})
 	for name, test := range map[string]struct {
 		call func() error
@@ -28,6 +29,9 @@ func TestBadInput(t *testing.T) {
 		"status of no handle":     {func() error { _, err := workflow.Schedule{Name: "x"}.Status(ctx); return err }, "x"},
 		"Replay without":          {func() error { return c.Replay(ctx, run.ID, nil) }, "not made by Define"},
 		"Replay of a zero":        {func() error { return c.Replay(ctx, run.ID, &workflow.Definition{}) }, "not made by Define"},
+		"Steps after -1":          {func() error { _, err := c.Steps(ctx, run.ID, -1); return err }, "afterSeq"},
+		"Read after -1":           {func() error { _, _, err := pages.Read(ctx, c, run.ID, -1, 0); return err }, "offset in stream pages"},
+		"Read of -1 entries":      {func() error { _, _, err := pages.Read(ctx, c, run.ID, 0, -1); return err }, "limit of stream pages"},
 		"Migrate without a pool":  {func() error { return workflow.Migrate(ctx, nil, workflow.MigrateOptions{}) }, "pool"},
 	} {
 		err := test.call()

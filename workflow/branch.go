@@ -205,8 +205,9 @@ func goroutineID() string {
 // A run waits for its branches before
 // it completes, also for one that waits for a signal.
 func Go[Out any](ctx Context, name string, fn func(Context) (Out, error)) *Future[Out] {
-	b, s := ctx.at()
+	b, s := caller(ctx)
 	b.enter()
+	b.needs(fn != nil, "function of branch "+name, isNil)
 	return &Future[Out]{goBranch(b, s, b.occurrence(b.checked("a branch", name)), fn, nil)}
 }
 
@@ -235,6 +236,15 @@ func (b *branch) checked(what, name string) string {
 	}
 	return name
 }
+
+// needs parks the run if its body has passed what cannot be: a deploy can cure it.
+func (b *branch) needs(ok bool, what, reason string) {
+	if !ok {
+		b.park("bad_call", &OptionError{Option: what, Reason: reason})
+	}
+}
+
+const isNil = "it is nil"
 
 // Random implements Context.
 func (c bodyContext) Random() *rand.Rand {

@@ -86,7 +86,7 @@ func (e *continueError) Error() string {
 }
 
 func startChild(ctx Context, name string, o *EnqueueOptions, in any, detach bool) *future {
-	b, s := ctx.at()
+	b, s := caller(ctx)
 	b.enter()
 	f := b.reserve(s, b.occurrence(keyChild+name))
 	if !validName.MatchString(name) {

@@ -83,6 +83,15 @@ type bodyContext struct {
 
 func (c bodyContext) at() (*branch, *scope) { return c.b, c.s }
 
+// caller returns the branch and the scope that a Context is of. Without one there is no
+// run to park; that the body panics does.
+func caller(ctx Context) (*branch, *scope) {
+	if ctx == nil {
+		panic(&OptionError{Option: "Context", Reason: "it is nil: want the one that the body, or its branch, is passed"})
+	}
+	return ctx.at()
+}
+
 // Info implements Context.
 func (c bodyContext) Info() Info {
 	t := c.b.t

@@ -149,10 +149,10 @@
 //
 // A run that cannot go on until somebody does something is parked with the
 // reason, not failed: its code does not fit its history, a step is not declared,
-// no worker has a backend, its worker died five times, its body makes 100,000 calls
-// in a row that have nothing to wait for, has more than 10,000 under way at once, or
-// makes more than 200,000 before it ends or begins anew. See [RunStatus].Reason and
-// [Client.Resume].
+// no worker has a backend, its worker died five times, its body passes a call what
+// that cannot take, makes 100,000 calls in a row that have nothing to wait for, has
+// more than 10,000 under way at once, or makes more than 200,000 before it ends or
+// begins anew. See [RunStatus].Reason and [Client.Resume].
 //
 // # Operating
 //

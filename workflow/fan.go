@@ -8,7 +8,7 @@ import (
 
 // MapOptions configures [Map] and [MapFunc].
 type MapOptions struct {
-	// Limit is how many items run at once. Defaults to 8. A run may have 10,000
+	// Limit is how many items run at once. Defaults to 8, as does what is negative. A run may have 10,000
 	// calls under way at once, and as many branches.
 	Limit int
 }
@@ -25,13 +25,14 @@ func (o MapOptions) limit() int {
 // waited for; then Map returns the error of the failed item with the lowest
 // index, a *[StepError] whose Step names it, and the outputs that there are.
 func Map[In, Out any](ctx Context, items []In, s *Step[In, Out], o MapOptions) ([]Out, error) {
-	b, sc := ctx.at()
+	b, sc := caller(ctx)
 	b.enter()
-	name := b.occurrence(s.core.Name)
+	core := s.of(b)
+	name := b.occurrence(core.Name)
 	g := &group{b: b}
 	fs := make([]*future, len(items))
 	for i, item := range items {
-		fs[i] = b.call(sc, s.core, fmt.Sprintf("%s[%d]", name, i), item)
+		fs[i] = b.call(sc, core, fmt.Sprintf("%s[%d]", name, i), item)
 		if fs[i].done { // its input was refused
 			g.failed++
 		} else {
@@ -45,8 +46,9 @@ func Map[In, Out any](ctx Context, items []In, s *Step[In, Out], o MapOptions) (
 // does, and returns the outputs in the order of the items. Failures are those of
 // [Map].
 func MapFunc[In, Out any](ctx Context, name string, items []In, fn func(Context, In) (Out, error), o MapOptions) ([]Out, error) {
-	b, sc := ctx.at()
+	b, sc := caller(ctx)
 	b.enter()
+	b.needs(fn != nil, "function of branch "+name, isNil)
 	name = b.occurrence(b.checked("a branch", name))
 	g := &group{b: b}
 	fs := make([]*future, len(items))
@@ -115,15 +117,14 @@ func (g *group) resolved(f *future) {
 // that lost, unless their Context is canceled, and not for signals.
 func Ready[Out any](ctx Context, futures ...*Future[Out]) iter.Seq2[int, *Future[Out]] {
 	return func(yield func(int, *Future[Out]) bool) {
-		b, s := ctx.at()
+		b, s := caller(ctx)
 		b.enter()
-		r := &arrivals{b: b, index: make(map[*future]int)}
+		r := &arrivals{b: b}
 		for i, f := range futures {
-			r.index[f.f] = i
-			if f.f.done {
+			if of := f.of(b); of.done {
 				r.order = append(r.order, i)
 			} else {
-				f.f.watch(r)
+				of.watch(arrival{r, i})
 			}
 		}
 		s.watchers = append(s.watchers, b)
@@ -144,7 +145,6 @@ func Ready[Out any](ctx Context, futures ...*Future[Out]) iter.Seq2[int, *Future
 // arrivals is the order in which futures are resolved.
 type arrivals struct {
 	b     *branch
-	index map[*future]int
 	order []int
 }
 
@@ -157,7 +157,13 @@ func (r *arrivals) rest(n int) {
 	}
 }
 
-func (r *arrivals) resolved(f *future) {
-	r.order = append(r.order, r.index[f])
-	r.b.t.ready(r.b)
+// arrival is that of the i-th of the futures.
+type arrival struct {
+	r *arrivals
+	i int
+}
+
+func (a arrival) resolved(*future) {
+	a.r.order = append(a.r.order, a.i)
+	a.r.b.t.ready(a.r.b)
 }

@@ -16,18 +16,25 @@ type Future[Out any] struct{ f *future }
 // Get waits for the result. Its errors are those of what was started; when the
 // Context is canceled first, [ErrCanceled] or [ErrTimeout].
 func (f *Future[Out]) Get(ctx Context) (Out, error) {
-	b, err := f.f.get(ctx)
-	if err != nil {
-		out, _ := f.f.value.(Out) // what a branch returned beside its error
+	b, s := caller(ctx)
+	b.enter()
+	of := f.of(b)
+	if err := of.get(b, s); err != nil {
+		out, _ := of.value.(Out) // what a branch returned beside its error
 		return out, err
 	}
-	return result[Out](b, f.f)
+	return result[Out](b, of)
 }
 
-// get waits until the future is resolved, or the Context is canceled.
-func (f *future) get(ctx Context) (*branch, error) {
-	b, s := ctx.at()
-	b.enter()
+// of returns what a branch that has a Future asks for with it.
+func (f *Future[Out]) of(b *branch) *future {
+	b.needs(f != nil && f.f != nil, "Future", "it is nil, or its zero value: want what Go returns")
+	b.needs(f.f.t == b.t, "Future", "it is of another run, or of this one before it was replayed: a body keeps nothing outside of itself")
+	return f.f
+}
+
+// get waits until the future is resolved, or the scope is canceled.
+func (f *future) get(b *branch, s *scope) error {
 	if !f.done {
 		f.watch(b)
 		s.watchers = append(s.watchers, b)
@@ -35,9 +42,9 @@ func (f *future) get(ctx Context) (*branch, error) {
 		s.watchers = remove(s.watchers, b)
 	}
 	if !f.done {
-		return b, &StepError{Step: f.key, Err: s.err}
+		return &StepError{Step: f.key, Err: s.err}
 	}
-	return b, f.err
+	return f.err
 }
 
 func remove(bs []*branch, b *branch) []*branch {

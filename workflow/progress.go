@@ -29,7 +29,7 @@ type Progress[T any] struct {
 // the checkpoint of the last one; what a replay repeats is not written again. The
 // error is an *[OptionError], or a *[ValueError], also over 64 KiB.
 func (p Progress[T]) Set(ctx Context, v T) error {
-	b, _ := ctx.at()
+	b, _ := caller(ctx)
 	b.enter()
 	value, err := encodeShown("progress", p.Name, v)
 	if err != nil {

@@ -110,8 +110,8 @@ func (c *Client) Runs(ctx context.Context, f RunFilter) iter.Seq2[RunStatus, err
 // check finds what a program has computed wrongly: a limit that is negative would
 // select all runs.
 func (f RunFilter) check() error {
-	if f.Limit < 0 {
-		return &OptionError{Option: "RunFilter.Limit", Reason: fmt.Sprintf("%d is negative", f.Limit)}
+	if err := checkFrom("RunFilter.Limit", int64(f.Limit)); err != nil {
+		return err
 	}
 	tenant := ""
 	if f.Tenant != nil {
@@ -245,8 +245,12 @@ type StepStatus struct {
 }
 
 // Steps lists the steps of a run, by Seq and Attempt, after the Seq given, at
-// most 1,000.
+// most 1,000: 0 is from the first. The error is [ErrNotFound], a *[ValueError] or, of a
+// negative Seq, an *[OptionError].
 func (c *Client) Steps(ctx context.Context, id RunID, afterSeq int) ([]StepStatus, error) {
+	if err := checkFrom("afterSeq of Steps", int64(afterSeq)); err != nil {
+		return nil, err
+	}
 	rows, err := c.pool.Query(ctx, c.q.StepList, int64(id), afterSeq, 1000)
 	if err != nil {
 		return nil, fmt.Errorf("workflow: list steps of %v: %w", id, c.explain(ctx, err))
@@ -281,6 +285,10 @@ func (c *Client) Steps(ctx context.Context, id RunID, afterSeq int) ([]StepStatu
 	if err != nil {
 		return nil, fmt.Errorf("workflow: list steps of %v: %w", id, c.explain(ctx, err))
 	}
+	if len(steps) == 0 { // of no run, or of one that has none yet
+		_, err := c.Get(ctx, id)
+		return nil, err
+	}
 	for i := range steps {
 		steps[i].Err = c.openError(ctx, errs[i])
 		if steps[i].Output, err = c.open(ctx, "output of step "+steps[i].Step, steps[i].Output); err != nil {
@@ -291,6 +299,14 @@ func (c *Client) Steps(ctx context.Context, id RunID, afterSeq int) ([]StepStatu
 		}
 	}
 	return steps, nil
+}
+
+// checkFrom refuses a place or a number that a program has computed wrongly.
+func checkFrom(what string, n int64) error {
+	if n < 0 {
+		return &OptionError{Option: what, Reason: fmt.Sprintf("%d is negative", n)}
+	}
+	return nil
 }
 
 func optional(s string) *string {

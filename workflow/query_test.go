@@ -254,9 +254,14 @@ func TestUnknownAndFinished(t *testing.T) {
 	ctx := t.Context()
 	const unknown = workflow.RunID(12345)
 	_, err := f.client.Get(ctx, unknown)
+	_, stepsErr := f.client.Steps(ctx, unknown, 0)
+	_, progressErr := f.client.Progress(ctx, unknown)
+	_, _, readErr := workflow.Stream[int]{Name: "s"}.Read(ctx, f.client, unknown, 0, 0)
+	_, whyErr := f.client.Why(ctx, unknown)
 	_, resultErr := count.Handle(f.client, unknown).Result(ctx)
 	for what, err := range map[string]error{
 		"Get": err, "Result": resultErr, "Cancel": f.client.Cancel(ctx, unknown), "Resume": f.client.Resume(ctx, unknown),
+		"Steps": stepsErr, "Progress": progressErr, "Read": readErr, "Why": whyErr,
 	} {
 		if !errors.Is(err, workflow.ErrNotFound) {
 			t.Errorf("%s of an unknown run: got %v", what, err)
@@ -265,11 +270,10 @@ func TestUnknownAndFinished(t *testing.T) {
 	if _, err := f.client.Get(ctx, 0); !errors.Is(err, workflow.ErrNotFound) {
 		t.Errorf("Get of no run: got %v", err)
 	}
-	if steps, err := f.client.Steps(ctx, unknown, 0); err != nil || len(steps) != 0 {
-		t.Errorf("Steps of an unknown run: got %v, %v", steps, err)
-	}
-
 	waiting := f.enqueue(1, workflow.EnqueueOptions{})
+	if steps, err := f.client.Steps(ctx, waiting.ID, 0); err != nil || len(steps) != 0 {
+		t.Errorf("Steps of a run that has none: got %v, %v", steps, err)
+	}
 	if err := f.client.Resume(ctx, waiting.ID); !elsewhere(err, workflow.StateParked) {
 		t.Errorf("Resume of a ready run: got %v", err)
 	}

@@ -2,6 +2,7 @@ package workflow
 
 import (
 	"errors"
+	"math"
 	"math/rand/v2"
 	"time"
 
@@ -15,7 +16,7 @@ import (
 type Retry struct {
 	MaxAttempts int           // in all, over all workers; defaults to 5; 1 means no retry
 	Backoff     time.Duration // before the second attempt; defaults to 500 ms
-	MaxBackoff  time.Duration // defaults to 1 minute
+	MaxBackoff  time.Duration // defaults to 1 minute, or Backoff if that is more; no delay is longer, nor longer than 100 years
 
 	// If reports whether an error is worth another attempt; nil: each one is,
 	// unless it is [Permanent]. It is asked where the function ran, on the worker
@@ -88,7 +89,8 @@ const retryAfterMost = 24 * time.Hour
 
 // RetryAfter marks the error of a step with the wait that the other side asked
 // for, as in a Retry-After header: the next attempt begins no earlier, and up to
-// a tenth later, so that steps which were told the same do not return together.
+// a tenth later, so that steps which were told the same do not return together. When
+// d is not positive, the backoff is what counts.
 // It takes the place of the backoff, is at most 24 hours, and uses up an attempt
 // as any failure does. RetryAfter returns nil for nil.
 func RetryAfter(err error, d time.Duration) error {
@@ -120,12 +122,15 @@ func suggested(err error) (time.Duration, bool) {
 	return time.Duration(float64(d) * (1 + 0.1*rand.Float64())), true
 }
 
+// maxDelay is as good as for ever, and can be added to any time.
+const maxDelay = float64(100 * 365 * 24 * time.Hour)
+
 // delay returns the wait after the n-th failure.
 func (r Retry) delay(n int) time.Duration {
 	d := r.Backoff
 	for i := 1; i < n && d < r.MaxBackoff; i++ {
-		d *= 2
+		d += min(d, math.MaxInt64-d) // twice as long, if there is such a time
 	}
 	d = min(d, r.MaxBackoff)
-	return time.Duration(float64(d) * (0.8 + 0.4*rand.Float64()))
+	return time.Duration(min(float64(d)*(0.8+0.4*rand.Float64()), maxDelay))
 }

@@ -39,7 +39,7 @@ func (s Signal[T]) Receive(ctx Context, timeout time.Duration) (T, error) {
 // once the body has returned, and its steps, branches and children have ended, a
 // value that has not come is given up.
 func (s Signal[T]) Go(ctx Context, timeout time.Duration) *Future[T] {
-	b, sc := ctx.at()
+	b, sc := caller(ctx)
 	b.enter()
 	f := b.reserve(sc, b.occurrence(keySignal+s.name))
 	if !validName.MatchString(s.name) {

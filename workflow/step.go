@@ -156,11 +156,16 @@ func newStep[In, Out any](name string, o StepOptions, nilFn bool) *Step[In, Out]
 	if o.Mode == Bare && !reflect.ValueOf(o.Sandbox).IsZero() {
 		errs = append(errs, errors.New("mode Bare takes no Sandbox"))
 	}
-	if o.Retry.MaxAttempts < 0 || o.Retry.Backoff < 0 || o.Retry.MaxBackoff < 0 {
-		errs = append(errs, errors.New("a field of Retry is negative"))
-	}
-	if o.Deadline < 0 || o.HeartbeatTimeout < 0 {
-		errs = append(errs, errors.New("a negative Deadline or HeartbeatTimeout"))
+	for _, n := range []struct {
+		what string
+		n    int64
+	}{
+		{"Retry.MaxAttempts", int64(o.Retry.MaxAttempts)}, {"Retry.Backoff", int64(o.Retry.Backoff)}, {"Retry.MaxBackoff", int64(o.Retry.MaxBackoff)},
+		{"Deadline", int64(o.Deadline)}, {"HeartbeatTimeout", int64(o.HeartbeatTimeout)},
+	} {
+		if n.n < 0 {
+			errs = append(errs, fmt.Errorf("%s is negative", n.what))
+		}
 	}
 	if err := o.Sandbox.Validate(); err != nil {
 		errs = append(errs, err)
@@ -200,11 +205,18 @@ func (s *Step[In, Out]) Run(ctx Context, in In) (Out, error) {
 // Go starts the step and returns without waiting for it. A run waits for all
 // steps that it started before it completes.
 func (s *Step[In, Out]) Go(ctx Context, in In) *Future[Out] {
-	b, sc := ctx.at()
+	b, sc := caller(ctx)
 	b.enter()
-	f := b.call(sc, s.core, b.occurrence(s.core.Name), in)
+	core := s.of(b)
+	f := b.call(sc, core, b.occurrence(core.Name), in)
 	b.t.launch(f, f.begin)
 	return &Future[Out]{f}
+}
+
+// of returns what a branch that has a Step calls with it.
+func (s *Step[In, Out]) of(b *branch) *engine.Step {
+	b.needs(s != nil && s.core != nil, "Step", "it is nil, or its zero value: want what NewStep, NewToolStep or NewTxStep returns")
+	return s.core
 }
 
 // StepInfo describes the attempt that a step's function is part of.

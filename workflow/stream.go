@@ -1,6 +1,7 @@
 package workflow
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -36,7 +37,7 @@ type StreamEntry[T any] struct {
 // not added again. The error is an *[OptionError], or a *[ValueError],
 // also over 64 KiB.
 func (s Stream[T]) Append(ctx Context, v T) error {
-	b, _ := ctx.at()
+	b, _ := caller(ctx)
 	b.enter()
 	payload, err := encodeShown("stream", s.Name, v)
 	if err != nil {
@@ -66,8 +67,9 @@ func (s Stream[T]) AppendInStep(ctx context.Context, v T) error {
 }
 
 // Read returns what a run has added after an offset, up to limit entries (at most
-// 1,000, which is the default), and whether that is all there will ever be: the
-// run has ended. The error is [ErrNotFound], a *[ValueError] or an *[OptionError].
+// 1,000, which 0 stands for), and whether that is all there will ever be: the
+// run has ended. After 0 is from the first. The error is [ErrNotFound], a *[ValueError]
+// with the entries before the one that it is of, or an *[OptionError], as of a negative number.
 func (s Stream[T]) Read(ctx context.Context, c *Client, id RunID, after int64, limit int) (entries []StreamEntry[T], end bool, err error) {
 	entries, end, _, err = s.read(ctx, c, id, after, limit)
 	return entries, end, err
@@ -113,10 +115,11 @@ const maxEntries = 1000
 // read returns the entries before one that does not decode with the error of
 // that.
 func (s Stream[T]) read(ctx context.Context, c *Client, id RunID, after int64, limit int) (entries []StreamEntry[T], end bool, epoch int, err error) {
-	if err := checkShown("stream", s.Name); err != nil {
+	err = cmp.Or(checkShown("stream", s.Name), checkFrom("offset in stream "+s.Name, after), checkFrom("limit of stream "+s.Name, int64(limit)))
+	if err != nil {
 		return nil, false, 0, err
 	}
-	if limit <= 0 || limit > maxEntries {
+	if limit == 0 || limit > maxEntries {
 		limit = maxEntries
 	}
 	rows, err := c.pool.Query(ctx, c.q.EntryList, int64(id), s.Name, after, limit)

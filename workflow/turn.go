@@ -78,7 +78,7 @@ var (
 	errManyOpen   = fmt.Errorf("workflow: the body has more than %d calls or branches under way at once: give Map or MapFunc a Limit, or wait for some of them first", maxOpen)
 	errManyCalls  = fmt.Errorf("workflow: the body has made more than %d calls since it began: let child runs make a part of them each, or return ContinueAsNew", maxCalls)
 	errLate       = fmt.Errorf("%w: its deadline has passed", ErrCanceled)
-	errBodyGoexit = errors.New("workflow: the body ended its goroutine (runtime.Goexit, or FailNow of a test)")
+	errBodyGoexit = errors.New("workflow: the body ended its goroutine (runtime.Goexit, or FailNow of a test, or a call with the Context of another run or an earlier turn)")
 )
 
 type bodyFunc func(ctx Context, input []byte, limit int) ([]byte, error)
@@ -129,7 +129,11 @@ func (t *turn) run(ctx context.Context, body bodyFunc) engine.End {
 		t.body.await(t.settled)
 	}, func(c Context) {
 		for i := len(t.cleanups) - 1; i >= 0; i-- {
-			if err := sound(t.cleanups[i](c)); err != nil && t.err == nil {
+			err := sound(t.cleanups[i](c))
+			if _, again := errors.AsType[*continueError](err); again {
+				err = &DefinitionError{Workflow: t.def.Workflow, Reason: "a function that it gave to Finally returned ContinueAsNew: only its body can"}
+			}
+			if err != nil && t.err == nil {
 				t.err = err
 			}
 		}

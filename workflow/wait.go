@@ -25,18 +25,17 @@ const (
 // clock of Postgres: when that is set back, the wait is longer by as much, and
 // when it leaps ahead, shorter. The error is [ErrCanceled] or [ErrTimeout], of ctx.
 func Sleep(ctx Context, d time.Duration) error {
-	b, s := ctx.at()
+	b, s := caller(ctx)
 	b.enter()
 	f := b.reserve(s, b.occurrence(keySleep))
 	f.wait = &engine.Wait{Seq: f.seq, Key: f.key, Left: max(d, 0)}
 	b.t.launch(f, f.listen)
-	_, err := f.get(ctx)
-	return err
+	return f.get(b, s)
 }
 
-// Until waits for a time, as [Sleep] does.
+// Until waits for a time, as [Sleep] does, and for 292 years at most.
 func Until(ctx Context, at time.Time) error {
-	b, _ := ctx.at()
+	b, _ := caller(ctx)
 	b.enter()
 	return Sleep(ctx, at.Sub(b.t.in.Now()))
 }
@@ -81,6 +80,7 @@ func (c bodyContext) Patched(name string) bool {
 // Finally implements Context.
 func (c bodyContext) Finally(fn func(Context) error) {
 	c.b.enter()
+	c.b.needs(fn != nil, "function of Finally", isNil)
 	c.b.t.cleanups = append(c.b.t.cleanups, fn)
 }
 

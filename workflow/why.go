@@ -123,6 +123,7 @@ func (c *Client) why(ctx context.Context, tx pgx.Tx, id RunID) (Why, error) {
 
 // cures say what unblocks a parked run, by reason.
 var cures = map[string]string{
+	"bad_call":        "deploy a body that passes what its calls can take",
 	"bad_name":        "deploy a body whose branches and patches have good names",
 	"crashed":         "find out why its workers died, then Client.Resume",
 	"goexit":          "deploy a body that does not end its goroutine",
