@@ -131,6 +131,14 @@ var clientWrites = map[string]string{
 	"RunForked":     "fork: one transaction; a repetition is another fork",
 	"SignalSend":    "send: one transaction; a repetition is another signal",
 
+	"ProfileInsert":    "identity: one transaction with its event; again is no change",
+	"ProfileUpdate":    "the same",
+	"ProfileDelete":    "the same; again is ErrNotFound",
+	"IdentityHold":     "in that of RevocationInsert",
+	"IdentityEpoch":    "in that of RevocationInsert",
+	"IdentityEvent":    "in that of the others of identity",
+	"RevocationInsert": "identity: one transaction; again is no change",
+
 	"SchedulePut":    "schedule: one transaction, which may be repeated",
 	"SchedulePause":  "pause: one transaction, which may be repeated",
 	"ScheduleResume": "resume: one transaction, which may be repeated",

@@ -62,6 +62,10 @@ type Queries struct {
 
 	IssueFacts, IssuePut, IssueOpened, IssueOpen, IssueClose, IssueSweep, IssueLeases, IssueReleased, IssueRefused string
 
+	IdentityLock, IdentityPatience, IdentityHold, IdentityEpoch, IdentityEvent, ProfileInsert, ProfileUpdate, ProfileDelete, ProfileGet, ProfileApply string
+
+	RevocationInsert, RevocationList, RevocationApply string
+
 	WhyWaits, WhyAttempts, WhyHolder, WhyWorkers string
 }
 

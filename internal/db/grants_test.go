@@ -315,6 +315,21 @@ func TestGrants(t *testing.T) {
 			t.Errorf("worker: %s: %v", sql, err)
 		}
 	}
+	// What is administered with a client's role: a worker gives itself no secret.
+	for _, sql := range []string{
+		"INSERT INTO stepward.profile (tenant, name, project, environment, workflow, step, actor, keys) VALUES ('x', 'x', '', '', '', '', 'x', '{}')",
+		"UPDATE stepward.profile SET keys = '{}'",
+		"DELETE FROM stepward.profile",
+		"INSERT INTO stepward.revocation (tenant, epoch, kind, target, version, state, drain, actor, reason) VALUES ('x', 1, 'key', 'x', '1', 0, false, 'x', '')",
+		"UPDATE stepward.identity_epoch SET epoch = epoch + 1",
+	} {
+		if err := attempt(t, workers, q, sql); !refused(err) {
+			t.Errorf("worker: %s: got %v", sql, err)
+		}
+		if err := attempt(t, clients, q, sql); err != nil {
+			t.Errorf("client: %s: %v", sql, err)
+		}
+	}
 	// What neither may do: a record is written once, and the schema is its owner's.
 	onlyOwner := []string{
 		"UPDATE stepward.step SET output = ''",
@@ -322,6 +337,8 @@ func TestGrants(t *testing.T) {
 		"DELETE FROM stepward.event",
 		"UPDATE stepward.claim SET session = 1",
 		"DELETE FROM stepward.claim",
+		"UPDATE stepward.revocation SET state = 0",
+		"DELETE FROM stepward.revocation",
 		"INSERT INTO stepward.migration (version) VALUES (99)",
 		"DELETE FROM stepward.migration",
 		"TRUNCATE stepward.run",

@@ -368,7 +368,8 @@ CREATE TABLE stepward.event (
     kind   text NOT NULL,
     actor  text NOT NULL,
     step   text,
-    detail bytea -- JSON
+    detail bytea, -- JSON
+    tenant text   -- of what belongs to no run; else null: the run has it
 );
 
 CREATE INDEX event_run ON stepward.event (run_id, id);
@@ -418,6 +419,47 @@ LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS 
     SELECT EXISTS (SELECT FROM going)
 $$;
 REVOKE EXECUTE ON FUNCTION stepward.put_issue FROM PUBLIC;
+
+-- Names for a customer's secrets, and what they refer to. No value is in here. Empty columns of a
+-- scope are any.
+CREATE TABLE stepward.profile (
+    id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    tenant      text NOT NULL, -- empty: of the deployment
+    name        text NOT NULL,
+    project     text NOT NULL,
+    environment text NOT NULL,
+    workflow    text NOT NULL,
+    step        text NOT NULL,
+    generation  bigint NOT NULL DEFAULT 1,
+    changed_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
+    actor       text NOT NULL,
+    keys        jsonb NOT NULL,
+    UNIQUE (tenant, name)
+);
+
+-- How often what is revoked for a tenant has changed.
+CREATE TABLE stepward.identity_epoch (
+    tenant text PRIMARY KEY, -- empty: for every tenant
+    epoch  bigint NOT NULL
+);
+
+-- What was revoked, or, with state 0, that a version of a key is current from then on. A row stays
+-- as it is: what is revoked is not given back.
+CREATE TABLE stepward.revocation (
+    tenant  text NOT NULL,
+    epoch   bigint NOT NULL,
+    kind    text NOT NULL, -- key, version, profile, tenant, workflow, run, worker
+    target  text NOT NULL, -- name of a key, id of a profile or of a run, name or session of a worker
+    version text NOT NULL, -- of a key
+    state   smallint NOT NULL, -- 0 active, 1 deprecated, 2 soft, 3 hard
+    drain   boolean NOT NULL, -- runs that were enqueued before may still start
+    at      timestamptz NOT NULL DEFAULT clock_timestamp(),
+    actor   text NOT NULL,
+    reason  text NOT NULL,
+    PRIMARY KEY (tenant, epoch)
+);
+
+CREATE INDEX revocation_target ON stepward.revocation (tenant, kind, target);
 
 -- Makes a run that this transaction has added the fork of another one: with its chance, with the results
 -- of what it had called before a place in program order, and with the signals that those received; with
@@ -472,24 +514,24 @@ REVOKE EXECUTE ON FUNCTION stepward.fork FROM PUBLIC;
 
 -- Every record in one shape, wherever it is kept.
 CREATE VIEW stepward.audit_event AS
-    SELECT at, run_id, kind, actor, step, detail FROM stepward.event
+    SELECT at, run_id, kind, actor, step, detail, tenant FROM stepward.event
     UNION ALL
-    SELECT timestamptz 'epoch' + (id >> 20) * interval '1 ms', id, 'run.enqueued', 'client', NULL, NULL FROM stepward.run
+    SELECT timestamptz 'epoch' + (id >> 20) * interval '1 ms', id, 'run.enqueued', 'client', NULL, NULL, NULL FROM stepward.run
     UNION ALL
     SELECT finished_at, id, 'run.' || state, coalesce('worker:' || to_hex(session), (
-               SELECT e.actor FROM stepward.event e WHERE e.run_id = run.id AND e.kind IN ('run.cancel', 'run.terminate') ORDER BY e.id DESC LIMIT 1), 'worker'), NULL, error
+               SELECT e.actor FROM stepward.event e WHERE e.run_id = run.id AND e.kind IN ('run.cancel', 'run.terminate') ORDER BY e.id DESC LIMIT 1), 'worker'), NULL, error, NULL
     FROM stepward.run WHERE state <> 'live' AND finished_at IS NOT NULL
     UNION ALL
     SELECT at, run_id, 'run.claimed', 'worker:' || to_hex(session), NULL,
-           convert_to(json_build_object('epoch', epoch)::text, 'UTF8')
+           convert_to(json_build_object('epoch', epoch)::text, 'UTF8'), NULL
     FROM stepward.claim
     UNION ALL
     SELECT started_at + make_interval(secs => elapsed), run_id,
            CASE WHEN epoch = 0 THEN 'step.copied' WHEN error = '' THEN 'step.completed' ELSE 'step.failed' END, 'worker', key,
-           convert_to(json_build_object('seq', seq, 'attempt', attempt, 'epoch', epoch, 'mode', mode::int, 'elapsed_s', elapsed)::text, 'UTF8')
+           convert_to(json_build_object('seq', seq, 'attempt', attempt, 'epoch', epoch, 'mode', mode::int, 'elapsed_s', elapsed)::text, 'UTF8'), NULL
     FROM stepward.step
     UNION ALL
-    SELECT started_at + make_interval(secs => elapsed), run_id, 'attempt.failed', 'worker', key, error
+    SELECT started_at + make_interval(secs => elapsed), run_id, 'attempt.failed', 'worker', key, error, NULL
     FROM stepward.attempt WHERE error IS NOT NULL;
 
 -- Deletes, of the next runs after an id, those that ended so many seconds ago, with all that is on

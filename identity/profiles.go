@@ -1,0 +1,228 @@
+package identity
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"reflect"
+	"slices"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/stepward/stepward/internal/db"
+)
+
+// Options configures [New].
+type Options struct {
+	Schema string // as workflow.ClientConfig.Schema
+	Actor  string // who makes the changes, as their audit events say; defaults to "client"
+}
+
+// Profiles administers what Postgres has of profiles and of what is revoked. Each
+// change and its audit event are one transaction, and durable on return. It is safe for
+// concurrent use, and needs no closing.
+type Profiles struct {
+	pool  *pgxpool.Pool
+	q     *db.Queries
+	actor string
+}
+
+// New returns the profiles of a schema. It does not connect.
+func New(pool *pgxpool.Pool, o Options) (*Profiles, error) {
+	if pool == nil {
+		return nil, errors.New("identity: a pool is required")
+	}
+	q, err := db.New(o.Schema)
+	if err != nil {
+		return nil, err
+	}
+	return (&Profiles{pool: pool, q: q, actor: "client"}).As(o.Actor), nil
+}
+
+// As returns the same profiles, for changes by somebody else.
+func (p *Profiles) As(actor string) *Profiles {
+	c := *p
+	if actor != "" {
+		c.actor = actor
+	}
+	return &c
+}
+
+// What a change may fail with.
+var (
+	// ErrNotFound reports a profile that is not there.
+	ErrNotFound = errors.New("identity: no such profile")
+
+	// ErrConflict reports that somebody else changed the profile, or made one of its
+	// name: read it again.
+	ErrConflict = errors.New("identity: the profile was changed meanwhile")
+)
+
+// Put makes a profile, with Generation 0, or changes the one that [Profiles.Get] has
+// returned with this Generation. One that is there already and says the same is no
+// conflict, and not changed. Errors: a *[ProfileError], [ErrConflict].
+func (p *Profiles) Put(ctx context.Context, pr Profile) error {
+	if err := pr.Check(); err != nil {
+		return err
+	}
+	keys, err := json.Marshal(pr.Keys)
+	if err != nil {
+		return err
+	}
+	return p.change(ctx, "put profile "+pr.Name, func(tx pgx.Tx) error {
+		s := pr.Scope
+		old, err := p.get(ctx, tx, s.Tenant, &pr.Name)
+		if err != nil {
+			return err
+		}
+		args := []any{s.Tenant, pr.Name, s.Project, s.Environment, s.Workflow, s.Step, p.actor, keys}
+		sql := p.q.ProfileInsert
+		if pr.Generation != 0 {
+			sql, args = p.q.ProfileUpdate, append(args, pr.Generation)
+		}
+		if len(old) == 0 || !old[0].same(pr) {
+			tag, err := tx.Exec(ctx, sql, args...)
+			if err != nil {
+				return err
+			}
+			if tag.RowsAffected() == 1 {
+				return p.event(ctx, tx, "profile.put", s.Tenant, map[string]any{
+					"profile": pr.Name, "scope": s, "generation": pr.Generation + 1, "changed": changed(old, pr)})
+			}
+		}
+		have, err := p.get(ctx, tx, s.Tenant, &pr.Name) // somebody else's, perhaps
+		if err != nil || len(have) == 1 && have[0].same(pr) && (pr.Generation == 0 || pr.Generation == have[0].Generation) {
+			return err
+		}
+		return fmt.Errorf("%w: %s of %s", ErrConflict, pr.Name, Scope{Tenant: s.Tenant})
+	})
+}
+
+// same reports whether two profiles say the same.
+func (pr Profile) same(o Profile) bool {
+	return pr.Scope == o.Scope && maps.EqualFunc(pr.Keys, o.Keys, func(a, b Key) bool { return reflect.DeepEqual(a.plain(), b.plain()) })
+}
+
+// plain has no difference between no list and an empty one.
+func (k Key) plain() Key {
+	if len(k.Commands) == 0 {
+		k.Commands = nil
+	}
+	return k
+}
+
+// changed returns the names of keys that are new, gone or different.
+func changed(before []Profile, pr Profile) []string {
+	var old map[string]Key
+	if len(before) > 0 {
+		old = before[0].Keys
+	}
+	now, out := pr.Keys, []string{}
+	for name, k := range now {
+		if o, ok := old[name]; !ok || !reflect.DeepEqual(o.plain(), k.plain()) {
+			out = append(out, name)
+		}
+	}
+	for name := range old {
+		if _, ok := now[name]; !ok {
+			out = append(out, name)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// Get returns a profile of a tenant, or of the deployment (""). Error: [ErrNotFound].
+func (p *Profiles) Get(ctx context.Context, tenant, name string) (Profile, error) {
+	all, err := p.get(ctx, p.pool, tenant, &name)
+	switch {
+	case err != nil:
+		return Profile{}, fmt.Errorf("identity: get profile: %w", err)
+	case len(all) == 0:
+		return Profile{}, fmt.Errorf("%w: %s of %s", ErrNotFound, name, Scope{Tenant: tenant})
+	}
+	return all[0], nil
+}
+
+// List returns the profiles of a tenant, or of the deployment (""), by name.
+func (p *Profiles) List(ctx context.Context, tenant string) ([]Profile, error) {
+	all, err := p.get(ctx, p.pool, tenant, nil)
+	if err != nil {
+		return nil, fmt.Errorf("identity: list profiles: %w", err)
+	}
+	return all, nil
+}
+
+// Delete removes a profile, and revokes it [Hard]: what runs with one of its keys
+// is stopped. One that is made anew, with the same name, is another profile. Errors:
+// [ErrNotFound], [ErrConflict] when pr has not its current Generation.
+func (p *Profiles) Delete(ctx context.Context, pr Profile) error {
+	return p.change(ctx, "delete profile "+pr.Name, func(tx pgx.Tx) error {
+		if err := p.exclude(ctx, tx, pr.Scope.Tenant); err != nil {
+			return err
+		}
+		var id int64
+		err := tx.QueryRow(ctx, p.q.ProfileDelete, pr.Scope.Tenant, pr.Name, pr.Generation).Scan(&id)
+		if errors.Is(err, pgx.ErrNoRows) {
+			have, err := p.get(ctx, tx, pr.Scope.Tenant, &pr.Name)
+			if err == nil {
+				err = ErrNotFound
+				if len(have) > 0 {
+					err = ErrConflict
+				}
+			}
+			return fmt.Errorf("%w: %s of %s", err, pr.Name, Scope{Tenant: pr.Scope.Tenant})
+		}
+		if err != nil {
+			return err
+		}
+		r := Revocation{Tenant: pr.Scope.Tenant, Kind: KindProfile, Target: fmt.Sprint(id), State: Hard, Reason: "deleted"}
+		if err := p.record(ctx, tx, r); err != nil {
+			return err
+		}
+		return p.event(ctx, tx, "profile.deleted", pr.Scope.Tenant, map[string]any{"profile": pr.Name, "id": id})
+	})
+}
+
+// change makes a change in a transaction of its own.
+func (p *Profiles) change(ctx context.Context, what string, do func(pgx.Tx) error) error {
+	err := pgx.BeginFunc(ctx, p.pool, do)
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, ErrConflict), errors.Is(err, ErrNotFound), errors.Is(err, ErrRevoked):
+		return err
+	}
+	return fmt.Errorf("identity: %s: %w", what, err)
+}
+
+// event writes down what was changed: names only.
+func (p *Profiles) event(ctx context.Context, tx pgx.Tx, kind, tenant string, detail map[string]any) error {
+	text, err := json.Marshal(detail)
+	if err == nil {
+		_, err = tx.Exec(ctx, p.q.IdentityEvent, kind, p.actor, text, tenant)
+	}
+	return err
+}
+
+// asker is a pool, or a transaction.
+type asker interface {
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+}
+
+func (p *Profiles) get(ctx context.Context, a asker, tenant string, name *string) ([]Profile, error) {
+	rows, err := a.Query(ctx, p.q.ProfileGet, tenant, name)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, scanProfile)
+}
+
+func scanProfile(row pgx.CollectableRow) (p Profile, err error) {
+	s := &p.Scope
+	err = row.Scan(&p.ID, &s.Tenant, &p.Name, &s.Project, &s.Environment, &s.Workflow, &s.Step, &p.Generation, &p.Changed, &p.Actor, &p.Keys)
+	return p, err
+}

@@ -1,0 +1,147 @@
+package identity
+
+import (
+	"fmt"
+	"slices"
+	"time"
+)
+
+// A State says what may still be done with something. States are ordered, and
+// only go up: what is revoked is not given back. A key that is revoked is of use
+// again in a new version, see [Profiles.Rotate].
+type State int
+
+// The states.
+const (
+	Active     State = iota
+	Deprecated       // all as before; who enqueues is told
+	Soft             // no new use: enqueues are refused, and starts, but what runs ends normally
+	Hard             // and what runs is stopped, within 15 seconds
+)
+
+var stateNames = [...]string{"active", "deprecated", "soft", "hard"}
+
+// String returns the state as events have it.
+func (s State) String() string {
+	if s < 0 || int(s) >= len(stateNames) {
+		return fmt.Sprintf("state(%d)", int(s))
+	}
+	return stateNames[s]
+}
+
+// What can be revoked.
+const (
+	KindKey      = "key"      // Target is its name: every version that there is
+	KindVersion  = "version"  // and Version one of them
+	KindProfile  = "profile"  // Target is its name, for Revoke; its id when read
+	KindTenant   = "tenant"   // without a Target
+	KindWorkflow = "workflow" // Target is its name
+	KindRun      = "run"      // Target is its id, in digits
+	KindWorker   = "worker"   // Target is its name, or its session
+)
+
+// A Revocation says what may no longer be used, or that a version of a key is
+// current.
+type Revocation struct {
+	Tenant  string // whose; empty: the deployment's, and so everybody's
+	Kind    string
+	Target  string
+	Version string // of a key, as the store has it
+	State   State
+	Drain   bool // of Soft: runs that were enqueued before may still start
+	Reason  string
+
+	// Set by [Profiles.Revoke].
+	Epoch int64 // counts the changes of the tenant
+	At    time.Time
+	Actor string
+}
+
+func (r Revocation) problem() string {
+	named := r.Target != ""
+	switch {
+	case badText(r.Tenant) != "":
+		return "tenant: " + badText(r.Tenant)
+	case badText(r.Target) != "":
+		return "target: " + badText(r.Target)
+	case badText(r.Reason) != "":
+		return "reason: " + badText(r.Reason)
+	case !slices.Contains([]string{KindKey, KindVersion, KindProfile, KindTenant, KindWorkflow, KindRun, KindWorker}, r.Kind):
+		return fmt.Sprintf("nothing of kind %q can be revoked", r.Kind)
+	case named == (r.Kind == KindTenant):
+		return "want a Target, but for a tenant"
+	case (r.Version != "") != (r.Kind == KindVersion):
+		return "want a Version for that of a key, and for nothing else"
+	case r.Version != "" && !version.MatchString(r.Version):
+		return "bad Version: want 1 to 200 visible ASCII characters"
+	case r.State < Deprecated || r.State > Hard:
+		return fmt.Sprintf("nothing can be made %v", r.State)
+	case r.Drain && r.State != Soft:
+		return "Drain is for Soft"
+	}
+	return ""
+}
+
+// Revocations are those that count for a tenant: its own, and the deployment's.
+type Revocations struct {
+	Epochs map[string]int64 // by tenant; the deployment is ""
+	rows   []Revocation
+}
+
+// A Use is what is asked about: whichever fields are known.
+type Use struct {
+	Tenant   string
+	Workflow string
+	Run      int64
+	Worker   []string // its name, and its session
+	Key      string
+	Version  string // of the key; empty: whichever is current
+	Profiles []int64
+
+	// Bound is the Epochs of when the run was enqueued, of a start; nil otherwise.
+	Bound map[string]int64
+}
+
+// Of returns the state of a use: the highest of what is revoked of it, and
+// which revocation says so.
+func (r Revocations) Of(u Use) (s State, why Revocation) {
+	for _, row := range r.rows {
+		if row.State <= s || (row.Tenant != "" && row.Tenant != u.Tenant) || !r.concerns(row, u) {
+			continue
+		}
+		if row.Drain && u.Bound != nil && u.Bound[row.Tenant] < row.Epoch {
+			continue
+		}
+		s, why = row.State, row
+	}
+	return s, why
+}
+
+func (r Revocations) concerns(row Revocation, u Use) bool {
+	switch row.Kind {
+	case KindKey:
+		return row.Target == u.Key && !r.rotated(row, u.Version)
+	case KindVersion:
+		return row.Target == u.Key && row.Version == u.Version
+	case KindProfile:
+		return slices.ContainsFunc(u.Profiles, func(id int64) bool { return fmt.Sprint(id) == row.Target })
+	case KindTenant:
+		return true
+	case KindWorkflow:
+		return row.Target == u.Workflow
+	case KindRun:
+		return row.Target == fmt.Sprint(u.Run)
+	case KindWorker:
+		return slices.Contains(u.Worker, row.Target)
+	}
+	return true // of a later version of this program: what it does not know, it does not allow
+}
+
+// rotated reports whether a version has become current after the key was revoked.
+// Of an unknown version, whether any has.
+func (r Revocations) rotated(revoked Revocation, version string) bool {
+	return slices.ContainsFunc(r.rows, func(n Revocation) bool {
+		return n.State == Active && n.Kind == KindKey && n.Tenant == revoked.Tenant && n.Target == revoked.Target && n.Epoch > revoked.Epoch &&
+			(version == "" || n.Version == version)
+	})
+}

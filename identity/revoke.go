@@ -1,0 +1,164 @@
+package identity
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// ErrRevoked reports what is revoked, and stays so.
+var ErrRevoked = errors.New("revoked")
+
+// Revoke takes something back. Saying the same twice is no error and changes
+// nothing; a lower State than what was said before is [ErrRevoked]. What enqueues
+// meanwhile is waited for, two seconds at most: every enqueue that begins after Revoke
+// has returned is refused, and one of before is stopped at its start. Other
+// errors: a *[ProfileError], and [ErrNotFound] for a profile.
+func (p *Profiles) Revoke(ctx context.Context, r Revocation) error {
+	if reason := r.problem(); reason != "" {
+		return &ProfileError{Reason: "revoke " + r.Kind + " " + r.Target + ": " + reason}
+	}
+	return p.change(ctx, "revoke", func(tx pgx.Tx) error {
+		if err := p.exclude(ctx, tx, r.Tenant); err != nil {
+			return err
+		}
+		detail := map[string]any{"kind": r.Kind, "target": r.Target, "version": r.Version, "state": r.State.String(), "reason": r.Reason}
+		if r.Kind == KindProfile {
+			have, err := p.get(ctx, tx, r.Tenant, &r.Target)
+			if err != nil {
+				return err
+			}
+			if len(have) == 0 {
+				return fmt.Errorf("%w: %s of %s", ErrNotFound, r.Target, Scope{Tenant: r.Tenant})
+			}
+			r.Target = strconv.FormatInt(have[0].ID, 10)
+		}
+		before, err := p.revocations(ctx, tx, r.Tenant, &r.Kind, r.Target)
+		if err != nil {
+			return err
+		}
+		var last Revocation // of this; of a key, since its last rotation
+		for _, b := range before {
+			if b.State == Active {
+				last = Revocation{}
+			} else if b.Version == r.Version {
+				last = b
+			}
+		}
+		if last.State > r.State {
+			return fmt.Errorf("identity: %s %s: %w: it is %v already", r.Kind, r.Target, ErrRevoked, last.State)
+		}
+		if last.State == r.State && last.Drain == r.Drain {
+			return nil
+		}
+		if err := p.record(ctx, tx, r); err != nil {
+			return err
+		}
+		return p.event(ctx, tx, "identity.revoked", r.Tenant, detail)
+	})
+}
+
+// Rotate says that a version of a key is current from now on. It is needed for a
+// key that was revoked, which is of use again in this version; else it is for the record,
+// as stores know which version is current. A version that was revoked, or that was
+// current before its key was, is [ErrRevoked].
+func (p *Profiles) Rotate(ctx context.Context, tenant, key, ver string) error {
+	if reason := badName(key, false); reason != "" {
+		return &ProfileError{Key: key, Reason: reason}
+	}
+	if !version.MatchString(ver) || badText(tenant) != "" {
+		return &ProfileError{Key: key, Reason: "bad version: want 1 to 200 visible ASCII characters, of a tenant"}
+	}
+	return p.change(ctx, "rotate "+key, func(tx pgx.Tx) error {
+		r := Revocation{Tenant: tenant, Kind: KindKey, Target: key, Version: ver}
+		if _, err := tx.Exec(ctx, p.q.IdentityHold, tenant); err != nil {
+			return err
+		}
+		versions, err := p.revocations(ctx, tx, tenant, new(KindVersion), key)
+		if err != nil {
+			return err
+		}
+		for _, v := range versions {
+			if v.Version == ver && v.State >= Soft {
+				return fmt.Errorf("identity: version %s of %s: %w", ver, key, ErrRevoked)
+			}
+		}
+		before, err := p.revocations(ctx, tx, tenant, &r.Kind, key)
+		if err != nil {
+			return err
+		}
+		was, current := false, ""
+		for _, b := range before {
+			if b.State == Active {
+				was, current = was || b.Version == ver, b.Version
+			} else if was && b.State >= Soft {
+				return fmt.Errorf("identity: version %s of %s: %w", ver, key, ErrRevoked)
+			} else {
+				current = ""
+			}
+		}
+		if current == ver {
+			return nil
+		}
+		if err := p.record(ctx, tx, r); err != nil {
+			return err
+		}
+		return p.event(ctx, tx, "key.rotated", tenant, map[string]any{"key": key, "version": ver})
+	})
+}
+
+// Revocations returns everything that was revoked of a tenant, or of the deployment
+// (""), and the versions that became current, oldest first.
+func (p *Profiles) Revocations(ctx context.Context, tenant string) ([]Revocation, error) {
+	all, err := p.revocations(ctx, p.pool, tenant, nil, "")
+	if err != nil {
+		return nil, fmt.Errorf("identity: list revocations: %w", err)
+	}
+	return all, nil
+}
+
+func (p *Profiles) revocations(ctx context.Context, a asker, tenant string, kind *string, target string) ([]Revocation, error) {
+	rows, err := a.Query(ctx, p.q.RevocationList, tenant, kind, target)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (r Revocation, err error) {
+		err = row.Scan(&r.Tenant, &r.Epoch, &r.Kind, &r.Target, &r.Version, &r.State, &r.Drain, &r.At, &r.Actor, &r.Reason)
+		return r, err
+	})
+}
+
+// record counts the tenant's epoch up, whose row is held until the end of the
+// transaction.
+func (p *Profiles) record(ctx context.Context, tx pgx.Tx, r Revocation) error {
+	if err := tx.QueryRow(ctx, p.q.IdentityEpoch, r.Tenant).Scan(&r.Epoch); err != nil {
+		return err
+	}
+	_, err := tx.Exec(ctx, p.q.RevocationInsert, r.Tenant, r.Epoch, r.Kind, r.Target, r.Version, r.State, r.Drain, p.actor, r.Reason)
+	return err
+}
+
+// exclude lets nobody else change what is revoked of a tenant, and waits for the
+// enqueues that have looked at it; none looks until the transaction ends. A
+// transaction of an application may take its time, and a revocation must not: what that
+// enqueues counts as enqueued before.
+func (p *Profiles) exclude(ctx context.Context, tx pgx.Tx, tenant string) error {
+	err := pgx.BeginFunc(ctx, tx, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, p.q.IdentityPatience); err != nil {
+			return err
+		}
+		_, err := tx.Exec(ctx, p.q.IdentityLock, tenant)
+		return err
+	})
+	if late, ok := errors.AsType[*pgconn.PgError](err); ok && late.Code == "55P03" {
+		err = nil
+	}
+	if err == nil {
+		_, err = tx.Exec(ctx, p.q.IdentityHold, tenant)
+	}
+	return err
+}

@@ -1,0 +1,123 @@
+package identity_test
+
+import (
+	"errors"
+	"slices"
+	"testing"
+
+	"github.com/stepward/stepward/identity"
+)
+
+// States only go up, and what was revoked comes back as a new version only.
+func TestRevoke(t *testing.T) {
+	t.Parallel()
+	p, pool, schema := admin(t)
+	ctx := t.Context()
+	revoke := func(r identity.Revocation, want error) {
+		t.Helper()
+		if err := p.Revoke(ctx, r); !errors.Is(err, want) || want == nil && err != nil {
+			t.Errorf("revoke %+v: got %v, want %v", r, err, want)
+		}
+	}
+	rotate := func(version string, want error) {
+		t.Helper()
+		if err := p.Rotate(ctx, "acme", "TOKEN", version); !errors.Is(err, want) || want == nil && err != nil {
+			t.Errorf("rotate to %s: got %v, want %v", version, err, want)
+		}
+	}
+	is := func(u identity.Use, want identity.State) {
+		t.Helper()
+		u.Tenant = "acme"
+		if got, why, err := p.State(ctx, u); err != nil || got != want {
+			t.Errorf("%+v: got %v for %+v, %v; want %v", u, got, why, err, want)
+		}
+	}
+	token := identity.Revocation{Tenant: "acme", Kind: identity.KindKey, Target: "TOKEN"}
+	at := func(r identity.Revocation, s identity.State) identity.Revocation { r.State = s; return r }
+	use, v1, v2 := identity.Use{Key: "TOKEN"}, identity.Use{Key: "TOKEN", Version: "1"}, identity.Use{Key: "TOKEN", Version: "2"}
+
+	is(use, identity.Active)
+	rotate("1", nil)
+	revoke(at(token, identity.Deprecated), nil)
+	is(use, identity.Deprecated)
+	revoke(at(token, identity.Soft), nil)
+	revoke(at(token, identity.Soft), nil) // said already
+	revoke(at(token, identity.Deprecated), identity.ErrRevoked)
+	is(use, identity.Soft)
+	revoke(at(token, identity.Hard), nil)
+	is(use, identity.Hard)
+	is(identity.Use{Key: "OTHER"}, identity.Active)
+	rotate("1", identity.ErrRevoked) // it was current before
+	rotate("2", nil)
+	rotate("2", nil)
+	is(use, identity.Active)
+	is(v1, identity.Hard)
+	is(v2, identity.Active)
+	revoke(identity.Revocation{Tenant: "acme", Kind: identity.KindVersion, Target: "TOKEN", Version: "2", State: identity.Hard}, nil)
+	is(v2, identity.Hard)
+	rotate("2", identity.ErrRevoked)
+	rotate("3", nil)
+	revoke(at(token, identity.Soft), nil) // in every version once more
+	is(identity.Use{Key: "TOKEN", Version: "3"}, identity.Soft)
+	rotate("3", identity.ErrRevoked)
+
+	revoke(identity.Revocation{Tenant: "acme", Kind: identity.KindWorkflow, Target: "site", State: identity.Soft, Drain: true}, nil)
+	is(identity.Use{Workflow: "site"}, identity.Soft)
+	is(identity.Use{Workflow: "site", Bound: map[string]int64{"acme": 0}}, identity.Active) // enqueued before
+	is(identity.Use{Workflow: "site", Bound: map[string]int64{"acme": 99}}, identity.Soft)
+	revoke(identity.Revocation{Tenant: "acme", Kind: identity.KindRun, Target: "7", State: identity.Hard}, nil)
+	is(identity.Use{Run: 7}, identity.Hard)
+	is(identity.Use{Run: 8}, identity.Active)
+	revoke(identity.Revocation{Kind: identity.KindWorker, Target: "w1", State: identity.Hard}, nil) // for all tenants
+	is(identity.Use{Worker: []string{"w1", "ab12"}}, identity.Hard)
+	is(identity.Use{Worker: []string{"w2"}}, identity.Active)
+	revoke(identity.Revocation{Tenant: "other", Kind: identity.KindTenant, State: identity.Hard}, nil)
+	is(identity.Use{}, identity.Active)
+	revoke(identity.Revocation{Kind: identity.KindTenant, State: identity.Soft}, nil) // everything
+	is(identity.Use{}, identity.Soft)
+	revoke(identity.Revocation{Tenant: "acme", Kind: identity.KindProfile, Target: "none", State: identity.Hard}, identity.ErrNotFound)
+
+	all, err := p.Revocations(ctx, "acme")
+	if err != nil || len(all) != 10 {
+		t.Errorf("got %+v, %v", all, err)
+	}
+	for i, r := range all {
+		if r.Epoch != int64(i+1) || r.Actor != "ops" || r.At.IsZero() {
+			t.Errorf("got %+v at %d", r, i)
+		}
+	}
+	if got := events(t, pool, schema, "acme"); len(got) != len(all) || !slices.Contains(got, "key.rotated ops") || !slices.Contains(got, "identity.revoked ops") {
+		t.Errorf("got events %v", got)
+	}
+}
+
+func TestRevokeBadInput(t *testing.T) {
+	p, err := identity.New(nil, identity.Options{})
+	if err == nil || p != nil {
+		t.Errorf("got %v", err)
+	}
+	p = &identity.Profiles{} // nothing is asked
+	for what, r := range map[string]identity.Revocation{
+		"nothing":           {},
+		"no state":          {Kind: identity.KindKey, Target: "K"},
+		"no such state":     {Kind: identity.KindKey, Target: "K", State: 4},
+		"no target":         {Kind: identity.KindKey, State: identity.Hard},
+		"tenant's target":   {Kind: identity.KindTenant, Target: "acme", State: identity.Hard},
+		"no version":        {Kind: identity.KindVersion, Target: "K", State: identity.Hard},
+		"version of a run":  {Kind: identity.KindRun, Target: "1", Version: "1", State: identity.Hard},
+		"hard with a drain": {Kind: identity.KindKey, Target: "K", State: identity.Hard, Drain: true},
+		"NUL":               {Kind: identity.KindKey, Target: "K\x00", State: identity.Hard},
+		"no such kind":      {Kind: "sandbox", Target: "K", State: identity.Hard},
+	} {
+		var e *identity.ProfileError
+		if err := p.Revoke(t.Context(), r); !errors.As(err, &e) {
+			t.Errorf("%s: got %v", what, err)
+		}
+	}
+	for _, bad := range [][3]string{{"acme", "LD_PRELOAD", "1"}, {"acme", "K", ""}, {"acme", "K", "a b"}, {"\x00", "K", "1"}} {
+		var e *identity.ProfileError
+		if err := p.Rotate(t.Context(), bad[0], bad[1], bad[2]); !errors.As(err, &e) {
+			t.Errorf("%q: got %v", bad, err)
+		}
+	}
+}

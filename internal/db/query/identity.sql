@@ -1,0 +1,64 @@
+-- name: IdentityLock
+-- One that changes what is revoked waits for those that enqueue, and they for it.
+SELECT pg_advisory_xact_lock(hashtextextended('stepward identity ' || $1::text, 0));
+
+-- name: IdentityPatience
+SELECT set_config('lock_timeout', '2s', true);
+
+-- name: IdentityHold
+-- Who has the row is the only one that changes what is revoked for the tenant.
+INSERT INTO stepward.identity_epoch AS e (tenant, epoch) VALUES ($1, 0)
+ON CONFLICT (tenant) DO UPDATE SET epoch = e.epoch;
+
+-- name: IdentityEpoch
+UPDATE stepward.identity_epoch SET epoch = epoch + 1 WHERE tenant = $1 RETURNING epoch;
+
+-- name: IdentityEvent
+INSERT INTO stepward.event (run_id, kind, actor, detail, tenant) VALUES (0, $1, $2, $3, $4);
+
+-- name: ProfileInsert
+INSERT INTO stepward.profile (tenant, name, project, environment, workflow, step, actor, keys)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (tenant, name) DO NOTHING;
+
+-- name: ProfileUpdate
+UPDATE stepward.profile SET project = $3, environment = $4, workflow = $5, step = $6, actor = $7, keys = $8,
+       generation = generation + 1, changed_at = clock_timestamp()
+WHERE tenant = $1 AND name = $2 AND generation = $9;
+
+-- name: ProfileDelete
+DELETE FROM stepward.profile WHERE tenant = $1 AND name = $2 AND generation = $3 RETURNING id;
+
+-- name: ProfileGet
+-- $2 is the name; null: all of the tenant.
+SELECT id, tenant, name, project, environment, workflow, step, generation, changed_at, actor, keys
+FROM stepward.profile WHERE tenant = $1 AND ($2::text IS NULL OR name = $2) ORDER BY name;
+
+-- name: ProfileApply
+-- Of tenants, and of the deployment, what may apply in some of these projects, environments and workflows; null: in any.
+SELECT id, tenant, name, project, environment, workflow, step, generation, changed_at, actor, keys
+FROM stepward.profile
+WHERE (tenant = '' OR tenant = ANY($1::text[]))
+  AND ($2::text[] IS NULL OR project = '' OR project = ANY($2))
+  AND ($3::text[] IS NULL OR environment = '' OR environment = ANY($3))
+  AND ($4::text[] IS NULL OR workflow = '' OR workflow = ANY($4));
+
+-- name: RevocationInsert
+INSERT INTO stepward.revocation (tenant, epoch, kind, target, version, state, drain, actor, reason)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9);
+
+-- name: RevocationList
+-- All of a tenant, or of one target of it, oldest first.
+SELECT tenant, epoch, kind, target, version, state, drain, at, actor, reason
+FROM stepward.revocation WHERE tenant = $1 AND ($2::text IS NULL OR kind = $2 AND target = $3) ORDER BY epoch;
+
+-- name: RevocationApply
+-- For tenants and for all: what is revoked, and the versions that came after. Of runs and workers, those
+-- that $2 and $3 name. A tenant has a row for its epoch even if nothing else.
+SELECT e.tenant, e.epoch, coalesce(r.epoch, 0), coalesce(r.kind, ''), coalesce(r.target, ''), coalesce(r.version, ''), coalesce(r.state, 0), coalesce(r.drain, false)
+FROM stepward.identity_epoch e
+LEFT JOIN stepward.revocation r ON r.tenant = e.tenant
+     AND (r.kind NOT IN ('run', 'worker') OR r.kind = 'run' AND r.target = ANY($2::text[]) OR r.kind = 'worker' AND r.target = ANY($3::text[]))
+     AND (r.state > 0 OR EXISTS (SELECT FROM stepward.revocation k
+                                 WHERE k.tenant = r.tenant AND k.kind = 'key' AND k.target = r.target AND k.state > 0 AND k.epoch < r.epoch))
+WHERE e.tenant = '' OR e.tenant = ANY($1::text[])
+ORDER BY e.tenant, r.epoch;
