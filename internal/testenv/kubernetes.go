@@ -43,18 +43,9 @@ var kubernetes = sync.OnceValues(func() (Cluster, error) {
 	case os.Getenv("STEPWARD_TEST_KUBE") != "up" && !Required(PartKubernetes):
 		return Cluster{}, errors.New("no KUBECONFIG is set; STEPWARD_TEST_KUBE=up starts a cluster, whose first build takes a quarter of an hour")
 	}
-	out, err := service("kube/up")
+	vars, err := variables("kube/up")
 	if err != nil {
 		return Cluster{}, err
-	}
-	vars := map[string]string{}
-	for _, word := range strings.Fields(out) {
-		if name, value, ok := strings.Cut(word, "="); ok {
-			vars[name] = value
-		}
-	}
-	if vars["KUBECONFIG"] == "" {
-		return Cluster{}, fmt.Errorf("services/kube/up printed %q", out)
 	}
 	return Cluster{Kubeconfig: vars["KUBECONFIG"], Host: vars["STEPWARD_KUBE_HOST"]}, nil
 })

@@ -28,6 +28,7 @@ const (
 	PartPgBouncer  Part = "pgbouncer"
 	PartRoot       Part = "root"
 	PartKubernetes Part = "kubernetes"
+	PartVault      Part = "vault"
 )
 
 // Skip ends the test because a part is missing: it skips it, or fails it if
@@ -83,6 +84,9 @@ func find(t testing.TB, part Part) error {
 		return err
 	case PartKubernetes:
 		_, err := kubernetes()
+		return err
+	case PartVault:
+		_, err := vault()
 		return err
 	case PartRoot:
 		if os.Getuid() != 0 {
