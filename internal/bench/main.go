@@ -68,6 +68,8 @@ the same image; and the start of a step whose sandbox is ready, with all that is
 	{"egress", benchEgress, false, `
 times what goes through the proxy of a local sandbox: a large body, in pairs with a TCP
 relay of two hops, and small requests, beside direct ones. Linux only.`},
+	{"redact", benchRedact, false, `
+times what takes 50 secret values out of a stream, on one core, and its memory.`},
 }
 
 // bench is what the suites share.

@@ -1,0 +1,56 @@
+package redact
+
+import (
+	"cmp"
+	"math/bits"
+	"slices"
+)
+
+// An index finds the patterns that begin with a head.
+type index struct {
+	patterns []*pattern // ordered by head
+	heads    []uint64   // theirs
+	filter   []uint64   // a bit for the hash of each head
+	shift    uint
+}
+
+func newIndex(patterns []*pattern) *index {
+	slices.SortStableFunc(patterns, func(a, b *pattern) int { return cmp.Compare(a.head, b.head) })
+	// 64 bits for each head let one window in 64 pass that is none. Up to 2^18 bits stay in the cache next to the processor.
+	size := min(max(bits.Len(uint(len(patterns)*64)), 12), 22)
+	x := &index{patterns: patterns, filter: make([]uint64, 1<<(size-6)), shift: uint(64 - size)}
+	for _, p := range patterns {
+		x.heads = append(x.heads, p.head)
+		h := hash(p.head) >> x.shift
+		x.filter[h>>6] |= 1 << (h & 63)
+	}
+	return x
+}
+
+func hash(window uint64) uint64 { return window * 0x9E3779B97F4A7C15 }
+
+// may is false for almost every window that is no head.
+func (x *index) may(window uint64) bool {
+	h := hash(window) >> x.shift
+	return x.filter[h>>6]&(1<<(h&63)) != 0
+}
+
+// find returns the patterns whose head is the window.
+func (x *index) find(window uint64) []*pattern {
+	i, found := slices.BinarySearch(x.heads, window)
+	if !found {
+		return nil
+	}
+	n := i + 1
+	for n < len(x.heads) && x.heads[n] == window {
+		n++
+	}
+	return x.patterns[i:n]
+}
+
+// begins reports whether a head begins with the last n bits of the window.
+func (x *index) begins(window uint64, n int) bool {
+	first := window << (64 - n)
+	i, _ := slices.BinarySearch(x.heads, first)
+	return i < len(x.heads) && (x.heads[i]^first)>>(64-n) == 0
+}

@@ -1,0 +1,144 @@
+package redact
+
+import (
+	"encoding/base32"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"html"
+	"io"
+	"net/url"
+	"strings"
+	"sync"
+	"testing"
+
+	"pgregory.net/rapid"
+)
+
+// Any value, in any encoding, behind and before anything, in any writes: no 8 bytes
+// in a row are left of what depends on it, and the writes make no difference.
+func TestAnyValue(t *testing.T) {
+	core := func(width int, encode func([]byte) string) func(*rapid.T, string) (string, string) {
+		return func(t *rapid.T, value string) (hidden, printed string) {
+			before := rapid.SliceOfN(rapid.Byte(), 0, 7).Draw(t, "encoded before")
+			after := rapid.SliceOfN(rapid.Byte(), 0, 7).Draw(t, "encoded after")
+			printed = encode([]byte(string(before) + value + string(after)))
+			return printed[(len(before)*8+width-1)/width : (len(before)+len(value))*8/width], printed
+		}
+	}
+	whole := func(encode func(string) string) func(*rapid.T, string) (string, string) {
+		return func(_ *rapid.T, value string) (hidden, printed string) { return encode(value), encode(value) }
+	}
+	encodings := []func(*rapid.T, string) (hidden, printed string){
+		whole(func(s string) string { return s }),
+		whole(url.QueryEscape), whole(url.PathEscape), whole(html.EscapeString),
+		whole(func(s string) string { return hex.EncodeToString([]byte(s)) }),
+		whole(func(s string) string { return fmt.Sprintf("% X", s) }),
+		whole(decimal),
+		whole(func(s string) string {
+			b, _ := json.Marshal(s)
+			return string(b[1 : len(b)-1])
+		}),
+		core(6, base64.StdEncoding.EncodeToString), core(6, base64.URLEncoding.EncodeToString),
+		core(5, base32.StdEncoding.EncodeToString),
+	}
+	value := rapid.Custom(func(t *rapid.T) string {
+		return string(rapid.SliceOfN(rapid.OneOf(rapid.ByteRange('!', '~'), rapid.ByteRange('a', 'z')), 10, 60).Draw(t, "bytes"))
+	})
+	rapid.Check(t, func(t *rapid.T) {
+		s := &Set{}
+		secret := value.Draw(t, "value")
+		if s.Add("KEY", secret, false) != nil {
+			t.Skip("weak")
+		}
+		for i := range rapid.IntRange(0, 3).Draw(t, "others") {
+			_ = s.Add(fmt.Sprint("OTHER", i), value.Draw(t, "other"), true)
+		}
+		hidden, printed := rapid.SampledFrom(encodings).Draw(t, "encoding")(t, secret)
+		if rapid.Bool().Draw(t, "wrapped") {
+			printed = wrap(printed, rapid.IntRange(1, 80).Draw(t, "width"), rapid.SampledFrom([]string{"\n", "\r\n", "\x1b[0m\n"}).Draw(t, "break"))
+		}
+		before, after := string(rapid.SliceOf(rapid.Byte()).Draw(t, "before")), string(rapid.SliceOf(rapid.Byte()).Draw(t, "after"))
+		// A digit right before digits, and an escape sequence without an end, make other text of it.
+		text := before + "\n> " + printed + "\n" + after
+		var out strings.Builder
+		w := s.Writer(&out)
+		for rest := text; rest != ""; {
+			n := rapid.IntRange(1, len(rest)).Draw(t, "write")
+			_, _ = io.WriteString(w, rest[:n])
+			rest = rest[n:]
+		}
+		_ = w.Close()
+		if out.String() != s.Redact(text) {
+			t.Fatalf("%q differs from %q", out.String(), s.Redact(text))
+		}
+		seen := unbreak(strings.ReplaceAll(out.String(), "\x1b[0m", ""))
+		if !strings.Contains(seen, "[REDACTED:") || len(hidden) > 15 && strings.Contains(seen, hidden[4:len(hidden)-3]) {
+			t.Fatalf("%q is left in %q", hidden, out.String())
+		}
+	})
+}
+
+// Keys are added while streams are written.
+func TestConcurrent(t *testing.T) {
+	s := &Set{}
+	var all sync.WaitGroup
+	for i := range 4 {
+		all.Go(func() {
+			for j := range 5 {
+				name, value := fmt.Sprintf("KEY%d-%d", i, j), fmt.Sprintf("value-%d-%d-of-a-key", i, j)
+				if err := s.Add(name, value, false); err != nil {
+					t.Error(err)
+				}
+				if got := s.Redact("a " + value + " z"); got != "a [REDACTED:"+name+"] z" {
+					t.Error(got)
+				}
+			}
+		})
+	}
+	all.Wait()
+	if n := len(s.Counts()); n != 20 {
+		t.Errorf("%d counts", n)
+	}
+}
+
+func FuzzWriter(f *testing.F) {
+	const value = "s3cr3t-Token/42"
+	f.Add([]byte("a s3cr3t-\x1b[1mToken/42"), uint8(3))
+	f.Add([]byte("00000000: 7333 6372 3374 2d54 6f6b 656e 2f34 320a  s3cr3t-Token/42.\n"), uint8(1))
+	f.Add([]byte("0x73, 0x33, 0x63, 0x72, 0x33, 0x74, 0x2d, 0x54, 0x6f"), uint8(2))
+	f.Add([]byte("s3cr\xe2\x80\x8b3t-Tok\x1b]x\x1b\\en/42"), uint8(9))
+	s := newSet(f, value, "abcd1234abcd1234abcd1234-tail", "7333-Z0=\x1b[x")
+	f.Fuzz(func(t *testing.T, text []byte, size uint8) {
+		var writes []string
+		for rest := text; len(rest) > 0; {
+			n := min(len(rest), 1+int(size))
+			writes, rest = append(writes, string(rest[:n])), rest[n:]
+		}
+		whole := s.Redact(string(text))
+		if got := written(t, s, writes...); got != whole {
+			t.Errorf("%q in writes of %d: %q, not %q", text, size, got, whole)
+		}
+		if strings.Contains(whole, value) {
+			t.Errorf("%q", whole)
+		}
+	})
+}
+
+func FuzzJSON(f *testing.F) {
+	s := newSet(f, "s3cr3t-Token/42")
+	f.Add([]byte(`{"a\\":["s3cr3t-Token\/42",1.0,{"s3cr3t-Token/42":null}]}`))
+	f.Fuzz(func(t *testing.T, document []byte) {
+		got, err := s.JSON(document)
+		if err != nil {
+			return
+		}
+		if json.Valid(document) != json.Valid(got) || len(s.Find(got)) > 0 {
+			t.Errorf("%q: %q", document, got)
+		}
+		if len(s.Find(document)) == 0 && string(got) != string(document) && !strings.Contains(string(document), `\`) && !strings.Contains(string(document), "s3cr3t-T") {
+			t.Errorf("%q became %q, without a value in it", document, got)
+		}
+	})
+}
