@@ -5,8 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"runtime"
-	"sync"
+	"strconv"
 	"unsafe"
 
 	ll "github.com/landlock-lsm/go-landlock/landlock/syscall"
@@ -47,38 +46,43 @@ func CatchSignals() <-chan os.Signal {
 // to act.
 const Reserve = 128
 
-// Reserved reports whether this process may have more processes and threads than
-// what its shims start, see [LimitChildren]: nothing can take them away then.
-func Reserved() bool {
-	var l unix.Rlimit
-	return unix.Getrlimit(unix.RLIMIT_NPROC, &l) == nil && l.Max != unix.RLIM_INFINITY && l.Max > Reserve
-}
+// children is how many processes and threads there may be for one more to be
+// started by what is below this process's shims, 0 if as many as for itself.
+var children int
 
-// KeepThreads makes n threads that stay. A Go program ends when it needs a new
-// one and cannot have it, as happens beside a fork bomb.
-func KeepThreads(n int) {
-	var all, started sync.WaitGroup
-	release := make(chan struct{})
-	for range n {
-		started.Add(1)
-		all.Go(func() {
-			runtime.LockOSThread()
-			defer runtime.UnlockOSThread()
-			started.Done()
-			<-release
-		})
+// LimitProcesses limits the processes and threads of the sandbox to n, and this
+// process and its shims to as many and the Reserve.
+func LimitProcesses(n int) error {
+	v := uint64(n + Reserve)
+	if err := unix.Setrlimit(unix.RLIMIT_NPROC, &unix.Rlimit{Cur: v, Max: v}); err != nil {
+		return fmt.Errorf("set the limit of processes to %d: %w", v, err)
 	}
-	started.Wait()
-	close(release)
-	all.Wait()
+	children = n
+	return nil
 }
 
-// LimitChildren lowers the limit of processes for what this process starts.
+// Reserved reports whether this process may have more processes and threads than
+// what its shims start: nothing can take them away then. A limit that was there
+// before, of the machine's, reserves nothing.
+func Reserved() bool { return children != 0 }
+
+// envChildren is the limit that a shim gives what it starts, if any.
+const envChildren = "STEPWARD_CHILDREN"
+
+// ShimEnv is what the environment of a shim says of the limit of processes. Its
+// runtime wants a thread for each processor, of which one may be all there are.
+func ShimEnv() []string {
+	env := []string{FewThreads}
+	if Reserved() {
+		env = append(env, envChildren+"="+strconv.Itoa(children))
+	}
+	return env
+}
+
+// LimitChildren limits the processes of what this shim starts.
 func LimitChildren() {
-	var l unix.Rlimit
-	if Reserved() && unix.Getrlimit(unix.RLIMIT_NPROC, &l) == nil {
-		l.Cur, l.Max = l.Max-Reserve, l.Max-Reserve
-		_ = unix.Setrlimit(unix.RLIMIT_NPROC, &l)
+	if n, err := strconv.ParseUint(os.Getenv(envChildren), 10, 31); err == nil {
+		_ = unix.Setrlimit(unix.RLIMIT_NPROC, &unix.Rlimit{Cur: n, Max: n})
 	}
 }
 

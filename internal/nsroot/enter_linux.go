@@ -328,17 +328,15 @@ func loopback(s Setup) error {
 }
 
 func limit(s Setup) error {
-	for _, l := range []struct {
-		resource int
-		value    int
-	}{{unix.RLIMIT_NPROC, s.PIDs + confine.Reserve}, {unix.RLIMIT_NOFILE, s.OpenFiles}} {
-		if l.value == 0 {
-			continue
-		}
-		v := uint64(l.value)
-		if err := unix.Setrlimit(l.resource, &unix.Rlimit{Cur: v, Max: v}); err != nil {
-			return fmt.Errorf("set a limit to %d: %w", l.value, err)
-		}
+	if err := confine.LimitProcesses(s.PIDs); err != nil {
+		return err
+	}
+	if s.OpenFiles == 0 {
+		return nil
+	}
+	v := uint64(s.OpenFiles)
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: v, Max: v}); err != nil {
+		return fmt.Errorf("set the limit of open files to %d: %w", v, err)
 	}
 	return nil
 }

@@ -65,22 +65,22 @@ func loaderOf(path string) (string, error) {
 // limits sets the limits of processes that the environment names: a pod's
 // container cannot be given them from outside.
 func limits() error {
-	for _, l := range []struct {
-		name     string
-		resource int
-		reserve  int
-	}{{EnvPIDs, unix.RLIMIT_NPROC, confine.Reserve}, {EnvOpenFiles, unix.RLIMIT_NOFILE, 0}} {
-		text := os.Getenv(l.name)
+	for name, set := range map[string]func(int) error{
+		EnvPIDs: confine.LimitProcesses,
+		EnvOpenFiles: func(n int) error {
+			return unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: uint64(n), Max: uint64(n)})
+		},
+	} {
+		text := os.Getenv(name)
 		if text == "" {
 			continue
 		}
 		n, err := strconv.Atoi(text)
 		if err != nil || n <= 0 {
-			return fmt.Errorf("%s is not a number above zero", l.name)
+			return fmt.Errorf("%s is not a number above zero", name)
 		}
-		v := uint64(n + l.reserve)
-		if err := unix.Setrlimit(l.resource, &unix.Rlimit{Cur: v, Max: v}); err != nil {
-			return fmt.Errorf("set %s to %d: %w", l.name, v, err)
+		if err := set(n); err != nil {
+			return fmt.Errorf("%s=%d: %w", name, n, err)
 		}
 	}
 	return nil

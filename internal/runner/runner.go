@@ -55,6 +55,9 @@ const (
 	EnvWithout     = confine.EnvWithout
 )
 
+// FewThreads is for the environment of a part beside the runner, see package confine.
+const FewThreads = confine.FewThreads
+
 // A GuestRequest is one guest step to run.
 type GuestRequest struct {
 	Workflow, Version, Step string

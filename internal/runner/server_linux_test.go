@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -19,6 +20,7 @@ import (
 	"github.com/stepward/stepward/internal/rpc"
 	"github.com/stepward/stepward/internal/rpc/rpcconnect"
 	"github.com/stepward/stepward/internal/runner"
+	"github.com/stepward/stepward/internal/shim"
 	"github.com/stepward/stepward/sandbox/sandboxtest"
 )
 
@@ -27,6 +29,7 @@ import (
 type served struct {
 	socket, program string
 	token           []byte
+	pid             int
 }
 
 func serve(t *testing.T) served {
@@ -49,6 +52,7 @@ func serve(t *testing.T) served {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Process.Kill(); c.Wait() })
+	s.pid = c.Process.Pid
 	return s
 }
 
@@ -101,6 +105,31 @@ func follow(ctx context.Context, c rpcconnect.RunnerClient, req *rpc.ExecRequest
 		}
 	}
 	return r, events.Err()
+}
+
+// The tool runner and its shims have the threads that they will need before anything
+// runs that could take them: a limit of the machine's, which this process may have
+// inherited, keeps none for them.
+func TestThreadsAreKept(t *testing.T) {
+	var old unix.Rlimit
+	if err := unix.Prlimit(0, unix.RLIMIT_NPROC, nil, &old); err != nil {
+		t.Fatal(err)
+	}
+	finite := unix.Rlimit{Cur: min(old.Cur, 1<<20), Max: min(old.Max, 1<<20)}
+	if err := unix.Prlimit(0, unix.RLIMIT_NPROC, &finite, nil); err != nil {
+		t.Fatal(err)
+	}
+	s := serve(t)
+	c := s.client(t)
+	r, err := follow(t.Context(), c, &rpc.ExecRequest{Id: "limit", Name: "cat", Args: []string{"/proc/self/limits"}})
+	if want := fmt.Sprintf("Max processes %d %d processes", finite.Cur, finite.Max); err != nil || !strings.Contains(strings.Join(strings.Fields(r.out[0].String()), " "), want) {
+		t.Errorf("a command has not the limit of the tool runner, %s: %s, %v, %v", want, r.out[0].String(), r.end, err)
+	}
+	for name, pid := range map[string]int{"tool runner": s.pid, "shim": shim.Descendants(s.pid)[0]} {
+		if threads, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid)); err != nil || len(threads) < 12 {
+			t.Errorf("the %s has %d threads, %v", name, len(threads), err)
+		}
+	}
 }
 
 func TestExec(t *testing.T) {

@@ -3,6 +3,7 @@ package runner
 import (
 	"cmp"
 	"errors"
+	"fmt"
 	"os"
 	"slices"
 	"sync"
@@ -115,13 +116,17 @@ func (x *execs) under(e *exec, request shim.Request, child []*os.File) *rpc.End 
 		f.Close() // or its end would not be seen
 	}
 	if err != nil {
-		return e.failed(err)
+		return e.failed(x.crowded(e, err))
 	}
 	e.setShim(sh)
 	close(e.ready)
 	for {
 		ev, err := sh.Receive()
 		switch {
+		case errors.Is(err, shim.ErrUnready):
+			e.setShim(nil)
+			sh.Close()
+			return notStarted(x.crowded(e, err))
 		case err != nil: // it died: its descendants are ours now, and cannot be told apart
 			e.setShim(nil)
 			sh.Close()
@@ -151,9 +156,22 @@ func (x *execs) under(e *exec, request shim.Request, child []*os.File) *rpc.End 
 	}
 }
 
-// failed is the end of an exec that could not be started.
+// crowded says why a shim could not begin, if it was for want of threads.
+func (x *execs) crowded(e *exec, err error) error {
+	if errors.Is(err, shim.ErrUnready) && x.met.since(e.before) == "PIDs" {
+		return fmt.Errorf("%w: %w", err, unix.EAGAIN)
+	}
+	return err
+}
+
+// failed is the end of an exec that no shim has got.
 func (e *exec) failed(err error) *rpc.End {
 	close(e.ready)
+	return notStarted(err)
+}
+
+// notStarted is the end of an exec that could not be started.
+func notStarted(err error) *rpc.End {
 	var errno unix.Errno
 	errors.As(err, &errno)
 	return &rpc.End{Code: -1, StartErrno: int32(errno), StartError: cmp.Or(err.Error(), "failed")}

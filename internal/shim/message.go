@@ -23,9 +23,11 @@ type Request struct {
 	Signal int `json:",omitempty"`
 }
 
-// An Event is what a shim says of a request: that the command has started, and
-// its end. A command that cannot be started has an end only.
+// An Event is what a shim says: that it is ready for its first request, and of each
+// that the command has started, and its end. A command that cannot be started has an
+// end only.
 type Event struct {
+	Ready   bool
 	Started bool
 
 	// Listener comes with Started, if the request was to Hold. See package confine.

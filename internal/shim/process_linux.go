@@ -27,9 +27,14 @@ const (
 
 // A Process is the tool runner's side of a shim.
 type Process struct {
-	conn *fdpass.Conn
-	left int
+	conn  *fdpass.Conn
+	left  int
+	ready bool
 }
+
+// ErrUnready reports a shim that ended before it took a request, as it does when
+// there are no threads for it. Nothing has run under it.
+var ErrUnready = errors.New("the shim ended before it began")
 
 // Start starts a shim, which then waits for its request. It is a child of the
 // calling thread's process, and holds what that thread holds.
@@ -46,7 +51,7 @@ func Start() (p *Process, err error) {
 	}
 	defer null.Close()
 	attr := &syscall.ProcAttr{
-		Env:   []string{confine.EnvMode + "=" + mode},
+		Env:   append(confine.ShimEnv(), confine.EnvMode+"="+mode),
 		Files: []uintptr{null.Fd(), null.Fd(), null.Fd(), theirs.Fd()},
 		Sys:   &syscall.SysProcAttr{Setsid: true},
 	}
@@ -85,7 +90,10 @@ func (p *Process) Send(req Request, files []*os.File) error {
 		return err
 	}
 	p.left--
-	if err := p.conn.Send(raw, files...); err != nil {
+	switch err := p.conn.Send(raw, files...); {
+	case err != nil && !p.ready:
+		return ErrUnready
+	case err != nil:
 		return fmt.Errorf("talk to the shim: %w", err)
 	}
 	return nil
@@ -93,7 +101,21 @@ func (p *Process) Send(req Request, files []*os.File) error {
 
 // Receive waits for the next event of the last request. After an error the shim
 // is of no use any more.
-func (p *Process) Receive() (e Event, err error) {
+func (p *Process) Receive() (Event, error) {
+	for {
+		e, err := p.receive()
+		switch {
+		case err == nil && e.Ready:
+			p.ready = true
+		case err != nil && !p.ready:
+			return e, ErrUnready
+		default:
+			return e, err
+		}
+	}
+}
+
+func (p *Process) receive() (e Event, err error) {
 	var head [4]byte
 	n, files, err := p.conn.Receive(head[:])
 	if err == nil {

@@ -87,6 +87,9 @@ func serve() error {
 	if confine.Landlock() > 0 {
 		_, _ = confine.Ruleset() // ready before it is needed, which is when an error is reported
 	}
+	if err := write(conn, Event{Ready: true}); err != nil {
+		return err
+	}
 	jobs := make(chan *job)
 	go receiveJobs(conn, jobs)
 	for j := range jobs {

@@ -46,7 +46,7 @@ func (b *Backend) Dial(ctx context.Context, id string) (net.Conn, error) {
 // dialExec reaches the runner through docker exec.
 func (b *Backend) dialExec(ctx context.Context, api *client.Client, container, id string) (net.Conn, error) {
 	made, err := api.ExecCreate(ctx, container, client.ExecCreateOptions{
-		Cmd: []string{ProgramPath}, Env: []string{runner.EnvMode + "=dial"},
+		Cmd: []string{ProgramPath}, Env: []string{runner.EnvMode + "=dial", runner.FewThreads},
 		AttachStdin: true, AttachStdout: true, AttachStderr: true,
 	})
 	if errdefs.IsNotFound(err) || errdefs.IsConflict(err) {
