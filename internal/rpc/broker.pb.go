@@ -260,6 +260,7 @@ func (x *IssueRequest) GetHello() []byte {
 type IssueResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Envelope      []byte                 `protobuf:"bytes,1,opt,name=envelope,proto3" json:"envelope,omitempty"`
+	Id            []byte                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"` // of the envelope
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -297,6 +298,13 @@ func (*IssueResponse) Descriptor() ([]byte, []int) {
 func (x *IssueResponse) GetEnvelope() []byte {
 	if x != nil {
 		return x.Envelope
+	}
+	return nil
+}
+
+func (x *IssueResponse) GetId() []byte {
+	if x != nil {
+		return x.Id
 	}
 	return nil
 }
@@ -637,9 +645,10 @@ const file_broker_proto_rawDesc = "" +
 	"public_key\x18\x02 \x01(\fR\tpublicKey\"U\n" +
 	"\fIssueRequest\x12/\n" +
 	"\x05claim\x18\x01 \x01(\v2\x19.stepward.broker.v1.ClaimR\x05claim\x12\x14\n" +
-	"\x05hello\x18\x02 \x01(\fR\x05hello\"+\n" +
+	"\x05hello\x18\x02 \x01(\fR\x05hello\";\n" +
 	"\rIssueResponse\x12\x1a\n" +
-	"\benvelope\x18\x01 \x01(\fR\benvelope\"@\n" +
+	"\benvelope\x18\x01 \x01(\fR\benvelope\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\fR\x02id\"@\n" +
 	"\rOpenedRequest\x12/\n" +
 	"\x05claim\x18\x01 \x01(\v2\x19.stepward.broker.v1.ClaimR\x05claim\"\x10\n" +
 	"\x0eOpenedResponse\"]\n" +

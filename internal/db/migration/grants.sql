@@ -41,6 +41,7 @@ GRANT SELECT ON stepward.migration, stepward.definition, stepward.issue, stepwar
 GRANT SELECT (id, tenant, workflow, version, epoch, session, state) ON stepward.run TO :broker;
 GRANT SELECT (run_id, seq, attempt, epoch, key, mode, sandbox_id, error) ON stepward.attempt TO :broker;
 GRANT SELECT (run_id, seq) ON stepward.step TO :broker;
+GRANT SELECT (session, name) ON stepward.worker TO :broker;
 GRANT UPDATE (opened_at, closed_at, leases, tried_at) ON stepward.issue TO :broker;
 GRANT INSERT ON stepward.event TO :broker;
 GRANT EXECUTE ON FUNCTION stepward.put_issue TO :broker;

@@ -1,9 +1,10 @@
 -- name: IssueFacts
 -- What is on record about an attempt that a worker speaks for. No row: it is not that worker's, or is over.
-SELECT r.tenant, r.workflow, r.version, a.key, a.mode, coalesce(d.steps, '')
+SELECT r.tenant, r.workflow, r.version, a.key, a.mode, coalesce(d.steps, ''), coalesce(w.name, '')
 FROM stepward.run r
 JOIN stepward.attempt a ON a.run_id = r.id AND a.seq = $4 AND a.attempt = $5
 LEFT JOIN stepward.definition d ON d.workflow = r.workflow AND d.version = r.version
+LEFT JOIN stepward.worker w ON w.session = r.session
 WHERE r.id = $1 AND r.epoch = $2 AND r.session = $3 AND r.state = 'live'
   AND a.epoch = $2 AND a.sandbox_id = $6 AND a.error IS NULL
   AND NOT EXISTS (SELECT FROM stepward.step s WHERE s.run_id = r.id AND s.seq = a.seq);

@@ -1,0 +1,247 @@
+package broker_test
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"connectrpc.com/connect"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/stepward/stepward/identity"
+	"github.com/stepward/stepward/identity/broker"
+	"github.com/stepward/stepward/internal/envelope"
+	"github.com/stepward/stepward/internal/rpc"
+)
+
+// An attempt gets what its step lists and its tenant has, sealed to its sandbox, and all
+// that is on record of it is there without a value.
+func TestIssue(t *testing.T) {
+	f := newFixture(t, "DEPLOY_TOKEN", "REGION", "NOT_THERE?")
+	f.store.values["acme/deploy"] = "s3cr3t-canary"
+	f.put("DEPLOY_TOKEN", identity.Key{Ref: "mem://acme/deploy", Commands: []string{"deploy"}, Strict: true})
+	f.put("REGION", identity.Key{Knob: "eu-central"})
+	f.put("OTHER", identity.Key{Ref: "mem://acme/other"}) // that no step lists
+	link := f.serve()
+	o, err := get(t.Context(), link, f.claim)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(o.Items) != 2 || o.Items[0].Name != "DEPLOY_TOKEN" || string(o.Items[0].Value) != "s3cr3t-canary" || !o.Items[0].Guest || !o.Items[0].Strict ||
+		o.Items[0].Version != "v1" || o.Items[0].Commands[0] != "deploy" || o.Items[1].Name != "REGION" || string(o.Items[1].Value) != "eu-central" {
+		t.Errorf("got %+v", o.Items)
+	}
+	if h := o.Head; h.Facts.Tenant != "acme" || h.Facts.Step != "publish#2" || h.Facts.Sandbox != f.claim.Sandbox || h.Terms.Freeze != envelope.FreezeDefault || h.Terms.Kill != envelope.KillDefault {
+		t.Errorf("got %+v", h)
+	}
+	if r := f.store.asked[0]; r.Tenant != "acme" || r.Path != "acme/deploy" || !strings.HasSuffix(r.Attempt, "/publish#2/1") || r.Until.IsZero() {
+		t.Errorf("the store was asked for %+v", r)
+	}
+	client, err := link.Client(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // again is no change
+		if _, err := client.Opened(t.Context(), connect.NewRequest(&rpc.OpenedRequest{Claim: f.claim})); err != nil {
+			t.Fatal(err)
+		}
+	}
+	first, err := renew(t.Context(), link, f.claim, o)
+	if err != nil || first.State != envelope.Renewed {
+		t.Fatalf("got %+v, %v", first, err)
+	}
+	if second, err := renew(t.Context(), link, f.claim, o); err != nil || second.Counter < first.Counter {
+		t.Errorf("got %+v, %v", second, err)
+	}
+	for range 2 {
+		if _, err := client.Close(t.Context(), connect.NewRequest(&rpc.CloseRequest{Claim: f.claim})); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := renew(t.Context(), link, f.claim, o); reason(err) != "unopened" {
+		t.Errorf("what is closed was renewed: %v", err)
+	}
+	for _, kind := range []string{"envelope.issued", "envelope.opened", "envelope.closed"} {
+		if n := f.events(kind); n != 1 {
+			t.Errorf("%d events %s", n, kind)
+		}
+	}
+	var all string
+	if err := f.pool.QueryRow(t.Context(), f.in(`SELECT (SELECT json_agg(i)::text FROM stepward.issue i) || (SELECT string_agg(convert_from(detail, 'UTF8'), '') FROM stepward.event e WHERE kind LIKE 'envelope%')`)).Scan(&all); err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(all, "s3cr3t") || !strings.Contains(all, "L1-dev") || !strings.Contains(all, "mem://acme/deploy") {
+		t.Errorf("on record is %s", all)
+	}
+}
+
+// A tool step's function gets nothing: its commands do.
+func TestIssueToToolStep(t *testing.T) {
+	f := newFixture(t, "DEPLOY_TOKEN")
+	f.store.values["x"] = "s3cr3t-canary"
+	f.put("DEPLOY_TOKEN", identity.Key{Ref: "mem://x"})
+	o, err := get(t.Context(), f.serve(), f.attempt(2, 1, "page[3]/drive"))
+	if err != nil || len(o.Items) != 1 || o.Items[0].Guest {
+		t.Errorf("got %+v, %v", o.Items, err)
+	}
+}
+
+// What a worker says of an attempt has to be what is on record, or nothing is fetched.
+func TestFenced(t *testing.T) {
+	f := newFixture(t, "DEPLOY_TOKEN")
+	f.store.values["x"] = "s3cr3t-canary"
+	f.put("DEPLOY_TOKEN", identity.Key{Ref: "mem://x"})
+	link := f.serve()
+	own, err := begin(t.Context(), link, f.claim)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, change := range map[string]func(*rpc.Claim){
+		"run":       func(c *rpc.Claim) { c.Run++ },
+		"seq":       func(c *rpc.Claim) { c.Seq++ },
+		"attempt":   func(c *rpc.Claim) { c.Attempt++ },
+		"epoch":     func(c *rpc.Claim) { c.Epoch++ },
+		"no epoch":  func(c *rpc.Claim) { c.Epoch = 0 },
+		"session":   func(c *rpc.Claim) { c.Session++ },
+		"sandbox":   func(c *rpc.Claim) { c.Sandbox += "x" },
+		"nobody's":  func(c *rpc.Claim) { *c = rpc.Claim{} },
+		"a new run": func(c *rpc.Claim) { c.Run = -1 },
+	} {
+		c := proto.CloneOf(f.claim)
+		change(c)
+		own.claim = c
+		if _, err := own.ask(t.Context()); reason(err) != "fenced" {
+			t.Errorf("another %s: got %v", name, err)
+		}
+		if _, err := begin(t.Context(), link, c); reason(err) != "fenced" {
+			t.Errorf("begin with another %s: got %v", name, err)
+		}
+	}
+	own.claim = f.claim
+	for name, sql := range map[string][2]string{
+		"it was claimed":       {"UPDATE stepward.run SET epoch = 2, session = 8", "UPDATE stepward.run SET epoch = 1, session = 7"},
+		"it ended":             {"UPDATE stepward.run SET state = 'failed'", "UPDATE stepward.run SET state = 'live'"},
+		"the attempt failed":   {"UPDATE stepward.attempt SET error = ''", "UPDATE stepward.attempt SET error = NULL"},
+		"the attempt is taken": {"UPDATE stepward.attempt SET epoch = 2", "UPDATE stepward.attempt SET epoch = 1"},
+		"the mode is lower":    {"UPDATE stepward.attempt SET mode = 1", "UPDATE stepward.attempt SET mode = 2"},
+	} {
+		f.exec(sql[0])
+		if _, err := own.ask(t.Context()); reason(err) == "" {
+			t.Errorf("%s: got %v", name, err)
+		}
+		f.exec(sql[1])
+	}
+	if n := f.issued(); n != 0 || len(f.store.asked) != 0 {
+		t.Errorf("%d envelopes are on record, and the store was asked for %v", n, f.store.asked)
+	}
+	if _, err := own.ask(t.Context()); err != nil { // the control
+		t.Error(err)
+	}
+}
+
+// Each way not to get a secret has its reason, which is on record, and nothing is issued in part.
+func TestRefusals(t *testing.T) {
+	f := newFixture(t, "GOOD", "BAD")
+	f.store.values["good"] = "s3cr3t-canary"
+	f.put("GOOD", identity.Key{Ref: "mem://good"})
+	link := f.serve()
+	for _, c := range []struct {
+		name   string
+		key    identity.Key
+		value  string
+		err    error
+		reason string // empty: it may be asked for again
+	}{
+		{"no profile has it", identity.Key{}, "", nil, "unresolved"},
+		{"the store does not", identity.Key{Ref: "mem://bad"}, "", nil, "unresolved"},
+		{"denied by a profile", identity.Key{Deny: true}, "", nil, "denied"},
+		{"denied by the store", identity.Key{Ref: "mem://bad"}, "", broker.ErrDenied, "denied"},
+		{"a version that is gone", identity.Key{Ref: "mem://bad", Version: "v0"}, "", broker.ErrNoVersion, "pin"},
+		{"no such store", identity.Key{Ref: "vault://bad"}, "", nil, "store"},
+		{"a broken store", identity.Key{Ref: "mem://bad"}, "", broker.ErrCorrupt, "store"},
+		{"a store that is away", identity.Key{Ref: "mem://bad"}, "", errors.New("connection refused"), ""},
+		{"too high a level", identity.Key{Ref: "mem://good", MinLevel: identity.L1}, "", nil, "level"},
+		{"too short a value", identity.Key{Ref: "mem://bad"}, "short", nil, "unresolved"},
+		{"a NUL in a variable", identity.Key{Ref: "mem://bad"}, "long enough\x00", nil, "unresolved"},
+		{"too long a value", identity.Key{Ref: "mem://bad"}, strings.Repeat("x", 64<<10+1), nil, "unresolved"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			f.exec("DELETE FROM stepward.profile WHERE name = 'bad'")
+			f.exec("DELETE FROM stepward.event")
+			if c.name != "no profile has it" {
+				f.put("BAD", c.key)
+			}
+			f.store.mu.Lock()
+			f.store.errs["bad"] = c.err
+			delete(f.store.values, "bad")
+			if c.value != "" {
+				f.store.values["bad"] = c.value
+			}
+			f.store.mu.Unlock()
+			_, err := get(t.Context(), link, f.claim)
+			if err == nil || reason(err) != c.reason || c.reason == "" && connect.CodeOf(err) != connect.CodeUnavailable {
+				t.Fatalf("got %v, reason %q", err, reason(err))
+			}
+			if strings.Contains(err.Error(), "s3cr3t") || !strings.Contains(err.Error(), "BAD") {
+				t.Errorf("the text is %v", err)
+			}
+			if n, m := f.issued(), f.events("envelope.refused"); n != 0 || (m == 1) != (c.reason != "") {
+				t.Errorf("%d envelopes and %d refusals are on record", n, m)
+			}
+		})
+	}
+	f.exec("DELETE FROM stepward.profile WHERE name = 'bad'")
+	f.put("BAD", identity.Key{Ref: "mem://bad", File: true, Weak: true})
+	f.store.values["bad"] = "a\x00b"
+	if o, err := get(t.Context(), link, f.claim); err != nil || len(o.Items) != 2 { // the control: as a file it is fine
+		t.Errorf("got %v, %v", o.Items, err)
+	}
+}
+
+// What is revoked softly is not given out, and lasts where it is; what is revoked hard is not
+// renewed either, and the sandbox is told so.
+func TestRevoked(t *testing.T) {
+	f := newFixture(t, "DEPLOY_TOKEN")
+	f.store.values["x"] = "s3cr3t-canary"
+	f.put("DEPLOY_TOKEN", identity.Key{Ref: "mem://x"})
+	link := f.serve()
+	o, err := get(t.Context(), link, f.claim)
+	if err != nil {
+		t.Fatal(err)
+	}
+	later := f.attempt(1, 2, "publish#2")
+	revoke := func(r identity.Revocation) {
+		t.Helper()
+		r.Tenant = "acme"
+		if err := f.profiles.Revoke(t.Context(), r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	revoke(identity.Revocation{Kind: identity.KindKey, Target: "DEPLOY_TOKEN", State: identity.Soft})
+	if _, err := get(t.Context(), link, later); reason(err) != "revoked" {
+		t.Errorf("got %v", err)
+	}
+	if n, err := renew(t.Context(), link, f.claim, o); err != nil || n.State != envelope.Renewed {
+		t.Errorf("got %+v, %v", n, err)
+	}
+	revoke(identity.Revocation{Kind: identity.KindKey, Target: "DEPLOY_TOKEN", State: identity.Hard})
+	if n, err := renew(t.Context(), link, f.claim, o); err != nil || n.State != envelope.Revoked {
+		t.Errorf("got %+v, %v", n, err)
+	}
+	for _, r := range []identity.Revocation{
+		{Kind: identity.KindWorker, Target: "old faithful"}, {Kind: identity.KindWorkflow, Target: "site"}, {Kind: identity.KindTenant},
+	} {
+		f.exec("DELETE FROM stepward.revocation")
+		if _, err := renew(t.Context(), link, f.claim, o); err != nil {
+			t.Fatal(err)
+		}
+		r.State = identity.Hard
+		revoke(r)
+		if n, err := renew(t.Context(), link, f.claim, o); err != nil || n.State != envelope.Revoked {
+			t.Errorf("%s: got %+v, %v", r.Kind, n, err)
+		}
+		if _, err := get(t.Context(), link, later); reason(err) != "revoked" {
+			t.Errorf("%s: got %v", r.Kind, err)
+		}
+	}
+}

@@ -1,0 +1,73 @@
+package broker_test
+
+import (
+	"slices"
+	"testing"
+
+	"github.com/stepward/stepward/identity"
+	"github.com/stepward/stepward/identity/broker"
+	"github.com/stepward/stepward/internal/rpc"
+)
+
+// What an attempt leaves open, as its worker died, is closed when the attempt is over, and
+// what was leased for it is ended at its source: asked for again until that has worked.
+func TestSweep(t *testing.T) {
+	f := newFixture(t, "DEPLOY_TOKEN")
+	f.store.values["x"] = "s3cr3t-canary"
+	f.store.leases = true
+	f.put("DEPLOY_TOKEN", identity.Key{Ref: "mem://x"})
+	link := f.serve()
+	attempts := []*rpc.Claim{f.claim, f.attempt(2, 1, "publish#3"), f.attempt(3, 1, "publish#4")}
+	for _, c := range attempts {
+		if _, err := get(t.Context(), link, c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	open := func() (seqs []int) {
+		rows, err := f.pool.Query(t.Context(), f.in("SELECT seq FROM stepward.issue WHERE closed_at IS NULL ORDER BY seq"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer rows.Close()
+		for rows.Next() {
+			var n int
+			if err := rows.Scan(&n); err != nil {
+				t.Fatal(err)
+			}
+			seqs = append(seqs, n)
+		}
+		return seqs
+	}
+	sweep := func() {
+		t.Helper()
+		f.exec("UPDATE stepward.issue SET issued_at = issued_at - interval '1 minute'")
+		if err := broker.Sweep(t.Context(), f.cfg); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f.exec("UPDATE stepward.run SET session = 8, epoch = 2") // another worker has it, and may go on
+	sweep()
+	if got := open(); !slices.Equal(got, []int{1, 2, 3}) {
+		t.Errorf("of attempts that go on, open are %v", got)
+	}
+	f.exec("UPDATE stepward.attempt SET error = '' WHERE seq = 1")
+	f.exec("INSERT INTO stepward.step (run_id, started_at, input_hash, seq, done, epoch, elapsed, attempt, mode, key) VALUES ($1, now(), 0, 2, 1, 2, 0, 1, 2::\"char\", 'publish#3')", f.claim.Run)
+	f.store.fails = 1
+	sweep()
+	if got := open(); !slices.Equal(got, []int{3}) {
+		t.Errorf("open are %v", got)
+	}
+	f.exec("UPDATE stepward.run SET state = 'canceled'")
+	sweep()
+	f.store.mu.Lock()
+	defer f.store.mu.Unlock()
+	if got := open(); len(got) != 0 || len(f.store.ended) != 3 || f.store.ended[0] != "lease of x" {
+		t.Errorf("open are %v, ended are %v", got, f.store.ended)
+	}
+	if n := f.count("SELECT count(*)::int FROM stepward.issue WHERE leases IS NOT NULL"); n != 0 {
+		t.Errorf("of %d envelopes leases are due", n)
+	}
+	if n := f.events("envelope.closed"); n != 3 {
+		t.Errorf("%d events", n)
+	}
+}

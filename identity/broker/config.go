@@ -1,0 +1,96 @@
+package broker
+
+import (
+	"cmp"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"regexp"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// Config configures [Serve]. Every field but Stores may be left zero by a broker that a
+// worker starts; others need a Pool as well.
+type Config struct {
+	// Stores hold the secrets, by the scheme of the references to them ("file",
+	// "vault"); required.
+	Stores map[string]Store
+
+	// Pool is where the broker reads what is on record about runs, and records what it
+	// issues: with the rights of BrokerRole of workflow.MigrateOptions. A broker that a worker
+	// starts defaults to the worker's database, with its rights.
+	Pool *pgxpool.Pool
+
+	// Schema is the Postgres schema, as in workflow.ClientConfig. Defaults to
+	// "stepward", or to that of the worker that starts the broker.
+	Schema string
+
+	// Dir keeps the broker's own key, in a file that is made at the first start. Brokers
+	// with the same key are one: each can renew what another has issued. Defaults to stepward
+	// in the user's configuration directory.
+	Dir string
+
+	// Peers are the user ids whose processes may connect to a unix socket. Defaults to the broker's own.
+	Peers []uint32
+
+	// TLS is for workers that connect by TCP: its own certificate, and in ClientCAs who
+	// signs those of the workers. A worker without one is not let in.
+	TLS *tls.Config
+
+	// Freeze is how long a sandbox goes on with secrets that cannot be renewed, and
+	// Kill, how long it is frozen then before it is ended. Default to 15 and 90
+	// seconds from the last renewal.
+	Freeze, Kill time.Duration
+
+	// Timeout bounds one fetch from a store. Defaults to 10 seconds.
+	Timeout time.Duration
+
+	Logger *slog.Logger // defaults to slog.Default
+}
+
+var schemeForm = regexp.MustCompile(`^[a-z][a-z0-9+.-]{0,31}$`)
+
+func (c Config) withDefaults() (Config, error) {
+	c.Freeze = cmp.Or(c.Freeze, 15*time.Second)
+	c.Kill = cmp.Or(c.Kill, max(90*time.Second, c.Freeze))
+	c.Timeout = cmp.Or(c.Timeout, 10*time.Second)
+	c.Logger = cmp.Or(c.Logger, slog.Default())
+	if c.Peers == nil && os.Getuid() >= 0 {
+		c.Peers = []uint32{uint32(os.Getuid())}
+	}
+	var errs []error
+	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf("broker: "+format, args...)) }
+	if c.Pool == nil {
+		bad("Config.Pool is required")
+	}
+	if len(c.Stores) == 0 {
+		bad("Config.Stores is empty")
+	}
+	for scheme, s := range c.Stores {
+		if !schemeForm.MatchString(scheme) {
+			bad("Config.Stores: bad scheme %q", scheme)
+		}
+		if s == nil {
+			bad("Config.Stores: no store for %q", scheme)
+		}
+	}
+	if c.TLS != nil && (c.TLS.ClientCAs == nil || len(c.TLS.Certificates) == 0 && c.TLS.GetCertificate == nil) {
+		bad("Config.TLS: want a certificate, and ClientCAs")
+	}
+	if c.Freeze < 0 || c.Timeout < 0 || c.Kill < c.Freeze {
+		bad("Config.Freeze %v, Kill %v, Timeout %v: want none below zero, and Kill not below Freeze", c.Freeze, c.Kill, c.Timeout)
+	}
+	if c.Dir == "" {
+		dir, err := os.UserConfigDir()
+		if err != nil {
+			bad("Config.Dir is empty, and there is no default: %v", err)
+		}
+		c.Dir = filepath.Join(dir, "stepward")
+	}
+	return c, errors.Join(errs...)
+}

@@ -1,0 +1,15 @@
+package broker
+
+import "context"
+
+// SetPoint has f called at each point of an issue.
+func SetPoint(f func(string)) { point = f }
+
+// Sweep looks once for what nobody has closed.
+func Sweep(ctx context.Context, cfg Config) error {
+	b, err := open(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	return b.sweepOnce(ctx)
+}

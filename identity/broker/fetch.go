@@ -1,0 +1,142 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/stepward/stepward/identity"
+	"github.com/stepward/stepward/internal/envelope"
+	"github.com/stepward/stepward/workflow"
+)
+
+// leaseFor bounds what stores give out for one attempt, where nobody comes back to end it.
+const leaseFor = time.Hour
+
+// weak is the length below which a value cannot be kept out of what a sandbox writes.
+const weak = 8
+
+// fetched is what stores have for an attempt.
+type fetched struct {
+	items  []envelope.Item
+	pins   []pin
+	leases []lease
+}
+
+// lease is what a store gave out until it is told otherwise.
+type lease struct {
+	Scheme string `json:"scheme"`
+	ID     string `json:"id"`
+}
+
+func (f *fetched) wipe() {
+	for i := range f.items {
+		clear(f.items[i].Value)
+	}
+}
+
+// fetch gets all that is granted, or fails. What it returns is to be wiped, and its leases
+// ended if nothing comes of it, also after a failure.
+func (b *broker) fetch(ctx context.Context, f facts, grants []grant) (*fetched, error) {
+	type answer struct {
+		value Value
+		err   error
+	}
+	answers := make([]answer, len(grants))
+	var all sync.WaitGroup
+	for i, g := range grants {
+		if g.key.Ref == "" {
+			answers[i].value = Value{Bytes: []byte(g.key.Knob)}
+			continue
+		}
+		all.Go(func() { answers[i].value, answers[i].err = b.get(ctx, f, g) })
+	}
+	all.Wait()
+	out := &fetched{}
+	var err error
+	for i, g := range grants {
+		a := answers[i]
+		scheme := knobStore
+		if g.key.Ref != "" {
+			scheme, _, _ = identity.SplitRef(g.key.Ref)
+		}
+		if a.value.Lease != "" {
+			out.leases = append(out.leases, lease{scheme, a.value.Lease})
+		}
+		switch {
+		case errors.Is(a.err, ErrNoSecret) && !g.required:
+			clear(a.value.Bytes)
+			continue
+		case err == nil:
+			err = a.err
+		}
+		item := envelope.Item{
+			Name: g.name, Store: scheme, Version: a.value.Version, Guest: !f.def.Tool, Commands: g.key.Commands,
+			File: g.key.File, Strict: g.key.Strict, Value: a.value.Bytes,
+		}
+		p := pin{Name: g.name, From: g.from, Ref: g.key.Ref, Version: a.value.Version, Leased: a.value.Lease != ""}
+		if g.key.Ref != "" {
+			p.Fingerprint = b.root.fingerprint(f.tenant, g.name, a.value.Bytes)
+		}
+		if !a.value.Created.IsZero() {
+			p.Created = &a.value.Created
+		}
+		out.items, out.pins = append(out.items, item), append(out.pins, p)
+	}
+	return out, err
+}
+
+// knobStore stands for the store of what is no secret.
+const knobStore = "knob"
+
+// get gets one secret.
+func (b *broker) get(ctx context.Context, f facts, g grant) (Value, error) {
+	scheme, path, err := identity.SplitRef(g.key.Ref)
+	if err != nil {
+		return Value{}, refuse(reasonUnresolved, g.name, "broker: %s: %w", g.name, err)
+	}
+	store := b.Stores[scheme]
+	if store == nil {
+		return Value{}, refuse(reasonStore, g.name, "broker: %s: this broker has no store for %s://", g.name, scheme)
+	}
+	ctx, cancel := context.WithTimeout(ctx, b.Timeout)
+	defer cancel()
+	v, err := store.Get(ctx, Request{
+		Path: path, Version: g.key.Version, Tenant: f.tenant,
+		Attempt: fmt.Sprintf("%v/%s/%d", workflow.RunID(f.run), f.key, f.attempt), Until: time.Now().Add(leaseFor),
+	})
+	switch {
+	case err == nil:
+		return v, checkValue(g, v)
+	case errors.Is(err, ErrNoSecret):
+		return v, &missing{refuse(reasonUnresolved, g.name, "broker: %s: %w", g.name, err)}
+	case errors.Is(err, ErrNoVersion):
+		return v, refuse(reasonPin, g.name, "broker: %s: %w", g.name, err)
+	case errors.Is(err, ErrDenied):
+		return v, refuse(reasonDenied, g.name, "broker: %s: %w", g.name, err)
+	case errors.Is(err, ErrCorrupt):
+		return v, refuse(reasonStore, g.name, "broker: %s: %w", g.name, err)
+	}
+	return v, fmt.Errorf("broker: %s: store %s cannot be read: %w", g.name, scheme, err)
+}
+
+// missing is a refusal that errors.Is tells from others.
+type missing struct{ *refusal }
+
+func (*missing) Is(target error) bool { return target == ErrNoSecret }
+
+func (m *missing) Unwrap() error { return m.refusal }
+
+// checkValue refuses what a program could not be given, or what would show.
+func checkValue(g grant, v Value) error {
+	item := envelope.Item{Name: g.name, Version: v.Version, Commands: g.key.Commands, File: g.key.File, Value: v.Bytes}
+	if err := item.Check(); err != nil {
+		return refuse(reasonUnresolved, g.name, "broker: %w", err)
+	}
+	if len(v.Bytes) < weak && !g.key.Weak {
+		return refuse(reasonUnresolved, g.name, "broker: %s: the value has fewer than %d bytes, so that it cannot be kept out of outputs: see Key.Weak", g.name, weak)
+	}
+	return nil
+}

@@ -1,0 +1,119 @@
+package broker
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/stepward/stepward/identity"
+	"github.com/stepward/stepward/internal/envelope"
+	"github.com/stepward/stepward/internal/envelope/seal"
+	"github.com/stepward/stepward/internal/rpc"
+)
+
+// issue answers a hello with the secrets of an attempt. The order is the promise: what
+// is about to leave is on record before anything can be sealed.
+func (b *broker) issue(ctx context.Context, c claim, hello []byte) (*rpc.IssueResponse, error) {
+	f, err := b.facts(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	out, err := b.issueTo(ctx, f, hello)
+	if r := (*refusal)(nil); errors.As(err, &r) && r.reason != reasonFenced {
+		b.refused(ctx, f, r)
+	}
+	return out, err
+}
+
+func (b *broker) issueTo(ctx context.Context, f facts, hello []byte) (*rpc.IssueResponse, error) {
+	bound, err := b.resolve(ctx, f)
+	if err != nil {
+		return nil, err
+	}
+	at := level(ctx)
+	for _, g := range bound.grants {
+		if g.key.MinLevel > at {
+			return nil, refuse(reasonLevel, g.name, "broker: %s demands level %v, and this set-up is %v", g.name, g.key.MinLevel, at)
+		}
+	}
+	var id envelope.ID
+	rand.Read(id[:])
+	sealer, err := seal.New(b.root.sign, hello, envelope.Head{
+		ID: id, Facts: b.sealed(f, bound.digest), Terms: envelope.Terms{Freeze: b.Freeze, Kill: b.Kill}, Epoch: bound.revocations,
+	})
+	if err != nil {
+		return nil, refuse(reasonDenied, "", "broker: the sandbox's hello: %w", err)
+	}
+	got, err := b.fetch(ctx, f, bound.grants)
+	defer got.wipe()
+	point("fetched")
+	if err == nil {
+		err = b.record(ctx, f, id, at, bound, got, sealer.RenewalKey())
+	}
+	if err != nil {
+		b.release(ctx, got.leases)
+		return nil, err
+	}
+	point("recorded")
+	out, err := sealer.Seal(got.items)
+	if err != nil {
+		return nil, err
+	}
+	return &rpc.IssueResponse{Envelope: out, Id: id[:]}, nil
+}
+
+// point is where tests end the broker.
+var point = func(string) {}
+
+// pin says what an attempt was given: enough to give the same again, or to notice that it
+// is not the same.
+type pin struct {
+	Name        string          `json:"name"`
+	From        identity.Origin `json:"from"`
+	Ref         string          `json:"ref,omitempty"` // none: a knob
+	Version     string          `json:"version,omitempty"`
+	Created     *time.Time      `json:"created,omitempty"`
+	Fingerprint string          `json:"fingerprint,omitempty"`
+	Leased      bool            `json:"leased,omitempty"`
+}
+
+// record writes down what is about to leave, with an event. Nothing has left if it fails.
+func (b *broker) record(ctx context.Context, f facts, id envelope.ID, at identity.Level, bound bound, got *fetched, renewal []byte) error {
+	about := hex.EncodeToString(id[:])
+	pins, err := json.Marshal(got.pins)
+	if err != nil {
+		return err
+	}
+	var leases []byte
+	if len(got.leases) > 0 {
+		plain, err := json.Marshal(got.leases)
+		if err != nil {
+			return err
+		}
+		leases = b.root.seal(plain, "leases "+about)
+	}
+	var ok bool
+	err = b.Pool.QueryRow(ctx, b.q.IssuePut, f.args(id[:], at.String(), bound.revocations, string(pins), b.root.seal(renewal, "renewal "+about), leases, b.actor)...).Scan(&ok)
+	if err != nil {
+		return fmt.Errorf("broker: record what would be issued: %w", err)
+	}
+	if !ok {
+		return refuse(reasonFenced, "", "broker: the attempt has gone to another worker, or is over")
+	}
+	return nil
+}
+
+// refused records a no. It stands also if that cannot be recorded.
+func (b *broker) refused(ctx context.Context, f facts, r *refusal) {
+	detail, err := json.Marshal(map[string]any{"reason": r.reason, "name": r.name, "attempt": f.attempt, "error": r.err.Error()})
+	if err == nil {
+		_, err = b.Pool.Exec(ctx, b.q.IssueRefused, f.run, b.actor, f.key, detail)
+	}
+	if err != nil {
+		b.Logger.WarnContext(ctx, "a refusal was not recorded", "run", f.run, "error", err)
+	}
+}

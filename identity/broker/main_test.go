@@ -1,0 +1,56 @@
+package broker_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stepward/stepward/identity/broker"
+	"github.com/stepward/stepward/internal/brokerlink"
+)
+
+// Started as a broker, the test's program is one: with a store that has all, and what the
+// environment says.
+const (
+	envDir   = "BROKER_TEST_DIR"   // of its key
+	envPoint = "BROKER_TEST_POINT" // where it ends, once
+)
+
+func TestMain(m *testing.M) {
+	if brokerlink.Started() {
+		if at := os.Getenv(envPoint); at != "" {
+			broker.SetPoint(func(name string) {
+				mark := filepath.Join(os.Getenv(envDir), "ended")
+				if _, err := os.Stat(mark); name != at || err == nil {
+					return
+				}
+				if os.WriteFile(mark, nil, 0o600) == nil {
+					os.Exit(3)
+				}
+			})
+		}
+		err := broker.Child(context.Background(), func(context.Context) (broker.Config, error) {
+			if os.Getenv(envDir) == "" {
+				return broker.Config{}, fmt.Errorf("the passphrase is wrong")
+			}
+			return broker.Config{Dir: os.Getenv(envDir), Stores: map[string]broker.Store{"mem": everything{}}}, nil
+		})
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	brokerlink.CanServe()
+	os.Exit(m.Run())
+}
+
+// everything is a store that has a value under each path.
+type everything struct{}
+
+func (everything) Get(_ context.Context, r broker.Request) (broker.Value, error) {
+	return broker.Value{Bytes: []byte(strings.Repeat(r.Path, 8)), Version: "1"}, nil
+}

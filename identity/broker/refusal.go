@@ -1,0 +1,56 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"connectrpc.com/connect"
+
+	"github.com/stepward/stepward/internal/rpc"
+)
+
+// Why an attempt is refused its secrets, as the worker hears it and the audit has it.
+const (
+	reasonFenced     = "fenced"     // it is not that worker's, or is over
+	reasonUnresolved = "unresolved" // a secret that it needs is not there
+	reasonDenied     = "denied"     // by a profile or a store
+	reasonRevoked    = "revoked"
+	reasonLevel      = "level" // a secret demands more than this set-up can promise
+	reasonPin        = "pin"   // the store has another value than it had
+	reasonUnopened   = "unopened"
+	reasonStore      = "store" // there is no such store here, or it is broken
+)
+
+// refusal is a no that asking again does not change.
+type refusal struct {
+	reason string
+	name   string // of the secret, if it is about one
+	err    error
+}
+
+func (r *refusal) Error() string { return r.err.Error() }
+
+func refuse(reason, name, format string, args ...any) *refusal {
+	return &refusal{reason, name, fmt.Errorf(format, args...)}
+}
+
+// wire makes an error what the worker gets. What is not a refusal may be asked again.
+func wire(err error) error {
+	var r *refusal
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &r):
+		out := connect.NewError(connect.CodeFailedPrecondition, r.err)
+		if d, err := connect.NewErrorDetail(&rpc.Refusal{Reason: r.reason, Name: r.name}); err == nil {
+			out.AddDetail(d)
+		}
+		return out
+	case errors.Is(err, context.Canceled):
+		return connect.NewError(connect.CodeCanceled, err)
+	case errors.As(err, new(*connect.Error)):
+		return err
+	}
+	return connect.NewError(connect.CodeUnavailable, err)
+}

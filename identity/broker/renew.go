@@ -1,0 +1,156 @@
+package broker
+
+import (
+	"context"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/stepward/stepward/internal/envelope"
+)
+
+// renew answers a challenge of the sandbox of an attempt. Its second result says why this
+// renewal is the last.
+func (b *broker) renew(ctx context.Context, c claim, challenge []byte) ([]byte, string, error) {
+	if len(challenge) != len(envelope.Renewal{}.Challenge) {
+		return nil, "", refuse(reasonDenied, "", "broker: a challenge has %d bytes", len(challenge))
+	}
+	f, err := b.facts(ctx, c)
+	if err != nil {
+		return nil, "", err
+	}
+	var id, sealed []byte
+	var text string
+	var now int64
+	err = b.Pool.QueryRow(ctx, b.q.IssueOpen, c.run, c.seq, c.attempt, c.sandbox).Scan(&id, &text, &sealed, &now)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil, "", refuse(reasonUnopened, "", "broker: nothing was issued to the attempt")
+	}
+	if err != nil {
+		return nil, "", fmt.Errorf("broker: read what was issued: %w", err)
+	}
+	var pins []pin
+	if err := json.Unmarshal([]byte(text), &pins); err != nil || len(id) != len(envelope.ID{}) {
+		return nil, "", fmt.Errorf("broker: what was issued is not readable: %w", err)
+	}
+	epoch, revoked, err := b.revoked(ctx, f, pins)
+	if err != nil {
+		return nil, "", err
+	}
+	key, err := b.root.open(sealed, "renewal "+hex.EncodeToString(id))
+	if err != nil {
+		return nil, "", err
+	}
+	defer clear(key)
+	r := envelope.Renewal{Envelope: envelope.ID(id), Counter: uint64(now), Challenge: [32]byte(challenge), Epoch: epoch, State: envelope.Renewed}
+	if revoked != "" {
+		r.State = envelope.Revoked
+		b.refused(ctx, f, refuse(reasonRevoked, "", "broker: %s", revoked))
+	}
+	return r.Encode(key), revoked, nil
+}
+
+// opened records that the envelope of an attempt is open.
+func (b *broker) opened(ctx context.Context, c claim) error {
+	err := b.Pool.QueryRow(ctx, b.q.IssueOpened, c.args(b.actor)...).Scan(new([]byte))
+	if errors.Is(err, pgx.ErrNoRows) {
+		return refuse(reasonFenced, "", "broker: nothing was issued to this attempt of this worker")
+	}
+	return err
+}
+
+// close ends what was issued to an attempt.
+func (b *broker) close(ctx context.Context, c claim) error {
+	rows, err := b.Pool.Query(ctx, b.q.IssueClose, c.args(b.actor)...)
+	if err != nil {
+		return err
+	}
+	_, err = pgx.CollectRows(rows, pgx.RowTo[[]byte])
+	if err == nil {
+		b.wake()
+	}
+	return err
+}
+
+// wake has leases ended soon.
+func (b *broker) wake() {
+	select {
+	case b.closed <- struct{}{}:
+	default:
+	}
+}
+
+// sweepEvery is how often the broker looks for what nobody has closed.
+const sweepEvery = 5 * time.Second
+
+// sweep closes what is left open by workers that are gone, and ends leases, until ctx is done.
+func (b *broker) sweep(ctx context.Context) {
+	tick := time.NewTicker(sweepEvery)
+	defer tick.Stop()
+	for {
+		if err := b.sweepOnce(ctx); err != nil && ctx.Err() == nil {
+			b.Logger.WarnContext(ctx, "what was issued could not be looked through", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		case <-b.closed:
+		}
+	}
+}
+
+func (b *broker) sweepOnce(ctx context.Context) error {
+	var n int
+	if err := b.Pool.QueryRow(ctx, b.q.IssueSweep, b.actor).Scan(&n); err != nil {
+		return err
+	}
+	type due struct{ ID, Leases []byte }
+	rows, err := b.Pool.Query(ctx, b.q.IssueLeases)
+	if err != nil {
+		return err
+	}
+	all, err := pgx.CollectRows(rows, pgx.RowToStructByPos[due])
+	if err != nil {
+		return err
+	}
+	for _, d := range all {
+		plain, err := b.root.open(d.Leases, "leases "+hex.EncodeToString(d.ID))
+		var leases []lease
+		if err == nil {
+			err = json.Unmarshal(plain, &leases)
+			clear(plain)
+		}
+		if err != nil {
+			continue // another broker's
+		}
+		if _, err := b.Pool.Exec(ctx, b.q.IssueReleased, d.ID, b.release(ctx, leases)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// release tells stores that leases are over. It reports whether they know.
+func (b *broker) release(ctx context.Context, leases []lease) bool {
+	all := true
+	for _, l := range leases {
+		r, ok := b.Stores[l.Scheme].(Revoker)
+		if !ok {
+			all = false
+			continue
+		}
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), b.Timeout)
+		err := r.Revoke(ctx, l.ID)
+		cancel()
+		if err != nil {
+			all = false
+			b.Logger.Warn("a lease was not ended at its source", "store", l.Scheme, "error", err)
+		}
+	}
+	return all
+}

@@ -1,0 +1,210 @@
+package broker
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"os"
+	"sync"
+	"time"
+
+	"connectrpc.com/connect"
+
+	"github.com/stepward/stepward/identity"
+	"github.com/stepward/stepward/internal/db"
+	"github.com/stepward/stepward/internal/rpc"
+	"github.com/stepward/stepward/internal/rpc/rpcconnect"
+)
+
+// Bounds of what a peer can make the broker do at a time.
+const (
+	maxFrame   = 64 << 10 // of a message to the broker
+	maxStreams = 256      // calls of one connection
+	maxConns   = 1024
+)
+
+// Serve answers workers that connect to ln until ctx is done; then it returns nil. A unix
+// socket is for the users of [Config].Peers, any other listener for those who can show a
+// certificate: see [Config].TLS. Before it serves, it makes its process unreadable for others
+// of its user, and leaves no core of it.
+func Serve(ctx context.Context, ln net.Listener, cfg Config) error {
+	b, err := open(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	if _, unix := ln.Addr().(*net.UnixAddr); !unix && cfg.TLS == nil {
+		return errors.New("broker: Config.TLS is required for a listener that is no unix socket")
+	}
+	return b.serve(ctx, ln)
+}
+
+// broker is one that is configured.
+type broker struct {
+	Config
+	q      *db.Queries
+	root   *root
+	actor  string
+	rates  rates
+	child  bool          // of the worker, under its user
+	closed chan struct{} // receives when something was closed
+}
+
+func open(ctx context.Context, cfg Config) (*broker, error) {
+	if err := harden(); err != nil {
+		return nil, err
+	}
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	b := &broker{Config: cfg, actor: "broker", closed: make(chan struct{}, 1)}
+	if b.q, err = db.New(cfg.Schema); err != nil {
+		return nil, err
+	}
+	if b.root, err = openRoot(cfg.Dir); err != nil {
+		return nil, err
+	}
+	return b, db.Check(ctx, cfg.Pool, b.q)
+}
+
+func (b *broker) serve(ctx context.Context, ln net.Listener) error {
+	_, handler := rpcconnect.NewBrokerHandler(service{b}, connect.WithCompression("gzip", nil, nil), connect.WithReadMaxBytes(maxFrame))
+	var p http.Protocols
+	p.SetUnencryptedHTTP2(true)
+	p.SetHTTP2(true)
+	srv := &http.Server{
+		Handler: handler, Protocols: &p,
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			if t, ok := c.(*tls.Conn); ok {
+				c = t.NetConn()
+			}
+			if l, ok := c.(*leveled); ok {
+				return context.WithValue(ctx, levelKey{}, l.level)
+			}
+			return ctx
+		},
+		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: maxStreams, MaxReadFrameSize: 64 << 10, SendPingTimeout: 15 * time.Second, PingTimeout: 15 * time.Second},
+		ReadHeaderTimeout: 10 * time.Second, MaxHeaderBytes: 16 << 10,
+		ErrorLog: log.New(io.Discard, "", 0),
+	}
+	sweeping, stop := context.WithCancel(ctx)
+	defer stop()
+	var loops sync.WaitGroup
+	loops.Go(func() { b.sweep(sweeping) })
+	defer loops.Wait()
+	defer stop()
+	defer context.AfterFunc(ctx, func() {
+		soon, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		defer cancel()
+		if err := srv.Shutdown(soon); err != nil {
+			b.Logger.Warn("calls are cut off", "error", errors.Join(err, srv.Close()))
+		}
+	})()
+	var door net.Listener = &doorman{Listener: ln, b: b, places: make(chan struct{}, maxConns)}
+	if _, unix := ln.Addr().(*net.UnixAddr); !unix {
+		t := b.TLS.Clone()
+		t.ClientAuth, t.MinVersion, t.NextProtos = tls.RequireAndVerifyClientCert, tls.VersionTLS13, []string{"h2"}
+		door = tls.NewListener(door, t)
+	}
+	err := srv.Serve(door)
+	if ctx.Err() != nil || errors.Is(err, errGone) {
+		return nil
+	}
+	return err
+}
+
+// errGone ends the service of a broker whose only peer has gone.
+var errGone = errors.New("broker: the worker has gone")
+
+type levelKey struct{}
+
+// level is how far a secret is kept from the peer of a call.
+func level(ctx context.Context) identity.Level {
+	l, _ := ctx.Value(levelKey{}).(identity.Level)
+	return l
+}
+
+// leveled is a connection whose peer is known.
+type leveled struct {
+	net.Conn
+	level identity.Level
+	done  func()
+	once  sync.Once
+}
+
+func (l *leveled) Close() error {
+	l.once.Do(l.done)
+	return l.Conn.Close()
+}
+
+// doorman lets in who may connect, and not too many at a time.
+type doorman struct {
+	net.Listener
+	b      *broker
+	places chan struct{}
+}
+
+func (d *doorman) Accept() (net.Conn, error) {
+	for {
+		c, err := d.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		level := identity.L1
+		if d.b.child {
+			level = identity.L1Dev
+		} else if u, ok := c.(*net.UnixConn); ok {
+			uid, err := peer(u)
+			if err != nil || !d.b.admits(uid) {
+				d.b.Logger.Warn("a connection was refused", "uid", uid, "error", err)
+				c.Close()
+				continue
+			}
+			if int(uid) == os.Getuid() {
+				level = identity.L1Dev
+			}
+		}
+		select {
+		case d.places <- struct{}{}:
+			return &leveled{Conn: c, level: level, done: func() { <-d.places }}, nil
+		default:
+			c.Close()
+		}
+	}
+}
+
+func (b *broker) admits(uid uint32) bool {
+	for _, p := range b.Peers {
+		if p == uid {
+			return true
+		}
+	}
+	return false
+}
+
+// only is the listener of a child, which has one connection.
+type only struct {
+	conn net.Conn
+	gone chan struct{}
+	once sync.Once
+}
+
+func (o *only) Accept() (net.Conn, error) {
+	if c := o.conn; c != nil {
+		o.conn = nil
+		return rpc.Watch(c, func() { o.once.Do(func() { close(o.gone) }) }), nil
+	}
+	<-o.gone
+	return nil, errGone
+}
+
+func (o *only) Close() error {
+	o.once.Do(func() { close(o.gone) })
+	return nil
+}
+
+func (o *only) Addr() net.Addr { return &net.UnixAddr{Net: "unix"} }

@@ -1,0 +1,226 @@
+//go:build unix
+
+package brokerlink
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/stepward/stepward/internal/rpc"
+)
+
+// childFD is the child's end of the connection.
+const childFD = 3
+
+// serving is what a child writes to its connection when it serves.
+const serving = "serving\n"
+
+// child is a broker that this process has started.
+type child struct {
+	conn  net.Conn
+	cmd   *exec.Cmd
+	ended chan struct{} // its connection has
+	gone  chan struct{} // it has
+	end   func()
+}
+
+// startChild starts this program as a broker, and returns when it serves. What it says instead is in
+// the error.
+func startChild(ctx context.Context, setup Setup, log func(string)) (*child, error) {
+	if !ready.Load() {
+		return nil, errors.New("this program cannot be started as a broker: bootstrap.Init is not the first call in its main, and worker.Config.Broker names no other")
+	}
+	ours, theirs, err := pair()
+	if err != nil {
+		return nil, fmt.Errorf("connect with a broker: %w", err)
+	}
+	defer theirs.Close()
+	input, err := json.Marshal(setup)
+	if err != nil {
+		ours.Close()
+		return nil, err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		ours.Close()
+		return nil, fmt.Errorf("start the broker: %w", err)
+	}
+	c := &child{ended: make(chan struct{}), gone: make(chan struct{})}
+	c.end = sync.OnceFunc(func() { close(c.ended) })
+	if _, err := os.Stat("/proc/self/exe"); err == nil {
+		self = "/proc/self/exe" // also when a deploy has put another program in its place
+	}
+	c.cmd = exec.Command(self)
+	c.cmd.WaitDelay = 2 * time.Second
+	c.cmd.Env = append(os.Environ(), EnvBroker+"=1")
+	c.cmd.ExtraFiles = []*os.File{theirs}
+	c.cmd.Stdin = strings.NewReader(string(input))
+	c.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // ^C is for the worker, which needs it until it has drained
+	said, stderr := &tail{}, &lineWriter{to: log}
+	c.cmd.Stderr = io.MultiWriter(said, stderr)
+	if err := c.cmd.Start(); err != nil {
+		ours.Close()
+		return nil, fmt.Errorf("start the broker: %w", err)
+	}
+	theirs.Close()
+	go func() {
+		err := c.cmd.Wait()
+		stderr.flush()
+		if err != nil {
+			log(err.Error())
+		}
+		close(c.gone)
+	}()
+	if err := c.awaits(ctx, ours); err != nil {
+		ours.Close()
+		c.stop()
+		return nil, fmt.Errorf("%w%s", err, said.text())
+	}
+	c.conn = rpc.Watch(ours, c.end)
+	return c, nil
+}
+
+// awaits waits for the child to serve.
+func (c *child) awaits(ctx context.Context, conn net.Conn) error {
+	deadline := time.Now().Add(startTimeout)
+	if d, ok := ctx.Deadline(); ok && d.Before(deadline) {
+		deadline = d
+	}
+	defer context.AfterFunc(ctx, func() { _ = conn.SetReadDeadline(time.Now()) })()
+	if err := conn.SetReadDeadline(deadline); err != nil {
+		return err
+	}
+	got := make([]byte, len(serving))
+	if _, err := io.ReadFull(conn, got); err != nil {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		return err
+	}
+	return conn.SetReadDeadline(time.Time{})
+}
+
+func (c *child) over() bool {
+	select {
+	case <-c.ended:
+		return true
+	case <-c.gone:
+		return true
+	default:
+		return false
+	}
+}
+
+func (c *child) pid() int { return c.cmd.Process.Pid }
+
+// close ends the child: what it writes is on record, or will be done again.
+func (c *child) close() {
+	c.conn.Close()
+	c.stop()
+}
+
+func (c *child) stop() {
+	timer := time.AfterFunc(5*time.Second, func() { c.cmd.Process.Kill() })
+	defer timer.Stop()
+	<-c.gone
+}
+
+// pair makes a connection that only who has an end of it can use.
+func pair() (ours net.Conn, theirs *os.File, err error) {
+	syscall.ForkLock.RLock()
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM, 0)
+	if err == nil {
+		unix.CloseOnExec(fds[0])
+		unix.CloseOnExec(fds[1])
+	}
+	syscall.ForkLock.RUnlock()
+	if err != nil {
+		return nil, nil, err
+	}
+	f := os.NewFile(uintptr(fds[0]), "broker")
+	defer f.Close()
+	theirs = os.NewFile(uintptr(fds[1]), "worker")
+	if ours, err = net.FileConn(f); err != nil {
+		theirs.Close()
+		return nil, nil, err
+	}
+	return ours, theirs, nil
+}
+
+// Inherited returns the connection that a child serves, and Serving tells that it does.
+func Inherited() (net.Conn, error) {
+	unix.CloseOnExec(childFD)
+	f := os.NewFile(childFD, "worker")
+	defer f.Close()
+	return net.FileConn(f)
+}
+
+// Serving tells the worker that its calls will be answered.
+func Serving(c net.Conn) error {
+	_, err := io.WriteString(c, serving)
+	return err
+}
+
+// tail keeps the beginning of what a child that does not start says.
+type tail struct {
+	mu sync.Mutex
+	b  []byte
+}
+
+func (t *tail) Write(p []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.b = append(t.b, p[:min(len(p), 2048-len(t.b))]...)
+	return len(p), nil
+}
+
+func (t *tail) text() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if s := strings.TrimSpace(string(t.b)); s != "" {
+		return ": " + s
+	}
+	return ""
+}
+
+// lineWriter passes each line on.
+type lineWriter struct {
+	to func(string)
+	b  []byte
+}
+
+func (w *lineWriter) Write(p []byte) (int, error) {
+	w.b = append(w.b, p...)
+	for {
+		n, line, _ := bufio.ScanLines(w.b, false)
+		if n == 0 {
+			break
+		}
+		w.to(string(line))
+		w.b = w.b[n:]
+	}
+	if len(w.b) > 64<<10 {
+		w.flush()
+	}
+	return len(p), nil
+}
+
+func (w *lineWriter) flush() {
+	if len(w.b) > 0 {
+		w.to(string(w.b))
+		w.b = nil
+	}
+}
