@@ -16,6 +16,7 @@ var opening = []string{
 	module + "identity/broker/...",
 	module + "identity/filestore/...",
 	module + "identity/vault/...",
+	module + "identity/sops/...",
 	module + "internal/envelope/open",
 	module + "internal/envelope/seal",
 }

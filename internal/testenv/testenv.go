@@ -29,6 +29,7 @@ const (
 	PartRoot       Part = "root"
 	PartKubernetes Part = "kubernetes"
 	PartVault      Part = "vault"
+	PartSops       Part = "sops"
 )
 
 // Skip ends the test because a part is missing: it skips it, or fails it if
@@ -87,6 +88,9 @@ func find(t testing.TB, part Part) error {
 		return err
 	case PartVault:
 		_, err := vault()
+		return err
+	case PartSops:
+		_, err := sops()
 		return err
 	case PartRoot:
 		if os.Getuid() != 0 {
