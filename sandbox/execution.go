@@ -11,7 +11,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"connectrpc.com/connect"
@@ -377,17 +376,24 @@ func (x *execution) result(ctx context.Context, end *rpc.End) error {
 	return ee
 }
 
+// Numbers of errors of Linux, on which a sandbox is; the worker's own system may have
+// others.
+const (
+	linuxENOENT  = 2
+	linuxEAGAIN  = 11
+	linuxEACCES  = 13
+	linuxENOTSUP = 95
+)
+
 func startError(end *rpc.End) error {
-	switch errno := syscall.Errno(end.StartErrno); {
-	case end.StartErrno == 0:
-		return errors.New(end.StartError)
-	case errno == syscall.ENOENT:
+	switch end.StartErrno {
+	case linuxENOENT:
 		return fmt.Errorf("%w (%s)", fs.ErrNotExist, end.StartError)
-	case errno == syscall.EACCES:
+	case linuxEACCES:
 		return fmt.Errorf("%w (%s)", fs.ErrPermission, end.StartError)
-	case errno == syscall.ENOTSUP:
+	case linuxENOTSUP:
 		return fmt.Errorf("%w (%s)", errors.ErrUnsupported, end.StartError)
-	case errno == syscall.EAGAIN:
+	case linuxEAGAIN:
 		return fmt.Errorf("the sandbox has as many processes as it may (Limits.PIDs): %s", end.StartError)
 	default:
 		return errors.New(end.StartError)
