@@ -151,11 +151,11 @@ func (h *host) drop(ctx context.Context, seq, attempt int) {
 // more, it does not touch; but when it is the run alone that was taken from it, as
 // that was terminated, nobody else would.
 func (h *host) leaves(ctx context.Context, kind engine.EndKind) {
-	held := h.w.lease.session() == h.t.session && h.w.lease.slack() > 0
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	left := kind == engine.Released || kind == engine.Lost && len(h.boxes) > 0 && !h.holds(ctx)
 	for _, b := range h.boxes {
-		if kind == engine.Released || kind == engine.Lost && !held {
+		if left {
 			b.leave()
 		} else {
 			b.destroy(ctx)
@@ -163,6 +163,21 @@ func (h *host) leaves(ctx context.Context, kind engine.EndKind) {
 	}
 	clear(h.boxes)
 	h.unshare(ctx)
+}
+
+// holds reports whether this worker has its lease, of which the lost run was a part. It
+// asks Postgres: who was taken for dead when the clock there leapt does not know from
+// his own.
+func (h *host) holds(ctx context.Context) bool {
+	err := h.w.retry(context.WithoutCancel(ctx), h.t, func(ctx context.Context) error {
+		var state string
+		err := h.w.Pool.QueryRow(ctx, h.w.q.WorkerHeartbeat, h.t.session, h.w.LeaseTTL.Seconds()).Scan(&state)
+		if errors.Is(err, pgx.ErrNoRows) {
+			return engine.ErrLeaseLost
+		}
+		return err
+	})
+	return err == nil
 }
 
 // handle returns what is stored for another worker to open the sandbox with; nil if that is
