@@ -29,11 +29,11 @@ var reservedKnobs = []string{
 	"DOTNET_CLI_TELEMETRY_OPTOUT", "DOTNET_NOLOGO", "CARGO_TERM_COLOR", "PIP_NO_INPUT", "PIP_DISABLE_PIP_VERSION_CHECK",
 }
 
-// CheckName returns what is wrong with the name of a secret, or nil: a
+// CheckName returns what is wrong with a name that a step lists, or nil: a
 // *[ProfileError]. It becomes the name of a variable in the environment of a
 // program, so those are refused that programs execute, load or trust something by.
 func CheckName(name string) error {
-	if reason := badName(name, false); reason != "" {
+	if reason := badName(name, true); reason != "" {
 		return &ProfileError{Key: name, Reason: reason}
 	}
 	return nil

@@ -165,3 +165,15 @@ func TestDefineOrderOfVersions(t *testing.T) {
 		}
 	}
 }
+
+// What a step lists of a tenant's names is in its definition, for the broker to read.
+func TestDefineSecrets(t *testing.T) {
+	f := newFixture(t)
+	step := workflow.NewStep("publish", func(context.Context, int) (int, error) { return 0, nil },
+		workflow.StepOptions{Mode: workflow.Identity, Secrets: []string{"DEPLOY_TOKEN", "REGION?"}})
+	f.start(worker.Config{Workflows: []*workflow.Definition{workflow.Define(workflow.DurableWorkflow[int, int]{Name: "secret"},
+		func(workflow.Context, int) (int, error) { return 0, nil }, workflow.Options{Steps: []workflow.Declared{step}})}})
+	eventually(t, "the definition is written", func() bool {
+		return f.count(`SELECT count(*) FROM stepward.definition WHERE workflow = 'secret' AND convert_from(steps, 'UTF8')::jsonb #> '{0,secrets}' = '["DEPLOY_TOKEN", "REGION?"]'`) == 1
+	})
+}

@@ -368,14 +368,15 @@ func need(e *engine.Definition) enqueue.Need {
 // newest of several versions comes last.
 func (w *worker) defineOne(ctx context.Context, tx pgx.Tx, e *engine.Definition, requirement int32, place int) error {
 	type step struct {
-		Name string       `json:"name"`
-		Mode string       `json:"mode"`
-		Tool bool         `json:"tool,omitempty"`
-		Spec sandbox.Spec `json:"sandbox"`
+		Name    string       `json:"name"`
+		Mode    string       `json:"mode"`
+		Tool    bool         `json:"tool,omitempty"`
+		Spec    sandbox.Spec `json:"sandbox"`
+		Secrets []string     `json:"secrets,omitempty"`
 	}
 	steps := []step{}
 	for _, s := range e.Steps {
-		steps = append(steps, step{Name: s.Name, Mode: workflow.Mode(s.Mode).String(), Tool: s.Tool, Spec: s.Spec})
+		steps = append(steps, step{Name: s.Name, Mode: workflow.Mode(s.Mode).String(), Tool: s.Tool, Spec: s.Spec, Secrets: s.Secrets})
 	}
 	data, err := json.Marshal(steps)
 	if err != nil {

@@ -5,10 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/stepward/stepward/identity"
 	"github.com/stepward/stepward/internal/engine"
 	"github.com/stepward/stepward/sandbox"
 )
@@ -19,6 +22,11 @@ type StepOptions struct {
 	Mode    Mode         // where the step runs; defaults to Bare
 	Sandbox sandbox.Spec // what its sandbox requires, above Bare
 	Retry   Retry
+
+	// Secrets are the names that the step may have of what the tenant's profiles
+	// give it, secrets and knobs: see package identity. Above Sandboxed. With a "?" at its
+	// end, a name may be missing; without, the step does not begin then. Up to 100.
+	Secrets []string
 
 	// OnSandboxLost says what an attempt ends with whose sandbox was lost: it ended by
 	// itself, or its worker died, or had to leave, and no other could go on with it,
@@ -170,6 +178,7 @@ func newStep[In, Out any](name string, o StepOptions, nilFn bool) *Step[In, Out]
 	if err := o.Sandbox.Validate(); err != nil {
 		errs = append(errs, err)
 	}
+	errs = append(errs, checkSecrets(o))
 	for _, t := range []struct {
 		what string
 		t    reflect.Type
@@ -183,11 +192,35 @@ func newStep[In, Out any](name string, o StepOptions, nilFn bool) *Step[In, Out]
 	}
 	retry := o.Retry.withDefaults()
 	return &Step[In, Out]{
-		core: &engine.Step{Name: name, Mode: int(o.Mode), Spec: o.Sandbox, Timeout: max(o.Timeout, 0), Heartbeat: o.HeartbeatTimeout, Deadline: o.Deadline,
+		core: &engine.Step{Name: name, Mode: int(o.Mode), Spec: o.Sandbox, Secrets: slices.Clone(o.Secrets), Timeout: max(o.Timeout, 0), Heartbeat: o.HeartbeatTimeout, Deadline: o.Deadline,
 			MaxAttempts: retry.MaxAttempts, Delay: retry.delay, Again: retry.judge, Lost: lost(o.OnSandboxLost)},
 		err: errors.Join(errs...),
 	}
 }
+
+// checkSecrets returns what is wrong with the names that a step lists, or nil.
+func checkSecrets(o StepOptions) error {
+	if len(o.Secrets) > 0 && o.Mode <= Sandboxed {
+		return fmt.Errorf("a step of mode %v has no Secrets", o.Mode)
+	}
+	if len(o.Secrets) > maxSecrets {
+		return fmt.Errorf("%d Secrets, the limit is %d", len(o.Secrets), maxSecrets)
+	}
+	seen := make(map[string]bool)
+	for _, s := range o.Secrets {
+		name := strings.TrimSuffix(s, "?")
+		if err := identity.CheckName(name); err != nil {
+			return fmt.Errorf("in Secrets: %w", err)
+		}
+		if seen[name] {
+			return fmt.Errorf("in Secrets, %s is listed twice", name)
+		}
+		seen[name] = true
+	}
+	return nil
+}
+
+const maxSecrets = 100
 
 // Name returns the name that the step was made with.
 func (s *Step[In, Out]) Name() string { return s.core.Name }

@@ -44,6 +44,7 @@ type Step struct {
 	Mode        int
 	Tool        bool
 	Spec        sandbox.Spec
+	Secrets     []string      // names; one that ends in "?" may be missing
 	Timeout     time.Duration // of one attempt; 0: none
 	Heartbeat   time.Duration // that an attempt may be silent; 0: for ever
 	Deadline    time.Duration // of all attempts, and the waits between; 0: none

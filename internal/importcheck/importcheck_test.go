@@ -28,6 +28,7 @@ var clientSide = []string{
 	module + "workflow/...",
 	module + "sandbox",
 	module + "audit",
+	module + "identity",
 	module + "internal/batch",
 	module + "internal/db",
 	module + "internal/egress",

@@ -1,0 +1,44 @@
+package workflow_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stepward/stepward/workflow"
+)
+
+// The names that a step lists are checked when it is made, and each of them.
+func TestStepSecrets(t *testing.T) {
+	many := make([]string, 101)
+	for i := range many {
+		many[i] = fmt.Sprint("K", i)
+	}
+	for what, c := range map[string]struct {
+		mode    workflow.Mode
+		secrets []string
+		culprit string
+	}{
+		"without":            {workflow.Identity, nil, ""},
+		"required, optional": {workflow.AgentJIT, []string{"DEPLOY_TOKEN", "REGION?"}, ""},
+		"bare":               {workflow.Bare, []string{"DEPLOY_TOKEN"}, "mode bare"},
+		"sandboxed":          {workflow.Sandboxed, []string{"DEPLOY_TOKEN"}, "mode sandboxed"},
+		"reserved":           {workflow.Identity, []string{"LD_PRELOAD?"}, "LD_PRELOAD"},
+		"lower case":         {workflow.Identity, []string{"token"}, "token"},
+		"twice":              {workflow.Identity, []string{"A", "A?"}, "A is listed twice"},
+		"too many":           {workflow.Identity, many, "101"},
+	} {
+		step := workflow.NewStep("publish", func(context.Context, int) (int, error) { return 0, nil }, workflow.StepOptions{Mode: c.mode, Secrets: c.secrets})
+		d := workflow.Define(workflow.DurableWorkflow[int, int]{Name: "site"}, func(workflow.Context, int) (int, error) { return 0, nil }, workflow.Options{Steps: []workflow.Declared{step}}).Engine()
+		err := errors.Join(d.Errs...)
+		switch {
+		case c.culprit == "" && (err != nil || !slices.Equal(d.Steps[0].Secrets, c.secrets)):
+			t.Errorf("%s: got %v, %v", what, d.Steps[0].Secrets, err)
+		case c.culprit != "" && (err == nil || !strings.Contains(err.Error(), c.culprit) || !strings.Contains(err.Error(), "publish")):
+			t.Errorf("%s: got %v", what, err)
+		}
+	}
+}
