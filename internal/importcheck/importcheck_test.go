@@ -58,6 +58,7 @@ var workerSide = append([]string{
 	module + "internal/layers",
 	module + "internal/nsroot",
 	module + "internal/program",
+	module + "internal/redact",
 	module + "internal/runner",
 	module + "internal/shim",
 }, clientSide...)

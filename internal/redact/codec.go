@@ -12,6 +12,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"unicode/utf16"
 	"unicode/utf8"
 )
@@ -23,7 +24,7 @@ type codec struct {
 }
 
 // codecs are tried in this order, and what two of them print alike is the first one's.
-var codecs = func() (all []codec) {
+var codecs = sync.OnceValue(func() (all []codec) {
 	type form = func(string) string
 	add := func(class string, forms ...form) {
 		for _, f := range forms {
@@ -45,6 +46,8 @@ var codecs = func() (all []codec) {
 	}
 	twice("quoted", inner(strconv.Quote), inner(strconv.Quote), inner(strconv.QuoteToASCII))
 
+	escaped := regexp.MustCompile(`%[0-9A-F]{2}`)
+	special := regexp.MustCompile(`[^\w./:=@%+,\n-]`) // as bash's printf %q sees it
 	lower := func(s string) string { return escaped.ReplaceAllStringFunc(s, strings.ToLower) }
 	for _, f := range []form{url.QueryEscape, url.PathEscape, percent("-._~"), percent("-._~!*'()"), userinfo} {
 		twice("url", f, f)
@@ -86,7 +89,7 @@ var codecs = func() (all []codec) {
 	add("utf16", wide(binary.LittleEndian), wide(binary.BigEndian))
 	add("bytes", decimals(" "), decimals(","), decimals(", "))
 	return all
-}()
+})
 
 const (
 	lowerDigits = "0123456789abcdef"
@@ -98,11 +101,6 @@ func writeDigits(b *strings.Builder, digits string, value uint16, n int) {
 		b.WriteByte(digits[value>>(4*n)&15])
 	}
 }
-
-var (
-	escaped = regexp.MustCompile(`%[0-9A-F]{2}`)
-	special = regexp.MustCompile(`[^\w./:=@%+,\n-]`) // as bash's printf %q sees it
-)
 
 // unbroken returns s without line breaks.
 func unbroken(s string) []byte {

@@ -62,7 +62,7 @@ func (s *Set) forget() {
 func patterns(s *Set, name, value string) (all, digits []*pattern) {
 	for _, part := range parts(value) {
 		seen := map[string]bool{}
-		for _, c := range codecs {
+		for _, c := range codecs() {
 			symbols := c.encode(part)
 			if len(symbols) < minLength || seen[string(symbols)] {
 				continue

@@ -134,3 +134,6 @@ func entropy(value string) (bits float64) {
 	}
 	return bits
 }
+
+// Empty reports whether there is nothing to search for.
+func (s *Set) Empty() bool { return s.table.Load() == nil }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -59,5 +60,32 @@ func TestScanner(t *testing.T) {
 	}
 	if got := (&Set{}).Find([]byte(odd)); got != nil {
 		t.Errorf("without keys: %q", got)
+	}
+}
+
+// A guard passes on all, or nothing of a value, and then fails for good.
+func TestGuard(t *testing.T) {
+	s := newSet(t, "s3cr3t-Token/42")
+	for _, c := range []struct {
+		writes []string
+		want   string
+		found  bool
+	}{
+		{[]string{"all ", "of it s3cr3t-Tok", "ex"}, "all of it s3cr3t-Tokex", false},
+		{[]string{"before s3cr3t-", "Token/42 after", " and on"}, "before ", true},
+		{[]string{"cut off: s3cr3t-Tok"}, "cut off: ", true},
+	} {
+		var b strings.Builder
+		g := s.Guard(&b)
+		var err error
+		for _, p := range c.writes {
+			_, werr := g.Write([]byte(p))
+			err = errors.Join(err, werr)
+		}
+		err = errors.Join(err, g.Close())
+		var found *FoundError
+		if errors.As(err, &found) != c.found || b.String() != c.want {
+			t.Errorf("%q: %q, %v", c.writes, b.String(), err)
+		}
 	}
 }

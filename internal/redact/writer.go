@@ -2,6 +2,8 @@ package redact
 
 import (
 	"io"
+	"maps"
+	"slices"
 )
 
 // A Writer passes on a text without the values of its set. It is not to be used by
@@ -9,6 +11,8 @@ import (
 type Writer struct {
 	set *Set
 	to  io.Writer
+
+	guard bool // it fails instead of redacting
 
 	m    *matcher
 	held []byte // the end of the text, not passed on
@@ -18,6 +22,10 @@ type Writer struct {
 
 // Writer returns a writer that passes on to w. Each write makes at most one of w's.
 func (s *Set) Writer(w io.Writer) *Writer { return &Writer{set: s, to: w} }
+
+// Guard returns a writer for what must not be rewritten. It passes on what it gets until
+// there is a value in it: then it fails with a [*FoundError], and has passed on none of that.
+func (s *Set) Guard(w io.Writer) *Writer { return &Writer{set: s, to: w, guard: true} }
 
 // Write passes on what has no part in a match that may still come.
 func (w *Writer) Write(p []byte) (int, error) {
@@ -57,6 +65,9 @@ func (w *Writer) Close() error {
 
 // pass passes on the text up to a byte of it, with names for the hits.
 func (w *Writer) pass(limit int64) error {
+	if w.guard && len(w.m.hits) > 0 {
+		return w.found()
+	}
 	at := w.m.end - int64(len(w.held))
 	n := limit - at
 	if n <= 0 {
@@ -72,6 +83,18 @@ func (w *Writer) pass(limit int64) error {
 	}
 	w.held = append(w.held[:0], w.held[n:]...)
 	return err
+}
+
+func (w *Writer) found() error {
+	names := map[string]bool{}
+	for _, h := range w.m.hits {
+		if !h.named {
+			h.named = true
+			w.set.count(h.pattern)
+		}
+		names[h.pattern.name] = true
+	}
+	return &FoundError{slices.Sorted(maps.Keys(names))}
 }
 
 // redact returns the text, which begins at a byte, with names for the hits.

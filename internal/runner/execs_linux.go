@@ -13,6 +13,7 @@ import (
 	"connectrpc.com/connect"
 
 	"github.com/stepward/stepward/internal/confine"
+	"github.com/stepward/stepward/internal/redact"
 	"github.com/stepward/stepward/internal/rpc"
 	"github.com/stepward/stepward/internal/shim"
 )
@@ -36,6 +37,7 @@ type execs struct {
 	starts      chan func()   // for serve to do
 	prepared    chan struct{} // closed when this process is safe from what it runs
 	met         met
+	redactor    redact.Set // takes the secrets that the sandbox holds out of what leaves it
 
 	mu    sync.Mutex
 	byID  map[string]*exec
@@ -189,6 +191,7 @@ func (x *execs) run(e *exec, req *rpc.ExecRequest) {
 		e.timeout.Stop()
 	}
 	e.inMu.Unlock()
+	end.StartError = x.redactor.Redact(end.StartError)
 	if end.Code != 0 && end.StartErrno == 0 {
 		end.Limit = x.met.since(before)
 	}

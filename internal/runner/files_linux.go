@@ -14,6 +14,7 @@ import (
 	"connectrpc.com/connect"
 	"golang.org/x/sys/unix"
 
+	"github.com/stepward/stepward/internal/redact"
 	"github.com/stepward/stepward/internal/rpc"
 )
 
@@ -37,9 +38,12 @@ func root(name string) (*os.Root, string, error) {
 // coded gives an error the code that the worker turns back into an fs error.
 func coded(err error) error {
 	var ce *connect.Error
+	var secret *redact.FoundError
 	switch {
 	case err == nil, errors.As(err, &ce):
 		return err
+	case errors.As(err, &secret):
+		return connect.NewError(connect.CodePermissionDenied, err)
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ENOTDIR):
 		return connect.NewError(connect.CodeNotFound, err)
 	case errors.Is(err, fs.ErrPermission), errors.Is(err, unix.EROFS):
@@ -52,8 +56,8 @@ func coded(err error) error {
 	return connect.NewError(connect.CodeFailedPrecondition, err)
 }
 
-func describe(i fs.FileInfo) *rpc.FileInfo {
-	return &rpc.FileInfo{Name: text(i.Name()), Size: i.Size(), Mode: uint32(i.Mode()), ModTimeNs: i.ModTime().UnixNano()}
+func (s service) describe(i fs.FileInfo) *rpc.FileInfo {
+	return &rpc.FileInfo{Name: text(s.execs.redactor.Redact(i.Name())), Size: i.Size(), Mode: uint32(i.Mode()), ModTimeNs: i.ModTime().UnixNano()}
 }
 
 func (s service) Stat(_ context.Context, req *connect.Request[rpc.StatRequest]) (*connect.Response[rpc.StatResponse], error) {
@@ -70,7 +74,7 @@ func (s service) Stat(_ context.Context, req *connect.Request[rpc.StatRequest]) 
 	if err != nil {
 		return nil, coded(err)
 	}
-	return connect.NewResponse(&rpc.StatResponse{Info: describe(info)}), nil
+	return connect.NewResponse(&rpc.StatResponse{Info: s.describe(info)}), nil
 }
 
 func (s service) ReadDir(_ context.Context, req *connect.Request[rpc.ReadDirRequest], stream *connect.ServerStream[rpc.ReadDirResponse]) error {
@@ -84,7 +88,7 @@ func (s service) ReadDir(_ context.Context, req *connect.Request[rpc.ReadDirRequ
 		resp := &rpc.ReadDirResponse{}
 		for _, e := range entries {
 			if info, ierr := e.Info(); ierr == nil { // else it was removed meanwhile
-				resp.Entries = append(resp.Entries, describe(info))
+				resp.Entries = append(resp.Entries, s.describe(info))
 			}
 		}
 		if len(resp.Entries) > 0 {
@@ -111,28 +115,53 @@ func (s service) ReadFile(ctx context.Context, req *connect.Request[rpc.ReadFile
 	} else if !info.Mode().IsRegular() {
 		return connect.NewError(connect.CodeFailedPrecondition, errors.New("not a regular file"))
 	}
-	if _, err := f.Seek(req.Msg.Offset, io.SeekStart); err != nil {
+	// What stands before the offset is read as well: a value may begin there.
+	offset := req.Msg.Offset
+	before := min(max(offset, 0), mostSecret)
+	if s.execs.redactor.Empty() {
+		before = 0
+	}
+	if _, err := f.Seek(offset-before, io.SeekStart); err != nil {
 		return coded(err)
 	}
 	var r io.Reader = f
 	if req.Msg.Limit > 0 {
-		r = io.LimitReader(f, req.Msg.Limit)
+		r = io.LimitReader(f, before+req.Msg.Limit)
 	}
+	guard := s.execs.redactor.Guard(&sendFile{stream: stream, skip: int(before)})
 	buf := make([]byte, 256<<10)
 	for ctx.Err() == nil {
 		n, err := io.ReadFull(r, buf)
 		if n > 0 {
-			if err := stream.Send(&rpc.ReadFileResponse{Data: buf[:n]}); err != nil {
-				return err
+			if _, err := guard.Write(buf[:n]); err != nil {
+				return coded(err)
 			}
 		}
 		if err == io.EOF || err == io.ErrUnexpectedEOF {
-			return nil
+			return coded(guard.Close())
 		} else if err != nil {
 			return coded(err)
 		}
 	}
 	return ctx.Err()
+}
+
+// mostSecret is the size of the largest value.
+const mostSecret = 64 << 10
+
+// A sendFile sends what stands behind the first bytes.
+type sendFile struct {
+	stream *connect.ServerStream[rpc.ReadFileResponse]
+	skip   int
+}
+
+func (s *sendFile) Write(p []byte) (int, error) {
+	n := min(s.skip, len(p))
+	s.skip -= n
+	if n == len(p) {
+		return n, nil
+	}
+	return len(p), s.stream.Send(&rpc.ReadFileResponse{Data: p[n:]})
 }
 
 // open never waits for the other end of a pipe that the sandbox put there.

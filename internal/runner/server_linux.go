@@ -79,7 +79,7 @@ func (s *server) serve(ln net.Listener, gone <-chan struct{}) error {
 		s.timer = time.AfterFunc(s.cfg.orphanAfter, func() { close(s.orphan) })
 		s.mu.Unlock()
 	}
-	_, handler := rpcconnect.NewRunnerHandler(service{s}, rpc.HandlerOptions()...)
+	_, handler := rpcconnect.NewRunnerHandler(service{s}, s.options()...)
 	var p http.Protocols
 	p.SetUnencryptedHTTP2(true)
 	p.SetHTTP1(true) // a tunnel begins with it

@@ -39,7 +39,7 @@ func (x *execs) spawn(e *exec, req *rpc.ExecRequest, pumps *sync.WaitGroup) *rpc
 			return err
 		}
 		child = append(child, w)
-		pumps.Go(func() { pump(r, &e.out[s]) })
+		pumps.Go(func() { x.pump(r, e, s) })
 		return nil
 	}
 	request := shim.Request{
@@ -53,7 +53,7 @@ func (x *execs) spawn(e *exec, req *rpc.ExecRequest, pumps *sync.WaitGroup) *rpc
 		}
 		child = append(child, theirs, theirs, theirs)
 		request.Env = append([]string{"TERM=xterm-256color"}, request.Env...)
-		pumps.Go(func() { pump(t.File, &e.out[rpc.Output_STDOUT]) })
+		pumps.Go(func() { x.pump(t.File, e, rpc.Output_STDOUT) })
 		e.inMu.Lock()
 		e.stdin, e.terminal = t, t
 		e.inMu.Unlock()
@@ -182,21 +182,6 @@ func (e *exec) setShim(s *shim.Process) {
 	e.inMu.Lock()
 	e.shim = s
 	e.inMu.Unlock()
-}
-
-// pump copies an output of the process to its log.
-func pump(r *os.File, l *outlog) {
-	defer r.Close()
-	buf := make([]byte, 32<<10)
-	for {
-		n, err := r.Read(buf)
-		if n > 0 && !l.write(buf[:n]) {
-			return
-		}
-		if err != nil {
-			return
-		}
-	}
 }
 
 // baseEnv is the environment under every command's own.

@@ -33,16 +33,14 @@ func (s service) GetTree(ctx context.Context, req *connect.Request[rpc.GetTreeRe
 		return coded(err)
 	}
 	defer dir.Close()
-	out := bufio.NewWriterSize(sendTar{stream}, tarChunk)
+	guard := s.execs.redactor.Guard(sendTar{stream})
+	out := bufio.NewWriterSize(guard, tarChunk)
 	t := treeWriter{ctx: ctx, tar: tar.NewWriter(out), left: req.Msg}
 	if err := t.dir(dir, "", 1); err != nil {
-		_ = out.Flush() // so that the worker sees where it ends
+		_ = errors.Join(out.Flush(), guard.Close()) // so that the worker sees where it ends
 		return coded(err)
 	}
-	if err := errors.Join(t.tar.Close(), out.Flush()); err != nil {
-		return err
-	}
-	return nil
+	return coded(errors.Join(t.tar.Close(), out.Flush(), guard.Close()))
 }
 
 type sendTar struct {
