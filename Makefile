@@ -26,7 +26,7 @@ cross:
 	for target in darwin/arm64 windows/amd64; do \
 		echo "vet $$target"; \
 		CGO_ENABLED=0 GOOS=$${target%/*} GOARCH=$${target#*/} $(GO) vet ./...; \
-		for m in sandbox/kubernetes sandbox/lambda; do \
+		for m in sandbox/kubernetes sandbox/lambda identity/awssecrets; do \
 			(cd $$m && CGO_ENABLED=0 GOOS=$${target%/*} GOARCH=$${target#*/} $(GO) vet ./...); \
 		done; \
 	done
@@ -41,6 +41,7 @@ lint: $(GOLANGCI)
 	$(GOLANGCI) run ./...
 	cd sandbox/kubernetes && $(GOLANGCI) run ./...
 	cd sandbox/lambda && $(GOLANGCI) run ./...
+	cd identity/awssecrets && $(GOLANGCI) run ./...
 
 generate:
 	sh internal/rpc/generate.sh

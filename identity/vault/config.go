@@ -34,7 +34,7 @@ type Config struct {
 	// Timeout is how long one request may take, with its repetitions. Defaults to 10 seconds.
 	Timeout time.Duration
 
-	// Transport reaches Vault. Defaults to one that trusts the system's roots.
+	// Transport reaches Vault. Defaults to [http.DefaultTransport].
 	Transport *http.Transport
 }
 

@@ -21,7 +21,10 @@ type session struct {
 
 // bare returns a client without a token.
 func (s *session) bare() (*api.Client, error) {
-	transport := s.config.Transport
+	transport := http.DefaultTransport
+	if s.config.Transport != nil {
+		transport = s.config.Transport
+	}
 	c, err := api.NewClient(&api.Config{
 		Address:      s.config.Address,
 		HttpClient:   &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }},

@@ -39,9 +39,6 @@ func New(config Config) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	if config.Transport == nil {
-		config.Transport = http.DefaultTransport.(*http.Transport).Clone()
-	}
 	return &Store{config: config, session: session{config: config}, made: map[making]*made{}}, nil
 }
 
@@ -102,9 +99,14 @@ func (s *Store) read(ctx context.Context, r broker.Request, t target) (broker.Va
 	case secret == nil:
 		return broker.Value{}, fmt.Errorf("vault: %s: %w", doing, broker.ErrNoSecret)
 	}
+	return value(secret, t.field, created, doing)
+}
+
+// value is what a key/value engine answered, unless it is not what was made then.
+func value(secret *api.Secret, field, created, doing string) (broker.Value, error) {
 	metadata, ok := secret.Data["metadata"].(map[string]any)
 	if !ok {
-		return broker.Value{}, fmt.Errorf("vault: %s: %s is no key/value engine of version 2: %w", doing, t.mount, broker.ErrDenied)
+		return broker.Value{}, fmt.Errorf("vault: %s: it is not in a key/value engine of version 2: %w", doing, broker.ErrDenied)
 	}
 	number, _ := metadata["version"].(json.Number)
 	made, _ := metadata["created_time"].(string)
@@ -115,12 +117,12 @@ func (s *Store) read(ctx context.Context, r broker.Request, t target) (broker.Va
 	case created != "" && created != made:
 		return broker.Value{}, fmt.Errorf("vault: %s: version %s was made at another time: %w", doing, number, broker.ErrNoVersion)
 	}
-	value, err := pick(fields, t.field, false)
+	picked, err := pick(fields, field, false)
 	if err != nil {
 		return broker.Value{}, fmt.Errorf("vault: %s: %w", doing, err)
 	}
 	when, _ := time.Parse(time.RFC3339Nano, made)
-	return broker.Value{Bytes: value, Version: number.String() + "@" + made, Created: when}, nil
+	return broker.Value{Bytes: picked, Version: number.String() + "@" + made, Created: when}, nil
 }
 
 // failed is fail for what the session may have made an Error of already.
