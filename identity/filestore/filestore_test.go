@@ -453,7 +453,7 @@ func TestOtherStore(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(c.Dir, "key.age"), forged, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := filestore.Open(c); !errors.Is(err, broker.ErrCorrupt) {
+	if _, err := filestore.Open(c); !errors.Is(err, broker.ErrCorrupt) || !strings.Contains(err.Error(), "key.age was written by someone else") {
 		t.Errorf("a forged key: %v", err)
 	}
 }

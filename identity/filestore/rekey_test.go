@@ -1,11 +1,15 @@
 package filestore_test
 
 import (
+	"context"
 	"errors"
 	"os"
+	"path/filepath"
 	"sync"
 	"testing"
+	"time"
 
+	"github.com/stepward/stepward/identity/broker"
 	"github.com/stepward/stepward/identity/filestore"
 )
 
@@ -105,4 +109,59 @@ func TestRekeyPassphrase(t *testing.T) {
 	if _, err := os.Stat(c.Dir + ".key"); err == nil {
 		t.Error("a store with a passphrase has an identity too")
 	}
+}
+
+// What looks damaged while another writes may be half of a change, so that a reader asks again
+// when that has ended, and before says neither.
+func TestReaderWaitsForVerdict(t *testing.T) {
+	c := place(t)
+	reader, writer := open(t, c), open(t, c)
+	put(t, writer, "acme", "token", "x")
+	files, err := filepath.Glob(filepath.Join(c.Dir, "records", "*"))
+	if err != nil || len(files) != 1 {
+		t.Fatal(files, err)
+	}
+	away := files[0] + ".away"
+	err = writer.Hold(func() {
+		if err := os.Rename(files[0], away); err != nil {
+			t.Error(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		defer cancel()
+		if _, err := reader.Get(ctx, broker.Request{Tenant: "acme", Path: "token"}); !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, broker.ErrCorrupt) {
+			t.Errorf("while another writes: %v", err)
+		}
+		if err := os.Rename(away, files[0]); err != nil {
+			t.Error(err)
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	wants(t, reader, "acme", "token", "x")
+}
+
+// Rekey that is cut off after it has written the identity has left the old one in the file too.
+func TestRekeyCutOff(t *testing.T) {
+	c := place(t)
+	s := open(t, c)
+	put(t, s, "acme", "token", "x")
+	key := filepath.Join(c.Dir, "key.age")
+	if err := errors.Join(os.Rename(key, key+".away"), os.Mkdir(key, 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Rekey(t.Context(), nil); err == nil {
+		t.Fatal("there was no place for the key")
+	}
+	if err := errors.Join(os.Remove(key), os.Rename(key+".away", key)); err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
+	s = open(t, c)
+	wants(t, s, "acme", "token", "x")
+	if err := s.Rekey(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
+	wants(t, open(t, c), "acme", "token", "x")
 }
