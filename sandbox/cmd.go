@@ -30,6 +30,12 @@ type Cmd struct {
 	// Env is the environment on top of the Spec's: "KEY=value".
 	Env []string
 
+	// Secrets names what the command gets as variables beside Env, of the secrets that
+	// were brought into the sandbox: those that Name may have, by the program that it
+	// turns out to be. No other command sees them. What may not be had is an
+	// [ErrSecret], and the command is not started.
+	Secrets []string
+
 	// Stdin is copied to the command. Nil is an empty file.
 	Stdin io.Reader
 
@@ -166,7 +172,7 @@ func (c *Cmd) Start(ctx context.Context) error {
 		sb: c.sb, name: c.Name, stdin: c.Stdin, stdout: c.Stdout, stderr: c.Stderr, whole: again && c.MaxOutput == 0,
 		req: &rpc.ExecRequest{
 			Id: c.ID, Named: named, Name: c.Name, Args: c.Args, Dir: c.Dir,
-			Env: env, Stdin: c.Stdin != nil, Terminal: c.Terminal.wire(),
+			Env: env, Secrets: c.Secrets, Stdin: c.Stdin != nil, Terminal: c.Terminal.wire(),
 			DiscardStdout: c.Stdout == nil && !named, DiscardStderr: c.Stderr == nil && !named,
 			TimeoutNs: int64(c.Timeout), MaxOutput: c.MaxOutput,
 		},
@@ -189,6 +195,11 @@ func (c *Cmd) check(env []string) error {
 	for i, arg := range c.Args {
 		if !utf8.ValidString(arg) {
 			return refuse(fmt.Sprintf("argument %d", i+1))
+		}
+	}
+	for _, name := range c.Secrets {
+		if !utf8.ValidString(name) {
+			return refuse("the name of a secret")
 		}
 	}
 	for _, kv := range env {

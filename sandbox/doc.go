@@ -77,6 +77,16 @@
 // (domain fronting) or by a name that is itself encrypted (ECH). A hello that has
 // the allowed name on its outside passes.
 //
+// # Secrets
+//
+// Secrets come into a sandbox in an envelope that its worker cannot open: see
+// [Secrets]. A guest step finds those of its function with os.Getenv, a command those
+// that [Cmd].Secrets names and that its program may have, and no process finds those of
+// another. None is in the environment of the sandbox itself, in an argument, or in a
+// file that has a name. What uses them goes on for as long as the broker renews them:
+// after 15 s without a word, all that runs is stopped and no connection leaves, until
+// there is one, and after 90 s the sandbox ends, whether a worker is there or not.
+//
 // # Errors
 //
 // A command that cannot be started is a [CommandError], one that ends without

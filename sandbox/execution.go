@@ -194,6 +194,9 @@ func (x *execution) follow(ctx, stream context.Context, started func()) error {
 		}
 		var ce *connect.Error
 		if errors.As(err, &ce) && connect.IsWireError(err) && ce.Code() != connect.CodeUnavailable {
+			if err := secretError(x.name, ce); err != nil {
+				return err
+			}
 			switch ce.Code() {
 			case connect.CodeNotFound, connect.CodeAlreadyExists:
 				return &CommandError{Command: x.name, Err: fileError(err)}

@@ -26,7 +26,7 @@ func (c *Cmd) needsLink() error {
 	for _, f := range []struct {
 		field string
 		set   bool
-	}{{"Terminal", c.Terminal != nil}, {"ID", c.ID != ""}, {"Attach", c.attach != nil}} {
+	}{{"Terminal", c.Terminal != nil}, {"ID", c.ID != ""}, {"Attach", c.attach != nil}, {"Secrets", len(c.Secrets) > 0}} {
 		if f.set {
 			return fmt.Errorf("sandbox: backend %s has no %s of commands: %w", c.sb.Backend(), f.field, errors.ErrUnsupported)
 		}

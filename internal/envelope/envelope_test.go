@@ -113,6 +113,9 @@ func TestFactsBind(t *testing.T) {
 			if facts.Differs(other) == "" {
 				t.Fatal("Differs does not see it")
 			}
+			if back, err := envelope.ReadFacts(other.Encode()); err != nil || back != other {
+				t.Errorf("%+v came back as %+v, %v", other, back, err)
+			}
 			k := newKey(t, facts)
 			h := head
 			h.Facts = other
@@ -436,6 +439,9 @@ func FuzzFrame(f *testing.F) {
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		if f, err := envelope.ReadFrame(raw); err == nil && !bytes.Equal(f.Encode(), raw) {
 			t.Error("another form of one envelope")
+		}
+		if f, err := envelope.ReadFacts(raw); err == nil && !bytes.Equal(f.Encode(), raw) {
+			t.Error("another form of the same facts")
 		}
 		if h, err := envelope.ReadHello(raw); err == nil && !bytes.Equal(h.Encode(), raw) {
 			t.Error("another form of one hello")

@@ -69,7 +69,7 @@ func (x Output_Stream) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Output_Stream.Descriptor instead.
 func (Output_Stream) EnumDescriptor() ([]byte, []int) {
-	return file_runner_proto_rawDescGZIP(), []int{11, 0}
+	return file_runner_proto_rawDescGZIP(), []int{12, 0}
 }
 
 type HelloRequest struct {
@@ -244,6 +244,7 @@ type ExecRequest struct {
 	Terminal      *Terminal `protobuf:"bytes,15,opt,name=terminal,proto3" json:"terminal,omitempty"`                     // its standard input, output and error; output is stdout
 	TimeoutNs     int64     `protobuf:"varint,16,opt,name=timeout_ns,json=timeoutNs,proto3" json:"timeout_ns,omitempty"` // it is killed then; 0: none
 	MaxOutput     int64     `protobuf:"varint,17,opt,name=max_output,json=maxOutput,proto3" json:"max_output,omitempty"` // of each stream, whose middle is left out; 0: all, at the reader's pace
+	Secrets       []string  `protobuf:"bytes,18,rep,name=secrets,proto3" json:"secrets,omitempty"`                       // that a command gets as variables
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -397,6 +398,13 @@ func (x *ExecRequest) GetMaxOutput() int64 {
 	return 0
 }
 
+func (x *ExecRequest) GetSecrets() []string {
+	if x != nil {
+		return x.Secrets
+	}
+	return nil
+}
+
 type Terminal struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Rows          uint32                 `protobuf:"varint,1,opt,name=rows,proto3" json:"rows,omitempty"`
@@ -462,6 +470,7 @@ type GuestCall struct {
 	Details        []byte                 `protobuf:"bytes,9,opt,name=details,proto3" json:"details,omitempty"`                                // that an earlier attempt reported last
 	BeatEveryNs    int64                  `protobuf:"varint,10,opt,name=beat_every_ns,json=beatEveryNs,proto3" json:"beat_every_ns,omitempty"` // how often the guest may report
 	NoReceipts     bool                   `protobuf:"varint,11,opt,name=no_receipts,json=noReceipts,proto3" json:"no_receipts,omitempty"`      // entries of streams cannot be answered, and are refused
+	Secrets        []*GuestSecret         `protobuf:"bytes,12,rep,name=secrets,proto3" json:"secrets,omitempty"`                               // from the runner to the guest; of a worker's call they are dropped
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -573,6 +582,73 @@ func (x *GuestCall) GetNoReceipts() bool {
 	return false
 }
 
+func (x *GuestCall) GetSecrets() []*GuestSecret {
+	if x != nil {
+		return x.Secrets
+	}
+	return nil
+}
+
+type GuestSecret struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Value         []byte                 `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	File          bool                   `protobuf:"varint,3,opt,name=file,proto3" json:"file,omitempty"` // the variable holds the path of a file with the value
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GuestSecret) Reset() {
+	*x = GuestSecret{}
+	mi := &file_runner_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GuestSecret) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GuestSecret) ProtoMessage() {}
+
+func (x *GuestSecret) ProtoReflect() protoreflect.Message {
+	mi := &file_runner_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GuestSecret.ProtoReflect.Descriptor instead.
+func (*GuestSecret) Descriptor() ([]byte, []int) {
+	return file_runner_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *GuestSecret) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *GuestSecret) GetValue() []byte {
+	if x != nil {
+		return x.Value
+	}
+	return nil
+}
+
+func (x *GuestSecret) GetFile() bool {
+	if x != nil {
+		return x.File
+	}
+	return false
+}
+
 // GuestAnswer is what the guest process writes when the step has returned. Each
 // heartbeat before that is one with details alone, and what it shows one with shown
 // alone.
@@ -589,7 +665,7 @@ type GuestAnswer struct {
 
 func (x *GuestAnswer) Reset() {
 	*x = GuestAnswer{}
-	mi := &file_runner_proto_msgTypes[5]
+	mi := &file_runner_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -601,7 +677,7 @@ func (x *GuestAnswer) String() string {
 func (*GuestAnswer) ProtoMessage() {}
 
 func (x *GuestAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_proto_msgTypes[5]
+	mi := &file_runner_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -614,7 +690,7 @@ func (x *GuestAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GuestAnswer.ProtoReflect.Descriptor instead.
 func (*GuestAnswer) Descriptor() ([]byte, []int) {
-	return file_runner_proto_rawDescGZIP(), []int{5}
+	return file_runner_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *GuestAnswer) GetOutput() []byte {
@@ -664,7 +740,7 @@ type GuestShown struct {
 
 func (x *GuestShown) Reset() {
 	*x = GuestShown{}
-	mi := &file_runner_proto_msgTypes[6]
+	mi := &file_runner_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -676,7 +752,7 @@ func (x *GuestShown) String() string {
 func (*GuestShown) ProtoMessage() {}
 
 func (x *GuestShown) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_proto_msgTypes[6]
+	mi := &file_runner_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -689,7 +765,7 @@ func (x *GuestShown) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GuestShown.ProtoReflect.Descriptor instead.
 func (*GuestShown) Descriptor() ([]byte, []int) {
-	return file_runner_proto_rawDescGZIP(), []int{6}
+	return file_runner_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *GuestShown) GetName() string {
@@ -725,7 +801,7 @@ type GuestReceipt struct {
 
 func (x *GuestReceipt) Reset() {
 	*x = GuestReceipt{}
-	mi := &file_runner_proto_msgTypes[7]
+	mi := &file_runner_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -737,7 +813,7 @@ func (x *GuestReceipt) String() string {
 func (*GuestReceipt) ProtoMessage() {}
 
 func (x *GuestReceipt) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_proto_msgTypes[7]
+	mi := &file_runner_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -750,7 +826,7 @@ func (x *GuestReceipt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GuestReceipt.ProtoReflect.Descriptor instead.
 func (*GuestReceipt) Descriptor() ([]byte, []int) {
-	return file_runner_proto_rawDescGZIP(), []int{7}
+	return file_runner_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *GuestReceipt) GetEntry() int64 {
@@ -781,7 +857,7 @@ type GuestFailure struct {
 
 func (x *GuestFailure) Reset() {
 	*x = GuestFailure{}
-	mi := &file_runner_proto_msgTypes[8]
+	mi := &file_runner_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -793,7 +869,7 @@ func (x *GuestFailure) String() string {
 func (*GuestFailure) ProtoMessage() {}
 
 func (x *GuestFailure) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_proto_msgTypes[8]
+	mi := &file_runner_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -806,7 +882,7 @@ func (x *GuestFailure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GuestFailure.ProtoReflect.Descriptor instead.
 func (*GuestFailure) Descriptor() ([]byte, []int) {
-	return file_runner_proto_rawDescGZIP(), []int{8}
+	return file_runner_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *GuestFailure) GetMessage() string {
@@ -865,7 +941,7 @@ type ExecEvent struct {
 
 func (x *ExecEvent) Reset() {
 	*x = ExecEvent{}
-	mi := &file_runner_proto_msgTypes[9]
+	mi := &file_runner_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -877,7 +953,7 @@ func (x *ExecEvent) String() string {
 func (*ExecEvent) ProtoMessage() {}
 
 func (x *ExecEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_proto_msgTypes[9]
+	mi := &file_runner_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -890,7 +966,7 @@ func (x *ExecEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecEvent.ProtoReflect.Descriptor instead.
 func (*ExecEvent) Descriptor() ([]byte, []int) {
-	return file_runner_proto_rawDescGZIP(), []int{9}
+	return file_runner_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ExecEvent) GetEvent() isExecEvent_Event {
@@ -958,7 +1034,7 @@ type Started struct {
 
 func (x *Started) Reset() {
 	*x = Started{}
-	mi := &file_runner_proto_msgTypes[10]
+	mi := &file_runner_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -970,7 +1046,7 @@ func (x *Started) String() string {
 func (*Started) ProtoMessage() {}
 
 func (x *Started) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_proto_msgTypes[10]
+	mi := &file_runner_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -983,7 +1059,7 @@ func (x *Started) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Started.ProtoReflect.Descriptor instead.
 func (*Started) Descriptor() ([]byte, []int) {
-	return file_runner_proto_rawDescGZIP(), []int{10}
+	return file_runner_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Started) GetStdinOffset() int64 {
@@ -1005,7 +1081,7 @@ type Output struct {
 
 func (x *Output) Reset() {
 	*x = Output{}
-	mi := &file_runner_proto_msgTypes[11]
+	mi := &file_runner_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1017,7 +1093,7 @@ func (x *Output) String() string {
 func (*Output) ProtoMessage() {}
 
 func (x *Output) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_proto_msgTypes[11]
+	mi := &file_runner_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1030,7 +1106,7 @@ func (x *Output) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Output.ProtoReflect.Descriptor instead.
 func (*Output) Descriptor() ([]byte, []int) {
-	return file_runner_proto_rawDescGZIP(), []int{11}
+	return file_runner_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Output) GetStream() Output_Stream {
@@ -1078,7 +1154,7 @@ type End struct {
 
 func (x *End) Reset() {
 	*x = End{}
-	mi := &file_runner_proto_msgTypes[12]
+	mi := &file_runner_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1090,7 +1166,7 @@ func (x *End) String() string {
 func (*End) ProtoMessage() {}
 
 func (x *End) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_proto_msgTypes[12]
+	mi := &file_runner_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1103,7 +1179,7 @@ func (x *End) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use End.ProtoReflect.Descriptor instead.
 func (*End) Descriptor() ([]byte, []int) {
-	return file_runner_proto_rawDescGZIP(), []int{12}
+	return file_runner_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *End) GetCode() int32 {
@@ -1181,7 +1257,7 @@ type Usage struct {
 
 func (x *Usage) Reset() {
 	*x = Usage{}
-	mi := &file_runner_proto_msgTypes[13]
+	mi := &file_runner_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1193,7 +1269,7 @@ func (x *Usage) String() string {
 func (*Usage) ProtoMessage() {}
 
 func (x *Usage) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_proto_msgTypes[13]
+	mi := &file_runner_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1206,7 +1282,7 @@ func (x *Usage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Usage.ProtoReflect.Descriptor instead.
 func (*Usage) Descriptor() ([]byte, []int) {
-	return file_runner_proto_rawDescGZIP(), []int{13}
+	return file_runner_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Usage) GetCpuNs() int64 {
@@ -1249,7 +1325,7 @@ type InputRequest struct {
 
 func (x *InputRequest) Reset() {
 	*x = InputRequest{}
-	mi := &file_runner_proto_msgTypes[14]
+	mi := &file_runner_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1261,7 +1337,7 @@ func (x *InputRequest) String() string {
 func (*InputRequest) ProtoMessage() {}
 
 func (x *InputRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_proto_msgTypes[14]
+	mi := &file_runner_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1274,7 +1350,7 @@ func (x *InputRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InputRequest.ProtoReflect.Descriptor instead.
 func (*InputRequest) Descriptor() ([]byte, []int) {
-	return file_runner_proto_rawDescGZIP(), []int{14}
+	return file_runner_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *InputRequest) GetId() string {
@@ -1314,7 +1390,7 @@ type InputResponse struct {
 
 func (x *InputResponse) Reset() {
 	*x = InputResponse{}
-	mi := &file_runner_proto_msgTypes[15]
+	mi := &file_runner_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1326,7 +1402,7 @@ func (x *InputResponse) String() string {
 func (*InputResponse) ProtoMessage() {}
 
 func (x *InputResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_proto_msgTypes[15]
+	mi := &file_runner_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1339,7 +1415,7 @@ func (x *InputResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InputResponse.ProtoReflect.Descriptor instead.
 func (*InputResponse) Descriptor() ([]byte, []int) {
-	return file_runner_proto_rawDescGZIP(), []int{15}
+	return file_runner_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *InputResponse) GetClosed() bool {
@@ -1360,7 +1436,7 @@ type SignalRequest struct {
 
 func (x *SignalRequest) Reset() {
 	*x = SignalRequest{}
-	mi := &file_runner_proto_msgTypes[16]
+	mi := &file_runner_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1372,7 +1448,7 @@ func (x *SignalRequest) String() string {
 func (*SignalRequest) ProtoMessage() {}
 
 func (x *SignalRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_proto_msgTypes[16]
+	mi := &file_runner_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1385,7 +1461,7 @@ func (x *SignalRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignalRequest.ProtoReflect.Descriptor instead.
 func (*SignalRequest) Descriptor() ([]byte, []int) {
-	return file_runner_proto_rawDescGZIP(), []int{16}
+	return file_runner_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *SignalRequest) GetId() string {
@@ -1418,7 +1494,7 @@ type SignalResponse struct {
 
 func (x *SignalResponse) Reset() {
 	*x = SignalResponse{}
-	mi := &file_runner_proto_msgTypes[17]
+	mi := &file_runner_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1430,7 +1506,7 @@ func (x *SignalResponse) String() string {
 func (*SignalResponse) ProtoMessage() {}
 
 func (x *SignalResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_proto_msgTypes[17]
+	mi := &file_runner_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1443,7 +1519,7 @@ func (x *SignalResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignalResponse.ProtoReflect.Descriptor instead.
 func (*SignalResponse) Descriptor() ([]byte, []int) {
-	return file_runner_proto_rawDescGZIP(), []int{17}
+	return file_runner_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *SignalResponse) GetFound() bool {
@@ -1462,7 +1538,7 @@ type KillRequest struct {
 
 func (x *KillRequest) Reset() {
 	*x = KillRequest{}
-	mi := &file_runner_proto_msgTypes[18]
+	mi := &file_runner_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1474,7 +1550,7 @@ func (x *KillRequest) String() string {
 func (*KillRequest) ProtoMessage() {}
 
 func (x *KillRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_proto_msgTypes[18]
+	mi := &file_runner_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1487,7 +1563,7 @@ func (x *KillRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KillRequest.ProtoReflect.Descriptor instead.
 func (*KillRequest) Descriptor() ([]byte, []int) {
-	return file_runner_proto_rawDescGZIP(), []int{18}
+	return file_runner_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *KillRequest) GetId() string {
@@ -1506,7 +1582,7 @@ type KillResponse struct {
 
 func (x *KillResponse) Reset() {
 	*x = KillResponse{}
-	mi := &file_runner_proto_msgTypes[19]
+	mi := &file_runner_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1518,7 +1594,7 @@ func (x *KillResponse) String() string {
 func (*KillResponse) ProtoMessage() {}
 
 func (x *KillResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_proto_msgTypes[19]
+	mi := &file_runner_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1531,7 +1607,7 @@ func (x *KillResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KillResponse.ProtoReflect.Descriptor instead.
 func (*KillResponse) Descriptor() ([]byte, []int) {
-	return file_runner_proto_rawDescGZIP(), []int{19}
+	return file_runner_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *KillResponse) GetFound() bool {
@@ -1553,7 +1629,7 @@ type FileInfo struct {
 
 func (x *FileInfo) Reset() {
 	*x = FileInfo{}
-	mi := &file_runner_proto_msgTypes[20]
+	mi := &file_runner_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1565,7 +1641,7 @@ func (x *FileInfo) String() string {
 func (*FileInfo) ProtoMessage() {}
 
 func (x *FileInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_proto_msgTypes[20]
+	mi := &file_runner_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1578,7 +1654,7 @@ func (x *FileInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FileInfo.ProtoReflect.Descriptor instead.
 func (*FileInfo) Descriptor() ([]byte, []int) {
-	return file_runner_proto_rawDescGZIP(), []int{20}
+	return file_runner_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *FileInfo) GetName() string {
@@ -1609,6 +1685,422 @@ func (x *FileInfo) GetModTimeNs() int64 {
 	return 0
 }
 
+type KeyRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Facts         []byte                 `protobuf:"bytes,1,opt,name=facts,proto3" json:"facts,omitempty"`
+	Broker        []byte                 `protobuf:"bytes,2,opt,name=broker,proto3" json:"broker,omitempty"` // the public key of who signs
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KeyRequest) Reset() {
+	*x = KeyRequest{}
+	mi := &file_runner_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeyRequest) ProtoMessage() {}
+
+func (x *KeyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_runner_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeyRequest.ProtoReflect.Descriptor instead.
+func (*KeyRequest) Descriptor() ([]byte, []int) {
+	return file_runner_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *KeyRequest) GetFacts() []byte {
+	if x != nil {
+		return x.Facts
+	}
+	return nil
+}
+
+func (x *KeyRequest) GetBroker() []byte {
+	if x != nil {
+		return x.Broker
+	}
+	return nil
+}
+
+type KeyResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Hello         []byte                 `protobuf:"bytes,1,opt,name=hello,proto3" json:"hello,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KeyResponse) Reset() {
+	*x = KeyResponse{}
+	mi := &file_runner_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeyResponse) ProtoMessage() {}
+
+func (x *KeyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_runner_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeyResponse.ProtoReflect.Descriptor instead.
+func (*KeyResponse) Descriptor() ([]byte, []int) {
+	return file_runner_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *KeyResponse) GetHello() []byte {
+	if x != nil {
+		return x.Hello
+	}
+	return nil
+}
+
+type DeliverRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Envelope      []byte                 `protobuf:"bytes,1,opt,name=envelope,proto3" json:"envelope,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeliverRequest) Reset() {
+	*x = DeliverRequest{}
+	mi := &file_runner_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeliverRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeliverRequest) ProtoMessage() {}
+
+func (x *DeliverRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_runner_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeliverRequest.ProtoReflect.Descriptor instead.
+func (*DeliverRequest) Descriptor() ([]byte, []int) {
+	return file_runner_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *DeliverRequest) GetEnvelope() []byte {
+	if x != nil {
+		return x.Envelope
+	}
+	return nil
+}
+
+type DeliverResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeliverResponse) Reset() {
+	*x = DeliverResponse{}
+	mi := &file_runner_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeliverResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeliverResponse) ProtoMessage() {}
+
+func (x *DeliverResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_runner_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeliverResponse.ProtoReflect.Descriptor instead.
+func (*DeliverResponse) Descriptor() ([]byte, []int) {
+	return file_runner_proto_rawDescGZIP(), []int{25}
+}
+
+type ChallengeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ChallengeRequest) Reset() {
+	*x = ChallengeRequest{}
+	mi := &file_runner_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ChallengeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ChallengeRequest) ProtoMessage() {}
+
+func (x *ChallengeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_runner_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ChallengeRequest.ProtoReflect.Descriptor instead.
+func (*ChallengeRequest) Descriptor() ([]byte, []int) {
+	return file_runner_proto_rawDescGZIP(), []int{26}
+}
+
+type ChallengeResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Challenge     []byte                 `protobuf:"bytes,1,opt,name=challenge,proto3" json:"challenge,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ChallengeResponse) Reset() {
+	*x = ChallengeResponse{}
+	mi := &file_runner_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ChallengeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ChallengeResponse) ProtoMessage() {}
+
+func (x *ChallengeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_runner_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ChallengeResponse.ProtoReflect.Descriptor instead.
+func (*ChallengeResponse) Descriptor() ([]byte, []int) {
+	return file_runner_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *ChallengeResponse) GetChallenge() []byte {
+	if x != nil {
+		return x.Challenge
+	}
+	return nil
+}
+
+type ProlongRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Renewal       []byte                 `protobuf:"bytes,1,opt,name=renewal,proto3" json:"renewal,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProlongRequest) Reset() {
+	*x = ProlongRequest{}
+	mi := &file_runner_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProlongRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProlongRequest) ProtoMessage() {}
+
+func (x *ProlongRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_runner_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProlongRequest.ProtoReflect.Descriptor instead.
+func (*ProlongRequest) Descriptor() ([]byte, []int) {
+	return file_runner_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *ProlongRequest) GetRenewal() []byte {
+	if x != nil {
+		return x.Renewal
+	}
+	return nil
+}
+
+type ProlongResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProlongResponse) Reset() {
+	*x = ProlongResponse{}
+	mi := &file_runner_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProlongResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProlongResponse) ProtoMessage() {}
+
+func (x *ProlongResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_runner_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProlongResponse.ProtoReflect.Descriptor instead.
+func (*ProlongResponse) Descriptor() ([]byte, []int) {
+	return file_runner_proto_rawDescGZIP(), []int{29}
+}
+
+type ForgetRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Envelope      []byte                 `protobuf:"bytes,1,opt,name=envelope,proto3" json:"envelope,omitempty"` // its id
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ForgetRequest) Reset() {
+	*x = ForgetRequest{}
+	mi := &file_runner_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ForgetRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ForgetRequest) ProtoMessage() {}
+
+func (x *ForgetRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_runner_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ForgetRequest.ProtoReflect.Descriptor instead.
+func (*ForgetRequest) Descriptor() ([]byte, []int) {
+	return file_runner_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *ForgetRequest) GetEnvelope() []byte {
+	if x != nil {
+		return x.Envelope
+	}
+	return nil
+}
+
+type ForgetResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ForgetResponse) Reset() {
+	*x = ForgetResponse{}
+	mi := &file_runner_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ForgetResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ForgetResponse) ProtoMessage() {}
+
+func (x *ForgetResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_runner_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ForgetResponse.ProtoReflect.Descriptor instead.
+func (*ForgetResponse) Descriptor() ([]byte, []int) {
+	return file_runner_proto_rawDescGZIP(), []int{31}
+}
+
 type StatRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Path          string                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
@@ -1619,7 +2111,7 @@ type StatRequest struct {
 
 func (x *StatRequest) Reset() {
 	*x = StatRequest{}
-	mi := &file_runner_proto_msgTypes[21]
+	mi := &file_runner_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1631,7 +2123,7 @@ func (x *StatRequest) String() string {
 func (*StatRequest) ProtoMessage() {}
 
 func (x *StatRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_proto_msgTypes[21]
+	mi := &file_runner_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1644,7 +2136,7 @@ func (x *StatRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatRequest.ProtoReflect.Descriptor instead.
 func (*StatRequest) Descriptor() ([]byte, []int) {
-	return file_runner_proto_rawDescGZIP(), []int{21}
+	return file_runner_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *StatRequest) GetPath() string {
@@ -1670,7 +2162,7 @@ type StatResponse struct {
 
 func (x *StatResponse) Reset() {
 	*x = StatResponse{}
-	mi := &file_runner_proto_msgTypes[22]
+	mi := &file_runner_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1682,7 +2174,7 @@ func (x *StatResponse) String() string {
 func (*StatResponse) ProtoMessage() {}
 
 func (x *StatResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_proto_msgTypes[22]
+	mi := &file_runner_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1695,7 +2187,7 @@ func (x *StatResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatResponse.ProtoReflect.Descriptor instead.
 func (*StatResponse) Descriptor() ([]byte, []int) {
-	return file_runner_proto_rawDescGZIP(), []int{22}
+	return file_runner_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *StatResponse) GetInfo() *FileInfo {
@@ -1714,7 +2206,7 @@ type ReadDirRequest struct {
 
 func (x *ReadDirRequest) Reset() {
 	*x = ReadDirRequest{}
-	mi := &file_runner_proto_msgTypes[23]
+	mi := &file_runner_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1726,7 +2218,7 @@ func (x *ReadDirRequest) String() string {
 func (*ReadDirRequest) ProtoMessage() {}
 
 func (x *ReadDirRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_proto_msgTypes[23]
+	mi := &file_runner_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1739,7 +2231,7 @@ func (x *ReadDirRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadDirRequest.ProtoReflect.Descriptor instead.
 func (*ReadDirRequest) Descriptor() ([]byte, []int) {
-	return file_runner_proto_rawDescGZIP(), []int{23}
+	return file_runner_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ReadDirRequest) GetPath() string {
@@ -1758,7 +2250,7 @@ type ReadDirResponse struct {
 
 func (x *ReadDirResponse) Reset() {
 	*x = ReadDirResponse{}
-	mi := &file_runner_proto_msgTypes[24]
+	mi := &file_runner_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1770,7 +2262,7 @@ func (x *ReadDirResponse) String() string {
 func (*ReadDirResponse) ProtoMessage() {}
 
 func (x *ReadDirResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_proto_msgTypes[24]
+	mi := &file_runner_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1783,7 +2275,7 @@ func (x *ReadDirResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadDirResponse.ProtoReflect.Descriptor instead.
 func (*ReadDirResponse) Descriptor() ([]byte, []int) {
-	return file_runner_proto_rawDescGZIP(), []int{24}
+	return file_runner_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ReadDirResponse) GetEntries() []*FileInfo {
@@ -1804,7 +2296,7 @@ type ReadFileRequest struct {
 
 func (x *ReadFileRequest) Reset() {
 	*x = ReadFileRequest{}
-	mi := &file_runner_proto_msgTypes[25]
+	mi := &file_runner_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1816,7 +2308,7 @@ func (x *ReadFileRequest) String() string {
 func (*ReadFileRequest) ProtoMessage() {}
 
 func (x *ReadFileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_proto_msgTypes[25]
+	mi := &file_runner_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1829,7 +2321,7 @@ func (x *ReadFileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadFileRequest.ProtoReflect.Descriptor instead.
 func (*ReadFileRequest) Descriptor() ([]byte, []int) {
-	return file_runner_proto_rawDescGZIP(), []int{25}
+	return file_runner_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ReadFileRequest) GetPath() string {
@@ -1862,7 +2354,7 @@ type ReadFileResponse struct {
 
 func (x *ReadFileResponse) Reset() {
 	*x = ReadFileResponse{}
-	mi := &file_runner_proto_msgTypes[26]
+	mi := &file_runner_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1874,7 +2366,7 @@ func (x *ReadFileResponse) String() string {
 func (*ReadFileResponse) ProtoMessage() {}
 
 func (x *ReadFileResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_proto_msgTypes[26]
+	mi := &file_runner_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1887,7 +2379,7 @@ func (x *ReadFileResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadFileResponse.ProtoReflect.Descriptor instead.
 func (*ReadFileResponse) Descriptor() ([]byte, []int) {
-	return file_runner_proto_rawDescGZIP(), []int{26}
+	return file_runner_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ReadFileResponse) GetData() []byte {
@@ -1908,7 +2400,7 @@ type WriteFileRequest struct {
 
 func (x *WriteFileRequest) Reset() {
 	*x = WriteFileRequest{}
-	mi := &file_runner_proto_msgTypes[27]
+	mi := &file_runner_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1920,7 +2412,7 @@ func (x *WriteFileRequest) String() string {
 func (*WriteFileRequest) ProtoMessage() {}
 
 func (x *WriteFileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_proto_msgTypes[27]
+	mi := &file_runner_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1933,7 +2425,7 @@ func (x *WriteFileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WriteFileRequest.ProtoReflect.Descriptor instead.
 func (*WriteFileRequest) Descriptor() ([]byte, []int) {
-	return file_runner_proto_rawDescGZIP(), []int{27}
+	return file_runner_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *WriteFileRequest) GetPath() string {
@@ -1966,7 +2458,7 @@ type WriteFileResponse struct {
 
 func (x *WriteFileResponse) Reset() {
 	*x = WriteFileResponse{}
-	mi := &file_runner_proto_msgTypes[28]
+	mi := &file_runner_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1978,7 +2470,7 @@ func (x *WriteFileResponse) String() string {
 func (*WriteFileResponse) ProtoMessage() {}
 
 func (x *WriteFileResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_proto_msgTypes[28]
+	mi := &file_runner_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1991,7 +2483,7 @@ func (x *WriteFileResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WriteFileResponse.ProtoReflect.Descriptor instead.
 func (*WriteFileResponse) Descriptor() ([]byte, []int) {
-	return file_runner_proto_rawDescGZIP(), []int{28}
+	return file_runner_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *WriteFileResponse) GetSize() int64 {
@@ -2013,7 +2505,7 @@ type GetTreeRequest struct {
 
 func (x *GetTreeRequest) Reset() {
 	*x = GetTreeRequest{}
-	mi := &file_runner_proto_msgTypes[29]
+	mi := &file_runner_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2025,7 +2517,7 @@ func (x *GetTreeRequest) String() string {
 func (*GetTreeRequest) ProtoMessage() {}
 
 func (x *GetTreeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_proto_msgTypes[29]
+	mi := &file_runner_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2038,7 +2530,7 @@ func (x *GetTreeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTreeRequest.ProtoReflect.Descriptor instead.
 func (*GetTreeRequest) Descriptor() ([]byte, []int) {
-	return file_runner_proto_rawDescGZIP(), []int{29}
+	return file_runner_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *GetTreeRequest) GetPath() string {
@@ -2078,7 +2570,7 @@ type Tar struct {
 
 func (x *Tar) Reset() {
 	*x = Tar{}
-	mi := &file_runner_proto_msgTypes[30]
+	mi := &file_runner_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2090,7 +2582,7 @@ func (x *Tar) String() string {
 func (*Tar) ProtoMessage() {}
 
 func (x *Tar) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_proto_msgTypes[30]
+	mi := &file_runner_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2103,7 +2595,7 @@ func (x *Tar) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tar.ProtoReflect.Descriptor instead.
 func (*Tar) Descriptor() ([]byte, []int) {
-	return file_runner_proto_rawDescGZIP(), []int{30}
+	return file_runner_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *Tar) GetData() []byte {
@@ -2123,7 +2615,7 @@ type PutTreeRequest struct {
 
 func (x *PutTreeRequest) Reset() {
 	*x = PutTreeRequest{}
-	mi := &file_runner_proto_msgTypes[31]
+	mi := &file_runner_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2135,7 +2627,7 @@ func (x *PutTreeRequest) String() string {
 func (*PutTreeRequest) ProtoMessage() {}
 
 func (x *PutTreeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_proto_msgTypes[31]
+	mi := &file_runner_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2148,7 +2640,7 @@ func (x *PutTreeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutTreeRequest.ProtoReflect.Descriptor instead.
 func (*PutTreeRequest) Descriptor() ([]byte, []int) {
-	return file_runner_proto_rawDescGZIP(), []int{31}
+	return file_runner_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *PutTreeRequest) GetPath() string {
@@ -2174,7 +2666,7 @@ type PutTreeResponse struct {
 
 func (x *PutTreeResponse) Reset() {
 	*x = PutTreeResponse{}
-	mi := &file_runner_proto_msgTypes[32]
+	mi := &file_runner_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2186,7 +2678,7 @@ func (x *PutTreeResponse) String() string {
 func (*PutTreeResponse) ProtoMessage() {}
 
 func (x *PutTreeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_proto_msgTypes[32]
+	mi := &file_runner_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2199,7 +2691,7 @@ func (x *PutTreeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutTreeResponse.ProtoReflect.Descriptor instead.
 func (*PutTreeResponse) Descriptor() ([]byte, []int) {
-	return file_runner_proto_rawDescGZIP(), []int{32}
+	return file_runner_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *PutTreeResponse) GetFiles() int64 {
@@ -2226,7 +2718,7 @@ const file_runner_proto_rawDesc = "" +
 	"\fno_new_privs\x18\x04 \x01(\bR\n" +
 	"noNewPrivs\x12\"\n" +
 	"\fcapabilities\x18\x05 \x01(\bR\fcapabilities\x12 \n" +
-	"\vtransparent\x18\x06 \x01(\bR\vtransparent\"\x97\x04\n" +
+	"\vtransparent\x18\x06 \x01(\bR\vtransparent\"\xb1\x04\n" +
 	"\vExecRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
@@ -2247,10 +2739,11 @@ const file_runner_proto_rawDesc = "" +
 	"\n" +
 	"timeout_ns\x18\x10 \x01(\x03R\ttimeoutNs\x12\x1d\n" +
 	"\n" +
-	"max_output\x18\x11 \x01(\x03R\tmaxOutput\"2\n" +
+	"max_output\x18\x11 \x01(\x03R\tmaxOutput\x12\x18\n" +
+	"\asecrets\x18\x12 \x03(\tR\asecrets\"2\n" +
 	"\bTerminal\x12\x12\n" +
 	"\x04rows\x18\x01 \x01(\rR\x04rows\x12\x12\n" +
-	"\x04cols\x18\x02 \x01(\rR\x04cols\"\xc3\x02\n" +
+	"\x04cols\x18\x02 \x01(\rR\x04cols\"\xfe\x02\n" +
 	"\tGuestCall\x12\x1a\n" +
 	"\bworkflow\x18\x01 \x01(\tR\bworkflow\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x12\n" +
@@ -2265,7 +2758,12 @@ const file_runner_proto_rawDesc = "" +
 	"\rbeat_every_ns\x18\n" +
 	" \x01(\x03R\vbeatEveryNs\x12\x1f\n" +
 	"\vno_receipts\x18\v \x01(\bR\n" +
-	"noReceipts\"\xc5\x01\n" +
+	"noReceipts\x129\n" +
+	"\asecrets\x18\f \x03(\v2\x1f.stepward.runner.v1.GuestSecretR\asecrets\"K\n" +
+	"\vGuestSecret\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\fR\x05value\x12\x12\n" +
+	"\x04file\x18\x03 \x01(\bR\x04file\"\xc5\x01\n" +
 	"\vGuestAnswer\x12\x16\n" +
 	"\x06output\x18\x01 \x01(\fR\x06output\x12:\n" +
 	"\afailure\x18\x02 \x01(\v2 .stepward.runner.v1.GuestFailureR\afailure\x12\x12\n" +
@@ -2345,7 +2843,25 @@ const file_runner_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04size\x18\x02 \x01(\x03R\x04size\x12\x12\n" +
 	"\x04mode\x18\x03 \x01(\rR\x04mode\x12\x1e\n" +
-	"\vmod_time_ns\x18\x04 \x01(\x03R\tmodTimeNs\"9\n" +
+	"\vmod_time_ns\x18\x04 \x01(\x03R\tmodTimeNs\":\n" +
+	"\n" +
+	"KeyRequest\x12\x14\n" +
+	"\x05facts\x18\x01 \x01(\fR\x05facts\x12\x16\n" +
+	"\x06broker\x18\x02 \x01(\fR\x06broker\"#\n" +
+	"\vKeyResponse\x12\x14\n" +
+	"\x05hello\x18\x01 \x01(\fR\x05hello\",\n" +
+	"\x0eDeliverRequest\x12\x1a\n" +
+	"\benvelope\x18\x01 \x01(\fR\benvelope\"\x11\n" +
+	"\x0fDeliverResponse\"\x12\n" +
+	"\x10ChallengeRequest\"1\n" +
+	"\x11ChallengeResponse\x12\x1c\n" +
+	"\tchallenge\x18\x01 \x01(\fR\tchallenge\"*\n" +
+	"\x0eProlongRequest\x12\x18\n" +
+	"\arenewal\x18\x01 \x01(\fR\arenewal\"\x11\n" +
+	"\x0fProlongResponse\"+\n" +
+	"\rForgetRequest\x12\x1a\n" +
+	"\benvelope\x18\x01 \x01(\fR\benvelope\"\x10\n" +
+	"\x0eForgetResponse\"9\n" +
 	"\vStatRequest\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\tR\x04path\x12\x16\n" +
 	"\x06follow\x18\x02 \x01(\bR\x06follow\"@\n" +
@@ -2378,13 +2894,19 @@ const file_runner_proto_rawDesc = "" +
 	"\x04path\x18\x01 \x01(\tR\x04path\x12\x12\n" +
 	"\x04data\x18\x02 \x01(\fR\x04data\"'\n" +
 	"\x0fPutTreeResponse\x12\x14\n" +
-	"\x05files\x18\x01 \x01(\x03R\x05files2\x80\a\n" +
+	"\x05files\x18\x01 \x01(\x03R\x05files2\x9b\n" +
+	"\n" +
 	"\x06Runner\x12L\n" +
 	"\x05Hello\x12 .stepward.runner.v1.HelloRequest\x1a!.stepward.runner.v1.HelloResponse\x12H\n" +
 	"\x04Exec\x12\x1f.stepward.runner.v1.ExecRequest\x1a\x1d.stepward.runner.v1.ExecEvent0\x01\x12L\n" +
 	"\x05Input\x12 .stepward.runner.v1.InputRequest\x1a!.stepward.runner.v1.InputResponse\x12O\n" +
 	"\x06Signal\x12!.stepward.runner.v1.SignalRequest\x1a\".stepward.runner.v1.SignalResponse\x12I\n" +
-	"\x04Kill\x12\x1f.stepward.runner.v1.KillRequest\x1a .stepward.runner.v1.KillResponse\x12I\n" +
+	"\x04Kill\x12\x1f.stepward.runner.v1.KillRequest\x1a .stepward.runner.v1.KillResponse\x12F\n" +
+	"\x03Key\x12\x1e.stepward.runner.v1.KeyRequest\x1a\x1f.stepward.runner.v1.KeyResponse\x12R\n" +
+	"\aDeliver\x12\".stepward.runner.v1.DeliverRequest\x1a#.stepward.runner.v1.DeliverResponse\x12X\n" +
+	"\tChallenge\x12$.stepward.runner.v1.ChallengeRequest\x1a%.stepward.runner.v1.ChallengeResponse\x12R\n" +
+	"\aProlong\x12\".stepward.runner.v1.ProlongRequest\x1a#.stepward.runner.v1.ProlongResponse\x12O\n" +
+	"\x06Forget\x12!.stepward.runner.v1.ForgetRequest\x1a\".stepward.runner.v1.ForgetResponse\x12I\n" +
 	"\x04Stat\x12\x1f.stepward.runner.v1.StatRequest\x1a .stepward.runner.v1.StatResponse\x12T\n" +
 	"\aReadDir\x12\".stepward.runner.v1.ReadDirRequest\x1a#.stepward.runner.v1.ReadDirResponse0\x01\x12W\n" +
 	"\bReadFile\x12#.stepward.runner.v1.ReadFileRequest\x1a$.stepward.runner.v1.ReadFileResponse0\x01\x12Z\n" +
@@ -2405,7 +2927,7 @@ func file_runner_proto_rawDescGZIP() []byte {
 }
 
 var file_runner_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_runner_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
+var file_runner_proto_msgTypes = make([]protoimpl.MessageInfo, 44)
 var file_runner_proto_goTypes = []any{
 	(Output_Stream)(0),        // 0: stepward.runner.v1.Output.Stream
 	(*HelloRequest)(nil),      // 1: stepward.runner.v1.HelloRequest
@@ -2413,75 +2935,97 @@ var file_runner_proto_goTypes = []any{
 	(*ExecRequest)(nil),       // 3: stepward.runner.v1.ExecRequest
 	(*Terminal)(nil),          // 4: stepward.runner.v1.Terminal
 	(*GuestCall)(nil),         // 5: stepward.runner.v1.GuestCall
-	(*GuestAnswer)(nil),       // 6: stepward.runner.v1.GuestAnswer
-	(*GuestShown)(nil),        // 7: stepward.runner.v1.GuestShown
-	(*GuestReceipt)(nil),      // 8: stepward.runner.v1.GuestReceipt
-	(*GuestFailure)(nil),      // 9: stepward.runner.v1.GuestFailure
-	(*ExecEvent)(nil),         // 10: stepward.runner.v1.ExecEvent
-	(*Started)(nil),           // 11: stepward.runner.v1.Started
-	(*Output)(nil),            // 12: stepward.runner.v1.Output
-	(*End)(nil),               // 13: stepward.runner.v1.End
-	(*Usage)(nil),             // 14: stepward.runner.v1.Usage
-	(*InputRequest)(nil),      // 15: stepward.runner.v1.InputRequest
-	(*InputResponse)(nil),     // 16: stepward.runner.v1.InputResponse
-	(*SignalRequest)(nil),     // 17: stepward.runner.v1.SignalRequest
-	(*SignalResponse)(nil),    // 18: stepward.runner.v1.SignalResponse
-	(*KillRequest)(nil),       // 19: stepward.runner.v1.KillRequest
-	(*KillResponse)(nil),      // 20: stepward.runner.v1.KillResponse
-	(*FileInfo)(nil),          // 21: stepward.runner.v1.FileInfo
-	(*StatRequest)(nil),       // 22: stepward.runner.v1.StatRequest
-	(*StatResponse)(nil),      // 23: stepward.runner.v1.StatResponse
-	(*ReadDirRequest)(nil),    // 24: stepward.runner.v1.ReadDirRequest
-	(*ReadDirResponse)(nil),   // 25: stepward.runner.v1.ReadDirResponse
-	(*ReadFileRequest)(nil),   // 26: stepward.runner.v1.ReadFileRequest
-	(*ReadFileResponse)(nil),  // 27: stepward.runner.v1.ReadFileResponse
-	(*WriteFileRequest)(nil),  // 28: stepward.runner.v1.WriteFileRequest
-	(*WriteFileResponse)(nil), // 29: stepward.runner.v1.WriteFileResponse
-	(*GetTreeRequest)(nil),    // 30: stepward.runner.v1.GetTreeRequest
-	(*Tar)(nil),               // 31: stepward.runner.v1.Tar
-	(*PutTreeRequest)(nil),    // 32: stepward.runner.v1.PutTreeRequest
-	(*PutTreeResponse)(nil),   // 33: stepward.runner.v1.PutTreeResponse
+	(*GuestSecret)(nil),       // 6: stepward.runner.v1.GuestSecret
+	(*GuestAnswer)(nil),       // 7: stepward.runner.v1.GuestAnswer
+	(*GuestShown)(nil),        // 8: stepward.runner.v1.GuestShown
+	(*GuestReceipt)(nil),      // 9: stepward.runner.v1.GuestReceipt
+	(*GuestFailure)(nil),      // 10: stepward.runner.v1.GuestFailure
+	(*ExecEvent)(nil),         // 11: stepward.runner.v1.ExecEvent
+	(*Started)(nil),           // 12: stepward.runner.v1.Started
+	(*Output)(nil),            // 13: stepward.runner.v1.Output
+	(*End)(nil),               // 14: stepward.runner.v1.End
+	(*Usage)(nil),             // 15: stepward.runner.v1.Usage
+	(*InputRequest)(nil),      // 16: stepward.runner.v1.InputRequest
+	(*InputResponse)(nil),     // 17: stepward.runner.v1.InputResponse
+	(*SignalRequest)(nil),     // 18: stepward.runner.v1.SignalRequest
+	(*SignalResponse)(nil),    // 19: stepward.runner.v1.SignalResponse
+	(*KillRequest)(nil),       // 20: stepward.runner.v1.KillRequest
+	(*KillResponse)(nil),      // 21: stepward.runner.v1.KillResponse
+	(*FileInfo)(nil),          // 22: stepward.runner.v1.FileInfo
+	(*KeyRequest)(nil),        // 23: stepward.runner.v1.KeyRequest
+	(*KeyResponse)(nil),       // 24: stepward.runner.v1.KeyResponse
+	(*DeliverRequest)(nil),    // 25: stepward.runner.v1.DeliverRequest
+	(*DeliverResponse)(nil),   // 26: stepward.runner.v1.DeliverResponse
+	(*ChallengeRequest)(nil),  // 27: stepward.runner.v1.ChallengeRequest
+	(*ChallengeResponse)(nil), // 28: stepward.runner.v1.ChallengeResponse
+	(*ProlongRequest)(nil),    // 29: stepward.runner.v1.ProlongRequest
+	(*ProlongResponse)(nil),   // 30: stepward.runner.v1.ProlongResponse
+	(*ForgetRequest)(nil),     // 31: stepward.runner.v1.ForgetRequest
+	(*ForgetResponse)(nil),    // 32: stepward.runner.v1.ForgetResponse
+	(*StatRequest)(nil),       // 33: stepward.runner.v1.StatRequest
+	(*StatResponse)(nil),      // 34: stepward.runner.v1.StatResponse
+	(*ReadDirRequest)(nil),    // 35: stepward.runner.v1.ReadDirRequest
+	(*ReadDirResponse)(nil),   // 36: stepward.runner.v1.ReadDirResponse
+	(*ReadFileRequest)(nil),   // 37: stepward.runner.v1.ReadFileRequest
+	(*ReadFileResponse)(nil),  // 38: stepward.runner.v1.ReadFileResponse
+	(*WriteFileRequest)(nil),  // 39: stepward.runner.v1.WriteFileRequest
+	(*WriteFileResponse)(nil), // 40: stepward.runner.v1.WriteFileResponse
+	(*GetTreeRequest)(nil),    // 41: stepward.runner.v1.GetTreeRequest
+	(*Tar)(nil),               // 42: stepward.runner.v1.Tar
+	(*PutTreeRequest)(nil),    // 43: stepward.runner.v1.PutTreeRequest
+	(*PutTreeResponse)(nil),   // 44: stepward.runner.v1.PutTreeResponse
 }
 var file_runner_proto_depIdxs = []int32{
 	5,  // 0: stepward.runner.v1.ExecRequest.guest:type_name -> stepward.runner.v1.GuestCall
 	4,  // 1: stepward.runner.v1.ExecRequest.terminal:type_name -> stepward.runner.v1.Terminal
-	9,  // 2: stepward.runner.v1.GuestAnswer.failure:type_name -> stepward.runner.v1.GuestFailure
-	7,  // 3: stepward.runner.v1.GuestAnswer.shown:type_name -> stepward.runner.v1.GuestShown
-	11, // 4: stepward.runner.v1.ExecEvent.started:type_name -> stepward.runner.v1.Started
-	12, // 5: stepward.runner.v1.ExecEvent.output:type_name -> stepward.runner.v1.Output
-	13, // 6: stepward.runner.v1.ExecEvent.end:type_name -> stepward.runner.v1.End
-	0,  // 7: stepward.runner.v1.Output.stream:type_name -> stepward.runner.v1.Output.Stream
-	14, // 8: stepward.runner.v1.End.usage:type_name -> stepward.runner.v1.Usage
-	4,  // 9: stepward.runner.v1.SignalRequest.terminal:type_name -> stepward.runner.v1.Terminal
-	21, // 10: stepward.runner.v1.StatResponse.info:type_name -> stepward.runner.v1.FileInfo
-	21, // 11: stepward.runner.v1.ReadDirResponse.entries:type_name -> stepward.runner.v1.FileInfo
-	1,  // 12: stepward.runner.v1.Runner.Hello:input_type -> stepward.runner.v1.HelloRequest
-	3,  // 13: stepward.runner.v1.Runner.Exec:input_type -> stepward.runner.v1.ExecRequest
-	15, // 14: stepward.runner.v1.Runner.Input:input_type -> stepward.runner.v1.InputRequest
-	17, // 15: stepward.runner.v1.Runner.Signal:input_type -> stepward.runner.v1.SignalRequest
-	19, // 16: stepward.runner.v1.Runner.Kill:input_type -> stepward.runner.v1.KillRequest
-	22, // 17: stepward.runner.v1.Runner.Stat:input_type -> stepward.runner.v1.StatRequest
-	24, // 18: stepward.runner.v1.Runner.ReadDir:input_type -> stepward.runner.v1.ReadDirRequest
-	26, // 19: stepward.runner.v1.Runner.ReadFile:input_type -> stepward.runner.v1.ReadFileRequest
-	28, // 20: stepward.runner.v1.Runner.WriteFile:input_type -> stepward.runner.v1.WriteFileRequest
-	30, // 21: stepward.runner.v1.Runner.GetTree:input_type -> stepward.runner.v1.GetTreeRequest
-	32, // 22: stepward.runner.v1.Runner.PutTree:input_type -> stepward.runner.v1.PutTreeRequest
-	2,  // 23: stepward.runner.v1.Runner.Hello:output_type -> stepward.runner.v1.HelloResponse
-	10, // 24: stepward.runner.v1.Runner.Exec:output_type -> stepward.runner.v1.ExecEvent
-	16, // 25: stepward.runner.v1.Runner.Input:output_type -> stepward.runner.v1.InputResponse
-	18, // 26: stepward.runner.v1.Runner.Signal:output_type -> stepward.runner.v1.SignalResponse
-	20, // 27: stepward.runner.v1.Runner.Kill:output_type -> stepward.runner.v1.KillResponse
-	23, // 28: stepward.runner.v1.Runner.Stat:output_type -> stepward.runner.v1.StatResponse
-	25, // 29: stepward.runner.v1.Runner.ReadDir:output_type -> stepward.runner.v1.ReadDirResponse
-	27, // 30: stepward.runner.v1.Runner.ReadFile:output_type -> stepward.runner.v1.ReadFileResponse
-	29, // 31: stepward.runner.v1.Runner.WriteFile:output_type -> stepward.runner.v1.WriteFileResponse
-	31, // 32: stepward.runner.v1.Runner.GetTree:output_type -> stepward.runner.v1.Tar
-	33, // 33: stepward.runner.v1.Runner.PutTree:output_type -> stepward.runner.v1.PutTreeResponse
-	23, // [23:34] is the sub-list for method output_type
-	12, // [12:23] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	6,  // 2: stepward.runner.v1.GuestCall.secrets:type_name -> stepward.runner.v1.GuestSecret
+	10, // 3: stepward.runner.v1.GuestAnswer.failure:type_name -> stepward.runner.v1.GuestFailure
+	8,  // 4: stepward.runner.v1.GuestAnswer.shown:type_name -> stepward.runner.v1.GuestShown
+	12, // 5: stepward.runner.v1.ExecEvent.started:type_name -> stepward.runner.v1.Started
+	13, // 6: stepward.runner.v1.ExecEvent.output:type_name -> stepward.runner.v1.Output
+	14, // 7: stepward.runner.v1.ExecEvent.end:type_name -> stepward.runner.v1.End
+	0,  // 8: stepward.runner.v1.Output.stream:type_name -> stepward.runner.v1.Output.Stream
+	15, // 9: stepward.runner.v1.End.usage:type_name -> stepward.runner.v1.Usage
+	4,  // 10: stepward.runner.v1.SignalRequest.terminal:type_name -> stepward.runner.v1.Terminal
+	22, // 11: stepward.runner.v1.StatResponse.info:type_name -> stepward.runner.v1.FileInfo
+	22, // 12: stepward.runner.v1.ReadDirResponse.entries:type_name -> stepward.runner.v1.FileInfo
+	1,  // 13: stepward.runner.v1.Runner.Hello:input_type -> stepward.runner.v1.HelloRequest
+	3,  // 14: stepward.runner.v1.Runner.Exec:input_type -> stepward.runner.v1.ExecRequest
+	16, // 15: stepward.runner.v1.Runner.Input:input_type -> stepward.runner.v1.InputRequest
+	18, // 16: stepward.runner.v1.Runner.Signal:input_type -> stepward.runner.v1.SignalRequest
+	20, // 17: stepward.runner.v1.Runner.Kill:input_type -> stepward.runner.v1.KillRequest
+	23, // 18: stepward.runner.v1.Runner.Key:input_type -> stepward.runner.v1.KeyRequest
+	25, // 19: stepward.runner.v1.Runner.Deliver:input_type -> stepward.runner.v1.DeliverRequest
+	27, // 20: stepward.runner.v1.Runner.Challenge:input_type -> stepward.runner.v1.ChallengeRequest
+	29, // 21: stepward.runner.v1.Runner.Prolong:input_type -> stepward.runner.v1.ProlongRequest
+	31, // 22: stepward.runner.v1.Runner.Forget:input_type -> stepward.runner.v1.ForgetRequest
+	33, // 23: stepward.runner.v1.Runner.Stat:input_type -> stepward.runner.v1.StatRequest
+	35, // 24: stepward.runner.v1.Runner.ReadDir:input_type -> stepward.runner.v1.ReadDirRequest
+	37, // 25: stepward.runner.v1.Runner.ReadFile:input_type -> stepward.runner.v1.ReadFileRequest
+	39, // 26: stepward.runner.v1.Runner.WriteFile:input_type -> stepward.runner.v1.WriteFileRequest
+	41, // 27: stepward.runner.v1.Runner.GetTree:input_type -> stepward.runner.v1.GetTreeRequest
+	43, // 28: stepward.runner.v1.Runner.PutTree:input_type -> stepward.runner.v1.PutTreeRequest
+	2,  // 29: stepward.runner.v1.Runner.Hello:output_type -> stepward.runner.v1.HelloResponse
+	11, // 30: stepward.runner.v1.Runner.Exec:output_type -> stepward.runner.v1.ExecEvent
+	17, // 31: stepward.runner.v1.Runner.Input:output_type -> stepward.runner.v1.InputResponse
+	19, // 32: stepward.runner.v1.Runner.Signal:output_type -> stepward.runner.v1.SignalResponse
+	21, // 33: stepward.runner.v1.Runner.Kill:output_type -> stepward.runner.v1.KillResponse
+	24, // 34: stepward.runner.v1.Runner.Key:output_type -> stepward.runner.v1.KeyResponse
+	26, // 35: stepward.runner.v1.Runner.Deliver:output_type -> stepward.runner.v1.DeliverResponse
+	28, // 36: stepward.runner.v1.Runner.Challenge:output_type -> stepward.runner.v1.ChallengeResponse
+	30, // 37: stepward.runner.v1.Runner.Prolong:output_type -> stepward.runner.v1.ProlongResponse
+	32, // 38: stepward.runner.v1.Runner.Forget:output_type -> stepward.runner.v1.ForgetResponse
+	34, // 39: stepward.runner.v1.Runner.Stat:output_type -> stepward.runner.v1.StatResponse
+	36, // 40: stepward.runner.v1.Runner.ReadDir:output_type -> stepward.runner.v1.ReadDirResponse
+	38, // 41: stepward.runner.v1.Runner.ReadFile:output_type -> stepward.runner.v1.ReadFileResponse
+	40, // 42: stepward.runner.v1.Runner.WriteFile:output_type -> stepward.runner.v1.WriteFileResponse
+	42, // 43: stepward.runner.v1.Runner.GetTree:output_type -> stepward.runner.v1.Tar
+	44, // 44: stepward.runner.v1.Runner.PutTree:output_type -> stepward.runner.v1.PutTreeResponse
+	29, // [29:45] is the sub-list for method output_type
+	13, // [13:29] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_runner_proto_init() }
@@ -2489,7 +3033,7 @@ func file_runner_proto_init() {
 	if File_runner_proto != nil {
 		return
 	}
-	file_runner_proto_msgTypes[9].OneofWrappers = []any{
+	file_runner_proto_msgTypes[10].OneofWrappers = []any{
 		(*ExecEvent_Started)(nil),
 		(*ExecEvent_Output)(nil),
 		(*ExecEvent_End)(nil),
@@ -2500,7 +3044,7 @@ func file_runner_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_runner_proto_rawDesc), len(file_runner_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   33,
+			NumMessages:   44,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -32,6 +32,7 @@ type execs struct {
 	landlock bool
 	environ  func() []string // besides baseEnv
 
+	secrets     *secrets
 	redirecting func() *redirect // nil: nothing is
 	idle        chan *shim.Process
 	starts      chan func()   // for serve to do
@@ -49,6 +50,9 @@ type execs struct {
 	live  int
 	spare *exec // see startSpare
 	used  bool  // something was executed
+
+	frozen  bool  // nothing is started, and what runs is stopped
+	holding *exec // where execs are not apart: the one that has secrets, beside which no other runs
 }
 
 // An exec is one command or guest step.
@@ -64,6 +68,8 @@ type exec struct {
 	end     *rpc.End      // set before empty is closed
 	env     []string
 	call    chan []byte // of a guest: the call, after its length
+	program string      // of a command that has a grant
+	grant   grant       // of a command, until its process has it
 
 	inMu     sync.Mutex
 	shim     *shim.Process // while it runs
@@ -78,10 +84,12 @@ type exec struct {
 }
 
 func newExecs(cfg config, abi int, environ func() []string) *execs {
-	return &execs{
+	x := &execs{
 		cfg: cfg, landlock: abi > 0, environ: environ, byID: map[string]*exec{}, over: map[[16]byte]struct{}{},
 		idle: make(chan *shim.Process, 2), starts: make(chan func()), prepared: make(chan struct{}),
 	}
+	x.secrets = &secrets{nonces: map[[32]byte]bool{}, leash: &leash{freeze: x.setFrozen, end: func() {}}}
+	return x
 }
 
 // prepare makes this process safe from what it is going to run.
@@ -97,10 +105,7 @@ func (x *execs) prepare() {
 // get returns the exec of req.Id, which it starts if there is none, for a connection of
 // that epoch.
 func (x *execs) get(req *rpc.ExecRequest, epoch int64) (*exec, error) {
-	call, err := encodeCall(req.Guest)
-	if err != nil {
-		return nil, connect.NewError(connect.CodeInvalidArgument, err)
-	}
+	x.secrets.leash.lapsed() // sees to it that frozen is what it has to be
 	x.mu.Lock()
 	what := digest(req)
 	e := x.byID[req.Id]
@@ -126,9 +131,21 @@ func (x *execs) get(req *rpc.ExecRequest, epoch int64) (*exec, error) {
 		x.mu.Unlock()
 		return nil, connect.NewError(connect.CodeResourceExhausted, errors.New("too many commands at a time, or with an id"))
 	}
+	if x.frozen {
+		x.mu.Unlock()
+		return nil, connect.NewError(connect.CodeFailedPrecondition, errors.New("its secrets were not renewed in time"))
+	}
 	spare := x.takeSpare(req)
 	if e = spare; e == nil {
 		e = newExec(x.env(req))
+	}
+	call, err := x.entrust(e, req)
+	if err != nil {
+		x.mu.Unlock()
+		if spare != nil {
+			go func() { _ = spare.kill(context.Background()) }()
+		}
+		return nil, err
 	}
 	e.id, e.named, e.what = req.Id, req.Named, what
 	e.begin(req, x.met)
@@ -197,12 +214,16 @@ func (x *execs) run(e *exec, req *rpc.ExecRequest) {
 	}
 	e.end = end
 	close(e.empty)
+	x.secrets.ended(e)
 	pumps.Wait()
 	for i := range e.out {
 		e.out[i].close()
 	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	if x.holding == e {
+		x.holding = nil
+	}
 	if e.id == "" { // a spare that nobody took
 		if x.spare == e {
 			x.spare = nil

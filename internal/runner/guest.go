@@ -37,6 +37,9 @@ func serveGuest(g Guest, in io.Reader, out io.Writer) error {
 			os.Unsetenv(k)
 		}
 	}
+	if err := takeSecrets(call.Secrets); err != nil {
+		return fmt.Errorf("take the secrets: %w", err)
+	}
 	ctx := context.Background()
 	if call.TimeoutNs > 0 {
 		var cancel context.CancelFunc

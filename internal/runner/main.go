@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/stepward/stepward/internal/confine"
+	"github.com/stepward/stepward/internal/envelope"
 )
 
 const modeGuest = "guest"
@@ -21,10 +22,20 @@ const guestBegin = 15 * time.Second
 // late ends the process of a guest that does not get to Main.
 var late *time.Timer
 
+// newKey makes the key of an attempt. Nil: the program has no part that can.
+var newKey func(f envelope.Facts, broker []byte) (Key, error)
+
+// A Key opens one envelope, once: see package envelope.
+type Key interface {
+	Hello() []byte
+	Open(raw []byte) (envelope.Opened, error)
+}
+
 // Early serves as the part of the sandbox that the environment names, before main,
 // and does not return then. The process of a guest, which needs all of the program,
 // goes on to [Main], and ends if it does not get there. See package early.
-func Early() {
+func Early(keys func(f envelope.Facts, broker []byte) (Key, error)) {
+	newKey = keys
 	switch mode := os.Getenv(EnvMode); mode {
 	case "":
 	case modeGuest:

@@ -27,10 +27,15 @@
 // Killing an exec ends all of its descendants, also those that made themselves
 // daemons. An exec ends with its first process.
 //
+// Secrets arrive sealed to a key that the runner has made, and are handed to the exec that
+// may have them: to a guest with its call, to a command by its shim, which then serves no
+// other. Their leash is measured here, so that it holds whatever the worker does.
+//
 // # What does not
 //
 // Names of processes and their arguments are visible to every exec of a sandbox.
-// Without Landlock (an old kernel) execs of one sandbox are not apart.
+// Without Landlock (an old kernel) execs of one sandbox are not apart, so one that has
+// secrets runs alone.
 package runner
 
 import (

@@ -26,6 +26,9 @@ const helloTimeout = 10 * time.Second
 // errOrphan ends a runner that no worker has been connected to for too long.
 var errOrphan = errors.New("no worker was connected for too long")
 
+// errLapsed ends a runner that has secrets which must not be used any more.
+var errLapsed = errors.New("its secrets were not renewed, or have been revoked")
+
 // errLater refuses a connection.
 var errLater = errors.New("a later epoch is connected")
 
@@ -35,6 +38,7 @@ type server struct {
 	execs   *execs
 	tunnels *tunnels
 	orphan  chan struct{}
+	lapsed  chan struct{}
 	spare   sync.Once
 
 	mu     sync.Mutex
@@ -58,6 +62,12 @@ func newServer(cfg config) *server {
 	s := &server{cfg: cfg, tunnels: newTunnels(cfg.redirect), conns: map[*conn]bool{}, orphan: make(chan struct{})}
 	s.execs = newExecs(cfg, s.landlockABI(), s.tunnels.environ)
 	s.execs.redirecting = s.tunnels.redirecting
+	s.lapsed = make(chan struct{})
+	s.execs.secrets.leash.end = sync.OnceFunc(func() { close(s.lapsed) })
+	s.execs.secrets.leash.freeze = func(frozen bool) {
+		s.tunnels.setClosed(frozen)
+		s.execs.setFrozen(frozen)
+	}
 	return s
 }
 
@@ -110,6 +120,8 @@ func (s *server) serve(ln net.Listener, gone <-chan struct{}) error {
 			return nil
 		case <-s.orphan:
 			return errOrphan
+		case <-s.lapsed:
+			return errLapsed
 		}
 	}
 }

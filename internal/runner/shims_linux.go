@@ -20,10 +20,10 @@ func (x *execs) startShim() (s *shim.Process, err error) {
 }
 
 // dispatch sends a request to a shim that waits for one, or to a new one.
-func (x *execs) dispatch(req shim.Request, files []*os.File) (*shim.Process, error) {
+func (x *execs) dispatch(req shim.Request, values [][]byte, files []*os.File) (*shim.Process, error) {
 	select {
 	case s := <-x.idle:
-		if err := s.Send(req, files); err == nil {
+		if err := s.Send(req, values, files); err == nil {
 			return s, nil
 		}
 		s.Close() // it died while nothing ran under it
@@ -33,7 +33,7 @@ func (x *execs) dispatch(req shim.Request, files []*os.File) (*shim.Process, err
 	if err != nil {
 		return nil, err
 	}
-	if err := s.Send(req, files); err != nil {
+	if err := s.Send(req, values, files); err != nil {
 		s.Close()
 		return nil, err
 	}

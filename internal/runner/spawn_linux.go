@@ -43,7 +43,7 @@ func (x *execs) spawn(e *exec, req *rpc.ExecRequest, pumps *sync.WaitGroup) *rpc
 		return nil
 	}
 	request := shim.Request{
-		Name: req.Name, Args: req.Args, Dir: req.Dir, Env: slices.Clone(e.env), Landlock: x.landlock,
+		Name: req.Name, Path: e.program, Args: req.Args, Dir: req.Dir, Env: slices.Clone(e.env), Landlock: x.landlock,
 		Terminal: req.Terminal != nil,
 	}
 	if req.Terminal != nil {
@@ -90,6 +90,7 @@ func (x *execs) spawn(e *exec, req *rpc.ExecRequest, pumps *sync.WaitGroup) *rpc
 			select {
 			case call := <-e.call:
 				_, _ = w.Write(call) // fails when the guest has gone
+				clear(call)
 			case <-e.empty:
 			}
 		})
@@ -111,7 +112,9 @@ func (x *execs) under(e *exec, request shim.Request, child []*os.File) *rpc.End 
 		r = x.redirecting()
 	}
 	request.Hold = r != nil
-	sh, err := x.dispatch(request, child)
+	values := e.grant.request(&request)
+	sh, err := x.dispatch(request, values, child)
+	e.grant.wipe()
 	for _, f := range child {
 		f.Close() // or its end would not be seen
 	}
@@ -120,6 +123,7 @@ func (x *execs) under(e *exec, request shim.Request, child []*os.File) *rpc.End 
 	}
 	e.setShim(sh)
 	close(e.ready)
+	x.keepFrozen(e)
 	for {
 		ev, err := sh.Receive()
 		switch {

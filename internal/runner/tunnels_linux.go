@@ -28,10 +28,61 @@ type tunnels struct {
 	mu       sync.Mutex
 	proxy    *proxy
 	redirect *redirect
+	closed   bool
+	opened   map[*opened]bool
+}
+
+// An opened is a tunnel that a program uses.
+type opened struct {
+	net.Conn
+	t *tunnels
+}
+
+// NetConn returns the connection itself, for what only moves bytes.
+func (o *opened) NetConn() net.Conn { return o.Conn }
+
+// Close closes the tunnel.
+func (o *opened) Close() error {
+	o.t.mu.Lock()
+	delete(o.t.opened, o)
+	o.t.mu.Unlock()
+	return o.Conn.Close()
+}
+
+// setClosed ends all connections of programs, and refuses new ones.
+func (t *tunnels) setClosed(closed bool) {
+	t.mu.Lock()
+	t.closed = closed
+	var all []*opened
+	if closed {
+		for o := range t.opened {
+			all = append(all, o)
+		}
+	}
+	t.mu.Unlock()
+	for _, o := range all {
+		_ = o.Close()
+	}
+}
+
+// use hands a tunnel to a program, unless all are closed.
+func (t *tunnels) use(c net.Conn) (net.Conn, error) {
+	o := &opened{c, t}
+	t.mu.Lock()
+	closed := t.closed
+	if !closed {
+		t.opened[o] = true
+	}
+	t.mu.Unlock()
+	if closed {
+		c.Close()
+		return nil, errLapsed
+	}
+	return o, nil
 }
 
 func newTunnels(redirects bool) *tunnels {
-	return &tunnels{offered: make(chan net.Conn, keepOffered), redirects: redirects}
+	return &tunnels{offered: make(chan net.Conn, keepOffered), redirects: redirects, opened: map[*opened]bool{}}
 }
 
 // start sees to it that there are both.
@@ -115,7 +166,7 @@ func (t *tunnels) open(ctx context.Context, host string, port int) (net.Conn, er
 			c.Close()
 			return nil, err
 		}
-		return c, nil
+		return t.use(c)
 	}
 }
 

@@ -14,13 +14,31 @@ type Request struct {
 	Args     []string
 	Dir      string // absolute; empty: the workspace
 	Env      []string
-	Landlock bool // put it into a domain of its own
-	Terminal bool // its descriptor 0 is one, and becomes the one that controls it
-	Hold     bool // its calls of connect, for who has the Listener of its Event
+	Landlock bool   // put it into a domain of its own
+	Path     string // what is executed; empty: what Name is found as
+	Terminal bool   // its descriptor 0 is one, and becomes the one that controls it
+	Hold     bool   // its calls of connect, for who has the Listener of its Event
+
+	// Secrets are variables besides, of which the values follow the request. A shim
+	// that was given any serves no other request.
+	Secrets []Secret `json:",omitempty"`
+
+	// Freeze makes this no command: the last one and all that it started are stopped.
+	// Thaw lets them go on.
+	Freeze, Thaw bool `json:",omitempty"`
 
 	// Signal, if not 0, makes this no command: it goes to the process group of the
 	// last one, while its first process runs.
 	Signal int `json:",omitempty"`
+}
+
+// A Secret is a variable whose value no message holds.
+type Secret struct {
+	Name string
+	Size int
+	File bool // the variable holds the path of a file that has the value
+
+	value []byte
 }
 
 // An Event is what a shim says: that it is ready for its first request, and of each

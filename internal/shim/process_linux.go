@@ -84,7 +84,9 @@ func Start() (p *Process, err error) {
 func (p *Process) Left() int { return p.left }
 
 // Send sends a request and its descriptors. Its events follow.
-func (p *Process) Send(req Request, files []*os.File) error {
+//
+// values are those of its secrets, in their order.
+func (p *Process) Send(req Request, values [][]byte, files []*os.File) error {
 	raw, err := encode(req)
 	if err != nil {
 		return err
@@ -95,6 +97,12 @@ func (p *Process) Send(req Request, files []*os.File) error {
 		return ErrUnready
 	case err != nil:
 		return fmt.Errorf("talk to the shim: %w", err)
+	}
+	for _, v := range values {
+		p.left = 0
+		if _, err := p.conn.Write(v); err != nil {
+			return fmt.Errorf("talk to the shim: %w", err)
+		}
 	}
 	return nil
 }
@@ -132,8 +140,16 @@ func (p *Process) receive() (e Event, err error) {
 func (p *Process) Kill() { _, _ = p.conn.Write(make([]byte, 4)) }
 
 // Signal sends a signal to the process group of the last request's command.
-func (p *Process) Signal(sig unix.Signal) {
-	if raw, err := encode(Request{Signal: int(sig)}); err == nil {
+func (p *Process) Signal(sig unix.Signal) { p.say(Request{Signal: int(sig)}) }
+
+// Freeze stops all processes of the last request's command, and those that it starts.
+func (p *Process) Freeze() { p.say(Request{Freeze: true}) }
+
+// Thaw lets them go on.
+func (p *Process) Thaw() { p.say(Request{Thaw: true}) }
+
+func (p *Process) say(req Request) {
+	if raw, err := encode(req); err == nil {
 		_, _ = p.conn.Write(raw)
 	}
 }

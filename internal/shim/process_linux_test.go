@@ -19,7 +19,7 @@ func TestUnready(t *testing.T) {
 		}
 		p := &Process{conn: ours, left: commands}
 		t.Cleanup(p.Close)
-		if err := p.Send(Request{Name: "true"}, nil); err != nil { // that nobody will read
+		if err := p.Send(Request{Name: "true"}, nil, nil); err != nil { // that nobody will read
 			t.Error(err)
 		}
 		if ready {
@@ -32,7 +32,7 @@ func TestUnready(t *testing.T) {
 		if errors.Is(err, ErrUnready) == ready || !ready && errors.Is(err, io.EOF) {
 			t.Errorf("of a shim that was ready (%t): %+v, %v", ready, e, err)
 		}
-		if err := p.Send(Request{Name: "true"}, nil); err == nil || errors.Is(err, ErrUnready) == ready {
+		if err := p.Send(Request{Name: "true"}, nil, nil); err == nil || errors.Is(err, ErrUnready) == ready {
 			t.Errorf("a request to one that has ended (%t): %v", ready, err)
 		}
 	}

@@ -37,8 +37,10 @@ type job struct {
 	files []int // its descriptors, from 0 on
 	kill  chan struct{}
 
-	mu  sync.Mutex
-	pid int // of its first process, while that runs
+	mu     sync.Mutex
+	pid    int           // of its first process, while that runs
+	thaw   chan struct{} // while it is frozen
+	frozen sync.Mutex    // held by freeze
 }
 
 func (j *job) runs(pid int) {
@@ -141,6 +143,7 @@ func (j *job) run(conn *fdpass.Conn) Event {
 	})
 	end := j.reapAll(pid)
 	close(empty)
+	j.setFrozen(false)
 	killer.Wait() // or it would kill the next job's
 	return end
 }
@@ -160,6 +163,10 @@ func receiveJobs(conn *fdpass.Conn, jobs chan<- *job) {
 			last.sweep()
 		case req.Signal != 0:
 			last.signal(req.Signal)
+		case req.Freeze:
+			last.setFrozen(true)
+		case req.Thaw:
+			last.setFrozen(false)
 		default:
 			last = &job{req: req, files: files, kill: make(chan struct{}, 1)}
 			jobs <- last
@@ -182,7 +189,20 @@ func receiveRequest(conn *fdpass.Conn) (*Request, []int, error) {
 		return nil, nil, nil
 	}
 	req := new(Request)
-	return req, files, readBody(conn, size, req)
+	if err := readBody(conn, size, req); err != nil {
+		return nil, nil, err
+	}
+	for i := range req.Secrets {
+		s := &req.Secrets[i]
+		if s.Size < 0 || s.Size > maxMessage {
+			return nil, nil, fmt.Errorf("a secret of %d bytes", s.Size)
+		}
+		s.value = make([]byte, s.Size)
+		if _, err := io.ReadFull(conn, s.value); err != nil {
+			return nil, nil, err
+		}
+	}
+	return req, files, nil
 }
 
 // startChild starts the process from a thread that has entered the domain. The
@@ -199,13 +219,25 @@ func startChild(req *Request, files []int) (pid int, listener []*os.File, err er
 	} else if !st.IsDir() {
 		return 0, nil, fmt.Errorf("working directory %s: %w", dir, unix.ENOTDIR)
 	}
-	name, err := lookPath(req.Name, dir, req.Env)
+	name := req.Path
+	if name == "" {
+		if name, err = LookPath(req.Name, dir, req.Env); err != nil {
+			return 0, nil, err
+		}
+	}
+	secrets, err := req.secrets(len(files))
+	for _, f := range secrets {
+		defer f.Close()
+	}
 	if err != nil {
 		return 0, nil, err
 	}
 	attr := &syscall.ProcAttr{Dir: dir, Env: lastWins(req.Env), Sys: &syscall.SysProcAttr{Setsid: true, Setctty: req.Terminal}}
 	for _, fd := range files {
 		attr.Files = append(attr.Files, uintptr(fd))
+	}
+	for _, f := range secrets {
+		attr.Files = append(attr.Files, f.Fd())
 	}
 	args := append([]string{req.Name}, req.Args...)
 	done := make(chan struct{})
@@ -243,8 +275,8 @@ func startChild(req *Request, files []int) (pid int, listener []*os.File, err er
 	return pid, listener, err
 }
 
-// lookPath finds a program as execvp does, by the PATH of the command.
-func lookPath(name, dir string, env []string) (string, error) {
+// LookPath finds a program as execvp does, by the PATH of the command.
+func LookPath(name, dir string, env []string) (string, error) {
 	if strings.Contains(name, "/") {
 		return name, nil
 	}

@@ -95,6 +95,7 @@ func TestBackend(t *testing.T, b sandbox.Backend, o Options) {
 	t.Run("processes", func(t *testing.T) { testProcesses(t, b, o.Spec) })
 	t.Run("limits", func(t *testing.T) { testLimits(t, b, o.Spec) })
 	t.Run("connections", func(t *testing.T) { testConnections(t, b, o.Spec) })
+	t.Run("secrets", func(t *testing.T) { testSecrets(t, b, o.Spec) })
 	t.Run("claim", func(t *testing.T) { testClaim(t, b, o.Spec) })
 	t.Run("life", func(t *testing.T) { testLife(t, b, o.Spec) })
 	t.Run("closed", func(t *testing.T) { testClosed(t, s) })

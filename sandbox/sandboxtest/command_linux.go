@@ -30,6 +30,24 @@ func command(verb string, args []string) int {
 		return code
 	case "cat":
 		io.Copy(os.Stdout, os.Stdin)
+	case "getenv": // a variable, and what is in the file that another names
+		fmt.Print(os.Getenv(args[0]))
+		if len(args) > 1 {
+			fmt.Print(" " + secretFile(os.Getenv(args[1])))
+		}
+	case "link":
+		if err := os.Symlink(args[0], args[1]); err != nil {
+			fmt.Print(err)
+			return 1
+		}
+	case "answer": // what is typed, line by line, after its own id
+		fmt.Println(inProc())
+		io.Copy(os.Stdout, os.Stdin)
+	case "hold-secret": // a variable, which it says that it has
+		fmt.Print(os.Getenv(args[0]) != "")
+		for {
+			time.Sleep(time.Hour)
+		}
 	case "env":
 		fmt.Print(strings.Join(os.Environ(), "\n"))
 	case "pwd":
@@ -288,6 +306,8 @@ func try(verb string, args []string) error {
 			}
 		}
 		return fmt.Errorf("no environment has %s", args[0])
+	case "search": // all that can be had of other processes
+		return search(args[0])
 	case "vsock": // to the host of a virtual machine; a network namespace does not hold it back
 		fd, err := unix.Socket(unix.AF_VSOCK, unix.SOCK_STREAM, 0)
 		if err != nil {

@@ -3,7 +3,6 @@
 package sandboxtest
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -118,22 +117,6 @@ func testKernel(t *testing.T, s *sandbox.Sandbox) {
 		"/boot/System.map", "/etc/shadow", "/etc/ssh/ssh_host_ed25519_key")
 	if got := found(t, s, "kernel", "/proc/version"); got["/proc/version"] != "yes" {
 		t.Errorf("what may be read: %v", got)
-	}
-}
-
-// hanging starts a program that does, and returns when it does.
-func hanging(t *testing.T, s *sandbox.Sandbox, c *sandbox.Cmd) (end func()) {
-	t.Helper()
-	ctx, cancel := context.WithCancel(bounded(t))
-	w := newWaiter()
-	c.Stdout = w
-	if err := c.Start(ctx); err != nil {
-		t.Fatal(err)
-	}
-	<-w.said
-	return func() {
-		cancel()
-		_ = c.Wait()
 	}
 }
 

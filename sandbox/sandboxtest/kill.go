@@ -25,6 +25,22 @@ func (w *waiter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
+// hanging starts a program that does, and returns when it does.
+func hanging(t *testing.T, s *sandbox.Sandbox, c *sandbox.Cmd) (end func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(bounded(t))
+	w := newWaiter()
+	c.Stdout = w
+	if err := c.Start(ctx); err != nil {
+		t.Fatal(err)
+	}
+	<-w.said
+	return func() {
+		cancel()
+		_ = c.Wait()
+	}
+}
+
 func testKill(t *testing.T, s *sandbox.Sandbox) {
 	for _, args := range [][]string{{"hang"}, {"daemons", "20", "stay"}, {"bomb"}} {
 		t.Run(args[0], func(t *testing.T) {

@@ -44,6 +44,16 @@ const (
 	RunnerSignalProcedure = "/stepward.runner.v1.Runner/Signal"
 	// RunnerKillProcedure is the fully-qualified name of the Runner's Kill RPC.
 	RunnerKillProcedure = "/stepward.runner.v1.Runner/Kill"
+	// RunnerKeyProcedure is the fully-qualified name of the Runner's Key RPC.
+	RunnerKeyProcedure = "/stepward.runner.v1.Runner/Key"
+	// RunnerDeliverProcedure is the fully-qualified name of the Runner's Deliver RPC.
+	RunnerDeliverProcedure = "/stepward.runner.v1.Runner/Deliver"
+	// RunnerChallengeProcedure is the fully-qualified name of the Runner's Challenge RPC.
+	RunnerChallengeProcedure = "/stepward.runner.v1.Runner/Challenge"
+	// RunnerProlongProcedure is the fully-qualified name of the Runner's Prolong RPC.
+	RunnerProlongProcedure = "/stepward.runner.v1.Runner/Prolong"
+	// RunnerForgetProcedure is the fully-qualified name of the Runner's Forget RPC.
+	RunnerForgetProcedure = "/stepward.runner.v1.Runner/Forget"
 	// RunnerStatProcedure is the fully-qualified name of the Runner's Stat RPC.
 	RunnerStatProcedure = "/stepward.runner.v1.Runner/Stat"
 	// RunnerReadDirProcedure is the fully-qualified name of the Runner's ReadDir RPC.
@@ -75,6 +85,17 @@ type RunnerClient interface {
 	Signal(context.Context, *connect.Request[rpc.SignalRequest]) (*connect.Response[rpc.SignalResponse], error)
 	// Kill ends an exec with all processes that it started. It answers when none is left.
 	Kill(context.Context, *connect.Request[rpc.KillRequest]) (*connect.Response[rpc.KillResponse], error)
+	// Key makes a key for one attempt, which the broker seals an envelope to: see
+	// package envelope. One that was made before and not used is no use any more.
+	Key(context.Context, *connect.Request[rpc.KeyRequest]) (*connect.Response[rpc.KeyResponse], error)
+	// Deliver opens the envelope for the key. An error says that nothing of it is there.
+	Deliver(context.Context, *connect.Request[rpc.DeliverRequest]) (*connect.Response[rpc.DeliverResponse], error)
+	// Challenge returns what the next renewals have to answer.
+	Challenge(context.Context, *connect.Request[rpc.ChallengeRequest]) (*connect.Response[rpc.ChallengeResponse], error)
+	// Prolong takes a renewal of an envelope.
+	Prolong(context.Context, *connect.Request[rpc.ProlongRequest]) (*connect.Response[rpc.ProlongResponse], error)
+	// Forget ends what was given secrets of an envelope, and overwrites them.
+	Forget(context.Context, *connect.Request[rpc.ForgetRequest]) (*connect.Response[rpc.ForgetResponse], error)
 	Stat(context.Context, *connect.Request[rpc.StatRequest]) (*connect.Response[rpc.StatResponse], error)
 	ReadDir(context.Context, *connect.Request[rpc.ReadDirRequest]) (*connect.ServerStreamForClient[rpc.ReadDirResponse], error)
 	ReadFile(context.Context, *connect.Request[rpc.ReadFileRequest]) (*connect.ServerStreamForClient[rpc.ReadFileResponse], error)
@@ -125,6 +146,36 @@ func NewRunnerClient(httpClient connect.HTTPClient, baseURL string, opts ...conn
 			connect.WithSchema(runnerMethods.ByName("Kill")),
 			connect.WithClientOptions(opts...),
 		),
+		key: connect.NewClient[rpc.KeyRequest, rpc.KeyResponse](
+			httpClient,
+			baseURL+RunnerKeyProcedure,
+			connect.WithSchema(runnerMethods.ByName("Key")),
+			connect.WithClientOptions(opts...),
+		),
+		deliver: connect.NewClient[rpc.DeliverRequest, rpc.DeliverResponse](
+			httpClient,
+			baseURL+RunnerDeliverProcedure,
+			connect.WithSchema(runnerMethods.ByName("Deliver")),
+			connect.WithClientOptions(opts...),
+		),
+		challenge: connect.NewClient[rpc.ChallengeRequest, rpc.ChallengeResponse](
+			httpClient,
+			baseURL+RunnerChallengeProcedure,
+			connect.WithSchema(runnerMethods.ByName("Challenge")),
+			connect.WithClientOptions(opts...),
+		),
+		prolong: connect.NewClient[rpc.ProlongRequest, rpc.ProlongResponse](
+			httpClient,
+			baseURL+RunnerProlongProcedure,
+			connect.WithSchema(runnerMethods.ByName("Prolong")),
+			connect.WithClientOptions(opts...),
+		),
+		forget: connect.NewClient[rpc.ForgetRequest, rpc.ForgetResponse](
+			httpClient,
+			baseURL+RunnerForgetProcedure,
+			connect.WithSchema(runnerMethods.ByName("Forget")),
+			connect.WithClientOptions(opts...),
+		),
 		stat: connect.NewClient[rpc.StatRequest, rpc.StatResponse](
 			httpClient,
 			baseURL+RunnerStatProcedure,
@@ -171,6 +222,11 @@ type runnerClient struct {
 	input     *connect.Client[rpc.InputRequest, rpc.InputResponse]
 	signal    *connect.Client[rpc.SignalRequest, rpc.SignalResponse]
 	kill      *connect.Client[rpc.KillRequest, rpc.KillResponse]
+	key       *connect.Client[rpc.KeyRequest, rpc.KeyResponse]
+	deliver   *connect.Client[rpc.DeliverRequest, rpc.DeliverResponse]
+	challenge *connect.Client[rpc.ChallengeRequest, rpc.ChallengeResponse]
+	prolong   *connect.Client[rpc.ProlongRequest, rpc.ProlongResponse]
+	forget    *connect.Client[rpc.ForgetRequest, rpc.ForgetResponse]
 	stat      *connect.Client[rpc.StatRequest, rpc.StatResponse]
 	readDir   *connect.Client[rpc.ReadDirRequest, rpc.ReadDirResponse]
 	readFile  *connect.Client[rpc.ReadFileRequest, rpc.ReadFileResponse]
@@ -202,6 +258,31 @@ func (c *runnerClient) Signal(ctx context.Context, req *connect.Request[rpc.Sign
 // Kill calls stepward.runner.v1.Runner.Kill.
 func (c *runnerClient) Kill(ctx context.Context, req *connect.Request[rpc.KillRequest]) (*connect.Response[rpc.KillResponse], error) {
 	return c.kill.CallUnary(ctx, req)
+}
+
+// Key calls stepward.runner.v1.Runner.Key.
+func (c *runnerClient) Key(ctx context.Context, req *connect.Request[rpc.KeyRequest]) (*connect.Response[rpc.KeyResponse], error) {
+	return c.key.CallUnary(ctx, req)
+}
+
+// Deliver calls stepward.runner.v1.Runner.Deliver.
+func (c *runnerClient) Deliver(ctx context.Context, req *connect.Request[rpc.DeliverRequest]) (*connect.Response[rpc.DeliverResponse], error) {
+	return c.deliver.CallUnary(ctx, req)
+}
+
+// Challenge calls stepward.runner.v1.Runner.Challenge.
+func (c *runnerClient) Challenge(ctx context.Context, req *connect.Request[rpc.ChallengeRequest]) (*connect.Response[rpc.ChallengeResponse], error) {
+	return c.challenge.CallUnary(ctx, req)
+}
+
+// Prolong calls stepward.runner.v1.Runner.Prolong.
+func (c *runnerClient) Prolong(ctx context.Context, req *connect.Request[rpc.ProlongRequest]) (*connect.Response[rpc.ProlongResponse], error) {
+	return c.prolong.CallUnary(ctx, req)
+}
+
+// Forget calls stepward.runner.v1.Runner.Forget.
+func (c *runnerClient) Forget(ctx context.Context, req *connect.Request[rpc.ForgetRequest]) (*connect.Response[rpc.ForgetResponse], error) {
+	return c.forget.CallUnary(ctx, req)
 }
 
 // Stat calls stepward.runner.v1.Runner.Stat.
@@ -251,6 +332,17 @@ type RunnerHandler interface {
 	Signal(context.Context, *connect.Request[rpc.SignalRequest]) (*connect.Response[rpc.SignalResponse], error)
 	// Kill ends an exec with all processes that it started. It answers when none is left.
 	Kill(context.Context, *connect.Request[rpc.KillRequest]) (*connect.Response[rpc.KillResponse], error)
+	// Key makes a key for one attempt, which the broker seals an envelope to: see
+	// package envelope. One that was made before and not used is no use any more.
+	Key(context.Context, *connect.Request[rpc.KeyRequest]) (*connect.Response[rpc.KeyResponse], error)
+	// Deliver opens the envelope for the key. An error says that nothing of it is there.
+	Deliver(context.Context, *connect.Request[rpc.DeliverRequest]) (*connect.Response[rpc.DeliverResponse], error)
+	// Challenge returns what the next renewals have to answer.
+	Challenge(context.Context, *connect.Request[rpc.ChallengeRequest]) (*connect.Response[rpc.ChallengeResponse], error)
+	// Prolong takes a renewal of an envelope.
+	Prolong(context.Context, *connect.Request[rpc.ProlongRequest]) (*connect.Response[rpc.ProlongResponse], error)
+	// Forget ends what was given secrets of an envelope, and overwrites them.
+	Forget(context.Context, *connect.Request[rpc.ForgetRequest]) (*connect.Response[rpc.ForgetResponse], error)
 	Stat(context.Context, *connect.Request[rpc.StatRequest]) (*connect.Response[rpc.StatResponse], error)
 	ReadDir(context.Context, *connect.Request[rpc.ReadDirRequest], *connect.ServerStream[rpc.ReadDirResponse]) error
 	ReadFile(context.Context, *connect.Request[rpc.ReadFileRequest], *connect.ServerStream[rpc.ReadFileResponse]) error
@@ -295,6 +387,36 @@ func NewRunnerHandler(svc RunnerHandler, opts ...connect.HandlerOption) (string,
 		RunnerKillProcedure,
 		svc.Kill,
 		connect.WithSchema(runnerMethods.ByName("Kill")),
+		connect.WithHandlerOptions(opts...),
+	)
+	runnerKeyHandler := connect.NewUnaryHandler(
+		RunnerKeyProcedure,
+		svc.Key,
+		connect.WithSchema(runnerMethods.ByName("Key")),
+		connect.WithHandlerOptions(opts...),
+	)
+	runnerDeliverHandler := connect.NewUnaryHandler(
+		RunnerDeliverProcedure,
+		svc.Deliver,
+		connect.WithSchema(runnerMethods.ByName("Deliver")),
+		connect.WithHandlerOptions(opts...),
+	)
+	runnerChallengeHandler := connect.NewUnaryHandler(
+		RunnerChallengeProcedure,
+		svc.Challenge,
+		connect.WithSchema(runnerMethods.ByName("Challenge")),
+		connect.WithHandlerOptions(opts...),
+	)
+	runnerProlongHandler := connect.NewUnaryHandler(
+		RunnerProlongProcedure,
+		svc.Prolong,
+		connect.WithSchema(runnerMethods.ByName("Prolong")),
+		connect.WithHandlerOptions(opts...),
+	)
+	runnerForgetHandler := connect.NewUnaryHandler(
+		RunnerForgetProcedure,
+		svc.Forget,
+		connect.WithSchema(runnerMethods.ByName("Forget")),
 		connect.WithHandlerOptions(opts...),
 	)
 	runnerStatHandler := connect.NewUnaryHandler(
@@ -345,6 +467,16 @@ func NewRunnerHandler(svc RunnerHandler, opts ...connect.HandlerOption) (string,
 			runnerSignalHandler.ServeHTTP(w, r)
 		case RunnerKillProcedure:
 			runnerKillHandler.ServeHTTP(w, r)
+		case RunnerKeyProcedure:
+			runnerKeyHandler.ServeHTTP(w, r)
+		case RunnerDeliverProcedure:
+			runnerDeliverHandler.ServeHTTP(w, r)
+		case RunnerChallengeProcedure:
+			runnerChallengeHandler.ServeHTTP(w, r)
+		case RunnerProlongProcedure:
+			runnerProlongHandler.ServeHTTP(w, r)
+		case RunnerForgetProcedure:
+			runnerForgetHandler.ServeHTTP(w, r)
 		case RunnerStatProcedure:
 			runnerStatHandler.ServeHTTP(w, r)
 		case RunnerReadDirProcedure:
@@ -384,6 +516,26 @@ func (UnimplementedRunnerHandler) Signal(context.Context, *connect.Request[rpc.S
 
 func (UnimplementedRunnerHandler) Kill(context.Context, *connect.Request[rpc.KillRequest]) (*connect.Response[rpc.KillResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("stepward.runner.v1.Runner.Kill is not implemented"))
+}
+
+func (UnimplementedRunnerHandler) Key(context.Context, *connect.Request[rpc.KeyRequest]) (*connect.Response[rpc.KeyResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("stepward.runner.v1.Runner.Key is not implemented"))
+}
+
+func (UnimplementedRunnerHandler) Deliver(context.Context, *connect.Request[rpc.DeliverRequest]) (*connect.Response[rpc.DeliverResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("stepward.runner.v1.Runner.Deliver is not implemented"))
+}
+
+func (UnimplementedRunnerHandler) Challenge(context.Context, *connect.Request[rpc.ChallengeRequest]) (*connect.Response[rpc.ChallengeResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("stepward.runner.v1.Runner.Challenge is not implemented"))
+}
+
+func (UnimplementedRunnerHandler) Prolong(context.Context, *connect.Request[rpc.ProlongRequest]) (*connect.Response[rpc.ProlongResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("stepward.runner.v1.Runner.Prolong is not implemented"))
+}
+
+func (UnimplementedRunnerHandler) Forget(context.Context, *connect.Request[rpc.ForgetRequest]) (*connect.Response[rpc.ForgetResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("stepward.runner.v1.Runner.Forget is not implemented"))
 }
 
 func (UnimplementedRunnerHandler) Stat(context.Context, *connect.Request[rpc.StatRequest]) (*connect.Response[rpc.StatResponse], error) {

@@ -4,9 +4,16 @@
 // and never runs beside the tool runner.
 //
 // Packages that call [runner.Main] import it. A program without them does not serve,
-// and goes on to its main, which is how its worker finds out.
+// and goes on to its main, which is how its worker finds out. It is also what links
+// the part that opens envelopes, which no package of a worker does.
 package early
 
-import "github.com/stepward/stepward/internal/runner"
+import (
+	"github.com/stepward/stepward/internal/envelope"
+	"github.com/stepward/stepward/internal/envelope/open"
+	"github.com/stepward/stepward/internal/runner"
+)
 
-func init() { runner.Early() }
+func init() {
+	runner.Early(func(f envelope.Facts, broker []byte) (runner.Key, error) { return open.NewKey(f, broker) })
+}

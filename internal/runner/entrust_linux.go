@@ -1,0 +1,95 @@
+package runner
+
+import (
+	"errors"
+	"io/fs"
+
+	"connectrpc.com/connect"
+
+	"github.com/stepward/stepward/internal/rpc"
+)
+
+// entrust gives a new exec the secrets that are its own, and returns the call of a
+// guest. x.mu is held.
+func (x *execs) entrust(e *exec, req *rpc.ExecRequest) (call []byte, err error) {
+	var g grant
+	switch {
+	case req.Guest != nil:
+		g = x.secrets.forGuest(e)
+	case len(req.Secrets) > 0:
+		var p program
+		if p, err = findProgram(req.Name, req.Dir, e.env); errors.Is(err, fs.ErrNotExist) {
+			return nil, connect.NewError(connect.CodeNotFound, err)
+		} else if err != nil {
+			return nil, refused("%s", err)
+		}
+		if g, err = x.secrets.forCommand(e, req.Secrets, p); err != nil {
+			return nil, err
+		}
+		e.program, e.grant = p.path, g
+	}
+	if !x.landlock && (x.holding != nil || len(g) > 0 && x.live > 0) {
+		g.wipe()
+		x.secrets.ended(e)
+		return nil, connect.NewError(connect.CodeAborted, errors.New("nothing keeps commands apart here, so one that has secrets runs alone"))
+	}
+	if len(g) > 0 && !x.landlock {
+		x.holding = e
+	}
+	if req.Guest == nil {
+		return nil, nil
+	}
+	g.call(req.Guest)
+	call, err = encodeCall(req.Guest)
+	g.wipe()
+	req.Guest.Secrets = nil
+	if err != nil {
+		return nil, connect.NewError(connect.CodeInvalidArgument, err)
+	}
+	return call, nil
+}
+
+// setFrozen stops all that runs, or lets it go on.
+func (x *execs) setFrozen(frozen bool) {
+	x.mu.Lock()
+	x.frozen = frozen
+	x.mu.Unlock()
+	for _, e := range x.all() {
+		e.setFrozen(frozen)
+	}
+}
+
+// all returns all execs that there are.
+func (x *execs) all() (all []*exec) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for _, e := range x.byID {
+		all = append(all, e)
+	}
+	if x.spare != nil {
+		all = append(all, x.spare)
+	}
+	return all
+}
+
+func (e *exec) setFrozen(frozen bool) {
+	e.inMu.Lock()
+	defer e.inMu.Unlock()
+	switch {
+	case e.shim == nil:
+	case frozen:
+		e.shim.Freeze()
+	default:
+		e.shim.Thaw()
+	}
+}
+
+// keepFrozen stops an exec that was being started when all were.
+func (x *execs) keepFrozen(e *exec) {
+	x.mu.Lock()
+	frozen := x.frozen
+	x.mu.Unlock()
+	if frozen {
+		e.setFrozen(true)
+	}
+}

@@ -1,0 +1,216 @@
+package runner
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"connectrpc.com/connect"
+
+	"github.com/stepward/stepward/internal/boottime"
+	"github.com/stepward/stepward/internal/envelope"
+	"github.com/stepward/stepward/internal/rpc"
+	"github.com/stepward/stepward/internal/shim"
+)
+
+// secrets are what a sandbox was entrusted with. Each exec gets its own of them,
+// and none is anywhere else: not in this process's environment, arguments or files.
+type secrets struct {
+	leash *leash
+
+	mu     sync.Mutex
+	first  *envelope.Facts // a sandbox is of one tenant and run, and of one broker
+	broker string
+	nonces map[[32]byte]bool // that had a key
+	key    Key               // nil: none, or used
+	asked  time.Duration     // when it was made
+	held   []*holding        // newest last
+}
+
+// A holding is what came in one envelope.
+type holding struct {
+	envelope.Opened
+	given map[*exec]bool // that got some of it
+
+	// Under leash.mu:
+	since   time.Duration // when what the broker last said it for was asked
+	counter uint64
+}
+
+// makeKey makes the key of an attempt, in the place of one that was not used.
+func (s *secrets) makeKey(raw, broker []byte) (hello []byte, err error) {
+	f, err := envelope.ReadFacts(raw)
+	switch {
+	case err != nil:
+		return nil, err
+	case newKey == nil:
+		return nil, errors.New("the program in the sandbox has no part that opens envelopes")
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.nonces[f.Nonce]:
+		return nil, envelope.ErrUsed
+	case s.first == nil:
+	case s.broker != string(broker):
+		return nil, errors.New("the sandbox has another broker")
+	case s.first.Tenant != f.Tenant || s.first.Run != f.Run || s.first.Sandbox != f.Sandbox:
+		return nil, fmt.Errorf("%w: the sandbox is of one run", envelope.ErrFacts)
+	}
+	asked := boottime.Now()
+	key, err := newKey(f, broker)
+	if err != nil {
+		return nil, err
+	}
+	if s.first == nil {
+		s.first, s.broker = &f, string(broker)
+	}
+	s.nonces[f.Nonce] = true
+	s.key, s.asked = key, asked
+	return key.Hello(), nil
+}
+
+// deliver opens the envelope for the key that was made last.
+func (s *secrets) deliver(raw []byte) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.key == nil {
+		return envelope.ErrUsed
+	}
+	key := s.key
+	s.key = nil
+	o, err := key.Open(raw)
+	if err != nil {
+		return err
+	}
+	h := &holding{Opened: o, given: map[*exec]bool{}, since: s.asked}
+	if boottime.Now() >= s.asked+o.Head.Terms.Freeze {
+		h.Wipe()
+		return errors.New("it came too late")
+	}
+	s.held = append(s.held, h)
+	s.leash.hold(h)
+	return nil
+}
+
+// forget ends what was given secrets of an envelope, and overwrites them.
+func (s *secrets) forget(id envelope.ID, end func(*exec)) {
+	s.mu.Lock()
+	i := slices.IndexFunc(s.held, func(h *holding) bool { return h.Head.ID == id })
+	if i < 0 {
+		s.mu.Unlock()
+		return
+	}
+	h := s.held[i]
+	s.held = slices.Delete(s.held, i, i+1)
+	var ends sync.WaitGroup
+	for e := range h.given {
+		ends.Go(func() { end(e) })
+	}
+	s.mu.Unlock()
+	ends.Wait()
+	s.leash.letGo(h)
+	s.mu.Lock() // nobody copies from it any more
+	h.Wipe()
+	s.mu.Unlock()
+}
+
+// A grant is what one exec gets: copies.
+type grant []envelope.Item
+
+// wipe overwrites a grant, when it was handed over.
+func (g grant) wipe() {
+	for _, i := range g {
+		clear(i.Value)
+	}
+}
+
+// request adds the grant to the request of a command, and returns the values that go
+// with it.
+func (g grant) request(r *shim.Request) (values [][]byte) {
+	for _, i := range g {
+		r.Secrets = append(r.Secrets, shim.Secret{Name: i.Name, Size: len(i.Value), File: i.File})
+		values = append(values, i.Value)
+	}
+	return values
+}
+
+// call adds the grant to the call of a guest.
+func (g grant) call(call *rpc.GuestCall) {
+	call.Secrets = nil // a worker cannot bring any
+	for _, i := range g {
+		call.Secrets = append(call.Secrets, &rpc.GuestSecret{Name: i.Name, Value: i.Value, File: i.File})
+	}
+}
+
+// refused is an error that says that a command may not have what it asks for.
+func refused(format string, args ...any) error {
+	return connect.NewError(connect.CodePermissionDenied, fmt.Errorf(format, args...))
+}
+
+// forCommand gives e what its command asks for, if the program may have all of it.
+func (s *secrets) forCommand(e *exec, names []string, p program) (g grant, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i, name := range names {
+		h, item := s.find(name)
+		switch {
+		case slices.Contains(names[:i], name):
+			err = refused("secret %s: asked for twice", name)
+		case h == nil:
+			err = refused("secret %s: the sandbox has none of that name", name)
+		case !p.among(item.Commands):
+			err = refused("secret %s: not for %s", name, p)
+		default:
+			g.add(e, h, item)
+			continue
+		}
+		g.wipe()
+		return grant{}, err
+	}
+	return g, nil
+}
+
+// forGuest gives e all that the step's own function may have.
+func (s *secrets) forGuest(e *exec) (g grant) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, h := range slices.Backward(s.held) {
+		for _, item := range h.Items {
+			same := func(i envelope.Item) bool { return i.Name == item.Name }
+			if item.Guest && !slices.ContainsFunc(g, same) {
+				g.add(e, h, item)
+			}
+		}
+	}
+	return g
+}
+
+// find returns the newest of a name. s.mu is held.
+func (s *secrets) find(name string) (*holding, envelope.Item) {
+	for _, h := range slices.Backward(s.held) {
+		for _, item := range h.Items {
+			if item.Name == name {
+				return h, item
+			}
+		}
+	}
+	return nil, envelope.Item{}
+}
+
+func (g *grant) add(e *exec, h *holding, item envelope.Item) {
+	item.Value = slices.Clone(item.Value)
+	*g = append(*g, item)
+	h.given[e] = true
+}
+
+// ended is called when nothing is left of an exec.
+func (s *secrets) ended(e *exec) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, h := range s.held {
+		delete(h.given, e)
+	}
+}

@@ -1,0 +1,363 @@
+package sandboxtest
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stepward/stepward/internal/envelope"
+	"github.com/stepward/stepward/internal/layers"
+	"github.com/stepward/stepward/sandbox"
+)
+
+func testSecrets(t *testing.T, b sandbox.Backend, spec sandbox.Spec) {
+	s, broker := start(t, bounded(t), b, sandbox.Options{Spec: spec}), newBroker(1)
+	t.Run("envelope", func(t *testing.T) { testEnvelope(t, s, broker) })
+	t.Run("command", func(t *testing.T) { testSecretOfCommand(t, s, broker) })
+	t.Run("apart", func(t *testing.T) { testApart(t, b, spec) })
+	t.Run("lapse", func(t *testing.T) { testLapse(t, b, spec) })
+	t.Run("strict", func(t *testing.T) { testEnds(t, b, spec, true) })
+	t.Run("unrenewed", func(t *testing.T) { testEnds(t, b, spec, false) })
+	t.Run("revoked", func(t *testing.T) { testRevoked(t, s, broker) }) // ends it
+}
+
+// canary is a value that is found only where it was put.
+func canary(name string) string { return fmt.Sprintf("canary-%s-%d", name, os.Getpid()) }
+
+// testEnvelope: what is not for this sandbox, or was there before, brings nothing.
+func testEnvelope(t *testing.T, s *sandbox.Sandbox, broker *broker) {
+	k, ctx := s.Secrets(), bounded(t)
+	item := envelope.Item{Name: "A", Commands: []string{program}, Value: []byte("v")}
+	refused := func(what string, err error) {
+		t.Helper()
+		if !errors.Is(err, sandbox.ErrSecret) {
+			t.Errorf("%s: %v", what, err)
+		}
+		c := s.Command(program, "probe:getenv", "A")
+		c.Secrets = []string{"A"}
+		if err := c.Run(ctx); !errors.Is(err, sandbox.ErrSecret) {
+			t.Errorf("%s: a command has it: %v", what, err)
+		}
+	}
+	refused("no facts", func() error { _, err := k.Key(ctx, []byte("x"), broker.public()); return err }())
+	refused("no broker's key", func() error { _, err := k.Key(ctx, broker.facts.Encode(), nil); return err }())
+	refused("an envelope before a key", k.Deliver(ctx, []byte("x")))
+
+	hello := broker.hello(t, s)
+	refused("the same nonce again", func() error { _, err := k.Key(ctx, broker.facts.Encode(), broker.public()); return err }())
+	other := newBroker(1)
+	refused("another broker", func() error { _, err := k.Key(ctx, other.facts.Encode(), other.public()); return err }())
+	for name, change := range map[string]func(*envelope.Facts){
+		"tenant": func(f *envelope.Facts) { f.Tenant = "other" }, "run": func(f *envelope.Facts) { f.Run++ }, "sandbox": func(f *envelope.Facts) { f.Sandbox = "x" },
+	} {
+		f := broker.facts
+		f.Nonce[0]++
+		change(&f)
+		refused("another "+name, func() error { _, err := k.Key(ctx, f.Encode(), broker.public()); return err }())
+	}
+	other.facts = broker.facts
+	forged, _ := other.seal(t, hello, long, item)
+	refused("forged", k.Deliver(ctx, forged))
+	raw, _ := broker.seal(t, hello, long, item)
+	refused("after one that was refused", k.Deliver(ctx, raw))
+
+	hello = broker.hello(t, s)
+	raw, _ = broker.seal(t, hello, long, item)
+	raw[len(raw)-1] ^= 1
+	refused("altered", k.Deliver(ctx, raw))
+	old, _ := broker.seal(t, broker.hello(t, s), long, item)
+	broker.hello(t, s)
+	refused("of an earlier key", k.Deliver(ctx, old))
+	late, _ := broker.seal(t, broker.hello(t, s), envelope.Terms{Freeze: 1, Kill: time.Hour}, item)
+	refused("too late", k.Deliver(ctx, late))
+
+	raw, l := broker.seal(t, broker.hello(t, s), long, item)
+	if err := k.Deliver(ctx, raw); err != nil {
+		t.Fatal(err)
+	}
+	if err := k.Deliver(ctx, raw); !errors.Is(err, sandbox.ErrSecret) {
+		t.Errorf("the same envelope again: %v", err)
+	}
+	c := s.Command(program, "probe:getenv", "A")
+	c.Secrets = []string{"A"}
+	if out, err := c.Output(ctx); err != nil || string(out) != "v" {
+		t.Errorf("the control: %q, %v", out, err)
+	}
+	if err := k.Forget(ctx, l.id); err != nil {
+		t.Error(err)
+	}
+	if err := k.Forget(ctx, l.id); err != nil {
+		t.Errorf("forgotten twice: %v", err)
+	}
+	refused("forgotten", sandbox.ErrSecret)
+}
+
+// testSecretOfCommand: a command gets what it asks for, if that is for its program, and
+// nothing else gets it.
+func testSecretOfCommand(t *testing.T, s *sandbox.Sandbox, broker *broker) {
+	ctx := bounded(t)
+	token, cert := canary("token"), append([]byte{0, 0xff}, canary("cert")...)
+	broker.deliver(t, s, long,
+		envelope.Item{Name: "TOKEN", Commands: []string{program}, Value: []byte(token)},
+		envelope.Item{Name: "CERT", Commands: []string{program}, File: true, Guest: true, Value: cert},
+		envelope.Item{Name: "BY_NAME", Commands: []string{"probe"}, Value: []byte("n")},
+		envelope.Item{Name: "OTHER", Commands: []string{"/bin/other"}, Value: []byte("o")},
+		envelope.Item{Name: "NOBODY", Value: []byte("x")},
+		envelope.Item{Name: "KEY", Guest: true, Value: []byte(canary("key"))},
+	)
+	file := fmt.Sprintf("%x -r--------", cert)
+	c := s.Command(program, "probe:getenv", "TOKEN", "CERT")
+	c.Secrets, c.Env = []string{"TOKEN", "CERT"}, []string{"TOKEN=not this"}
+	if out, err := c.Output(ctx); err != nil || string(out) != token+" "+file {
+		t.Errorf("got %q, %v", out, err)
+	}
+	for _, env := range []string{run(t, s, "env"), func() string {
+		c := s.Command(program, "probe:env")
+		c.Secrets = []string{"CERT"}
+		out, _ := c.Output(ctx)
+		return string(out)
+	}()} {
+		if strings.Contains(env, "canary") || strings.Contains(env, "TOKEN") {
+			t.Errorf("a command that did not ask has %q", env)
+		}
+	}
+	guest, err := s.Guest(ctx, sandbox.GuestStep{Step: "secret", Input: []byte("KEY CERT")})
+	if want := canary("key") + " " + file; err != nil || string(guest) != want+"|"+want {
+		t.Errorf("a guest step has %q, %v", guest, err)
+	}
+	if guest, err = s.Guest(ctx, sandbox.GuestStep{Step: "environ"}); err != nil || strings.Contains(string(guest), "TOKEN") {
+		t.Errorf("a guest step has what is not its own: %q, %v", guest, err)
+	}
+	link := sandbox.Workspace + "/other"
+	run(t, s, "link", program, link)
+	for _, refused := range []struct {
+		name  string
+		asked []string
+	}{
+		{program, []string{"OTHER"}}, {program, []string{"NOBODY"}}, {program, []string{"KEY"}}, {program, []string{"NONE"}},
+		{program, []string{"TOKEN", "TOKEN"}}, {program, []string{"TOKEN", "OTHER"}},
+		{program, []string{"BY_NAME"}}, // anybody could have put it there
+		{link, []string{"OTHER"}},
+	} {
+		c := s.Command(refused.name, "probe:getenv", refused.asked[0])
+		c.Secrets = refused.asked
+		var ce *sandbox.CommandError
+		if out, err := c.Output(ctx); !errors.Is(err, sandbox.ErrSecret) || !errors.As(err, &ce) || len(out) > 0 || !strings.Contains(err.Error(), refused.asked[len(refused.asked)-1]) {
+			t.Errorf("%s with %v: %q, %v", refused.name, refused.asked, out, err)
+		}
+	}
+	// By a link the program is still what it is.
+	c = s.Command(link, "probe:getenv", "TOKEN")
+	c.Secrets = []string{"TOKEN"}
+	if out, err := c.Output(ctx); err != nil || string(out) != token {
+		t.Errorf("by a link: %q, %v", out, err)
+	}
+	c = s.Command("no-such-command")
+	c.Secrets = []string{"TOKEN"}
+	if err := c.Run(ctx); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("no command: %v", err)
+	}
+}
+
+// testApart: what one command was given another cannot find, in whatever it can read.
+func testApart(t *testing.T, b sandbox.Backend, spec sandbox.Spec) {
+	s := start(t, bounded(t), b, sandbox.Options{Spec: spec})
+	value := canary("apart")
+	newBroker(1).deliver(t, s, long, envelope.Item{Name: "TOKEN", Commands: []string{program}, Value: []byte(value)},
+		envelope.Item{Name: "CERT", File: true, Commands: []string{program}, Value: []byte(value)})
+	if got := run(t, s, "search", value[1:]); got == "yes" { // of the runner
+		t.Error("the tool runner can be searched")
+	}
+	c := s.Command(program, verbPrefix+"hold-secret", "TOKEN")
+	c.Secrets = []string{"TOKEN", "CERT"}
+	defer hanging(t, s, c)()
+	if s.Enforcement().Landlock == 0 {
+		if err := s.Command(program, verbPrefix+"pwd").Run(bounded(t)); !errors.Is(err, sandbox.ErrAlone) {
+			t.Errorf("a command beside one with secrets, where nothing keeps them apart: %v", err)
+		}
+		return
+	}
+	if got := run(t, s, "search", value[1:]); got == "yes" {
+		t.Error("another command found it")
+	} else {
+		t.Log(got)
+	}
+	ctx := layers.Without(bounded(t), layers.Landlock)
+	open := start(t, ctx, b, sandbox.Options{Spec: spec})
+	c = open.Command(program, verbPrefix+"hold-secret", "TOKEN")
+	c.Env = []string{"TOKEN=" + value}
+	defer hanging(t, open, c)()
+	if got := run(t, open, "search", value[1:]); got != "yes" {
+		t.Errorf("the search cannot find it where it can be found: %s", got)
+	}
+	newBroker(1).deliver(t, open, long, envelope.Item{Name: "TOKEN", Commands: []string{program}, Value: []byte(value)})
+	alone := open.Command(program, verbPrefix+"getenv", "TOKEN")
+	alone.Secrets = []string{"TOKEN"}
+	if err := alone.Run(bounded(t)); !errors.Is(err, sandbox.ErrAlone) {
+		t.Errorf("with a secret, beside another that could read it: %v", err)
+	}
+}
+
+// testLapse: what is not renewed is frozen, and a renewal thaws it.
+func testLapse(t *testing.T, b sandbox.Backend, spec sandbox.Spec) {
+	s := start(t, bounded(t), b, sandbox.Options{Spec: spec})
+	ctx := bounded(t)
+	stdin, typed := io.Pipe()
+	printed, stdout := io.Pipe()
+	c := s.Command(program, verbPrefix+"answer")
+	c.Stdin, c.Stdout = stdin, stdout
+	if err := c.Start(ctx); err != nil {
+		t.Fatal(err)
+	}
+	lines := bufio.NewReader(printed)
+	pid, err := lines.ReadString('\n')
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := newBroker(1).deliver(t, s, envelope.Terms{Freeze: 2 * time.Second, Kill: time.Hour}, envelope.Item{Name: "TOKEN", Commands: []string{program}, Value: []byte("v")})
+	awaitLapse(t, s)
+	if !isGVisor(s) { // its processes are not those of this /proc's numbers
+		awaitState(t, s, strings.TrimSpace(pid), 'T')
+	}
+	if _, err := s.Guest(ctx, sandbox.GuestStep{Step: "nothing"}); !errors.Is(err, sandbox.ErrLapsed) {
+		t.Errorf("a guest step: %v", err)
+	}
+	if err := l.renew(t, s, 0); !errors.Is(err, sandbox.ErrSecret) {
+		t.Errorf("a renewal without a state: %v", err)
+	}
+	for name, r := range map[string]envelope.Renewal{
+		"no challenge": {Envelope: l.id, Counter: 100, State: envelope.Renewed},
+		"no envelope":  {Counter: 100, State: envelope.Renewed},
+		"no counter":   {Envelope: l.id, State: envelope.Renewed},
+	} {
+		if err := s.Secrets().Renew(ctx, r.Encode(l.key)); !errors.Is(err, sandbox.ErrSecret) {
+			t.Errorf("a renewal with %s: %v", name, err)
+		}
+	}
+	if err := s.Command(program, verbPrefix+"pwd").Run(ctx); !errors.Is(err, sandbox.ErrLapsed) {
+		t.Errorf("refused renewals thaw: %v", err)
+	}
+	answered := make(chan string, 1)
+	go func() {
+		line, _ := lines.ReadString('\n')
+		answered <- line
+	}()
+	go func() { _, _ = io.WriteString(typed, "go on\n") }()
+	for done := false; !done; { // as a worker does, and a slow machine needs
+		if err := l.renew(t, s, envelope.Renewed); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case line := <-answered:
+			done = true
+			if line != "go on\n" {
+				t.Errorf("answered %q", line)
+			}
+		default:
+		}
+	}
+	typed.Close()
+	awaitLapse(t, s) // again
+	if err := s.Secrets().Forget(ctx, l.id); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Wait(); err != nil { // what has none of the secrets goes on when they are forgotten
+		t.Errorf("a command that had no secret: %v", err)
+	}
+	stdout.Close()
+}
+
+// awaitLapse waits until nothing can be started.
+func awaitLapse(t *testing.T, s *sandbox.Sandbox) {
+	t.Helper()
+	for {
+		ctx, cancel := context.WithCancel(bounded(t))
+		c := s.Command(program, verbPrefix+"pwd")
+		err := c.Start(ctx)
+		cancel() // one that was started is perhaps frozen, and can be killed all the same
+		if err == nil {
+			_ = c.Wait()
+			continue
+		}
+		if !errors.Is(err, sandbox.ErrLapsed) {
+			t.Fatal(err)
+		}
+		return
+	}
+}
+
+// awaitState waits until a process has a state.
+func awaitState(t *testing.T, s *sandbox.Sandbox, pid string, state byte) {
+	t.Helper()
+	ctx := bounded(t)
+	for ctx.Err() == nil {
+		raw, err := s.ReadFile(ctx, "/proc/"+pid+"/stat")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if i := strings.LastIndexByte(string(raw), ')'); i > 0 && raw[i+2] == state {
+			return
+		}
+	}
+	t.Errorf("process %s is not in state %c", pid, state)
+}
+
+// testEnds: without a renewal for long enough, or at once if a secret is strict, the
+// sandbox ends.
+func testEnds(t *testing.T, b sandbox.Backend, spec sandbox.Spec, strict bool) {
+	s := start(t, bounded(t), b, sandbox.Options{Spec: spec})
+	terms := envelope.Terms{Freeze: 2 * time.Second, Kill: 2 * time.Second}
+	if strict {
+		terms.Kill = time.Hour
+	}
+	c := s.Command(program, verbPrefix+"hang")
+	w := newWaiter()
+	c.Stdout = w
+	if err := c.Start(bounded(t)); err != nil {
+		t.Fatal(err)
+	}
+	<-w.said
+	newBroker(1).deliver(t, s, terms, envelope.Item{Name: "TOKEN", Strict: strict, Value: []byte("v")})
+	if err := c.Wait(); !errors.Is(err, sandbox.ErrLost) {
+		t.Errorf("got %v", err)
+	}
+}
+
+// testRevoked: the broker's word ends what runs before the worker has passed it on, and
+// the sandbox a little later.
+func testRevoked(t *testing.T, s *sandbox.Sandbox, broker *broker) {
+	l := broker.deliver(t, s, long, envelope.Item{Name: "TOKEN", Commands: []string{program}, Value: []byte("v")})
+	var ends []*sandbox.Cmd
+	for _, asked := range [][]string{{"TOKEN"}, nil} {
+		c := s.Command(program, verbPrefix+"hang")
+		if c.Secrets = asked; asked == nil && s.Enforcement().Landlock == 0 {
+			break
+		}
+		w := newWaiter()
+		c.Stdout = w
+		if err := c.Start(bounded(t)); err != nil {
+			t.Fatal(err)
+		}
+		<-w.said
+		ends = append(ends, c)
+	}
+	if err := l.renew(t, s, envelope.Revoked); err != nil {
+		t.Errorf("what the broker said: %v", err)
+	}
+	for _, c := range ends {
+		var ee *sandbox.ExitError
+		if err := c.Wait(); !errors.Is(err, sandbox.ErrLost) && (!errors.As(err, &ee) || ee.Signal != "SIGKILL") {
+			t.Errorf("a command ended with %v", err)
+		}
+	}
+	if err := s.Command(program, verbPrefix+"pwd").Run(bounded(t)); !errors.Is(err, sandbox.ErrLapsed) && !errors.Is(err, sandbox.ErrLost) {
+		t.Errorf("a command afterwards: %v", err)
+	}
+}
