@@ -3,13 +3,14 @@ GO ?= go
 # Every module of the repository: parts that only tests need have their own.
 MODULES := $(sort $(dir $(shell find . -name go.mod -not -path '*/testdata/*' -not -path './.cache/*')))
 TESTFLAGS ?= -race -timeout 15m
+# Tests of these packages take the longest, so they begin first.
+SLOWEST := ./worker ./sandbox/docker ./sandbox/local ./internal/devdb
 
 .PHONY: test needs build cross lint generate matrix
 
 # Installs what is missing, runs all tests, ends with the list of skips.
 test: needs
-	@{ rc=0; for m in $(MODULES); do (cd $$m && $(GO) test $(TESTFLAGS) -json ./...) || rc=1; done; exit $$rc; } \
-		| $(GO) run ./internal/testenv/testreport
+	@$(GO) run ./internal/testenv/testreport -flags '$(TESTFLAGS)' -first '$(SLOWEST)' $(MODULES)
 
 needs:
 	@sh internal/testenv/needs.sh

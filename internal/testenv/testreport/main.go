@@ -1,25 +1,77 @@
-// Command testreport reads what go test -json prints, prints it as go test
-// does, and ends with the tests that were skipped, why, and three counts.
+// Command testreport runs the tests of modules, prints what go test would, and ends
+// with the tests that were skipped, why, and three counts.
 //
-//	go test -json ./... | go run ./internal/testenv/testreport
+//	go run ./internal/testenv/testreport -flags "-race" -first "./slow" . other/module
+//
+// The first module's are run beside those of the others, of which one comes after the
+// other: the tests of both wait most of the time. The packages that take the longest
+// come first, or the last of them would end alone.
 //
 // It exits with status 1 if a test or a package failed.
 package main
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 )
 
 func main() {
-	if !report(os.Stdin, os.Stdout) {
+	flags := flag.String("flags", "", "of go test")
+	first := flag.String("first", "", "packages of the first module that come before its others")
+	flag.Parse()
+	out, in := io.Pipe()
+	var failed atomic.Bool
+	test := func(module string, packages ...string) {
+		c := exec.Command("go", slices.Concat([]string{"test", "-json"}, strings.Fields(*flags), packages, []string{"./..."})...)
+		c.Dir, c.Stdout, c.Stderr = module, &lineWriter{to: in}, os.Stderr
+		if err := c.Run(); err != nil {
+			fmt.Fprintf(os.Stderr, "%s: go test: %v\n", module, err)
+			failed.Store(true)
+		}
+	}
+	var all sync.WaitGroup
+	if modules := flag.Args(); len(modules) > 0 {
+		all.Go(func() { test(modules[0], strings.Fields(*first)...) })
+		all.Go(func() {
+			for _, m := range modules[1:] {
+				test(m)
+			}
+		})
+	}
+	go func() {
+		all.Wait()
+		_ = in.Close() // never fails
+	}()
+	if !report(out, os.Stdout) || failed.Load() {
 		os.Exit(1)
 	}
+}
+
+// A lineWriter passes on lines as a whole: another may write between them.
+type lineWriter struct {
+	to   io.Writer
+	rest []byte
+}
+
+func (w *lineWriter) Write(p []byte) (int, error) {
+	w.rest = append(w.rest, p...)
+	end := bytes.LastIndexByte(w.rest, '\n') + 1
+	if end == 0 {
+		return len(p), nil
+	}
+	_, err := w.to.Write(w.rest[:end])
+	w.rest = w.rest[end:]
+	return len(p), err
 }
 
 // An event is what go doc test2json describes.

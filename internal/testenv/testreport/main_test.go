@@ -46,3 +46,20 @@ func TestReport(t *testing.T) {
 		}
 	}
 }
+
+// What two processes say is not mixed within a line, however they write it.
+func TestLineWriter(t *testing.T) {
+	var out strings.Builder
+	a, b := &lineWriter{to: &out}, &lineWriter{to: &out}
+	for _, w := range []struct {
+		w *lineWriter
+		s string
+	}{{a, "on"}, {b, "two\nth"}, {a, "e\n"}, {b, "ree\nfour\n"}} {
+		if n, err := w.w.Write([]byte(w.s)); n != len(w.s) || err != nil {
+			t.Error(n, err)
+		}
+	}
+	if got, want := out.String(), "two\none\nthree\nfour\n"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
