@@ -97,7 +97,7 @@ func TestOrdinaryUser(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	c := exec.CommandContext(t.Context(), "/proc/self/exe", "-test.run=^(TestBackend|TestLayers|TestEscape|TestLeak|TestEgress|TestDefaults|TestImageEscape|TestImageErrors|TestProgramsOfImage)$", "-test.v")
+	c := exec.CommandContext(t.Context(), "/proc/self/exe", "-test.run=^(TestBackend|TestLayers|TestEscape|TestLeak|TestEgress|TestDefaults|TestImageEscape|TestImageErrors|TestProgramsOfImage)$", "-test.v", "-test.short")
 	c.Dir = "/"
 	c.Env = append(os.Environ(), sandboxtest.EnvProbe+"="+probe, "HOME=/nonexistent")
 	c.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
