@@ -3,6 +3,9 @@ GO ?= go
 # Every module of the repository: parts that only tests need have their own.
 MODULES := $(sort $(dir $(shell find . -name go.mod -not -path '*/testdata/*' -not -path './.cache/*')))
 TESTFLAGS ?= -race -timeout 15m
+# A program with the race detector sleeps for a second before it ends, each of the
+# packages and of the processes that they start.
+export GORACE ?= atexit_sleep_ms=10
 # Tests of these packages take the longest, so they begin first.
 SLOWEST := ./worker ./sandbox/docker ./sandbox/local ./internal/devdb
 
