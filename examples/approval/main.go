@@ -34,10 +34,8 @@ var (
 	Decide    = workflow.NewSignal[Decision]("decide")
 )
 
-var pay = workflow.NewStep("pay", func(ctx context.Context, e Expense) (string, error) {
-	info, _ := workflow.StepInfoFrom(ctx)
-	// A bank would get this key, and know a repeated request by it.
-	_ = info.IdempotencyKey
+// A bank would be given StepInfo.IdempotencyKey, to know a repeated request by it.
+var pay = workflow.NewStep("pay", func(_ context.Context, e Expense) (string, error) {
 	return fmt.Sprintf("paid %d.%02d", e.Cents/100, e.Cents%100), nil
 }, workflow.StepOptions{})
 

@@ -20,12 +20,12 @@ var Ship = workflow.DurableWorkflow[string, string]{Name: "ship"}
 
 var (
 	charge = workflow.NewStep("charge", func(_ context.Context, customer string) (string, error) {
-		fmt.Println("charge", customer)
+		fmt.Println("charging", customer)
 		return "receipt of " + customer, nil
 	}, workflow.StepOptions{})
 
 	label = workflow.NewStep("label", func(_ context.Context, address string) (string, error) {
-		fmt.Println("label ", address)
+		fmt.Printf("printing the label %q\n", address)
 		return address, nil
 	}, workflow.StepOptions{})
 
@@ -75,22 +75,15 @@ func example(ctx context.Context, a *app.App) error {
 	stop()
 
 	// Before a deploy: does the code fit what is on record? No step is executed.
-	fmt.Println("version 3:", a.Client.Replay(ctx, run.ID, shipWrong))
+	fmt.Println("version 3 does not fit:", a.Client.Replay(ctx, run.ID, shipWrong))
 	var changed *workflow.NonDeterminismError
 	if err := a.Client.Replay(ctx, run.ID, shipV2); errors.As(err, &changed) {
-		fmt.Println("version 2: it does something else with", changed.Recorded)
+		fmt.Println("version 2 fits up to", changed.Recorded)
 	}
 
 	// So the label is where the fork begins.
 	defer a.Work(ctx, shipV2)()
-	var fork workflow.RunID
-	for { // until the worker has defined version 2
-		fork, err = a.Client.Fork(ctx, run.ID, workflow.ForkOptions{From: "label", Version: "2"})
-		var undefined *workflow.OptionError
-		if !errors.As(err, &undefined) {
-			break
-		}
-	}
+	fork, err := a.Client.Fork(ctx, run.ID, workflow.ForkOptions{From: "label", Version: "2"})
 	if err != nil {
 		return err
 	}
@@ -98,6 +91,6 @@ func example(ctx context.Context, a *app.App) error {
 	if err != nil {
 		return err
 	}
-	fmt.Println(out)
+	fmt.Println("the fork:", out)
 	return nil
 }

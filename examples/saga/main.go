@@ -82,16 +82,20 @@ func example(ctx context.Context, a *app.App) error {
 			return err
 		}
 		if failed != nil {
-			fmt.Printf("%s: %s\n", trip.To, failed.Message)
+			fmt.Printf("%s is off: %v\n", trip.To, failed)
 		} else {
-			fmt.Printf("%s: %v\n", trip.To, bookings)
+			fmt.Printf("%s is booked: %v\n", trip.To, bookings)
 		}
 		steps, err := a.Client.Steps(ctx, run.ID, 0)
 		if err != nil {
 			return err
 		}
 		for _, s := range steps {
-			fmt.Printf("  %s %s\n", s.Step, s.Output)
+			if s.Err != nil {
+				fmt.Printf("  %s failed: %v\n", s.Step, s.Err)
+			} else {
+				fmt.Printf("  %s: %s\n", s.Step, s.Output)
+			}
 		}
 	}
 	return nil

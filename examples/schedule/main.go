@@ -43,7 +43,7 @@ func example(ctx context.Context, a *app.App) error {
 		return err
 	}
 	for _, tick := range ticks[:3] {
-		fmt.Printf("often: %v after the first\n", tick.Sub(ticks[0]))
+		fmt.Printf("often: a run %v after the first\n", tick.Sub(ticks[0]))
 	}
 	if err := often.Pause(ctx); err != nil {
 		return err
@@ -55,7 +55,7 @@ func example(ctx context.Context, a *app.App) error {
 	if _, err := Report.Handle(a.Client, id).Result(ctx); err != nil {
 		return err
 	}
-	fmt.Println("often: one by hand")
+	fmt.Println("often: paused, and one run by hand")
 
 	nightly, err := Report.Schedule(ctx, a.Client, "Europe/Berlin", workflow.ScheduleOptions{
 		Name: "nightly", Tenant: "nightly", Cron: "30 2 * * *", Location: "Europe/Berlin",
@@ -70,7 +70,7 @@ func example(ctx context.Context, a *app.App) error {
 		if err != nil {
 			return err
 		}
-		fmt.Printf("nightly: %d added\n", n)
+		fmt.Printf("nightly: %d nights are made up for\n", n)
 	}
 	if ticks, err = reports(ctx, a, "nightly", 3); err != nil {
 		return err
@@ -80,7 +80,7 @@ func example(ctx context.Context, a *app.App) error {
 		return err
 	}
 	for _, tick := range ticks {
-		fmt.Println("nightly:", tick.In(berlin).Format("2006-01-02 15:04 MST"))
+		fmt.Println("nightly: a run for", tick.In(berlin).Format("2006-01-02 15:04 MST"))
 	}
 	return nightly.Delete(ctx)
 }

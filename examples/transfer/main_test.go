@@ -8,7 +8,7 @@ import (
 
 func TestOutput(t *testing.T) {
 	apptest.Output(t, example, `
-		60 transfers, 60 entries of 60 runs, 20000 cents in all accounts
-		too much: step move, attempt 1: insufficient funds
+		60 transfers wrote 60 entries, of 60 runs; the accounts have 30000 cents, as before
+		too much is refused: step move, attempt 1: insufficient funds
 	`)
 }

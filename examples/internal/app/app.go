@@ -82,23 +82,34 @@ func (a *App) drop(ctx context.Context) error {
 	return nil
 }
 
-// Work starts a worker. stop drains it and returns when it has ended. A worker
-// that cannot start ends the example.
+// Work starts a worker, and returns when its definitions are known. stop drains it
+// and returns when it has ended. A worker that cannot start ends the example.
 func (a *App) Work(ctx context.Context, definitions ...*workflow.Definition) (stop func()) {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx)) // it outlives an interrupt, to put its runs away
 	done := make(chan struct{})
+	var health worker.Health
 	go func() {
 		defer close(done)
 		err := worker.Run(ctx, worker.Config{
-			Pool: a.Pool, Schema: a.Schema, Workflows: definitions,
+			Pool: a.Pool, Schema: a.Schema, Workflows: definitions, Health: &health,
 			Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError})),
 		})
 		if err != nil {
 			a.fail(err)
 		}
 	}()
-	return func() {
+	stop = func() {
 		cancel()
 		<-done
+	}
+	for poll := time.Tick(time.Millisecond); ; {
+		if _, ok := health.Report(); ok {
+			return stop
+		}
+		select {
+		case <-done:
+			return stop
+		case <-poll:
+		}
 	}
 }
