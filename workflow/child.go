@@ -68,7 +68,8 @@ func (w DurableWorkflow[In, Out]) Start(ctx Context, in In) (RunID, error) {
 // ContinueAsNew makes an error for a body to return: the run begins anew with
 // another input and nothing on record, once what it has started is over, as at
 // its end. For what goes on for ever, so that its history does not. A body of
-// another workflow that returns it fails with a *[DefinitionError].
+// another workflow that returns it fails with a *[DefinitionError], and so does one
+// whose cleanup does.
 func (w DurableWorkflow[In, Out]) ContinueAsNew(in In) error {
 	if err := w.plain(); err != nil {
 		return err

@@ -37,7 +37,7 @@ type Context interface {
 	// Patched reports whether the run executes code that came with a patch:
 	// true for runs that get here for the first time, false for those that
 	// passed here before the patch. Both ways stay in the body as long as there
-	// are such runs:
+	// are such runs. A name is 1 to 100 of letters, digits and "_-.":
 	//
 	//	if ctx.Patched("mail-first") {
 	//		…
@@ -49,7 +49,8 @@ type Context interface {
 	// Context is not canceled with the run. A deferred function cannot do that:
 	// it is called each time that the run leaves its worker. All are called,
 	// also after one has failed; the first error is that of the run when the
-	// body returned none, others are dropped. One that is registered by a cleanup is not called. No time
+	// body returned none, others are dropped. One that is registered by a cleanup is not called, and none can
+	// begin the run anew. No time
 	// bounds a cleanup, not even a cancelation: [Client.Terminate] ends it.
 	Finally(fn func(Context) error)
 

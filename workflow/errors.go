@@ -56,12 +56,12 @@ func (e *StateError) Error() string {
 }
 
 // A StepError is what a body gets when a step has failed for good: its error
-// was permanent, or its attempts are used up. On replay the body gets an equal
-// one.
+// was permanent, or its attempts are used up; and when a child, a signal or a wait
+// came to nothing. On replay the body gets an equal one.
 type StepError struct {
 	Step    string // the step's key: name, and occurrence or index
 	Attempt int    // the number of the attempt that failed last; 0 if there was none, as of a child or a wait
-	Err     error  // a *[RecordedError]; a *[ValueError] when the input was refused
+	Err     error  // a *[RecordedError]; what was passed that cannot be, as a *[ValueError]; or, of a Context that was canceled, [ErrCanceled] or [ErrTimeout]
 }
 
 func (e *StepError) Error() string {

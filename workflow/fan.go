@@ -43,8 +43,8 @@ func Map[In, Out any](ctx Context, items []In, s *Step[In, Out], o MapOptions) (
 }
 
 // MapFunc runs a function for every item, each in a branch of its own, as [Go]
-// does, and returns the outputs in the order of the items. Failures are those of
-// [Map].
+// does, and returns the outputs in the order of the items. When one fails, the others
+// are treated as by [Map]; the error is what fn returned.
 func MapFunc[In, Out any](ctx Context, name string, items []In, fn func(Context, In) (Out, error), o MapOptions) ([]Out, error) {
 	b, sc := caller(ctx)
 	b.enter()
@@ -110,7 +110,8 @@ func (g *group) resolved(f *future) {
 }
 
 // Ready yields futures as they are resolved, with their index, the first one
-// first; a replay yields them in the same order. It ends after the last one, or
+// first; a replay yields them in the same order. One that is given twice is yielded
+// twice. It ends after the last one, or
 // when the loop is left: use it to wait for the first of several. When the
 // Context is canceled it yields the rest as they are, in the order of their index:
 // their Get returns the cancelation. A run waits for steps, branches and children

@@ -70,7 +70,8 @@ func (p Progress[T]) Get(ctx context.Context, c *Client, id RunID) (v T, at time
 	return v, at, err
 }
 
-// Progress returns all that a run has set of [Progress], by name.
+// Progress returns all that a run has set of [Progress], by name, as JSON. The error
+// is [ErrNotFound] or a *[ValueError].
 func (c *Client) Progress(ctx context.Context, id RunID) (map[string]json.RawMessage, error) {
 	all, _, err := c.progress(ctx, id, nil)
 	return all, err

@@ -68,7 +68,7 @@ func (s Signal[T]) Send(ctx context.Context, c *Client, id RunID, v T) error {
 // SendTx sends a value in the application's own transaction: it is there when tx
 // commits. Until then tx holds the run's row, and the run makes no progress; other
 // runs do. With a [BlobStore], a large value takes a second connection, as in
-// [DurableWorkflow.EnqueueTx].
+// [DurableWorkflow.EnqueueTx]. Errors are those of Send.
 func (s Signal[T]) SendTx(ctx context.Context, c *Client, tx pgx.Tx, id RunID, v T) error {
 	stored, err := s.encode(ctx, c, c.box.In(tx), v)
 	if err != nil {
