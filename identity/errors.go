@@ -23,9 +23,9 @@ var (
 // A KeyError reports a name that a step does not get.
 type KeyError struct {
 	Step   string // empty: of no step in particular
-	Key    string
-	Detail string // which profiles; may be empty
-	Err    error  // one of those above
+	Key    string // empty: it is about the run, or its workflow or tenant
+	Detail string // which profiles, or what is revoked; may be empty
+	Err    error  // ErrMissing, ErrDenied, ErrLocked, ErrAmbiguous, ErrRevoked, ErrUnbound or ErrRetargeted
 }
 
 func (e *KeyError) Error() string {
@@ -34,7 +34,10 @@ func (e *KeyError) Error() string {
 	if e.Step != "" {
 		b.WriteString("step " + e.Step + ": ")
 	}
-	b.WriteString(e.Key + ": " + e.Err.Error())
+	if e.Key != "" {
+		b.WriteString(e.Key + ": ")
+	}
+	b.WriteString(e.Err.Error())
 	if e.Detail != "" {
 		b.WriteString(": " + e.Detail)
 	}

@@ -17,15 +17,22 @@ type View struct {
 }
 
 // Load reads what counts at places. Of runs and workers, those are looked at that
-// are named. It is for the broker and for what enqueues: tx is theirs, and nobody
-// else has a q.
+// are named; keys are those that are said with runs. It is for the broker and for what
+// enqueues: nobody else has a q.
 func Load(ctx context.Context, tx interface {
 	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
-}, q *db.Queries, places []Scope, runs []int64, workers []string) (v View, err error) {
+}, q *db.Queries, places []Scope, runs []int64, workers []string, keys ...map[string]Key) (v View, err error) {
 	tenants, projects, environments, workflows := []string{}, []string{}, []string{}, []string{}
 	for _, p := range places {
 		tenants, projects = append(tenants, p.Tenant), append(projects, p.Project)
 		environments, workflows = append(environments, p.Environment), append(workflows, p.Workflow)
+	}
+	for _, of := range keys {
+		for _, k := range of {
+			if k.Ref != "" { // any profile of the tenant may have it
+				projects, environments, workflows = nil, nil, nil
+			}
+		}
 	}
 	rows, err := tx.Query(ctx, q.ProfileApply, tenants, projects, environments, workflows)
 	if err != nil {

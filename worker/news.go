@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"go.opentelemetry.io/otel/propagation"
 
+	"github.com/stepward/stepward/identity"
 	"github.com/stepward/stepward/internal/engine"
 	"github.com/stepward/stepward/internal/enqueue"
 	"github.com/stepward/stepward/internal/payload"
@@ -55,7 +56,7 @@ func (h *host) Look(ctx context.Context, after int64, children []int64) (engine.
 func (h *host) Child(ctx context.Context, c engine.Child) (id int64, err error) {
 	carrier := propagation.MapCarrier{}
 	propagation.TraceContext{}.Inject(ctx, carrier)
-	item := enqueue.Item{Tenant: h.t.tenant, Workflow: c.Workflow, Key: c.Unique, Input: c.Input, Traceparent: carrier["traceparent"]}
+	item := enqueue.Item{Tenant: h.t.tenant, Workflow: c.Workflow, Key: c.Unique, Input: c.Input, Traceparent: carrier["traceparent"], Kin: h.t.run}
 	item.Set(c.Options)
 	item.Priority = cmp.Or(item.Priority, h.t.priority)
 	if err := h.patiently(ctx, 0, func(ctx context.Context) error { return item.Seal(ctx, h.w.box) }); err != nil {
@@ -127,6 +128,9 @@ func notAdded(c engine.Child, item enqueue.Item, err error) error {
 		return &engine.Fault{Kind: "conflict", Message: err.Error(), Type: fmt.Sprintf("%T", err), Permanent: true}
 	}
 	reason := "mode"
+	if _, ok := errors.AsType[*identity.KeyError](err); ok {
+		reason = "identity"
+	}
 	if _, ok := errors.AsType[*payload.OpenError](err); ok {
 		reason = "undecodable"
 	}

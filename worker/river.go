@@ -14,6 +14,7 @@ import (
 	"github.com/riverqueue/river"
 	"github.com/riverqueue/river/riverdriver/riverpgxv5"
 
+	"github.com/stepward/stepward/internal/engine"
 	"github.com/stepward/stepward/internal/enqueue"
 	"github.com/stepward/stepward/workflow"
 )
@@ -80,7 +81,7 @@ func (s *startWorker) refuses(a enqueue.Start) error {
 	case len(a.Input) > s.w.MaxBytes:
 		return &workflow.ValueError{Kind: "size", What: "input of workflow " + a.Workflow, Bytes: len(a.Input), Limit: s.w.MaxBytes}
 	}
-	for name, v := range map[string]string{"tenant": a.Tenant, "key": a.Key} {
+	for name, v := range map[string]string{"tenant": a.Tenant, "key": a.Key, "project": a.Project, "environment": a.Environment} {
 		if reason := enqueue.BadText(v); reason != "" {
 			return &workflow.OptionError{Option: name + " of a stepward_start job", Reason: reason}
 		}
@@ -112,7 +113,8 @@ func startOptions(a enqueue.Start) (o enqueue.Options, err error) {
 	if limit.Key != "" {
 		limit.Per = cmp.Or(limit.Per, time.Second)
 	}
-	return enqueue.Options{Priority: int16(a.Priority), Timeout: seconds(a.Timeout), Limit: limit}, nil
+	where := engine.Identity{Project: a.Project, Environment: a.Environment}
+	return enqueue.Options{Priority: int16(a.Priority), Timeout: seconds(a.Timeout), Limit: limit, Identity: where}, nil
 }
 
 // startRiver begins to work tickets. All Stepward workers register the same

@@ -3,8 +3,10 @@ package workflow
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -12,6 +14,8 @@ import (
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/stepward/stepward/identity"
+	"github.com/stepward/stepward/internal/engine"
 	"github.com/stepward/stepward/internal/enqueue"
 	"github.com/stepward/stepward/internal/payload"
 )
@@ -58,6 +62,16 @@ type EnqueueOptions struct {
 	// Limit, if it has a Key, holds the run back while those that share it
 	// are too many.
 	Limit Limit
+
+	// Project and Environment say which of the tenant's profiles apply to the run,
+	// beside those that say neither: see package identity. A child that is given neither
+	// has those of the run that starts it. Up to 200 bytes each.
+	Project, Environment string
+
+	// Keys are of this run, and the narrowest of all profiles: they may hide, restrict
+	// and re-point what the tenant's profiles set, and add no name. They hold for its
+	// children, too.
+	Keys map[string]identity.Key
 }
 
 // An OptionError reports a field of an options struct that cannot be used.
@@ -67,6 +81,10 @@ func (e *OptionError) Error() string { return "workflow: " + e.Option + ": " + e
 
 // Enqueue adds a run. When it returns, the run is durable. A workflow that no
 // worker has defined yet is accepted, and waits for one that does.
+//
+// A run whose steps list secrets is bound to what its tenant's profiles give them now:
+// later it gets less, never more. When a required one is not set, or something is
+// revoked, the error is an *[identity.KeyError], and nothing is added.
 //
 // Calls that arrive together share a transaction; those with a Key have others
 // than those without. When ctx ends first, the error wraps ctx's, and the run may
@@ -192,7 +210,22 @@ func (o EnqueueOptions) encode(where string) (enqueue.Options, error) {
 	if o.Limit.Key != "" {
 		out.Limit = enqueue.Limit{Key: o.Limit.Key, Concurrency: o.Limit.Concurrency, Rate: o.Limit.Rate, Per: cmp.Or(o.Limit.Per, time.Second)}
 	}
+	for field, v := range map[string]string{".Project": o.Project, ".Environment": o.Environment} {
+		if err := checkText(where+field, v); err != nil {
+			return out, err
+		}
+	}
+	var bad *identity.ProfileError
+	if errors.As(identity.Profile{Name: "run", Keys: o.Keys}.Check(), &bad) {
+		return out, &OptionError{Option: where + ".Keys", Reason: strings.TrimPrefix(bad.Key+": "+bad.Reason, ": ")}
+	}
+	out.Identity = engine.Identity{Project: o.Project, Environment: o.Environment}
 	var err error
+	if len(o.Keys) > 0 {
+		if out.Identity.Keys, err = json.Marshal(o.Keys); err != nil {
+			return out, err
+		}
+	}
 	out.Attributes, err = encodeAttributes(where, o.Attributes)
 	return out, err
 }

@@ -76,7 +76,7 @@ func (c *Client) Fork(ctx context.Context, id RunID, o ForkOptions) (fork RunID,
 }
 
 func (c *Client) forkTx(ctx context.Context, tx pgx.Tx, id RunID, o ForkOptions) (RunID, error) {
-	var item enqueue.Item
+	item := enqueue.Item{Kin: int64(id), Fork: true}
 	var tick *time.Time
 	var per float64
 	err := tx.QueryRow(ctx, c.q.RunForkable, int64(id)).Scan(&item.Tenant, &item.Workflow, &item.Version, &item.Pin, &item.Input, &item.Priority, &tick,

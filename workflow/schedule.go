@@ -25,11 +25,13 @@ type ScheduleOptions struct {
 
 	// These are of the runs, as in [EnqueueOptions]. A Timeout begins when a run
 	// is enqueued.
-	Tenant     string
-	Priority   int
-	Attributes map[string]any
-	Timeout    time.Duration
-	Limit      Limit
+	Tenant      string
+	Priority    int
+	Attributes  map[string]any
+	Timeout     time.Duration
+	Limit       Limit
+	Project     string
+	Environment string
 
 	// Cron has five fields: minute, hour, day of month, month and day of week
 	// (0 is Sunday); or it is "@daily" or the like.
@@ -119,7 +121,7 @@ func (w DurableWorkflow[In, Out]) Schedule(ctx context.Context, c *Client, in In
 	if errors.As(err, &field) {
 		return s, &OptionError{Option: "ScheduleOptions." + field.Field, Reason: field.Reason}
 	}
-	runs, err := EnqueueOptions{Priority: o.Priority, Attributes: o.Attributes, Timeout: o.Timeout, Limit: o.Limit}.encode("ScheduleOptions")
+	runs, err := EnqueueOptions{Priority: o.Priority, Attributes: o.Attributes, Timeout: o.Timeout, Limit: o.Limit, Project: o.Project, Environment: o.Environment}.encode("ScheduleOptions")
 	if err != nil {
 		return s, err
 	}
@@ -248,6 +250,7 @@ func (c *Client) schedules(ctx context.Context, name *string) ([]ScheduleStatus,
 		s.Cron, s.Location, s.Every, s.Jitter, s.Overlap, s.CatchUp = spec.Cron, spec.Location, spec.Every, spec.Jitter, spec.Overlap, spec.CatchUp
 		s.Priority, s.Timeout = int(runs.Priority), runs.Timeout
 		s.Limit = Limit{Key: runs.Limit.Key, Concurrency: runs.Limit.Concurrency, Rate: runs.Limit.Rate, Per: runs.Limit.Per}
+		s.Project, s.Environment = runs.Identity.Project, runs.Identity.Environment
 		for _, a := range runs.Attributes {
 			if s.Attributes == nil {
 				s.Attributes = make(map[string]any, len(runs.Attributes))

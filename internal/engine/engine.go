@@ -5,6 +5,7 @@ package engine
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -252,7 +253,19 @@ type Options struct {
 	Attributes []Attribute   `json:"attributes,omitempty"`
 	Timeout    time.Duration `json:"timeout,omitempty"`
 	Limit      Limit         `json:"limit,omitzero"`
+	Identity   Identity      `json:"identity,omitzero"`
 }
+
+// Identity says where a run is among those of its tenant, for the profiles that
+// apply to it, and what is said of its secrets. Zero, of a child: as its parent.
+type Identity struct {
+	Project     string          `json:"project,omitempty"`
+	Environment string          `json:"environment,omitempty"`
+	Keys        json.RawMessage `json:"keys,omitempty"` // identity.Key by name
+}
+
+// IsZero reports whether nothing is said.
+func (i Identity) IsZero() bool { return i.Project == "" && i.Environment == "" && len(i.Keys) == 0 }
 
 // A Limit is shared by the runs that name its key. Zero numbers: no limit.
 type Limit struct {

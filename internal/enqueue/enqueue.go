@@ -48,6 +48,9 @@ type Start struct {
 	Priority int        `json:"priority,omitempty"`
 	Timeout  float64    `json:"timeout_seconds,omitempty"`
 	Limit    StartLimit `json:"limit,omitzero"`
+
+	Project     string `json:"project,omitempty"`
+	Environment string `json:"environment,omitempty"`
 }
 
 // StartLimit is the Limit of a Start.
@@ -74,6 +77,13 @@ type Item struct {
 	Tick                  time.Time     // of the schedule that asks for it; zero otherwise
 	Timeout               time.Duration // until the run has to end; 0: never
 	Limit                 Limit
+	Identity              engine.Identity
+
+	// Kin is the run that starts this one, or that it is a fork of, whose place and
+	// keys it has unless it has its own. A fork has none of the names of its secrets
+	// that the other run has not.
+	Kin  int64
+	Fork bool
 
 	// Pin is the requirement and Version the version of a run that shall not
 	// have the newest. Zero: the newest.
@@ -92,7 +102,7 @@ type (
 
 // Set gives options to an item.
 func (i *Item) Set(o Options) {
-	i.Priority, i.Attributes, i.Timeout, i.Limit = o.Priority, o.Attributes, o.Timeout, o.Limit
+	i.Priority, i.Attributes, i.Timeout, i.Limit, i.Identity = o.Priority, o.Attributes, o.Timeout, o.Limit, o.Identity
 }
 
 // Seal turns Input into what is stored of it. It comes before Insert and outside
@@ -134,7 +144,7 @@ func (i *Item) same(ctx context.Context, stored []byte) (bool, error) {
 type Result struct {
 	Run      int64
 	Existing bool  // the key had been used before, for this workflow and input
-	Err      error // *ConflictError, *ModeError or *payload.OpenError
+	Err      error // *ConflictError, *ModeError, *payload.OpenError or *identity.KeyError
 }
 
 // A ConflictError reports a key that was used with another workflow or input.
@@ -167,6 +177,10 @@ func Insert(ctx context.Context, tx pgx.Tx, q *db.Queries, items []Item) ([]Resu
 		aValues                      [][]byte
 	)
 	results := make([]Result, len(items))
+	bound, err := bind(ctx, tx, q, items, defs, results)
+	if err != nil {
+		return nil, err
+	}
 	for i := range items {
 		it := &items[i]
 		d := defs[it.Workflow]
@@ -175,6 +189,8 @@ func Insert(ctx context.Context, tx pgx.Tx, q *db.Queries, items []Item) ([]Resu
 		}
 		if d.mode != "" {
 			results[i].Err = &ModeError{Mode: d.mode}
+		}
+		if results[i].Err != nil {
 			continue
 		}
 		if it.Key != "" && it.hash == nil {
@@ -227,6 +243,9 @@ func Insert(ctx context.Context, tx pgx.Tx, q *db.Queries, items []Item) ([]Resu
 		return nil, err
 	}
 	if err := blobs.Write(ctx, tx, q.BlobUse, false); err != nil {
+		return nil, err
+	}
+	if err := bound.write(ctx, tx, q, results); err != nil {
 		return nil, err
 	}
 	if err := existing(ctx, tx, q, items, results, places); err != nil {
@@ -315,7 +334,11 @@ type definition struct {
 	version     string
 	requirement int32
 	mode        string // the first that nothing can execute
+	steps       []byte // JSON, if some have secrets
 }
+
+// executable are the modes of steps that workers execute.
+var executable = []string{"bare", "sandboxed"}
 
 // newest looks up the newest definition of each workflow, in tx. A workflow
 // that no worker has defined gets a requirement of its own: it waits.
@@ -334,14 +357,15 @@ func newest(ctx context.Context, tx pgx.Tx, q *db.Queries, items []Item) (map[st
 	var name string
 	var d definition
 	var modes []string
-	_, err = pgx.ForEachRow(rows, []any{&name, &d.version, &d.requirement, &modes}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&name, &d.version, &d.requirement, &modes, &d.steps}, func() error {
 		d.mode = ""
 		for _, m := range modes {
-			if m != "bare" && m != "sandboxed" {
+			if !slices.Contains(executable, m) {
 				d.mode = m
 			}
 		}
 		defs[name] = d
+		d.steps = nil
 		return nil
 	})
 	if err != nil {

@@ -459,6 +459,12 @@ CREATE TABLE stepward.revocation (
     PRIMARY KEY (tenant, epoch)
 );
 
+-- What a run was bound to when it was enqueued: names and references. What its steps get is never more.
+CREATE TABLE stepward.binding (
+    run_id bigint PRIMARY KEY,
+    body   bytea NOT NULL -- JSON
+);
+
 CREATE INDEX revocation_target ON stepward.revocation (tenant, kind, target);
 
 -- Makes a run that this transaction has added the fork of another one: with its chance, with the results
@@ -582,6 +588,8 @@ RETURNS TABLE (deleted int, last_id bigint) LANGUAGE sql VOLATILE SECURITY DEFIN
         DELETE FROM stepward.deadline x USING due WHERE x.run_id = due.id
     ), issued AS (
         DELETE FROM stepward.issue x USING due WHERE x.run_id = due.id
+    ), bindings AS (
+        DELETE FROM stepward.binding x USING due WHERE x.run_id = due.id
     ), uses AS (
         DELETE FROM stepward.blob_use x USING due WHERE x.run_id = due.id RETURNING x.key
     ), blobs AS (

@@ -2,7 +2,9 @@
 -- The newest version, or when no live worker lists that, as after a deploy that was taken back, the
 -- newest that one can execute. A worker that lists what it cannot meet counts: its runs are parked,
 -- and not met by less.
-SELECT d.workflow, coalesce(o.version, d.version), q.id, q.modes
+SELECT d.workflow, coalesce(o.version, d.version), q.id, q.modes,
+       CASE WHEN q.modes && '{identity,agent,agent_jit}' THEN (
+           SELECT s.steps FROM stepward.definition s WHERE s.workflow = d.workflow AND s.version = coalesce(o.version, d.version)) END
 FROM unnest($1::text[]) AS w(name)
 CROSS JOIN LATERAL (
     SELECT workflow, version, requirement_id FROM stepward.definition
@@ -20,6 +22,11 @@ JOIN stepward.requirement q ON q.id = coalesce(o.requirement_id, d.requirement_i
 
 -- name: DefinitionGet
 SELECT requirement_id FROM stepward.definition WHERE workflow = $1 AND version = $2;
+
+-- name: DefinitionSteps
+-- Of a version with steps that have secrets; no row: it has none.
+SELECT d.steps FROM stepward.definition d JOIN stepward.requirement q ON q.id = d.requirement_id
+WHERE d.workflow = $1 AND d.version = $2 AND q.modes && '{identity,agent,agent_jit}';
 
 -- name: DefinitionInsert
 -- $5 orders the definitions of one transaction by age, in whatever order they are written.

@@ -62,3 +62,24 @@ LEFT JOIN stepward.revocation r ON r.tenant = e.tenant
                                  WHERE k.tenant = r.tenant AND k.kind = 'key' AND k.target = r.target AND k.state > 0 AND k.epoch < r.epoch))
 WHERE e.tenant = '' OR e.tenant = ANY($1::text[])
 ORDER BY e.tenant, r.epoch;
+
+-- name: IdentityShare
+-- Holds up those that change what is revoked of tenants, and of all, until the transaction ends.
+SELECT pg_advisory_xact_lock_shared(hashtextextended('stepward identity ' || t, 0))
+FROM (SELECT DISTINCT t FROM unnest(array_append($1::text[], '')) AS t ORDER BY t) x;
+
+-- name: BindingInsert
+INSERT INTO stepward.binding (run_id, body) SELECT * FROM unnest($1::bigint[], $2::bytea[]);
+
+-- name: BindingGet
+SELECT body FROM stepward.binding WHERE run_id = $1;
+
+-- name: BindingKin
+-- Of a run, or of the nearest of those that it is a child of; the number of steps up.
+WITH RECURSIVE up AS (
+    SELECT id, parent_id, 0 AS n FROM stepward.run WHERE id = $1
+    UNION ALL
+    SELECT r.id, r.parent_id, up.n + 1 FROM up JOIN stepward.run r ON r.id = up.parent_id
+    WHERE NOT EXISTS (SELECT FROM stepward.binding b WHERE b.run_id = up.id)
+)
+SELECT b.body, up.n FROM up JOIN stepward.binding b ON b.run_id = up.id;

@@ -1,0 +1,228 @@
+package identity
+
+import (
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+)
+
+// A Binding is what an enqueue has given to a run: which names, and what they
+// referred to. What its steps get when they start may be less, and is never more.
+type Binding struct {
+	Place Scope            `json:"place"` // of the run, without a step
+	Epoch map[string]int64 `json:"epoch"` // of what is revoked: of the tenant, and of the deployment ("")
+	Keys  map[string]Key   `json:"keys,omitempty"`
+	Names []Bound          `json:"names"`
+
+	// Early is of a run that was enqueued before any worker had defined its workflow:
+	// it is bound to everything that its tenant had, and names without a step are of any.
+	Early bool `json:"early,omitempty"`
+}
+
+// A Bound is a name that a run was bound to.
+type Bound struct {
+	Step     string   `json:"step,omitempty"`
+	Name     string   `json:"name"`
+	Ref      string   `json:"ref,omitempty"` // empty: it was a knob
+	Version  string   `json:"version,omitempty"`
+	From     Origin   `json:"from"`
+	Retarget bool     `json:"retarget,omitempty"`
+	Commands []string `json:"commands,omitempty"`
+	MinLevel Level    `json:"min_level,omitzero"`
+}
+
+// Digest identifies what was bound.
+func (b Binding) Digest() [32]byte {
+	text, err := json.Marshal(b) // of strings, numbers and sorted maps
+	if err != nil {
+		return [32]byte{}
+	}
+	return sha256.Sum256(text)
+}
+
+// What a [KeyError] of a start may be about, beyond those of a [Resolved].
+var (
+	// ErrUnbound reports a name that the run was not bound to when it was enqueued.
+	ErrUnbound = errors.New("not bound when the run was enqueued")
+
+	// ErrRetargeted reports a name that refers to something else than when the run was
+	// enqueued, and has no Retarget.
+	ErrRetargeted = errors.New("it refers to something else than when the run was enqueued")
+)
+
+// A Lister is a step, and the names that it lists: one that ends in "?" may be
+// missing.
+type Lister struct {
+	Step    string
+	Secrets []string
+}
+
+// Bind says what a run at a place is bound to: of what its steps list, what
+// profiles give them. run is what is said with the run itself. An error is a *[KeyError]:
+// a name that is required and that nobody gets, one that is [ErrAmbiguous] or
+// [ErrLocked], or [ErrRevoked].
+func (v View) Bind(place Scope, run map[string]Key, steps []Lister) (Binding, error) {
+	b := v.binding(place, run)
+	use := Use{Tenant: place.Tenant, Workflow: place.Workflow}
+	if err := v.allowed(use, "", ""); err != nil {
+		return b, err
+	}
+	for _, s := range steps {
+		place.Step = s.Step
+		grants, err := v.grants(place, run, s, use)
+		if err != nil {
+			return b, err
+		}
+		for _, g := range grants {
+			b.add(s.Step, g)
+		}
+	}
+	return b, nil
+}
+
+// BindEarly binds a run whose workflow nobody has defined, to everything that there is
+// for it.
+func (v View) BindEarly(place Scope, run map[string]Key) (Binding, error) {
+	b := v.binding(place, run)
+	b.Early = true
+	use := Use{Tenant: place.Tenant, Workflow: place.Workflow}
+	if err := v.allowed(use, "", ""); err != nil {
+		return b, err
+	}
+	steps := map[string]bool{"": true}
+	for _, p := range v.Profiles {
+		steps[p.Scope.Step] = true
+	}
+	for _, step := range slices.Sorted(maps.Keys(steps)) {
+		place.Step = step
+		all := Resolve(v.Profiles, place, run)
+		for _, name := range slices.Sorted(maps.Keys(all)) {
+			if r := all[name]; r.Err == nil && v.allowed(use.of(r), step, name) == nil {
+				b.add(step, r)
+			}
+		}
+	}
+	return b, nil
+}
+
+func (v View) binding(place Scope, run map[string]Key) Binding {
+	b := Binding{Place: place, Epoch: map[string]int64{}, Keys: run, Names: []Bound{}}
+	for _, tenant := range []string{"", place.Tenant} {
+		b.Epoch[tenant] = v.Revocations.Epochs[tenant]
+	}
+	return b
+}
+
+func (b *Binding) add(step string, r Resolved) {
+	b.Names = append(b.Names, Bound{Step: step, Name: r.Name, Ref: r.Key.Ref, Version: r.Key.Version, From: r.From,
+		Retarget: r.Key.Retarget, Commands: r.Key.Commands, MinLevel: r.Key.MinLevel})
+}
+
+// Keep drops the names that another run was not bound to.
+func (b *Binding) Keep(other Binding) {
+	b.Names = slices.DeleteFunc(b.Names, func(n Bound) bool {
+		_, ok := other.bound(n.Step, n.Name)
+		return !ok
+	})
+}
+
+func (b Binding) bound(step, name string) (Bound, bool) {
+	for _, any := range []bool{false, true} {
+		for _, n := range b.Names {
+			if n.Name == name && (n.Step == step || any && b.Early && n.Step == "") {
+				return n, true
+			}
+		}
+	}
+	return Bound{}, false
+}
+
+// Start says what a step gets when it starts: of what it lists, what the profiles give
+// it now, if the run was bound to it. use is the run's, with what is known of its
+// worker. What the step cannot do without and does not get is a *[KeyError].
+func (b Binding) Start(v View, s Lister, use Use) ([]Resolved, error) {
+	use.Tenant, use.Workflow, use.Bound = b.Place.Tenant, b.Place.Workflow, b.Epoch
+	if err := v.allowed(use, s.Step, ""); err != nil {
+		return nil, err
+	}
+	place := b.Place
+	place.Step = s.Step
+	grants, err := v.grants(place, b.Keys, s, use)
+	if err != nil {
+		return nil, err
+	}
+	var out []Resolved
+	for _, g := range grants {
+		n, ok := b.bound(s.Step, g.Name)
+		var why error
+		switch {
+		case !ok:
+			why = ErrUnbound
+		case (n.Ref != g.Key.Ref || (n.Ref == "") != (g.Key.Knob != "")) && !n.Retarget:
+			why = ErrRetargeted
+		}
+		switch {
+		case why == nil:
+			g.Key.Commands, g.Key.MinLevel = both(n.Commands, g.Key.Commands), max(n.MinLevel, g.Key.MinLevel)
+			out = append(out, g)
+		case g.Key.Required:
+			return nil, &KeyError{Step: s.Step, Key: g.Name, Err: why}
+		}
+	}
+	return out, nil
+}
+
+// grants returns what a step gets of what it lists, each with Required if it cannot do
+// without.
+func (v View) grants(place Scope, run map[string]Key, s Lister, use Use) ([]Resolved, error) {
+	all := Resolve(v.Profiles, place, run)
+	var out []Resolved
+	for _, listed := range s.Secrets {
+		name, optional := strings.CutSuffix(listed, "?")
+		r, ok := all[name]
+		if !ok {
+			r = Resolved{Name: name, Err: &KeyError{Key: name, Err: ErrMissing}}
+		}
+		r.Key.Required = r.Key.Required || !optional
+		err := r.Err
+		if e := (*KeyError)(nil); errors.As(err, &e) {
+			err = &KeyError{Step: s.Step, Key: e.Key, Detail: e.Detail, Err: e.Err}
+		}
+		if err == nil {
+			err = v.allowed(use.of(r), s.Step, name)
+		}
+		switch {
+		case err == nil:
+			out = append(out, r)
+		case r.Key.Required, errors.Is(err, ErrAmbiguous), errors.Is(err, ErrLocked):
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// of adds a key to a use.
+func (u Use) of(r Resolved) Use {
+	u.Key, u.Version = r.Name, r.Key.Version
+	if r.From.ID != 0 {
+		u.Profiles = []int64{r.From.ID}
+	}
+	return u
+}
+
+// allowed returns an error if a use must not begin.
+func (v View) allowed(u Use, step, name string) error {
+	state, why := v.Revocations.Of(u)
+	if state < Soft {
+		return nil
+	}
+	what := why.Kind
+	if why.Target != "" {
+		what += " " + why.Target
+	}
+	return &KeyError{Step: step, Key: name, Detail: fmt.Sprintf("%s, %v", what, state), Err: ErrRevoked}
+}

@@ -1,0 +1,175 @@
+package enqueue
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/stepward/stepward/identity"
+	"github.com/stepward/stepward/internal/db"
+)
+
+// bindings are what runs are bound to, by their place among the items.
+type bindings map[int]identity.Binding
+
+// bind says what the items are bound to that have something to do with secrets: steps
+// that list some, a place, or a workflow that nobody has defined and a tenant that has
+// profiles. What is refused is in results. The others cost nothing.
+func bind(ctx context.Context, tx pgx.Tx, q *db.Queries, items []Item, defs map[string]definition, results []Result) (bindings, error) {
+	type candidate struct {
+		i       int
+		steps   []identity.Lister
+		place   identity.Scope
+		keys    map[string]identity.Key
+		early   bool
+		instead *identity.Binding // of the run that this is a fork of
+	}
+	var all []candidate
+	var places []identity.Scope
+	var tenants []string
+	var keys []map[string]identity.Key
+	for i := range items {
+		it := &items[i]
+		d := defs[it.Workflow]
+		c := candidate{i: i, early: d.version == ""}
+		if it.Pin != 0 {
+			c.early = it.Version == ""
+			err := tx.QueryRow(ctx, q.DefinitionSteps, it.Workflow, it.Version).Scan(&d.steps)
+			if err != nil && !errors.Is(err, pgx.ErrNoRows) {
+				return nil, err
+			}
+		}
+		var err error
+		if c.steps, err = listers(d.steps); err != nil {
+			return nil, err
+		}
+		if len(c.steps) == 0 && !c.early && it.Identity.IsZero() {
+			continue
+		}
+		if len(it.Identity.Keys) > 0 {
+			if err := json.Unmarshal(it.Identity.Keys, &c.keys); err != nil {
+				return nil, err
+			}
+		}
+		c.place = identity.Scope{Tenant: it.Tenant, Project: it.Identity.Project, Environment: it.Identity.Environment, Workflow: it.Workflow}
+		if it.Kin != 0 {
+			if c.instead, err = inherit(ctx, tx, q, it, &c.place, &c.keys); err != nil {
+				return nil, err
+			}
+		}
+		all, places, tenants, keys = append(all, c), append(places, c.place), append(tenants, it.Tenant), append(keys, c.keys)
+	}
+	if len(all) == 0 {
+		return nil, nil
+	}
+	// What is revoked from here on waits for this transaction. The next statement has a
+	// new snapshot, and so sees what was revoked before; in a transaction of the
+	// application that has but one, what that sees counts, and the start of a step asks again.
+	if _, err := tx.Exec(ctx, q.IdentityShare, tenants); err != nil {
+		return nil, err
+	}
+	view, err := identity.Load(ctx, tx, q, places, nil, nil, keys...)
+	if err != nil {
+		return nil, fmt.Errorf("read profiles and what is revoked: %w", err)
+	}
+	out := make(bindings)
+	for _, c := range all {
+		var b identity.Binding
+		var err error
+		if c.early {
+			b, err = view.BindEarly(c.place, c.keys)
+		} else {
+			b, err = view.Bind(c.place, c.keys, c.steps)
+		}
+		if err != nil {
+			results[c.i].Err = err
+			continue
+		}
+		if c.instead != nil {
+			b.Keep(*c.instead)
+		}
+		if len(b.Names) > 0 || len(c.steps) > 0 || c.place.Project != "" || c.place.Environment != "" || len(c.keys) > 0 {
+			out[c.i] = b
+		}
+	}
+	return out, nil
+}
+
+// inherit gives an item what its kin has and it has not: what is said of the kin's keys
+// stays. It returns what a fork is bound to at most.
+func inherit(ctx context.Context, tx pgx.Tx, q *db.Queries, it *Item, place *identity.Scope, keys *map[string]identity.Key) (*identity.Binding, error) {
+	var body []byte
+	var up int
+	err := tx.QueryRow(ctx, q.BindingKin, it.Kin).Scan(&body, &up)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var kin identity.Binding
+	if err := json.Unmarshal(body, &kin); err != nil {
+		return nil, fmt.Errorf("what run %d is bound to: %w", it.Kin, err)
+	}
+	if place.Project == "" {
+		place.Project = kin.Place.Project
+	}
+	if place.Environment == "" {
+		place.Environment = kin.Place.Environment
+	}
+	for name, k := range kin.Keys {
+		if *keys == nil {
+			*keys = make(map[string]identity.Key)
+		}
+		(*keys)[name] = k
+	}
+	if it.Fork && up == 0 {
+		return &kin, nil
+	}
+	return nil, nil
+}
+
+// listers returns the steps of a definition that list names.
+func listers(steps []byte) (out []identity.Lister, err error) {
+	if steps == nil {
+		return nil, nil
+	}
+	var all []struct {
+		Name    string   `json:"name"`
+		Secrets []string `json:"secrets"`
+	}
+	if err := json.Unmarshal(steps, &all); err != nil {
+		return nil, fmt.Errorf("steps of a definition: %w", err)
+	}
+	for _, s := range all {
+		if len(s.Secrets) > 0 {
+			out = append(out, identity.Lister{Step: s.Name, Secrets: s.Secrets})
+		}
+	}
+	return out, nil
+}
+
+// write adds the bindings of the runs that were added.
+func (b bindings) write(ctx context.Context, tx pgx.Tx, q *db.Queries, results []Result) error {
+	var runs []int64
+	var bodies [][]byte
+	for i, r := range results {
+		bound, ok := b[i]
+		if !ok || r.Err != nil || r.Existing {
+			continue
+		}
+		body, err := json.Marshal(bound)
+		if err != nil {
+			return err
+		}
+		runs, bodies = append(runs, r.Run), append(bodies, body)
+	}
+	if len(runs) == 0 {
+		return nil
+	}
+	_, err := tx.Exec(ctx, q.BindingInsert, runs, bodies)
+	return err
+}
