@@ -37,7 +37,7 @@ type Request struct {
 
 // A Value is what a store has under a reference.
 type Value struct {
-	Bytes   []byte    // up to MaxValue; who asked for it overwrites it after use
+	Bytes   []byte    // never cut; who asked for it refuses what is over MaxValue, and overwrites it after use
 	Version string    // names this value for ever; empty: the store has none
 	Created time.Time // of the version, as far as known
 	Lease   string    // for Revoker; empty: there is none

@@ -12,7 +12,8 @@ type Fixture struct {
 	Store broker.Store
 
 	// Put gives a tenant's secret a new value and returns its path for a
-	// [broker.Request]. Names have lower case letters, digits and "-".
+	// [broker.Request], which has the name in it. Names have lower case letters,
+	// digits and "-". Required.
 	Put func(t testing.TB, tenant, name string, value []byte) (path string)
 
 	// Remove takes a secret away, with all its versions. Required.

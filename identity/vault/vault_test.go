@@ -270,6 +270,18 @@ func TestFields(t *testing.T) {
 	}
 }
 
+// What is too large is given whole, for the broker to refuse (case 47).
+func TestTooLarge(t *testing.T) {
+	b := open(t)
+	large := strings.Repeat("x", broker.MaxValue+1)
+	if _, err := b.root.KVv2(b.kv).Put(t.Context(), t.Name()+"/x", map[string]any{"v": large}); err != nil {
+		t.Fatal(err)
+	}
+	if v, err := b.store(t).Get(t.Context(), request(b.kv+"/"+t.Name()+"/x", "")); err != nil || string(v.Bytes) != large {
+		t.Errorf("%d bytes, %v", len(v.Bytes), err)
+	}
+}
+
 // What the broker's policy does not allow is denied, and the error says what Vault said, once.
 func TestDenied(t *testing.T) {
 	b := open(t)

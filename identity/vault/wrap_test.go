@@ -77,6 +77,28 @@ func TestWrapIntercepted(t *testing.T) {
 	}
 }
 
+// Case 16: what is over cannot be told from what somebody else has had, whatever a clock here says:
+// its time is Vault's alone.
+func TestWrapIsOver(t *testing.T) {
+	t.Parallel()
+	b := open(t)
+	s, _ := wrapped(t, b, "x")
+	r := request(b.kv+"/"+t.Name()+"/x#v", "")
+	w, err := s.Wrap(t.Context(), r, time.Second)
+	if err != nil || w.TTL != time.Second {
+		t.Fatal(w.TTL, err)
+	}
+	for err == nil {
+		if t.Context().Err() != nil {
+			t.Fatal("it stays")
+		}
+		_, err = b.root.Logical().Write("sys/wrapping/lookup", map[string]any{"token": w.Token})
+	}
+	if _, err := vault.Unwrap(t.Context(), vault.Config{Address: b.addr}, w); !errors.Is(err, vault.ErrWrap) {
+		t.Errorf("%v", err)
+	}
+}
+
 // Case 14: what somebody else has wrapped is not taken, whatever it is, and it is not unwrapped.
 func TestWrapOfAnotherPath(t *testing.T) {
 	b := open(t)
