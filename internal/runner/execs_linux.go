@@ -88,7 +88,7 @@ func newExecs(cfg config, abi int, environ func() []string) *execs {
 		cfg: cfg, landlock: abi > 0, environ: environ, byID: map[string]*exec{}, over: map[[16]byte]struct{}{},
 		idle: make(chan *shim.Process, 2), starts: make(chan func()), prepared: make(chan struct{}),
 	}
-	x.secrets = &secrets{nonces: map[[32]byte]bool{}, leash: &leash{freeze: x.setFrozen, end: func() {}}}
+	x.secrets = &secrets{redactor: &x.redactor, nonces: map[[32]byte]bool{}, leash: &leash{freeze: x.setFrozen, end: func() {}}}
 	return x
 }
 
@@ -214,6 +214,7 @@ func (x *execs) run(e *exec, req *rpc.ExecRequest) {
 	}
 	e.end = end
 	close(e.empty)
+	e.grant.wipe() // also of one that never began
 	x.secrets.ended(e)
 	pumps.Wait()
 	for i := range e.out {

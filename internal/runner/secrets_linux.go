@@ -11,6 +11,7 @@ import (
 
 	"github.com/stepward/stepward/internal/boottime"
 	"github.com/stepward/stepward/internal/envelope"
+	"github.com/stepward/stepward/internal/redact"
 	"github.com/stepward/stepward/internal/rpc"
 	"github.com/stepward/stepward/internal/shim"
 )
@@ -18,7 +19,8 @@ import (
 // secrets are what a sandbox was entrusted with. Each exec gets its own of them,
 // and none is anywhere else: not in this process's environment, arguments or files.
 type secrets struct {
-	leash *leash
+	leash    *leash
+	redactor *redact.Set // has each value before anything else does
 
 	mu     sync.Mutex
 	first  *envelope.Facts // a sandbox is of one tenant and run, and of one broker
@@ -89,6 +91,12 @@ func (s *secrets) deliver(raw []byte) error {
 	if boottime.Now() >= s.asked+o.Head.Terms.Freeze {
 		h.Wipe()
 		return errors.New("it came too late")
+	}
+	for _, i := range h.Items {
+		if err := s.redactor.Add(i.Name, string(i.Value), true); err != nil { // a weak one the broker has let pass
+			h.Wipe()
+			return err
+		}
 	}
 	s.held = append(s.held, h)
 	s.leash.hold(h)

@@ -16,21 +16,34 @@ func (j *job) setFrozen(frozen bool) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	switch {
-	case frozen && j.thaw == nil:
+	case frozen && j.thaw == nil && !j.over:
 		j.thaw = make(chan struct{})
-		go j.freeze(j.thaw)
+		thaw := j.thaw
+		j.freezer.Go(func() { j.freeze(thaw) })
 	case !frozen && j.thaw != nil:
 		close(j.thaw)
 		j.thaw = nil
+		j.freezer.Wait()
 	}
+}
+
+// end is called when nothing is left of the job: what is frozen later is another one's.
+func (j *job) end() {
+	j.mu.Lock()
+	j.over = true
+	j.mu.Unlock()
+	j.setFrozen(false)
 }
 
 // freeze stops processes, parents first, until none runs, and looks again now and then:
 // one that was not stopped yet may have let another go on. They go on in the opposite
 // order, so that no parent sees a child that is stopped.
 func (j *job) freeze(thaw <-chan struct{}) {
-	j.frozen.Lock()
-	defer j.frozen.Unlock()
+	select {
+	case <-j.begun: // a process that is stopped before it executes its program holds up the shim
+	case <-thaw:
+		return
+	}
 	var stopped []int
 	pause := time.NewTimer(0)
 	defer pause.Stop()

@@ -30,8 +30,8 @@ func command(verb string, args []string) int {
 		return code
 	case "cat":
 		io.Copy(os.Stdout, os.Stdin)
-	case "getenv": // a variable, and what is in the file that another names
-		fmt.Print(os.Getenv(args[0]))
+	case "getenv": // a variable, and what is in the file that another names, by their hashes
+		fmt.Print(hashed([]byte(os.Getenv(args[0]))))
 		if len(args) > 1 {
 			fmt.Print(" " + secretFile(os.Getenv(args[1])))
 		}

@@ -49,7 +49,7 @@ func guest(ctx context.Context, r runner.GuestRequest) ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		return fmt.Appendf(nil, "%s %s|%s", os.Getenv(name), secretFile(os.Getenv(file)), child), nil
+		return fmt.Appendf(nil, "%s %s|%s", hashed([]byte(os.Getenv(name))), secretFile(os.Getenv(file)), child), nil
 	case "environ":
 		return []byte(strings.Join(os.Environ(), "\n")), nil
 	case "print":

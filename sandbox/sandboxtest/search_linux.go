@@ -83,5 +83,5 @@ func secretFile(path string) string {
 	if os.WriteFile(path, []byte("x"), 0o600) == nil {
 		return "it can be written"
 	}
-	return fmt.Sprintf("%x %v", raw, st.Mode())
+	return hashed(raw) + " " + st.Mode().String()
 }
