@@ -55,6 +55,10 @@ const (
 	SandboxTaken     = "sandbox.taken"     // another worker goes on in it; detail: sandbox, attempt, and the session that it is from
 	SandboxEgress    = "sandbox.egress"    // detail: sandbox, and what was decided about each endpoint so far; the newest of a sandbox has all
 	SandboxDestroyed = "sandbox.destroyed" // detail: sandbox, and what its commands used
+	EnvelopeIssued   = "envelope.issued"   // by the broker, before it left; detail: envelope, sandbox, attempt, level, and of each secret its name, origin, reference, version and fingerprint
+	EnvelopeOpened   = "envelope.opened"   // in its sandbox; detail: envelope
+	EnvelopeRefused  = "envelope.refused"  // detail: reason, name of the secret, attempt, error
+	EnvelopeClosed   = "envelope.closed"   // nothing of it is of use any more; detail: envelope
 	ProfilePut       = "profile.put"       // of no run; detail: profile, scope, generation, and the names that were changed
 	ProfileDeleted   = "profile.deleted"   // and what ran with it is stopped
 	KeyRotated       = "key.rotated"       // of no run; detail: key, version

@@ -175,14 +175,14 @@ func TestDefinitionErrors(t *testing.T) {
 
 func TestModeThatNothingExecutes(t *testing.T) {
 	f := newFixture(t)
-	secret := workflow.NewStep("secret", func(context.Context, int) (int, error) { return 0, nil }, workflow.StepOptions{Mode: workflow.Identity})
+	secret := workflow.NewStep("secret", func(context.Context, int) (int, error) { return 0, nil }, workflow.StepOptions{Mode: workflow.Agent})
 	w := workflow.DurableWorkflow[int, int]{Name: "secretive"}
 	def := workflow.Define(w, func(ctx workflow.Context, n int) (int, error) { return secret.Run(ctx, n) }, workflow.Options{Steps: []workflow.Declared{secret}})
 	var health worker.Health
 	f.start(worker.Config{Health: &health, Workflows: []*workflow.Definition{def}})
 	eventually(t, "the worker starts", func() bool { _, ok := health.Report(); return ok })
 	var refused *workflow.DefinitionError
-	if _, err := w.Enqueue(t.Context(), f.client, 1, workflow.EnqueueOptions{}); !errors.As(err, &refused) || !strings.Contains(refused.Reason, "mode identity cannot") {
+	if _, err := w.Enqueue(t.Context(), f.client, 1, workflow.EnqueueOptions{}); !errors.As(err, &refused) || !strings.Contains(refused.Reason, "mode agent cannot") {
 		t.Errorf("got %v", err)
 	}
 }

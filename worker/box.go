@@ -43,6 +43,7 @@ type box struct {
 	recorded bool // it has a row, which is this worker's
 	lasts    bool // others can open it
 	sb       *sandbox.Sandbox
+	lent     *lent // what it has of a tenant's secrets, if they are its own and not an attempt's
 
 	reached, egress func() // what it reached is recorded, and a last time
 }
@@ -79,12 +80,16 @@ func (b *box) idle(ctx context.Context) bool {
 			return false
 		}
 	}
-	return true
+	_, failed := errors.AsType[*engine.Fault](cause)
+	return !failed
 }
 
 // destroy ends the sandbox, and says so.
 func (b *box) destroy(ctx context.Context) {
 	defer b.place()
+	if b.lent != nil {
+		b.lent.close(ctx)
+	}
 	if b.sb != nil {
 		b.h.destroy(ctx, b.sb)
 		b.egress() // after the end of all connections
@@ -113,6 +118,9 @@ func (h *host) destroyed(ctx context.Context, id string, u *ledger) {
 // leave lets another worker go on with the sandbox.
 func (b *box) leave() {
 	defer b.place()
+	if b.lent != nil {
+		b.lent.leave()
+	}
 	b.sb.Leave()
 	b.egress()
 }

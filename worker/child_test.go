@@ -89,7 +89,7 @@ func TestChildrenInACycle(t *testing.T) {
 func TestChildThatNothingExecutes(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
-	secret := workflow.NewStep("secret", func(context.Context, int) (int, error) { return 0, nil }, workflow.StepOptions{Mode: workflow.Identity})
+	secret := workflow.NewStep("secret", func(context.Context, int) (int, error) { return 0, nil }, workflow.StepOptions{Mode: workflow.Agent})
 	w := workflow.DurableWorkflow[int, int]{Name: "secretive"}
 	f.start(worker.Config{Workflows: []*workflow.Definition{
 		workflow.Define(w, secret.Run, workflow.Options{Steps: []workflow.Declared{secret}}), defines(w.Run),

@@ -2,6 +2,7 @@ package worker
 
 import (
 	"cmp"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -96,6 +97,13 @@ type Config struct {
 	// another worker. Defaults to 30 seconds.
 	DrainTimeout time.Duration
 
+	// Broker is where the broker of secrets is, for steps of mode Identity and above: a
+	// unix socket (unix:///run/broker.sock), or a host (https://broker:7443), which BrokerTLS
+	// then has a certificate of the worker for. Defaults to a child of this process, for which
+	// bootstrap.Init has to be the first call in main.
+	Broker    string
+	BrokerTLS *tls.Config
+
 	Logger         *slog.Logger         // defaults to slog.Default
 	TracerProvider trace.TracerProvider // defaults to OpenTelemetry's global one
 	MeterProvider  metric.MeterProvider // defaults to OpenTelemetry's global one
@@ -174,6 +182,7 @@ func (c Config) validate() error {
 	if c.LeaseTTL < time.Second || c.LeaseTTL > 24*time.Hour {
 		bad("Config.LeaseTTL is %v, want 1s to 24h", c.LeaseTTL)
 	}
+	errs = append(errs, checkBroker(c.Broker, c.BrokerTLS))
 	for _, d := range []struct {
 		name string
 		time.Duration

@@ -64,6 +64,18 @@ func (h *host) sandboxed(ctx context.Context, a engine.Attempt, p *pulse, free, 
 		span.SetStatus(codes.Error, err.Error())
 		return nil, err
 	}
+	if workflow.Mode(a.Step.Mode) >= workflow.Identity {
+		l, err := h.lend(ctx, a, b, p.cancel)
+		if err != nil {
+			span.SetStatus(codes.Error, err.Error())
+			return nil, err
+		}
+		if shares {
+			defer l.forget(ctx)
+		} else {
+			b.lent = l
+		}
+	}
 	p.begin() // not earlier: a sandbox may take its time
 	if a.Step.Tool {
 		kept = true

@@ -457,7 +457,7 @@ func TestScheduleDelete(t *testing.T) {
 func TestScheduleProblem(t *testing.T) {
 	f := newFixture(t)
 	ctx := t.Context()
-	secret := workflow.NewStep("secret", func(context.Context, bool) (time.Time, error) { return time.Time{}, nil }, workflow.StepOptions{Mode: workflow.Identity})
+	secret := workflow.NewStep("secret", func(context.Context, bool) (time.Time, error) { return time.Time{}, nil }, workflow.StepOptions{Mode: workflow.Agent})
 	secretive := workflow.Define(report, func(ctx workflow.Context, in bool) (time.Time, error) { return secret.Run(ctx, in) },
 		workflow.Options{Version: "secret", Steps: []workflow.Declared{secret}})
 	f.start(worker.Config{Workflows: []*workflow.Definition{secretive, chainV1}})

@@ -16,6 +16,7 @@ import (
 	"github.com/riverqueue/river"
 
 	"github.com/stepward/stepward/internal/batch"
+	"github.com/stepward/stepward/internal/brokerlink"
 	"github.com/stepward/stepward/internal/db"
 	"github.com/stepward/stepward/internal/engine"
 	"github.com/stepward/stepward/internal/enqueue"
@@ -77,6 +78,10 @@ func Run(ctx context.Context, cfg Config) error {
 		return err
 	}
 	defer w.closeTxPool()
+	if err := w.openBroker(); err != nil {
+		return err
+	}
+	defer w.broker.Close()
 	w.box = &payload.Box{Codec: cfg.Codec, Store: cfg.Blobs, Pool: cfg.Pool, Q: q}
 	w.commits = &batch.Group[write, error]{Run: w.commit, MaxItems: 512, MaxBytes: 4 << 20, Size: write.size}
 	err = w.start(ctx, func(ctx context.Context) error { return db.Check(ctx, w.Pool, w.q) })
@@ -112,6 +117,7 @@ type worker struct {
 	capabilities sandbox.Capabilities
 	backendErr   error // why backend is nil
 	warm         *warm.Pool
+	broker       *brokerlink.Link // nil: no step needs it
 	wants        wants
 	unservable   []int32 // requirements of own definitions that this worker cannot meet
 	box          *payload.Box

@@ -82,6 +82,8 @@ type RecordedError struct {
 
 	// Kind is "timeout", "panic", "exit" (a guest that ended without an
 	// answer), "sandbox" (its sandbox was lost: see [StepOptions].OnSandboxLost),
+	// "identity" (it got no secrets, as one of them is missing or denied: see
+	// [StepOptions].Secrets), "revoked" (it got none, or was stopped, as one is revoked),
 	// "size", "encode", "decode", "canceled", "terminated" (see [Client.Terminate]),
 	// "depth" (a child that would be nested too deep), "conflict" (a run that was
 	// started with the key of another), or empty for an error that the step's

@@ -6,13 +6,12 @@ import "fmt"
 // a later one may do what an earlier one may.
 type Mode int
 
-// The modes. Identity, Agent and AgentJIT cannot be executed yet: a workflow
-// that names them is refused at enqueue with a
-// *[DefinitionError].
+// The modes. Agent and AgentJIT cannot be executed yet: a workflow that names
+// them is refused at enqueue with a *[DefinitionError].
 const (
 	Bare      Mode = iota // inline on the worker
 	Sandboxed             // in a sandbox, without any secret
-	Identity              // in a sandbox, with a tenant's secrets
+	Identity              // in a sandbox, with those of a tenant's secrets that [StepOptions].Secrets lists
 	Agent                 // a CLI agent in such a sandbox
 	AgentJIT              // an agent that may ask for secrets while it works
 )
@@ -28,4 +27,4 @@ func (m Mode) String() string {
 }
 
 // supported reports whether a worker of this version can execute the mode.
-func (m Mode) supported() bool { return m == Bare || m == Sandboxed }
+func (m Mode) supported() bool { return m >= Bare && m <= Identity }

@@ -128,7 +128,7 @@ var cures = map[string]string{
 	"crashed":         "find out why its workers died, then Client.Resume",
 	"goexit":          "deploy a body that does not end its goroutine",
 	"goroutine":       "deploy a body that starts no goroutines",
-	"identity":        "see to the tenant's profiles and to what is revoked, then Client.Resume",
+	"identity":        "see to the tenant's profiles, to what is revoked and to the broker, then Client.Resume",
 	"image":           "make the image available, then Client.Resume",
 	"mode":            "deploy steps whose modes can be executed",
 	"no_backend":      "start a worker that has a sandbox backend",

@@ -149,12 +149,13 @@ func (r *root) fingerprint(tenant, name string, value []byte) string {
 	return hex.EncodeToString(mac(r.prints, []byte(tenant), []byte(name), value)[:16])
 }
 
-// nonce is that of an attempt: nobody else can know it before Begin.
+// nonce is that of an attempt under one claim of its run: nobody else can know it before Begin.
 func (r *root) nonce(c claim) (n [32]byte) {
-	var b [24]byte
+	var b [32]byte
 	binary.BigEndian.PutUint64(b[:], uint64(c.run))
 	binary.BigEndian.PutUint64(b[8:], uint64(c.seq))
 	binary.BigEndian.PutUint64(b[16:], uint64(c.attempt))
+	binary.BigEndian.PutUint64(b[24:], uint64(c.epoch))
 	copy(n[:], mac(r.nonces, b[:], []byte(c.sandbox)))
 	return n
 }

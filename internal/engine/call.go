@@ -52,7 +52,7 @@ func Call(ctx context.Context, fn func() ([]byte, error), late func(done <-chan 
 }
 
 // Overdue returns the error of an attempt that has failed: a fault if what ended
-// its context is that it took too long, or was silent for too long.
+// its context is one, or that it took too long, or was silent for too long.
 func (a Attempt) Overdue(ctx context.Context, err error) error {
 	var what string
 	switch cause := context.Cause(ctx); {
@@ -61,6 +61,9 @@ func (a Attempt) Overdue(ctx context.Context, err error) error {
 	case errors.Is(cause, ErrSilent):
 		what = fmt.Sprintf("attempt sent no heartbeat for %v", a.Step.Heartbeat)
 	default:
+		if f, ok := errors.AsType[*Fault](cause); ok {
+			return f
+		}
 		return err
 	}
 	return &Fault{Kind: "timeout", Message: fmt.Sprintf("%s: %v", what, err), Type: fmt.Sprintf("%T", err), Err: ErrTimeout}

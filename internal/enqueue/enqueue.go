@@ -338,7 +338,7 @@ type definition struct {
 }
 
 // executable are the modes of steps that workers execute.
-var executable = []string{"bare", "sandboxed"}
+var executable = []string{"bare", "sandboxed", "identity"}
 
 // newest looks up the newest definition of each workflow, in tx. A workflow
 // that no worker has defined gets a requirement of its own: it waits.

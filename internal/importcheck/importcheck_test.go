@@ -51,6 +51,7 @@ var workerSide = append([]string{
 	module + "sandbox/local",
 	module + "internal/beat",
 	module + "internal/boottime",
+	module + "internal/brokerlink",
 	module + "internal/confine",
 	module + "internal/envelope",
 	module + "internal/fdpass",

@@ -1,13 +1,22 @@
 // Package bootstrap makes a worker's program usable as what runs inside its
-// sandboxes: the tool runner, and the process of a guest step.
+// sandboxes, the tool runner and the process of a guest step, and as the broker of
+// secrets beside it. It is apart from package worker, so that a worker is never linked with
+// what reads a store.
 package bootstrap
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
 	"strings"
+	"syscall"
 
+	"github.com/stepward/stepward/identity/broker"
+	"github.com/stepward/stepward/identity/filestore"
+	"github.com/stepward/stepward/internal/brokerlink"
 	"github.com/stepward/stepward/internal/engine"
 	"github.com/stepward/stepward/internal/runner"
 	_ "github.com/stepward/stepward/internal/runner/early" // serves before main
@@ -15,8 +24,8 @@ import (
 )
 
 // Init is the first line of main in a program that embeds a worker. Started
-// inside a sandbox, it serves there and never returns. Everywhere else it does
-// nothing.
+// inside a sandbox, or as the broker of a worker, it serves there and never returns. Everywhere
+// else it does nothing.
 //
 // The initialization of the program's packages runs before it, in the sandbox
 // as well: without a network, on a read-only file system and with an empty
@@ -24,7 +33,26 @@ import (
 // of it behind itself; the tool runner begins in the middle of it, as soon as what
 // it consists of is initialized, and leaves the rest out. A guest that does not get
 // to Init within 15 s is ended.
-func Init(definitions ...*workflow.Definition) {
+func Init(definitions ...*workflow.Definition) { Config{}.Init(definitions...) }
+
+// Config is for programs that need more than [Init].
+type Config struct {
+	// Broker configures the broker that a worker of this program starts for the steps with
+	// a tenant's secrets, unless worker.Config.Broker names another. It is called in the broker's
+	// process alone: what opens a store belongs here, and not into the worker's main.
+	// Defaults to [FileStore] of stepward/secrets in the user's configuration directory.
+	Broker func(context.Context) (broker.Config, error)
+}
+
+// Init is the first line of main in a program that embeds a worker, as the function [Init].
+func (c Config) Init(definitions ...*workflow.Definition) {
+	if brokerlink.Started() {
+		if err := serveBroker(c.Broker); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	runner.Main(func(ctx context.Context, r runner.GuestRequest) ([]byte, error) {
 		step, err := find(definitions, r)
 		if err != nil {
@@ -43,6 +71,33 @@ func Init(definitions ...*workflow.Definition) {
 		}
 		return out, err
 	})
+	brokerlink.CanServe()
+}
+
+// FileStore returns what makes a broker of a file store: references file://name mean its secrets, and the
+// broker's own key is beside it.
+func FileStore(dir string) func(context.Context) (broker.Config, error) {
+	return func(context.Context) (broker.Config, error) {
+		s, err := filestore.Open(filestore.Config{Dir: dir})
+		if err != nil {
+			return broker.Config{}, err
+		}
+		return broker.Config{Dir: dir + ".broker", Stores: map[string]broker.Store{"file": s}}, nil
+	}
+}
+
+func serveBroker(configure func(context.Context) (broker.Config, error)) error {
+	signal.Ignore(os.Interrupt, syscall.SIGTERM, syscall.SIGHUP) // the worker needs it until it has drained, and it ends with the worker
+	if configure == nil {
+		configure = func(ctx context.Context) (broker.Config, error) {
+			dir, err := os.UserConfigDir()
+			if err != nil {
+				return broker.Config{}, err
+			}
+			return FileStore(filepath.Join(dir, "stepward", "secrets"))(ctx)
+		}
+	}
+	return broker.Child(context.Background(), configure)
 }
 
 // find returns the step that a worker asks for. The program may be another one

@@ -8,6 +8,7 @@ import (
 	"math"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -26,7 +27,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	bootstrap.Init(wordsV1, showsV1)
+	bootstrap.Config{Broker: bootstrap.FileStore(os.Getenv(envStore))}.Init(wordsV1, showsV1, shipV1)
 	os.Exit(m.Run())
 }
 
@@ -97,6 +98,13 @@ var wordsV1 = workflow.Define(words, func(ctx workflow.Context, s string) (strin
 // start runs a worker for the test and returns a client.
 func start(t *testing.T, cfg worker.Config) (*workflow.Client, worker.Config) {
 	t.Helper()
+	client, cfg, _ := starts(t, cfg)
+	return client, cfg
+}
+
+// starts returns also what stops the worker.
+func starts(t *testing.T, cfg worker.Config) (*workflow.Client, worker.Config, func()) {
+	t.Helper()
 	cfg.Pool, cfg.Schema = testenv.Postgres(t)
 	if err := workflow.Migrate(t.Context(), cfg.Pool, workflow.MigrateOptions{Schema: cfg.Schema}); err != nil {
 		t.Fatal(err)
@@ -105,17 +113,23 @@ func start(t *testing.T, cfg worker.Config) (*workflow.Client, worker.Config) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg.Workflows = []*workflow.Definition{wordsV1, showsV1}
-	ctx, stop := context.WithCancel(context.Background())
+	cfg.Workflows = []*workflow.Definition{wordsV1, showsV1, shipV1}
+	return client, cfg, work(t, cfg)
+}
+
+// work runs a worker until the function that it returns is called, or the test ends.
+func work(t *testing.T, cfg worker.Config) (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- worker.Run(ctx, cfg) }()
-	t.Cleanup(func() {
-		stop()
+	stop = sync.OnceFunc(func() {
+		cancel()
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
 	})
-	return client, cfg
+	t.Cleanup(stop)
+	return stop
 }
 
 // With a codec a guest gets the values themselves.

@@ -1,0 +1,212 @@
+package bootstrap_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/stepward/stepward/audit"
+	"github.com/stepward/stepward/identity"
+	"github.com/stepward/stepward/identity/filestore"
+	"github.com/stepward/stepward/sandbox"
+	"github.com/stepward/stepward/worker"
+	"github.com/stepward/stepward/workflow"
+)
+
+// envStore is where the file store of the test's broker is.
+const envStore = "BOOTSTRAP_TEST_STORE"
+
+// token is what must be seen inside the sandbox, and nowhere else.
+const token = "canary-9f4e1c7ab35d2086"
+
+func hashed(s string) string {
+	sum := sha256.Sum256([]byte(s))
+	return hex.EncodeToString(sum[:])
+}
+
+// ship has a guest and a command that may use a secret. Both say what they were given
+// by its hash.
+var ship = workflow.DurableWorkflow[string, []string]{Name: "ship"}
+
+var at = workflow.Progress[string]{Name: "at"}
+
+var publish = workflow.NewStep("publish", func(ctx context.Context, what string) (string, error) {
+	if what == "wait" {
+		if err := at.SetInStep(ctx, "waiting"); err != nil {
+			return "", err
+		}
+		<-ctx.Done()
+		return "", ctx.Err()
+	}
+	if start, err := os.ReadFile("/proc/self/environ"); bytes.Contains(start, []byte("canary")) || err != nil && !errors.Is(err, os.ErrPermission) {
+		return "", fmt.Errorf("what others could see of the environment has the secret: %w", err)
+	}
+	return hashed(os.Getenv("DEPLOY_TOKEN")) + " " + os.Getenv("REGION"), nil
+}, workflow.StepOptions{Mode: workflow.Identity, Secrets: []string{"DEPLOY_TOKEN", "REGION", "NOT_THERE?"}, Retry: workflow.Retry{MaxAttempts: 1}})
+
+var drive = workflow.NewToolStep("drive", func(ctx context.Context, sb *sandbox.Sandbox, _ string) (string, error) {
+	plain, err := sb.Command("sh", "-c", "echo ${DEPLOY_TOKEN-none}").Output(ctx)
+	if err != nil || string(plain) != "none\n" {
+		return "", fmt.Errorf("a command that asked for nothing has %q: %w", plain, err)
+	}
+	denied := sb.Command("cat", "/dev/null")
+	denied.Secrets = []string{"DEPLOY_TOKEN"}
+	if err := denied.Run(ctx); !errors.Is(err, sandbox.ErrSecret) {
+		return "", fmt.Errorf("a command that may not have the secret: %w", err)
+	}
+	c := sb.Command("sh", "-c", `printf %s "$DEPLOY_TOKEN" | sha256sum`)
+	c.Secrets = []string{"DEPLOY_TOKEN"}
+	out, err := c.Output(ctx)
+	return strings.Fields(string(out) + " none")[0], err
+}, workflow.StepOptions{Mode: workflow.Identity, Secrets: []string{"DEPLOY_TOKEN"}, Retry: workflow.Retry{MaxAttempts: 1}})
+
+var shipV1 = workflow.Define(ship, func(ctx workflow.Context, what string) ([]string, error) {
+	guest, err := publish.Run(ctx, what)
+	if err != nil {
+		return nil, err
+	}
+	tool, err := drive.Run(ctx, what)
+	return []string{guest, tool}, err
+}, workflow.Options{Steps: []workflow.Declared{publish, drive}})
+
+// words are what the worker's log has.
+type said struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *said) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *said) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+// harbour is a worker with tenants that have something to ship with.
+type harbour struct {
+	client   *workflow.Client
+	cfg      worker.Config
+	profiles *identity.Profiles
+	log      *said
+	stop     func()
+}
+
+func newHarbour(t *testing.T) harbour {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "store")
+	t.Setenv(envStore, dir)
+	s, err := filestore.Open(filestore.Config{Dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	for _, tenant := range []string{"acme", "globex"} {
+		if _, err := s.Put(t.Context(), tenant, "deploy-token", []byte(token+tenant)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h := harbour{log: &said{}}
+	h.client, h.cfg, h.stop = starts(t, worker.Config{Logger: slog.New(slog.NewTextHandler(h.log, nil))})
+	if h.profiles, err = identity.New(h.cfg.Pool, identity.Options{Schema: h.cfg.Schema}); err != nil {
+		t.Fatal(err)
+	}
+	for _, tenant := range []string{"acme", "globex"} {
+		err := h.profiles.Put(t.Context(), identity.Profile{Name: "main", Scope: identity.Scope{Tenant: tenant}, Keys: map[string]identity.Key{
+			"DEPLOY_TOKEN": {Ref: "file://deploy-token", Commands: []string{"sh"}}, "REGION": {Knob: "eu-" + tenant},
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return h
+}
+
+// Each tenant's guests and commands have that tenant's secrets in the sandbox, with nothing set up
+// but a file store; all that is on record of it has none, and neither has the worker's log.
+func TestIdentity(t *testing.T) {
+	h := newHarbour(t)
+	for _, tenant := range []string{"acme", "globex"} {
+		run, err := ship.Enqueue(t.Context(), h.client, "now", workflow.EnqueueOptions{Tenant: tenant})
+		if err != nil {
+			t.Fatal(err)
+		}
+		out, err := run.Result(t.Context())
+		if err != nil {
+			t.Fatalf("%v\n%s", err, h.log)
+		}
+		want := hashed(token + tenant)
+		if len(out) != 2 || out[0] != want+" eu-"+tenant || out[1] != want {
+			t.Errorf("%s: got %q, want %s", tenant, out, want)
+		}
+		events, err := audit.Events(t.Context(), h.cfg.Pool, audit.Filter{Schema: h.cfg.Schema, Run: run.ID})
+		if err != nil {
+			t.Fatal(err)
+		}
+		seen := make(map[string]int)
+		for _, e := range events {
+			seen[e.Kind]++
+			if e.Kind == "envelope.issued" && (!strings.Contains(string(e.Detail), "L1-dev") || !strings.Contains(string(e.Detail), "DEPLOY_TOKEN")) {
+				t.Errorf("got %s", e.Detail)
+			}
+		}
+		if seen["envelope.issued"] != 2 || seen["envelope.opened"] != 2 {
+			t.Errorf("got %v", seen)
+		}
+	}
+	if strings.Contains(h.log.String(), "canary") {
+		t.Errorf("the log has the secret:\n%s", h.log)
+	}
+}
+
+// A tenant without what a step needs gets no sandbox to try in, and its run says what is missing.
+func TestIdentityMissing(t *testing.T) {
+	h := newHarbour(t)
+	run, err := ship.Enqueue(t.Context(), h.client, "now", workflow.EnqueueOptions{Tenant: "initech"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = run.Result(t.Context())
+	var failed *workflow.RecordedError
+	if !errors.As(err, &failed) || failed.Kind != "identity" || !failed.Permanent || !strings.Contains(failed.Message, "DEPLOY_TOKEN") {
+		t.Errorf("got %+v", failed)
+	}
+}
+
+// What runs with a secret that is revoked hard is stopped, and so is its run.
+func TestIdentityRevoked(t *testing.T) {
+	h := newHarbour(t)
+	run, err := ship.Enqueue(t.Context(), h.client, "wait", workflow.EnqueueOptions{Tenant: "acme"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for {
+		if v, _, err := at.Get(t.Context(), h.client, run.ID); v == "waiting" {
+			break
+		} else if t.Context().Err() != nil {
+			t.Fatalf("%v\n%s", err, h.log)
+		}
+	}
+	err = h.profiles.Revoke(t.Context(), identity.Revocation{Tenant: "acme", Kind: identity.KindKey, Target: "DEPLOY_TOKEN", State: identity.Hard})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = run.Result(t.Context())
+	var failed *workflow.RecordedError
+	if !errors.As(err, &failed) || failed.Kind != "revoked" || !failed.Permanent {
+		t.Errorf("got %+v, %v", failed, err)
+	}
+}

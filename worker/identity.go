@@ -1,0 +1,262 @@
+package worker
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"connectrpc.com/connect"
+
+	"github.com/stepward/stepward/internal/brokerlink"
+	"github.com/stepward/stepward/internal/engine"
+	"github.com/stepward/stepward/internal/rpc"
+	"github.com/stepward/stepward/internal/rpc/rpcconnect"
+	"github.com/stepward/stepward/sandbox"
+	"github.com/stepward/stepward/workflow"
+)
+
+const (
+	// renewEvery is how often the secrets of an attempt are renewed.
+	renewEvery = 5 * time.Second
+
+	// brokerTimeout bounds one call of the broker, which may have to ask a store.
+	brokerTimeout = 20 * time.Second
+)
+
+// openBroker finds the way to the broker, if any step needs one. A child is started by the
+// first step that does.
+func (w *worker) openBroker() error {
+	for _, d := range w.defs {
+		for _, s := range d.Steps {
+			if workflow.Mode(s.Mode) >= workflow.Identity {
+				link, err := newLink(w)
+				w.broker = link
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func newLink(w *worker) (*brokerlink.Link, error) {
+	if w.Broker == "" {
+		return brokerlink.Child(brokerlink.NewSetup(w.Pool, w.Schema), func(line string) { w.log.Info("broker", "said", line) }), nil
+	}
+	return brokerlink.New(w.Broker, w.BrokerTLS)
+}
+
+// checkBroker returns what is wrong with an address.
+func checkBroker(address string, t *tls.Config) error {
+	if address == "" {
+		return nil
+	}
+	link, err := brokerlink.New(address, t)
+	if err != nil {
+		return fmt.Errorf("worker: Config.Broker: %w", err)
+	}
+	link.Close()
+	return nil
+}
+
+// lent is what the sandbox of an attempt has of a tenant's secrets. The worker carries
+// what the broker and the sandbox say to each other, and understands none of it.
+type lent struct {
+	h     *host
+	b     *box
+	claim *rpc.Claim
+	taken bool        // from another worker
+	id    [16]byte    // of what was delivered, if this worker did
+	end   func(error) // of the attempt
+	stop  context.CancelFunc
+	over  sync.WaitGroup
+}
+
+// lend has the broker seal the secrets of an attempt to its sandbox, or go on with what
+// another worker had it seal, and renews them from then on.
+func (h *host) lend(ctx context.Context, a engine.Attempt, b *box, end func(error)) (*lent, error) {
+	l := &lent{h: h, b: b, end: end, taken: a.Sandbox != "", claim: &rpc.Claim{
+		Run: h.t.run, Seq: int32(a.Seq), Attempt: int32(a.Number), Epoch: int32(h.t.epoch), Session: h.t.session, Sandbox: b.id,
+	}}
+	err := errUnopened
+	if l.taken {
+		err = l.renew(ctx)
+	}
+	if errors.Is(err, errUnopened) {
+		err = l.issue(ctx)
+	}
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		return nil, l.fault(err)
+	}
+	renewing, stop := context.WithCancel(context.WithoutCancel(ctx))
+	l.stop = stop
+	l.over.Go(func() { l.keep(renewing) })
+	return l, nil
+}
+
+// errUnopened reports that the sandbox has got nothing yet.
+var errUnopened = errors.New("no envelope was opened")
+
+// call calls the broker, again when it was not there.
+func (l *lent) call(ctx context.Context, f func(ctx context.Context, c rpcconnect.BrokerClient) error) error {
+	for again := false; ; again = true {
+		try, cancel := context.WithTimeout(ctx, brokerTimeout)
+		c, err := l.h.w.broker.Client(try)
+		if err == nil {
+			err = f(try, c)
+		}
+		cancel()
+		if again || err == nil || ctx.Err() != nil || c == nil || connect.CodeOf(err) != connect.CodeUnavailable {
+			return err
+		}
+	}
+}
+
+func (l *lent) issue(ctx context.Context) error {
+	var begun *connect.Response[rpc.BeginResponse]
+	err := l.call(ctx, func(ctx context.Context, c rpcconnect.BrokerClient) (err error) {
+		begun, err = c.Begin(ctx, connect.NewRequest(&rpc.BeginRequest{Claim: l.claim}))
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	hello, err := l.b.sb.Secrets().Key(ctx, begun.Msg.Facts, begun.Msg.PublicKey)
+	if err != nil {
+		return err
+	}
+	var issued *connect.Response[rpc.IssueResponse]
+	err = l.call(ctx, func(ctx context.Context, c rpcconnect.BrokerClient) (err error) {
+		issued, err = c.Issue(ctx, connect.NewRequest(&rpc.IssueRequest{Claim: l.claim, Hello: hello}))
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if err := l.b.sb.Secrets().Deliver(ctx, issued.Msg.Envelope); err != nil {
+		return err
+	}
+	copy(l.id[:], issued.Msg.Id)
+	err = l.call(ctx, func(ctx context.Context, c rpcconnect.BrokerClient) error {
+		_, err := c.Opened(ctx, connect.NewRequest(&rpc.OpenedRequest{Claim: l.claim}))
+		return err
+	})
+	if err != nil && ctx.Err() == nil { // that it was issued is on record
+		l.h.w.log.WarnContext(ctx, "the broker has not heard that an envelope was opened", "sandbox", l.b.id, "error", err)
+	}
+	return nil
+}
+
+// fault is what the attempt ends with. What an operator or a deploy can cure parks the run.
+func (l *lent) fault(err error) error {
+	r := brokerlink.Refused(err)
+	reason := ""
+	if r != nil {
+		reason = r.Reason
+	}
+	switch reason {
+	case "revoked":
+		return &engine.Fault{Kind: "revoked", Message: r.Error(), Permanent: true, Err: err}
+	case "unresolved", "denied", "pin":
+		return &engine.Fault{Kind: "identity", Message: r.Error(), Permanent: true, Err: err}
+	case "level", "store":
+		return &engine.ParkError{Reason: "identity", Err: r}
+	}
+	if start, ok := errors.AsType[*brokerlink.StartError](err); ok {
+		return &engine.ParkError{Reason: "identity", Err: start}
+	}
+	if errors.Is(err, sandbox.ErrLost) {
+		return &engine.Fault{Kind: "sandbox", Message: err.Error(), Type: fmt.Sprintf("%T", err), Orphan: l.taken, Err: err}
+	}
+	return &engine.Fault{Kind: "identity", Message: err.Error(), Err: err} // it may work the next time
+}
+
+// renew carries one renewal.
+func (l *lent) renew(ctx context.Context) error {
+	challenge, err := l.b.sb.Secrets().Challenge(ctx)
+	if err != nil {
+		return err
+	}
+	var answer *connect.Response[rpc.RenewResponse]
+	err = l.call(ctx, func(ctx context.Context, c rpcconnect.BrokerClient) (err error) {
+		answer, err = c.Renew(ctx, connect.NewRequest(&rpc.RenewRequest{Claim: l.claim, Challenge: challenge}))
+		return err
+	})
+	if r := brokerlink.Refused(err); r != nil && r.Reason == "unopened" {
+		return errUnopened
+	}
+	if err != nil {
+		return err
+	}
+	var revoked error
+	if answer.Msg.Revoked != "" {
+		revoked = &brokerlink.Refusal{Reason: "revoked", Err: errors.New(answer.Msg.Revoked)}
+		l.end(l.fault(revoked)) // first: the sandbox kills what runs in it
+		ctx = context.WithoutCancel(ctx)
+	}
+	err = l.b.sb.Secrets().Renew(ctx, answer.Msg.Renewal)
+	switch {
+	case revoked != nil:
+		return revoked
+	case l.taken && errors.Is(err, sandbox.ErrSecret):
+		return errUnopened // it was issued, and did not arrive
+	}
+	return err
+}
+
+// keep renews until the attempt is over. A renewal that fails may work the next time; without
+// any, the sandbox stops by itself.
+func (l *lent) keep(ctx context.Context) {
+	tick := time.NewTicker(renewEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		err := l.renew(ctx)
+		switch r := brokerlink.Refused(err); {
+		case err == nil || ctx.Err() != nil:
+		case r != nil && r.Reason == "revoked":
+			return
+		default:
+			l.h.w.log.WarnContext(ctx, "secrets were not renewed", "sandbox", l.b.id, "error", err)
+		}
+	}
+}
+
+// leave ends the renewals: another worker may go on with them.
+func (l *lent) leave() {
+	l.stop()
+	l.over.Wait()
+}
+
+// forget ends what an attempt has left in a sandbox that goes on for others.
+func (l *lent) forget(ctx context.Context) {
+	soon, cancel := context.WithTimeout(context.WithoutCancel(ctx), destroyTimeout)
+	defer cancel()
+	if err := l.b.sb.Secrets().Forget(soon, l.id); err != nil {
+		l.h.w.log.WarnContext(ctx, "a sandbox keeps the secrets of an attempt until they lapse", "sandbox", l.b.id, "error", err)
+	}
+	l.close(ctx)
+}
+
+// close ends the renewals, and what the broker has issued.
+func (l *lent) close(ctx context.Context) {
+	l.leave()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), brokerTimeout)
+	defer cancel()
+	err := l.call(ctx, func(ctx context.Context, c rpcconnect.BrokerClient) error {
+		_, err := c.Close(ctx, connect.NewRequest(&rpc.CloseRequest{Claim: l.claim}))
+		return err
+	})
+	if err != nil {
+		l.h.w.log.WarnContext(ctx, "the broker closes later what was issued", "sandbox", l.b.id, "error", err)
+	}
+}
