@@ -245,3 +245,35 @@ func TestRevoked(t *testing.T) {
 		}
 	}
 }
+
+// What a run may have shrinks after its enqueue, and does not grow: a key that is new is not given
+// out, one that refers to something else neither, unless it says that runs follow; a new version of the
+// same is.
+func TestSetDoesNotGrow(t *testing.T) {
+	f := newFixture(t, "DEPLOY_TOKEN", "LATER?", "MOVED?", "FOLLOWED?")
+	for _, path := range []string{"x", "y"} {
+		f.store.values[path] = "s3cr3t-canary " + path
+	}
+	f.put("DEPLOY_TOKEN", identity.Key{Ref: "mem://x"})
+	f.put("MOVED", identity.Key{Ref: "mem://x"})
+	f.put("FOLLOWED", identity.Key{Ref: "mem://x", Retarget: true})
+	link := f.serve()
+	f.put("LATER", identity.Key{Ref: "mem://x"})
+	f.exec("UPDATE stepward.binding SET body = convert_to(replace(convert_from(body, 'UTF8'), 'LATER', 'OTHER'), 'UTF8')") // as if it had been enqueued before
+	f.exec("UPDATE stepward.profile SET keys = replace(keys::text, 'mem://x', 'mem://y')::jsonb WHERE name IN ('moved', 'followed')")
+	o, err := get(t.Context(), link, f.claim)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := make(map[string]string)
+	for _, i := range o.Items {
+		got[i.Name] = string(i.Value)
+	}
+	if len(got) != 2 || got["DEPLOY_TOKEN"] != "s3cr3t-canary x" || got["FOLLOWED"] != "s3cr3t-canary y" {
+		t.Errorf("got %v", got)
+	}
+	f.exec("DELETE FROM stepward.binding")
+	if _, err := get(t.Context(), link, f.attempt(1, 2, "publish#2")); reason(err) != "denied" {
+		t.Errorf("a run that was bound to nothing: %v", err)
+	}
+}

@@ -18,6 +18,7 @@ import (
 	"github.com/stepward/stepward/identity"
 	"github.com/stepward/stepward/identity/broker"
 	"github.com/stepward/stepward/internal/brokerlink"
+	"github.com/stepward/stepward/internal/db"
 	"github.com/stepward/stepward/internal/envelope"
 	"github.com/stepward/stepward/internal/envelope/open"
 	"github.com/stepward/stepward/internal/rpc"
@@ -147,6 +148,31 @@ func (f *fixture) put(name string, k identity.Key) {
 	if err != nil {
 		f.t.Fatal(err)
 	}
+	f.bind()
+}
+
+// bind binds the run to what its tenant has now.
+func (f *fixture) bind() {
+	f.t.Helper()
+	q, err := db.New(f.schema)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	place := identity.Scope{Tenant: "acme", Workflow: "site"}
+	v, err := identity.Load(f.t.Context(), f.pool, q, []identity.Scope{place}, nil, nil)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	b, err := v.BindEarly(place, nil)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	body, err := json.Marshal(b)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	f.exec("DELETE FROM stepward.binding")
+	f.exec("INSERT INTO stepward.binding (run_id, body) VALUES ($1, $2)", int64(runID), body)
 }
 
 // serve starts a broker on a unix socket and returns the way to it.

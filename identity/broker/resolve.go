@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -26,53 +27,57 @@ type bound struct {
 	revocations int64    // the tenant's epoch
 }
 
-// resolve says what an attempt gets: of what its step lists, what the profiles say now.
+// resolve says what an attempt gets: of what its step lists, what the profiles say now, if its run
+// was bound to it. The set may have shrunk since, and has not grown.
 func (b *broker) resolve(ctx context.Context, f facts) (bound, error) {
-	place := identity.Scope{Tenant: f.tenant, Workflow: f.workflow, Step: f.def.Name}
+	binding, err := b.binding(ctx, f)
+	if err != nil {
+		return bound{}, err
+	}
+	place := binding.Place
+	place.Step = f.def.Name
 	v, err := b.view(ctx, f, place)
 	if err != nil {
 		return bound{}, err
 	}
-	out := bound{revocations: v.Revocations.Epochs[f.tenant]}
-	if state, why := v.Revocations.Of(f.use()); state >= identity.Soft {
-		return bound{}, revokedBy("", why)
+	all, err := binding.Start(v, identity.Lister{Step: f.def.Name, Secrets: f.def.Secrets}, f.use())
+	if err != nil {
+		return bound{}, unresolved(err)
 	}
-	all := identity.Resolve(v.Profiles, place, nil)
-	for _, asked := range f.def.Secrets {
-		name, optional := strings.CutSuffix(asked, "?")
-		g, err := grantOf(name, !optional, all, v.Revocations, f)
-		if err != nil {
-			return bound{}, err
-		}
-		if g != nil {
-			out.grants = append(out.grants, *g)
-		}
+	out := bound{digest: binding.Digest(), revocations: v.Revocations.Epochs[f.tenant]}
+	for _, r := range all {
+		out.grants = append(out.grants, grant{name: r.Name, key: r.Key, from: r.From, required: r.Key.Required})
 	}
 	return out, nil
 }
 
-// grantOf returns what is granted of a name; nil: nothing, and the step can do without.
-func grantOf(name string, required bool, all map[string]identity.Resolved, revocations identity.Revocations, f facts) (*grant, error) {
-	r, ok := all[name]
-	if !ok {
-		r = identity.Resolved{Name: name, Err: &identity.KeyError{Step: f.def.Name, Key: name, Err: identity.ErrMissing}}
+// binding reads what the run was bound to when it was enqueued; nothing, if that is not on record.
+func (b *broker) binding(ctx context.Context, f facts) (out identity.Binding, err error) {
+	var body []byte
+	err = b.Pool.QueryRow(ctx, b.q.BindingGet, f.run).Scan(&body)
+	if err == nil {
+		err = json.Unmarshal(body, &out)
 	}
-	required = required || r.Key.Required
-	if r.Err != nil {
-		if errors.Is(r.Err, identity.ErrMissing) {
-			if !required {
-				return nil, nil
-			}
-			return nil, refuse(reasonUnresolved, name, "broker: %w", r.Err)
-		}
-		return nil, refuse(reasonDenied, name, "broker: %w", r.Err)
+	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
+		return out, fmt.Errorf("broker: read what the run was bound to: %w", err)
 	}
-	use := f.use()
-	use.Key, use.Version, use.Profiles = name, r.Key.Version, []int64{r.From.ID}
-	if state, why := revocations.Of(use); state >= identity.Soft {
-		return nil, revokedBy(name, why)
+	out.Place.Tenant, out.Place.Workflow = f.tenant, f.workflow // whatever the binding says
+	return out, nil
+}
+
+// unresolved is the refusal that an error of package identity is.
+func unresolved(err error) error {
+	name := ""
+	if k, ok := errors.AsType[*identity.KeyError](err); ok {
+		name = k.Key
 	}
-	return &grant{name: name, key: r.Key, from: r.From, required: required}, nil
+	switch {
+	case errors.Is(err, identity.ErrRevoked):
+		return refuse(reasonRevoked, name, "broker: %w", err)
+	case errors.Is(err, identity.ErrMissing):
+		return refuse(reasonUnresolved, name, "broker: %w", err)
+	}
+	return refuse(reasonDenied, name, "broker: %w", err)
 }
 
 // view reads what counts for an attempt, as one moment has it.
@@ -107,7 +112,10 @@ func revokedBy(name string, why identity.Revocation) *refusal {
 }
 
 // digest is that of what the run was bound to.
-func (b *broker) digest(ctx context.Context, f facts) ([32]byte, error) { return [32]byte{}, nil }
+func (b *broker) digest(ctx context.Context, f facts) ([32]byte, error) {
+	binding, err := b.binding(ctx, f)
+	return binding.Digest(), err
+}
 
 // revoked returns the epoch of what is revoked, and what must not be used any more of what
 // was issued.

@@ -172,9 +172,15 @@ func TestIdentity(t *testing.T) {
 	}
 }
 
-// A tenant without what a step needs gets no sandbox to try in, and its run says what is missing.
+// A tenant whose store has not what its profile refers to gets nothing in part, and its run says what is missing.
 func TestIdentityMissing(t *testing.T) {
 	h := newHarbour(t)
+	err := h.profiles.Put(t.Context(), identity.Profile{Name: "main", Scope: identity.Scope{Tenant: "initech"}, Keys: map[string]identity.Key{
+		"DEPLOY_TOKEN": {Ref: "file://deploy-token"}, "REGION": {Knob: "eu"},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
 	run, err := ship.Enqueue(t.Context(), h.client, "now", workflow.EnqueueOptions{Tenant: "initech"})
 	if err != nil {
 		t.Fatal(err)
@@ -182,7 +188,7 @@ func TestIdentityMissing(t *testing.T) {
 	_, err = run.Result(t.Context())
 	var failed *workflow.RecordedError
 	if !errors.As(err, &failed) || failed.Kind != "identity" || !failed.Permanent || !strings.Contains(failed.Message, "DEPLOY_TOKEN") {
-		t.Errorf("got %+v", failed)
+		t.Errorf("got %+v, %v", failed, err)
 	}
 }
 
