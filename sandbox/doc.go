@@ -87,6 +87,11 @@
 // after 15 s without a word, all that runs is stopped and no connection leaves, until
 // there is one, and after 90 s the sandbox ends, whether a worker is there or not.
 //
+// What leaves a sandbox is without its secrets: output, results, errors and names have
+// [REDACTED:NAME] in their place, however they are encoded, and a file or a tree with one
+// in it is not given out: [io/fs.ErrPermission]. This is a guard against accidents, and
+// none against a program that means to tell.
+//
 // # Errors
 //
 // A command that cannot be started is a [CommandError], one that ends without

@@ -4,12 +4,14 @@ import (
 	"bufio"
 	"context"
 	"crypto/sha256"
+	"encoding/base64"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -23,6 +25,7 @@ func testSecrets(t *testing.T, b sandbox.Backend, spec sandbox.Spec) {
 	s, broker := start(t, bounded(t), b, sandbox.Options{Spec: spec}), newBroker(1)
 	t.Run("envelope", func(t *testing.T) { testEnvelope(t, s, broker) })
 	t.Run("command", func(t *testing.T) { testSecretOfCommand(t, s, broker) })
+	t.Run("redacted", func(t *testing.T) { testRedacted(t, b, spec) })
 	t.Run("apart", func(t *testing.T) { testApart(t, b, spec) })
 	t.Run("lapse", func(t *testing.T) { testLapse(t, b, spec) })
 	t.Run("strict", func(t *testing.T) { testEnds(t, b, spec, true) })
@@ -38,6 +41,38 @@ func hashed(value []byte) string {
 
 // canary is a value that is found only where it was put.
 func canary(name string) string { return fmt.Sprintf("canary-%s-%d", name, os.Getpid()) }
+
+// testRedacted: what leaves the sandbox is without what it holds.
+func testRedacted(t *testing.T, b sandbox.Backend, spec sandbox.Spec) {
+	s, ctx := start(t, bounded(t), b, sandbox.Options{Spec: spec}), bounded(t)
+	value := canary("redacted")
+	seen := func() (out, stderr string, file error) {
+		c := s.Command(program, verbPrefix+"out", "0", "out "+value+".", base64.StdEncoding.EncodeToString([]byte("u:"+value)))
+		var b strings.Builder
+		c.Stderr = &b
+		printed, err := c.Output(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.WriteFile(ctx, "leak", []byte("PK\x03\x04"+value), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		_, file = s.ReadFile(ctx, "leak")
+		return string(printed), b.String(), file
+	}
+	plain := base64.StdEncoding.EncodeToString([]byte("u:" + value))
+	if out, stderr, file := seen(); out != "out "+value+"." || stderr != plain || file != nil {
+		t.Fatalf("the control: %q, %q, %v", out, stderr, file)
+	}
+	newBroker(1).deliver(t, s, long, envelope.Item{Name: "TOKEN", Commands: []string{program}, Value: []byte(value)})
+	if out, stderr, file := seen(); out != "out [REDACTED:TOKEN]." || !strings.Contains(stderr, "[REDACTED:TOKEN]") || strings.Contains(stderr, plain[4:12]) || !errors.Is(file, fs.ErrPermission) {
+		t.Errorf("%q, %q, %v", out, stderr, file)
+	}
+	tree := s.Download(ctx, sandbox.Workspace, filepath.Join(t.TempDir(), "tree"), sandbox.DownloadOptions{})
+	if tree == nil || !strings.Contains(tree.Error(), "TOKEN") || strings.Contains(tree.Error(), value) {
+		t.Errorf("a tree: %v", tree)
+	}
+}
 
 // testEnvelope: what is not for this sandbox, or was there before, brings nothing.
 func testEnvelope(t *testing.T, s *sandbox.Sandbox, broker *broker) {
