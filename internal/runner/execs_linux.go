@@ -88,7 +88,7 @@ func newExecs(cfg config, abi int, environ func() []string) *execs {
 		cfg: cfg, landlock: abi > 0, environ: environ, byID: map[string]*exec{}, over: map[[16]byte]struct{}{},
 		idle: make(chan *shim.Process, 2), starts: make(chan func()), prepared: make(chan struct{}),
 	}
-	x.secrets = &secrets{redactor: &x.redactor, nonces: map[[32]byte]bool{}, leash: &leash{freeze: x.setFrozen, end: func() {}}}
+	x.secrets = &secrets{redactor: &x.redactor, closed: sync.OnceValue(x.closed), nonces: map[[32]byte]bool{}, leash: &leash{freeze: x.setFrozen, end: func() {}}}
 	return x
 }
 

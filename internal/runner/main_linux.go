@@ -29,6 +29,8 @@ func run(mode string, g Guest) error {
 		req := os.NewFile(in, "request")
 		defer req.Close()
 		return serveGuest(g, req, os.NewFile(out, "answer"))
+	case modeSpy:
+		return spy()
 	case "serve":
 		return serveSocket()
 	case "install":

@@ -16,6 +16,8 @@
 //     a sandbox by starting a process in it.
 //   - shim: the parent of execs, of one at a time. It never gets to main: see
 //     package shim.
+//   - spy: what finds out whether commands could read the tool runner, before that
+//     takes secrets.
 //   - guest: one step's function, its input, its answer and what it shows by pipe.
 //
 // # What holds

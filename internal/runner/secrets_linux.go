@@ -21,6 +21,7 @@ import (
 type secrets struct {
 	leash    *leash
 	redactor *redact.Set // has each value before anything else does
+	closed   func() bool // this process cannot be read by what it runs
 
 	mu     sync.Mutex
 	first  *envelope.Facts // a sandbox is of one tenant and run, and of one broker
@@ -49,6 +50,8 @@ func (s *secrets) makeKey(raw, broker []byte) (hello []byte, err error) {
 		return nil, err
 	case newKey == nil:
 		return nil, errors.New("the program in the sandbox has no part that opens envelopes")
+	case !s.closed():
+		return nil, errReadable
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -23,6 +23,16 @@ import (
 
 func testSecrets(t *testing.T, b sandbox.Backend, spec sandbox.Spec) {
 	s, broker := start(t, bounded(t), b, sandbox.Options{Spec: spec}), newBroker(1)
+	if isGVisor(s) {
+		broker.facts.Nonce[0] = 0xff // of no attempt below
+		switch _, err := s.Secrets().Key(bounded(t), broker.facts.Encode(), broker.public()); {
+		case errors.Is(err, sandbox.ErrSecret) && strings.Contains(err.Error(), "read the memory"):
+			t.Log(Refused + "Secrets") // as an old one has to
+			return
+		case err != nil:
+			t.Fatal(err)
+		}
+	}
 	t.Run("envelope", func(t *testing.T) { testEnvelope(t, s, broker) })
 	t.Run("command", func(t *testing.T) { testSecretOfCommand(t, s, broker) })
 	t.Run("redacted", func(t *testing.T) { testRedacted(t, b, spec) })
