@@ -47,6 +47,15 @@
 // [Context] make another one, that ends what waits in it. Its Finally registers
 // what has to be done at the end, whichever it is.
 //
+// # Secrets
+//
+// A step of mode [Identity] has those of its tenant's secrets that [StepOptions].Secrets lists,
+// as environment variables inside the sandbox: os.Getenv in a guest, and in a command that
+// names them in sandbox.Cmd.Secrets and may have them. Package identity says whose they are,
+// package identity/broker how they get there. The worker never has one. When a secret is
+// revoked hard, what holds it is stopped, and the step fails with a *[RecordedError] of Kind
+// "revoked"; one that is missing or denied makes it "identity".
+//
 // # Waiting
 //
 // [Sleep] and [Until] wait for a time, [Signal.Receive] for a value that somebody
