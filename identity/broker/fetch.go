@@ -58,7 +58,7 @@ func (b *broker) fetch(ctx context.Context, f facts, grants []grant) (*fetched, 
 	var err error
 	for i, g := range grants {
 		a := answers[i]
-		scheme := knobStore
+		scheme := envelope.Knob
 		if g.key.Ref != "" {
 			scheme, _, _ = identity.SplitRef(g.key.Ref)
 		}
@@ -87,9 +87,6 @@ func (b *broker) fetch(ctx context.Context, f facts, grants []grant) (*fetched, 
 	}
 	return out, err
 }
-
-// knobStore stands for the store of what is no secret.
-const knobStore = "knob"
 
 // get gets one secret.
 func (b *broker) get(ctx context.Context, f facts, g grant) (Value, error) {

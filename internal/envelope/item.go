@@ -21,6 +21,9 @@ type Item struct {
 	Value []byte
 }
 
+// Knob is the Store of what is no secret: a setting, which may be seen.
+const Knob = "knob"
+
 // Bounds of what an envelope holds.
 const (
 	MaxItems = 256
