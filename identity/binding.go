@@ -61,6 +61,27 @@ type Lister struct {
 	Secrets []string
 }
 
+// Listers returns the steps of a definition that list names, as table definition has
+// them.
+func Listers(steps []byte) (out []Lister, err error) {
+	if len(steps) == 0 {
+		return nil, nil
+	}
+	var all []struct {
+		Name    string   `json:"name"`
+		Secrets []string `json:"secrets"`
+	}
+	if err := json.Unmarshal(steps, &all); err != nil {
+		return nil, fmt.Errorf("identity: steps of a definition: %w", err)
+	}
+	for _, s := range all {
+		if len(s.Secrets) > 0 {
+			out = append(out, Lister{Step: s.Name, Secrets: s.Secrets})
+		}
+	}
+	return out, nil
+}
+
 // Bind says what a run at a place is bound to: of what its steps list, what
 // profiles give them. run is what is said with the run itself. An error is a *[KeyError]:
 // a name that is required and that nobody gets, one that is [ErrAmbiguous] or
@@ -131,9 +152,9 @@ func (b *Binding) Keep(other Binding) {
 }
 
 func (b Binding) bound(step, name string) (Bound, bool) {
-	for _, any := range []bool{false, true} {
+	for _, of := range []string{step, ""} { // "" is of any step, and of an early one only
 		for _, n := range b.Names {
-			if n.Name == name && (n.Step == step || any && b.Early && n.Step == "") {
+			if n.Name == name && n.Step == of {
 				return n, true
 			}
 		}

@@ -20,6 +20,20 @@
 //
 // [Resolve] is the whole rule, and asks nobody.
 //
+// # When it is decided
+//
+// An enqueue binds a run to the names that its steps list: to what the profiles give
+// them then. A required name that nobody sets, or that is revoked, is refused. When a step
+// starts, the profiles are asked again, and it gets what both say: less, never more.
+// Another version of the same secret is normal; another Ref is not, but for a key with
+// Retarget. [Profiles.Explain] shows both sides.
+//
+// # Revocation
+//
+// [Profiles.Revoke] takes back a key, a version of it, a profile, or what a tenant, a
+// workflow, a run or a worker may have. States only go up. A key that was revoked is of use
+// again in a new version, by [Profiles.Rotate].
+//
 // # Where the values are
 //
 // In stores, which only the broker reads: package identity/broker. Nothing here

@@ -53,8 +53,8 @@ func (p *Profiles) As(actor string) *Profiles {
 
 // What a change may fail with.
 var (
-	// ErrNotFound reports a profile that is not there.
-	ErrNotFound = errors.New("identity: no such profile")
+	// ErrNotFound reports a profile, or a run, that is not there.
+	ErrNotFound = errors.New("identity: not found")
 
 	// ErrConflict reports that somebody else changed the profile, or made one of its
 	// name: read it again.

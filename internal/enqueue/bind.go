@@ -43,7 +43,7 @@ func bind(ctx context.Context, tx pgx.Tx, q *db.Queries, items []Item, defs map[
 			}
 		}
 		var err error
-		if c.steps, err = listers(d.steps); err != nil {
+		if c.steps, err = identity.Listers(d.steps); err != nil {
 			return nil, err
 		}
 		if len(c.steps) == 0 && !c.early && it.Identity.IsZero() {
@@ -130,26 +130,6 @@ func inherit(ctx context.Context, tx pgx.Tx, q *db.Queries, it *Item, place *ide
 		return &kin, nil
 	}
 	return nil, nil
-}
-
-// listers returns the steps of a definition that list names.
-func listers(steps []byte) (out []identity.Lister, err error) {
-	if steps == nil {
-		return nil, nil
-	}
-	var all []struct {
-		Name    string   `json:"name"`
-		Secrets []string `json:"secrets"`
-	}
-	if err := json.Unmarshal(steps, &all); err != nil {
-		return nil, fmt.Errorf("steps of a definition: %w", err)
-	}
-	for _, s := range all {
-		if len(s.Secrets) > 0 {
-			out = append(out, identity.Lister{Step: s.Name, Secrets: s.Secrets})
-		}
-	}
-	return out, nil
 }
 
 // write adds the bindings of the runs that were added.

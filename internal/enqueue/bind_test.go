@@ -303,3 +303,42 @@ func TestBindRacesRevoke(t *testing.T) {
 		t.Errorf("%d had looked, and were not waited for", late.Load())
 	}
 }
+
+// Each name that a run's steps list is explained: what it was bound to, what counts
+// now, and whether a start would give it.
+func TestExplain(t *testing.T) {
+	b := newBinder(t)
+	b.put("defaults", identity.Scope{}, map[string]identity.Key{"TOKEN": key("d"), "REGION": {Knob: "eu"}})
+	b.put("acme", acme, map[string]identity.Key{"TOKEN": key("t")})
+	run := b.add(enqueue.Item{Tenant: "acme", Workflow: "site", Identity: engine.Identity{Environment: "prod"}})[0].Run
+	explain := func(want string) identity.Explanation {
+		t.Helper()
+		e, err := b.p.Explain(t.Context(), run)
+		if err != nil || e.String() != want {
+			t.Errorf("got\n%s%v, want\n%s", e, err, want)
+		}
+		return e
+	}
+	e := explain("publish TOKEN: file://t of profile acme (tenant acme); shadows profile defaults (deployment)\n" +
+		"publish REGION: eu of profile defaults (deployment)\n")
+	if e.Place.Environment != "prod" || len(e.Keys) != 2 || !e.Keys[1].Optional || e.Keys[0].Bound == nil || e.Keys[0].Bound.Ref != "file://t" {
+		t.Errorf("got %+v", e)
+	}
+	b.put("prod", prod, map[string]identity.Key{"TOKEN": key("p")})
+	b.put("acme", acme, map[string]identity.Key{"TOKEN": key("t"), "REGION": {Deny: true}})
+	explain("publish TOKEN: not given: identity: step publish: TOKEN: it refers to something else than when the run was enqueued; shadows profile defaults (deployment); shadows profile acme (tenant acme)\n" +
+		"publish REGION: not given: identity: step publish: REGION: denied: by profile acme (tenant acme)\n")
+	if err := b.p.Revoke(t.Context(), identity.Revocation{Tenant: "acme", Kind: identity.KindRun, Target: fmt.Sprint(run), State: identity.Hard}); err != nil {
+		t.Fatal(err)
+	}
+	if e, err := b.p.Explain(t.Context(), run); err != nil || !errors.Is(e.Keys[0].Err, identity.ErrRevoked) || e.Keys[0].State != identity.Hard || e.Keys[0].Why.Kind != identity.KindRun {
+		t.Errorf("got %+v, %v", e, err)
+	}
+	if _, err := b.p.Explain(t.Context(), 1); !errors.Is(err, identity.ErrNotFound) {
+		t.Errorf("got %v", err)
+	}
+	plain := b.add(enqueue.Item{Tenant: "acme", Workflow: "plain"})[0].Run
+	if e, err := b.p.Explain(t.Context(), plain); err != nil || len(e.Keys) != 0 {
+		t.Errorf("got %+v, %v", e, err)
+	}
+}

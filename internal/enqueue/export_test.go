@@ -1,10 +1,13 @@
 package enqueue
 
-import "testing"
+import (
+	"slices"
+	"testing"
+)
 
 // Executable has steps of a mode taken for what workers execute.
 func Executable(t *testing.T, mode string) {
 	before := executable
-	executable = append(before[:len(before):len(before)], mode)
+	executable = slices.Concat(before, []string{mode})
 	t.Cleanup(func() { executable = before })
 }

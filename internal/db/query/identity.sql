@@ -83,3 +83,10 @@ WITH RECURSIVE up AS (
     WHERE NOT EXISTS (SELECT FROM stepward.binding b WHERE b.run_id = up.id)
 )
 SELECT b.body, up.n FROM up JOIN stepward.binding b ON b.run_id = up.id;
+
+-- name: BindingExplain
+SELECT r.tenant, r.workflow, coalesce(d.steps, ''), b.body
+FROM stepward.run r
+LEFT JOIN stepward.definition d ON d.workflow = r.workflow AND d.version = r.version
+LEFT JOIN stepward.binding b ON b.run_id = r.id
+WHERE r.id = $1;

@@ -1,0 +1,108 @@
+package identity
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// An Explanation says what the steps of a run would get if they started now, and
+// why. It has no values but those of knobs.
+type Explanation struct {
+	Place Scope            // of the run, without a step
+	Epoch map[string]int64 // of what was revoked when it was enqueued
+	Keys  []Explained      // by step, as its definition lists them
+}
+
+// An Explained is a name that a step lists.
+type Explained struct {
+	Step, Name string
+	Optional   bool
+	Bound      *Bound   // when the run was enqueued; nil: it was not
+	Now        Resolved // what the profiles say: what wins, and what is shadowed, denied and locked
+	State      State    // of the key
+	Why        Revocation
+	Err        error // nil, or why a step that starts does not get it
+}
+
+// Explain says of each name that the steps of a run list where it comes from, what it
+// was bound to, and whether a step that starts now gets it. run is a workflow.RunID.
+// Error: [ErrNotFound].
+func (p *Profiles) Explain(ctx context.Context, run int64) (e Explanation, err error) {
+	opts := pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}
+	err = pgx.BeginTxFunc(ctx, p.pool, opts, func(tx pgx.Tx) error {
+		e, err = p.explain(ctx, tx, run)
+		return err
+	})
+	if err != nil && !errors.Is(err, ErrNotFound) {
+		err = fmt.Errorf("identity: explain: %w", err)
+	}
+	return e, err
+}
+
+func (p *Profiles) explain(ctx context.Context, tx pgx.Tx, run int64) (e Explanation, err error) {
+	var b Binding
+	var steps, body []byte
+	err = tx.QueryRow(ctx, p.q.BindingExplain, run).Scan(&b.Place.Tenant, &b.Place.Workflow, &steps, &body)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return e, fmt.Errorf("%w: run %d", ErrNotFound, run)
+	}
+	if err == nil && body != nil {
+		err = json.Unmarshal(body, &b)
+	}
+	if err != nil {
+		return e, err
+	}
+	listers, err := Listers(steps)
+	if err != nil {
+		return e, err
+	}
+	v, err := Load(ctx, tx, p.q, []Scope{b.Place}, []int64{run}, nil, b.Keys)
+	if err != nil {
+		return e, err
+	}
+	e.Place, e.Epoch = b.Place, b.Epoch
+	for _, l := range listers {
+		place := b.Place
+		place.Step = l.Step
+		all := Resolve(v.Profiles, place, b.Keys)
+		for _, listed := range l.Secrets {
+			name, optional := strings.CutSuffix(listed, "?")
+			x := Explained{Step: l.Step, Name: name, Optional: optional, Now: all[name]}
+			x.Now.Name = name
+			if n, ok := b.bound(l.Step, name); ok {
+				x.Bound = &n
+			}
+			use := Use{Tenant: b.Place.Tenant, Workflow: b.Place.Workflow, Run: run, Bound: b.Epoch}
+			x.State, x.Why = v.Revocations.Of(use.of(x.Now))
+			_, x.Err = b.Start(v, Lister{Step: l.Step, Secrets: []string{name}}, use)
+			e.Keys = append(e.Keys, x)
+		}
+	}
+	return e, nil
+}
+
+// String returns a line for each name.
+func (e Explanation) String() string {
+	var b strings.Builder
+	for _, k := range e.Keys {
+		fmt.Fprintf(&b, "%s %s: ", k.Step, k.Name)
+		if k.Err != nil {
+			fmt.Fprintf(&b, "not given: %v", k.Err)
+		} else {
+			fmt.Fprintf(&b, "%s%s of %v", k.Now.Key.Ref, k.Now.Key.Knob, k.Now.From)
+		}
+		for _, s := range k.Now.Shadowed {
+			fmt.Fprintf(&b, "; shadows %v", s)
+		}
+		if k.State != Active {
+			fmt.Fprintf(&b, "; %v", k.State)
+		}
+		b.WriteByte('\n')
+	}
+	return b.String()
+}
