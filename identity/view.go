@@ -2,6 +2,7 @@ package identity
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 
@@ -16,12 +17,34 @@ type View struct {
 	Revocations Revocations
 }
 
+// sender is a pool, or a transaction.
+type sender interface {
+	SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults
+}
+
 // Load reads what counts at places. Of runs and workers, those are looked at that
 // are named; keys are those that are said with runs. It is for the broker and for what
 // enqueues: nobody else has a q.
-func Load(ctx context.Context, tx interface {
-	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
-}, q *db.Queries, places []Scope, runs []int64, workers []string, keys ...map[string]Key) (v View, err error) {
+func Load(ctx context.Context, tx sender, q *db.Queries, places []Scope, runs []int64, workers []string, keys ...map[string]Key) (View, error) {
+	return load(ctx, tx, q, &pgx.Batch{}, places, runs, workers, keys)
+}
+
+// LoadToBind is Load for a transaction that adds runs: what would be revoked from here on
+// waits for it. The statements that read have new snapshots, and so see what was revoked
+// before; in a transaction of an application that has but one, what that sees counts, and the
+// start of a step asks again.
+func LoadToBind(ctx context.Context, tx pgx.Tx, q *db.Queries, places []Scope, keys []map[string]Key) (View, error) {
+	tenants := []string{}
+	for _, p := range places {
+		tenants = append(tenants, p.Tenant)
+	}
+	b := &pgx.Batch{}
+	b.Queue(q.IdentityShare, tenants)
+	return load(ctx, tx, q, b, places, nil, nil, keys)
+}
+
+// load sends statements, after those that are in the batch, in one go.
+func load(ctx context.Context, tx sender, q *db.Queries, b *pgx.Batch, places []Scope, runs []int64, workers []string, keys []map[string]Key) (v View, err error) {
 	tenants, projects, environments, workflows := []string{}, []string{}, []string{}, []string{}
 	for _, p := range places {
 		tenants, projects = append(tenants, p.Tenant), append(projects, p.Project)
@@ -34,18 +57,28 @@ func Load(ctx context.Context, tx interface {
 			}
 		}
 	}
-	rows, err := tx.Query(ctx, q.ProfileApply, tenants, projects, environments, workflows)
+	ids := []string{}
+	for _, id := range runs {
+		ids = append(ids, strconv.FormatInt(id, 10))
+	}
+	before := b.Len()
+	b.Queue(q.ProfileApply, tenants, projects, environments, workflows)
+	b.Queue(q.RevocationApply, tenants, ids, append([]string{}, workers...))
+	results := tx.SendBatch(ctx, b)
+	defer func() { err = errors.Join(err, results.Close()) }()
+	for range before {
+		if _, err := results.Exec(); err != nil {
+			return v, err
+		}
+	}
+	rows, err := results.Query()
 	if err != nil {
 		return v, err
 	}
 	if v.Profiles, err = pgx.CollectRows(rows, scanProfile); err != nil {
 		return v, err
 	}
-	ids := []string{}
-	for _, id := range runs {
-		ids = append(ids, strconv.FormatInt(id, 10))
-	}
-	if rows, err = tx.Query(ctx, q.RevocationApply, tenants, ids, append([]string{}, workers...)); err != nil {
+	if rows, err = results.Query(); err != nil {
 		return v, err
 	}
 	v.Revocations.Epochs = make(map[string]int64)

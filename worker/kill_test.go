@@ -120,7 +120,6 @@ var killings = []killing{
 var clientWrites = map[string]string{
 	"RunInsert":     "enqueue: one transaction, which a key makes repeatable",
 	"LimitPut":      "in that of RunInsert",
-	"BindingInsert": "in that of RunInsert",
 	"RunCancel":     "one transaction; again is no error",
 	"RunTerminate":  "one transaction; again is a StateError",
 	"RunPause":      "one transaction; again is no error",

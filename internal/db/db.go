@@ -64,7 +64,7 @@ type Queries struct {
 
 	IdentityLock, IdentityPatience, IdentityHold, IdentityEpoch, IdentityEvent, ProfileInsert, ProfileUpdate, ProfileDelete, ProfileGet, ProfileApply string
 
-	RevocationInsert, RevocationList, RevocationApply, IdentityShare, BindingInsert, BindingGet, BindingKin, BindingExplain, DefinitionSteps string
+	RevocationInsert, RevocationList, RevocationApply, IdentityShare, BindingGet, BindingKin, BindingExplain, DefinitionSteps string
 
 	WhyWaits, WhyAttempts, WhyHolder, WhyWorkers string
 }

@@ -12,8 +12,8 @@ import (
 	"github.com/stepward/stepward/internal/db"
 )
 
-// bindings are what runs are bound to, by their place among the items.
-type bindings map[int]identity.Binding
+// bindings are what runs are bound to, as it is stored, by their place among the items.
+type bindings map[int][]byte
 
 // bind says what the items are bound to that have something to do with secrets: steps
 // that list some, a place, or a workflow that nobody has defined and a tenant that has
@@ -29,7 +29,6 @@ func bind(ctx context.Context, tx pgx.Tx, q *db.Queries, items []Item, defs map[
 	}
 	var all []candidate
 	var places []identity.Scope
-	var tenants []string
 	var keys []map[string]identity.Key
 	for i := range items {
 		it := &items[i]
@@ -60,18 +59,12 @@ func bind(ctx context.Context, tx pgx.Tx, q *db.Queries, items []Item, defs map[
 				return nil, err
 			}
 		}
-		all, places, tenants, keys = append(all, c), append(places, c.place), append(tenants, it.Tenant), append(keys, c.keys)
+		all, places, keys = append(all, c), append(places, c.place), append(keys, c.keys)
 	}
 	if len(all) == 0 {
 		return nil, nil
 	}
-	// What is revoked from here on waits for this transaction. The next statement has a
-	// new snapshot, and so sees what was revoked before; in a transaction of the
-	// application that has but one, what that sees counts, and the start of a step asks again.
-	if _, err := tx.Exec(ctx, q.IdentityShare, tenants); err != nil {
-		return nil, err
-	}
-	view, err := identity.Load(ctx, tx, q, places, nil, nil, keys...)
+	view, err := identity.LoadToBind(ctx, tx, q, places, keys)
 	if err != nil {
 		return nil, fmt.Errorf("read profiles and what is revoked: %w", err)
 	}
@@ -92,7 +85,9 @@ func bind(ctx context.Context, tx pgx.Tx, q *db.Queries, items []Item, defs map[
 			b.Keep(*c.instead)
 		}
 		if len(b.Names) > 0 || len(c.steps) > 0 || c.place.Project != "" || c.place.Environment != "" || len(c.keys) > 0 {
-			out[c.i] = b
+			if out[c.i], err = json.Marshal(b); err != nil {
+				return nil, err
+			}
 		}
 	}
 	return out, nil
@@ -130,26 +125,4 @@ func inherit(ctx context.Context, tx pgx.Tx, q *db.Queries, it *Item, place *ide
 		return &kin, nil
 	}
 	return nil, nil
-}
-
-// write adds the bindings of the runs that were added.
-func (b bindings) write(ctx context.Context, tx pgx.Tx, q *db.Queries, results []Result) error {
-	var runs []int64
-	var bodies [][]byte
-	for i, r := range results {
-		bound, ok := b[i]
-		if !ok || r.Err != nil || r.Existing {
-			continue
-		}
-		body, err := json.Marshal(bound)
-		if err != nil {
-			return err
-		}
-		runs, bodies = append(runs, r.Run), append(bodies, body)
-	}
-	if len(runs) == 0 {
-		return nil
-	}
-	_, err := tx.Exec(ctx, q.BindingInsert, runs, bodies)
-	return err
 }

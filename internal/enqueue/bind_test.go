@@ -20,16 +20,16 @@ import (
 
 // binder enqueues runs of a workflow that has a step with secrets.
 type binder struct {
-	*testing.T
+	testing.TB
 	pool *pgxpool.Pool
 	q    *db.Queries
 	p    *identity.Profiles
 }
 
-func newBinder(t *testing.T) *binder {
+func newBinder(t testing.TB) *binder {
 	t.Helper()
 	enqueue.Executable(t, "identity")
-	b := &binder{T: t}
+	b := &binder{TB: t}
 	b.pool, b.q = migrated(t)
 	var err error
 	if b.p, err = identity.New(b.pool, identity.Options{Schema: b.q.Schema}); err != nil {

@@ -171,6 +171,7 @@ func Insert(ctx context.Context, tx pgx.Tx, q *db.Queries, items []Item) ([]Resu
 		priorities                   []*int16
 		ticks                        []*time.Time
 		timeouts                     []*float64
+		bodies                       [][]byte
 		places                       []int
 		aPlaces                      []int64
 		aNames                       []string
@@ -202,7 +203,7 @@ func Insert(ctx context.Context, tx pgx.Tx, q *db.Queries, items []Item) ([]Resu
 		requirements, inputs = append(requirements, d.requirement), append(inputs, it.Input)
 		traces, keys = append(traces, optional(it.Traceparent)), append(keys, optional(it.Key))
 		hashes, priorities = append(hashes, it.stored), append(priorities, nil)
-		ticks, timeouts = append(ticks, nil), append(timeouts, nil)
+		ticks, timeouts, bodies = append(ticks, nil), append(timeouts, nil), append(bodies, bound[i])
 		if it.Priority != 0 {
 			priorities[len(priorities)-1] = &it.Priority
 		}
@@ -223,7 +224,7 @@ func Insert(ctx context.Context, tx pgx.Tx, q *db.Queries, items []Item) ([]Resu
 	if err != nil {
 		return nil, err
 	}
-	rows, err := tx.Query(ctx, q.RunInsert, tenants, workflows, versions, requirements, traces, inputs, keys, hashes, priorities, aPlaces, aNames, aValues, ticks, timeouts, limits)
+	rows, err := tx.Query(ctx, q.RunInsert, tenants, workflows, versions, requirements, traces, inputs, keys, hashes, priorities, aPlaces, aNames, aValues, ticks, timeouts, limits, bodies)
 	if err != nil {
 		return nil, err
 	}
@@ -243,9 +244,6 @@ func Insert(ctx context.Context, tx pgx.Tx, q *db.Queries, items []Item) ([]Resu
 		return nil, err
 	}
 	if err := blobs.Write(ctx, tx, q.BlobUse, false); err != nil {
-		return nil, err
-	}
-	if err := bound.write(ctx, tx, q, results); err != nil {
 		return nil, err
 	}
 	if err := existing(ctx, tx, q, items, results, places); err != nil {

@@ -6,7 +6,7 @@ import (
 )
 
 // Executable has steps of a mode taken for what workers execute.
-func Executable(t *testing.T, mode string) {
+func Executable(t testing.TB, mode string) {
 	before := executable
 	executable = slices.Concat(before, []string{mode})
 	t.Cleanup(func() { executable = before })

@@ -15,7 +15,7 @@ import (
 	"github.com/stepward/stepward/internal/testenv"
 )
 
-func migrated(t *testing.T) (*pgxpool.Pool, *db.Queries) {
+func migrated(t testing.TB) (*pgxpool.Pool, *db.Queries) {
 	t.Helper()
 	pool, schema := testenv.Postgres(t)
 	q, err := db.New(schema)

@@ -68,9 +68,6 @@ ORDER BY e.tenant, r.epoch;
 SELECT pg_advisory_xact_lock_shared(hashtextextended('stepward identity ' || t, 0))
 FROM (SELECT DISTINCT t FROM unnest(array_append($1::text[], '')) AS t ORDER BY t) x;
 
--- name: BindingInsert
-INSERT INTO stepward.binding (run_id, body) SELECT * FROM unnest($1::bigint[], $2::bytea[]);
-
 -- name: BindingGet
 SELECT body FROM stepward.binding WHERE run_id = $1;
 

@@ -1,10 +1,10 @@
 -- name: RunInsert
 -- One row per item of a batch. An item whose idempotency key is taken is not inserted. $10 to $12 are
--- attributes: the place of the item, name, value; $13 ticks; $14 timeouts; $15 keys of limits.
+-- attributes: the place of the item, name, value; $13 ticks; $14 timeouts; $15 keys of limits; $16 bindings.
 WITH x AS MATERIALIZED (
-    SELECT stepward.next_id() AS id, t.n, t.tenant, t.workflow, t.version, t.requirement_id, t.traceparent, t.input, t.key, t.input_hash, t.priority, t.tick, t.timeout, t.limit_key
-    FROM unnest($1::text[], $2::text[], $3::text[], $4::int[], $5::text[], $6::bytea[], $7::text[], $8::bytea[], $9::smallint[], $13::timestamptz[], $14::float8[], $15::text[])
-        WITH ORDINALITY AS t(tenant, workflow, version, requirement_id, traceparent, input, key, input_hash, priority, tick, timeout, limit_key, n)
+    SELECT stepward.next_id() AS id, t.n, t.tenant, t.workflow, t.version, t.requirement_id, t.traceparent, t.input, t.key, t.input_hash, t.priority, t.tick, t.timeout, t.limit_key, t.binding
+    FROM unnest($1::text[], $2::text[], $3::text[], $4::int[], $5::text[], $6::bytea[], $7::text[], $8::bytea[], $9::smallint[], $13::timestamptz[], $14::float8[], $15::text[], $16::bytea[])
+        WITH ORDINALITY AS t(tenant, workflow, version, requirement_id, traceparent, input, key, input_hash, priority, tick, timeout, limit_key, binding, n)
 ), keyed AS (
     INSERT INTO stepward.idempotency (tenant, key, run_id, input_hash)
     SELECT tenant, key, id, input_hash FROM x WHERE key IS NOT NULL ORDER BY tenant, key
@@ -24,6 +24,9 @@ WITH x AS MATERIALIZED (
 ), limited AS (
     INSERT INTO stepward.deadline (run_id, at)
     SELECT x.id, clock_timestamp() + make_interval(secs => x.timeout) FROM x JOIN added ON added.id = x.id WHERE x.timeout IS NOT NULL
+), bound AS (
+    INSERT INTO stepward.binding (run_id, body)
+    SELECT x.id, x.binding FROM x JOIN added ON added.id = x.id WHERE x.binding IS NOT NULL
 )
 SELECT x.id, EXISTS (SELECT FROM added WHERE added.id = x.id) FROM x ORDER BY x.n;
 
