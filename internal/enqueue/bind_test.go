@@ -28,7 +28,6 @@ type binder struct {
 
 func newBinder(t testing.TB) *binder {
 	t.Helper()
-	enqueue.Executable(t, "identity")
 	b := &binder{TB: t}
 	b.pool, b.q = migrated(t)
 	var err error
