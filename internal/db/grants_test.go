@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -376,9 +377,9 @@ func TestGrantsOfBroker(t *testing.T) {
 		case "IssueOpen":
 			args = []any{int64(1), 1, 1, "box"}
 		case "IssueOpened", "IssueClose":
-			args = append(claim[:6:6], "broker")
+			args = slices.Concat(claim, []any{"broker"})
 		case "IssuePut":
-			args = append(claim[:6:6], []byte{1}, "L1", int64(0), "[]", []byte{1}, nil, "broker")
+			args = slices.Concat(claim, []any{[]byte{1}, "L1", int64(0), "[]", []byte{1}, nil, "broker"})
 		case "IssueSweep":
 			args = []any{"broker"}
 		case "IssueLeases":
