@@ -39,7 +39,8 @@ type Spec struct {
 	// dies. Whatever it is on next, its steps begin in a new one, which is empty, so each
 	// has to make do without what an earlier one left. When something in the sandbox ends it, so
 	// do all attempts in it, as with [ErrLost], and the next begins in a new one.
-	// A backend whose sandboxes do not live ([Capabilities].Live) refuses it. [Start] makes no
+	// A backend whose sandboxes do not live ([Capabilities].Live) refuses it, and so does a step
+	// whose mode is above Sandboxed: what has secrets is of one attempt. [Start] makes no
 	// difference otherwise: it is workers that share.
 	Share bool
 

@@ -43,7 +43,7 @@ type box struct {
 	recorded bool // it has a row, which is this worker's
 	lasts    bool // others can open it
 	sb       *sandbox.Sandbox
-	lent     *lent // what it has of a tenant's secrets, if they are its own and not an attempt's
+	lent     *lent // what it has of a tenant's secrets
 
 	reached, egress func() // what it reached is recorded, and a last time
 }

@@ -68,7 +68,6 @@ type lent struct {
 	b     *box
 	claim *rpc.Claim
 	taken bool        // from another worker
-	id    [16]byte    // of what was delivered, if this worker did
 	end   func(error) // of the attempt
 	stop  context.CancelFunc
 	over  sync.WaitGroup
@@ -141,7 +140,6 @@ func (l *lent) issue(ctx context.Context) error {
 	if err := l.b.sb.Secrets().Deliver(ctx, issued.Msg.Envelope); err != nil {
 		return err
 	}
-	copy(l.id[:], issued.Msg.Id)
 	err = l.call(ctx, func(ctx context.Context, c rpcconnect.BrokerClient) error {
 		_, err := c.Opened(ctx, connect.NewRequest(&rpc.OpenedRequest{Claim: l.claim}))
 		return err
@@ -235,16 +233,6 @@ func (l *lent) keep(ctx context.Context) {
 func (l *lent) leave() {
 	l.stop()
 	l.over.Wait()
-}
-
-// forget ends what an attempt has left in a sandbox that goes on for others.
-func (l *lent) forget(ctx context.Context) {
-	soon, cancel := context.WithTimeout(context.WithoutCancel(ctx), destroyTimeout)
-	defer cancel()
-	if err := l.b.sb.Secrets().Forget(soon, l.id); err != nil {
-		l.h.w.log.WarnContext(ctx, "a sandbox keeps the secrets of an attempt until they lapse", "sandbox", l.b.id, "error", err)
-	}
-	l.close(ctx)
 }
 
 // close ends the renewals, and what the broker has issued.

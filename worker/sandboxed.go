@@ -70,11 +70,7 @@ func (h *host) sandboxed(ctx context.Context, a engine.Attempt, p *pulse, free, 
 			span.SetStatus(codes.Error, err.Error())
 			return nil, err
 		}
-		if shares {
-			defer l.forget(ctx)
-		} else {
-			b.lent = l
-		}
+		b.lent = l
 	}
 	p.begin() // not earlier: a sandbox may take its time
 	if a.Step.Tool {

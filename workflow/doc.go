@@ -35,7 +35,8 @@
 // in the one that it had, where it finds the commands that it has started.
 //
 // Each attempt has a sandbox of its own. With [sandbox.Spec].Share the steps of a run have one
-// for all, and find the files that earlier ones left, for as long as the run is on its worker.
+// for all, and find the files that earlier ones left, for as long as the run is on its worker. That
+// is for mode [Sandboxed]: one with secrets is of one attempt.
 //
 // # Side by side
 //

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/stepward/stepward/sandbox"
 	"github.com/stepward/stepward/workflow"
 )
 
@@ -39,6 +40,17 @@ func TestStepSecrets(t *testing.T) {
 			t.Errorf("%s: got %v, %v", what, d.Steps[0].Secrets, err)
 		case c.culprit != "" && (err == nil || !strings.Contains(err.Error(), c.culprit) || !strings.Contains(err.Error(), "publish")):
 			t.Errorf("%s: got %v", what, err)
+		}
+	}
+}
+
+// A sandbox with secrets is of one attempt: what others list is not in it.
+func TestSecretsAreNotShared(t *testing.T) {
+	for mode, want := range map[workflow.Mode]bool{workflow.Sandboxed: false, workflow.Identity: true, workflow.AgentJIT: true} {
+		step := workflow.NewStep("publish", func(context.Context, int) (int, error) { return 0, nil }, workflow.StepOptions{Mode: mode, Sandbox: sandbox.Spec{Share: true}})
+		d := workflow.Define(workflow.DurableWorkflow[int, int]{Name: "site"}, func(workflow.Context, int) (int, error) { return 0, nil }, workflow.Options{Steps: []workflow.Declared{step}}).Engine()
+		if err := errors.Join(d.Errs...); (err != nil) != want || want && (!strings.Contains(err.Error(), "Share") || !strings.Contains(err.Error(), "publish")) {
+			t.Errorf("%v: got %v", mode, err)
 		}
 	}
 }

@@ -20,7 +20,7 @@ import (
 // network, secrets or a sandbox, with finite retries.
 type StepOptions struct {
 	Mode    Mode         // where the step runs; defaults to Bare
-	Sandbox sandbox.Spec // what its sandbox requires, above Bare
+	Sandbox sandbox.Spec // what its sandbox requires, above Bare; Share is for Sandboxed alone
 	Retry   Retry
 
 	// Secrets are the names that the step may have of what the tenant's profiles
@@ -174,6 +174,9 @@ func newStep[In, Out any](name string, o StepOptions, nilFn bool) *Step[In, Out]
 		if n.n < 0 {
 			errs = append(errs, fmt.Errorf("%s is negative", n.what))
 		}
+	}
+	if o.Mode > Sandboxed && o.Sandbox.Share { // it would be entrusted with what other steps list
+		errs = append(errs, fmt.Errorf("mode %v takes no Sandbox.Share: what has secrets is of one attempt", o.Mode))
 	}
 	if err := o.Sandbox.Validate(); err != nil {
 		errs = append(errs, err)
