@@ -29,7 +29,7 @@ type Key struct {
 	Strict   bool  `json:"strict,omitempty"`     // what has it is killed, not frozen, when it cannot be renewed
 	File     bool  `json:"file,omitempty"`       // the variable holds the path of a file with the value
 	Retarget bool  `json:"retarget,omitempty"`   // runs that are enqueued follow when Ref changes; else they do not get the key
-	Weak     bool  `json:"weak_value,omitempty"` // accepts a value that is too short to be redacted
+	Weak     bool  `json:"weak_value,omitempty"` // accepts a value that is too short, or too plain, to be redacted
 }
 
 // sets reports whether the key gives the name something.

@@ -98,6 +98,10 @@ type Use struct {
 	Version  string // of the key; empty: whichever is current
 	Profiles []int64
 
+	// Issued is the Epochs of when a key without a Version was given out: that one has become
+	// current since says nothing of it. Nil otherwise.
+	Issued map[string]int64
+
 	// Bound is the Epochs of when the run was enqueued, of a start; nil otherwise.
 	Bound map[string]int64
 }
@@ -120,7 +124,8 @@ func (r Revocations) Of(u Use) (s State, why Revocation) {
 func (r Revocations) concerns(row Revocation, u Use) bool {
 	switch row.Kind {
 	case KindKey:
-		return row.Target == u.Key && !r.rotated(row, u.Version)
+		after := u.Version == "" && u.Issued != nil && row.Epoch > u.Issued[row.Tenant]
+		return row.Target == u.Key && (after || !r.rotated(row, u.Version))
 	case KindVersion:
 		return row.Target == u.Key && row.Version == u.Version
 	case KindProfile:

@@ -162,6 +162,7 @@ func TestRefusals(t *testing.T) {
 		{"a store that is away", identity.Key{Ref: "mem://bad"}, "", errors.New("connection refused"), ""},
 		{"too high a level", identity.Key{Ref: "mem://good", MinLevel: identity.L1}, "", nil, "level"},
 		{"too short a value", identity.Key{Ref: "mem://bad"}, "short", nil, "unresolved"},
+		{"too plain a value", identity.Key{Ref: "mem://bad"}, strings.Repeat("ab", 5) + strings.Repeat(" ", 40), nil, "unresolved"},
 		{"a NUL in a variable", identity.Key{Ref: "mem://bad"}, "long enough\x00", nil, "unresolved"},
 		{"too long a value", identity.Key{Ref: "mem://bad"}, strings.Repeat("x", 64<<10+1), nil, "unresolved"},
 	} {
@@ -243,6 +244,97 @@ func TestRevoked(t *testing.T) {
 		if _, err := get(t.Context(), link, later); reason(err) != "revoked" {
 			t.Errorf("%s: got %v", r.Kind, err)
 		}
+	}
+}
+
+// Which version a store gives is known when it has: one that is revoked is not passed on, and one that was
+// revoked with its key is not renewed because another has become current.
+func TestRevokedVersion(t *testing.T) {
+	f := newFixture(t, "DEPLOY_TOKEN", "PLAIN")
+	f.store.values["x"], f.store.values["plain"] = "s3cr3t-canary", "s3cr3t-canary of no version"
+	f.store.now["plain"] = "-"
+	f.put("DEPLOY_TOKEN", identity.Key{Ref: "mem://x"})
+	f.put("PLAIN", identity.Key{Ref: "mem://plain"})
+	link := f.serve()
+	revoke := func(r identity.Revocation) {
+		t.Helper()
+		r.Tenant = "acme"
+		if err := f.profiles.Revoke(t.Context(), r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	rotate := func(name, version string) {
+		t.Helper()
+		if err := f.profiles.Rotate(t.Context(), "acme", name, version); err != nil {
+			t.Fatal(err)
+		}
+	}
+	version := func(v string) {
+		f.store.mu.Lock()
+		defer f.store.mu.Unlock()
+		f.store.now["x"] = v
+	}
+	state := func(c *rpc.Claim, o envelope.Opened, want envelope.State) {
+		t.Helper()
+		if n, err := renew(t.Context(), link, c, o); err != nil || n.State != want {
+			t.Errorf("got %+v, %v", n, err)
+		}
+	}
+	first, err := get(t.Context(), link, f.claim)
+	if err != nil {
+		t.Fatal(err)
+	}
+	revoke(identity.Revocation{Kind: identity.KindVersion, Target: "DEPLOY_TOKEN", Version: "v1", State: identity.Soft})
+	second := f.attempt(1, 2, "publish#2")
+	if _, err := get(t.Context(), link, second); reason(err) != "revoked" || !strings.Contains(err.Error(), "DEPLOY_TOKEN") {
+		t.Errorf("a version that is revoked: %v", err)
+	}
+	if n := f.issued(); n != 1 {
+		t.Errorf("%d envelopes are on record", n)
+	}
+	state(f.claim, first, envelope.Renewed) // what has it keeps it
+	version("v2")
+	o, err := get(t.Context(), link, second)
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	revoke(identity.Revocation{Kind: identity.KindKey, Target: "PLAIN", State: identity.Hard})
+	rotate("PLAIN", "new")
+	state(second, o, envelope.Revoked) // it was issued before
+	third := f.attempt(1, 3, "publish#2")
+	o, err = get(t.Context(), link, third)
+	if err != nil {
+		t.Fatal(err)
+	}
+	state(third, o, envelope.Renewed) // and this one after
+
+	revoke(identity.Revocation{Kind: identity.KindKey, Target: "DEPLOY_TOKEN", State: identity.Soft})
+	rotate("DEPLOY_TOKEN", "v3")
+	fourth := f.attempt(1, 4, "publish#2")
+	if _, err := get(t.Context(), link, fourth); reason(err) != "revoked" { // the store has v2 still
+		t.Errorf("a version that was revoked with its key: %v", err)
+	}
+	version("v3")
+	if _, err := get(t.Context(), link, fourth); err != nil {
+		t.Error(err)
+	}
+}
+
+// What was said with the run re-points a name to what any profile of its tenant has, at its start as
+// when it was bound.
+func TestKeysOfRun(t *testing.T) {
+	f := newFixture(t, "DEPLOY_TOKEN")
+	f.store.values["x"], f.store.values["y"] = "s3cr3t-canary x", "s3cr3t-canary y"
+	f.put("DEPLOY_TOKEN", identity.Key{Ref: "mem://x"})
+	err := f.profiles.Put(t.Context(), identity.Profile{Name: "test", Scope: identity.Scope{Tenant: "acme", Environment: "test"}, Keys: map[string]identity.Key{"OTHER": {Ref: "mem://y"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.bind(map[string]identity.Key{"DEPLOY_TOKEN": {Ref: "mem://y"}})
+	o, err := get(t.Context(), f.serve(), f.claim)
+	if err != nil || len(o.Items) != 1 || string(o.Items[0].Value) != "s3cr3t-canary y" {
+		t.Errorf("got %v, %v", o.Items, err)
 	}
 }
 

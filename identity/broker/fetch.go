@@ -9,14 +9,12 @@ import (
 
 	"github.com/stepward/stepward/identity"
 	"github.com/stepward/stepward/internal/envelope"
+	"github.com/stepward/stepward/internal/redact"
 	"github.com/stepward/stepward/workflow"
 )
 
 // leaseFor bounds what stores give out for one attempt, where nobody comes back to end it.
 const leaseFor = time.Hour
-
-// weak is the length below which a value cannot be kept out of what a sandbox writes.
-const weak = 8
 
 // fetched is what stores have for an attempt.
 type fetched struct {
@@ -39,7 +37,8 @@ func (f *fetched) wipe() {
 
 // fetch gets all that is granted, or fails. What it returns is to be wiped, and its leases
 // ended if nothing comes of it, also after a failure.
-func (b *broker) fetch(ctx context.Context, f facts, grants []grant) (*fetched, error) {
+func (b *broker) fetch(ctx context.Context, f facts, bound bound) (*fetched, error) {
+	grants := bound.grants
 	type answer struct {
 		value Value
 		err   error
@@ -79,6 +78,9 @@ func (b *broker) fetch(ctx context.Context, f facts, grants []grant) (*fetched, 
 		p := pin{Name: g.name, From: g.from, Ref: g.key.Ref, Version: a.value.Version, Leased: a.value.Lease != ""}
 		if g.key.Ref != "" {
 			p.Fingerprint = b.root.fingerprint(f.tenant, g.name, a.value.Bytes)
+		}
+		if p.Version == "" {
+			p.Epochs = bound.epochs
 		}
 		if !a.value.Created.IsZero() {
 			p.Created = &a.value.Created
@@ -132,8 +134,8 @@ func checkValue(g grant, v Value) error {
 	if err := item.Check(); err != nil {
 		return refuse(reasonUnresolved, g.name, "broker: %w", err)
 	}
-	if len(v.Bytes) < weak && !g.key.Weak {
-		return refuse(reasonUnresolved, g.name, "broker: %s: the value has fewer than %d bytes, so that it cannot be kept out of outputs: see Key.Weak", g.name, weak)
+	if !g.key.Weak && redact.Weak(string(v.Bytes)) {
+		return refuse(reasonUnresolved, g.name, "broker: %s: the value is too short or too plain to be kept out of outputs: see Key.Weak", g.name)
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package broker_test
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -31,6 +32,7 @@ import (
 type memory struct {
 	mu     sync.Mutex
 	values map[string]string
+	now    map[string]string // versions; "v1" without, "-" is none
 	errs   map[string]error
 	asked  []broker.Request
 	leases bool
@@ -53,7 +55,10 @@ func (m *memory) Get(ctx context.Context, r broker.Request) (broker.Value, error
 	if !ok {
 		return broker.Value{}, broker.ErrNoSecret
 	}
-	out := broker.Value{Bytes: []byte(v), Version: "v1"}
+	out := broker.Value{Bytes: []byte(v), Version: cmp.Or(m.now[r.Path], "v1")}
+	if out.Version == "-" {
+		out.Version = ""
+	}
 	if m.leases {
 		out.Lease = "lease of " + r.Path
 	}
@@ -86,7 +91,7 @@ const runID = 1 << 40
 
 func newFixture(t *testing.T, secrets ...string) *fixture {
 	t.Helper()
-	f := &fixture{t: t, store: &memory{values: map[string]string{}, errs: map[string]error{}}}
+	f := &fixture{t: t, store: &memory{values: map[string]string{}, now: map[string]string{}, errs: map[string]error{}}}
 	f.pool, f.schema = testenv.Postgres(t)
 	if err := workflow.Migrate(t.Context(), f.pool, workflow.MigrateOptions{Schema: f.schema}); err != nil {
 		t.Fatal(err)
@@ -148,22 +153,22 @@ func (f *fixture) put(name string, k identity.Key) {
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	f.bind()
+	f.bind(nil)
 }
 
-// bind binds the run to what its tenant has now.
-func (f *fixture) bind() {
+// bind binds the run to what its tenant has now, and to what was said with the run.
+func (f *fixture) bind(keys map[string]identity.Key) {
 	f.t.Helper()
 	q, err := db.New(f.schema)
 	if err != nil {
 		f.t.Fatal(err)
 	}
 	place := identity.Scope{Tenant: "acme", Workflow: "site"}
-	v, err := identity.Load(f.t.Context(), f.pool, q, []identity.Scope{place}, nil, nil)
+	v, err := identity.Load(f.t.Context(), f.pool, q, []identity.Scope{place}, nil, nil, keys)
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	b, err := v.BindEarly(place, nil)
+	b, err := v.BindEarly(place, keys)
 	if err != nil {
 		f.t.Fatal(err)
 	}

@@ -48,9 +48,12 @@ func (b *broker) issueTo(ctx context.Context, f facts, hello []byte) (*rpc.Issue
 	if err != nil {
 		return nil, refuse(reasonDenied, "", "broker: the sandbox's hello: %w", err)
 	}
-	got, err := b.fetch(ctx, f, bound.grants)
+	got, err := b.fetch(ctx, f, bound)
 	defer got.wipe()
 	point("fetched")
+	if err == nil {
+		err = b.recheck(ctx, f, bound, got.pins)
+	}
 	if err == nil {
 		err = b.record(ctx, f, id, at, bound, got, sealer.RenewalKey())
 	}
@@ -79,6 +82,9 @@ type pin struct {
 	Created     *time.Time      `json:"created,omitempty"`
 	Fingerprint string          `json:"fingerprint,omitempty"`
 	Leased      bool            `json:"leased,omitempty"`
+
+	// Epochs is of what has no version: what was revoked before, it is not of.
+	Epochs map[string]int64 `json:"epochs,omitempty"`
 }
 
 // record writes down what is about to leave, with an event. Nothing has left if it fails.

@@ -23,8 +23,10 @@ type grant struct {
 // bound is what an attempt gets, and what that was decided by.
 type bound struct {
 	grants      []grant
-	digest      [32]byte // of what the run was bound to
-	revocations int64    // the tenant's epoch
+	digest      [32]byte         // of what the run was bound to
+	since       map[string]int64 // the epochs of then
+	revocations int64            // the tenant's epoch
+	epochs      map[string]int64 // and that of the deployment
 }
 
 // resolve says what an attempt gets: of what its step lists, what the profiles say now, if its run
@@ -36,7 +38,7 @@ func (b *broker) resolve(ctx context.Context, f facts) (bound, error) {
 	}
 	place := binding.Place
 	place.Step = f.def.Name
-	v, err := b.view(ctx, f, place)
+	v, err := b.view(ctx, f, place, binding.Keys)
 	if err != nil {
 		return bound{}, err
 	}
@@ -44,7 +46,8 @@ func (b *broker) resolve(ctx context.Context, f facts) (bound, error) {
 	if err != nil {
 		return bound{}, unresolved(err)
 	}
-	out := bound{digest: binding.Digest(), revocations: v.Revocations.Epochs[f.tenant]}
+	epochs := v.Revocations.Epochs
+	out := bound{digest: binding.Digest(), since: binding.Epoch, revocations: epochs[f.tenant], epochs: epochs}
 	for _, r := range all {
 		out.grants = append(out.grants, grant{name: r.Name, key: r.Key, from: r.From, required: r.Key.Required})
 	}
@@ -80,10 +83,11 @@ func unresolved(err error) error {
 	return refuse(reasonDenied, name, "broker: %w", err)
 }
 
-// view reads what counts for an attempt, as one moment has it.
-func (b *broker) view(ctx context.Context, f facts, place identity.Scope) (v identity.View, err error) {
+// view reads what counts for an attempt, as one moment has it. keys are those that were said with
+// the run.
+func (b *broker) view(ctx context.Context, f facts, place identity.Scope, keys ...map[string]identity.Key) (v identity.View, err error) {
 	err = pgx.BeginTxFunc(ctx, b.Pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
-		v, err = identity.Load(ctx, tx, b.q, []identity.Scope{place}, []int64{f.run}, f.workers())
+		v, err = identity.Load(ctx, tx, b.q, []identity.Scope{place}, []int64{f.run}, f.workers(), keys...)
 		return err
 	})
 	if err != nil {
@@ -117,23 +121,55 @@ func (b *broker) digest(ctx context.Context, f facts) ([32]byte, error) {
 	return binding.Digest(), err
 }
 
+// recheck refuses what the stores gave in a version that is revoked: which version that is nobody knew
+// before; and what was revoked in the meantime.
+func (b *broker) recheck(ctx context.Context, f facts, bound bound, pins []pin) error {
+	v, err := b.current(ctx, f)
+	if err != nil {
+		return err
+	}
+	if r := v.worst(f, pins, bound.since, identity.Soft); r != nil {
+		return r
+	}
+	return nil
+}
+
 // revoked returns the epoch of what is revoked, and what must not be used any more of what
 // was issued.
 func (b *broker) revoked(ctx context.Context, f facts, pins []pin) (int64, string, error) {
-	v, err := b.view(ctx, f, identity.Scope{Tenant: f.tenant, Workflow: f.workflow, Step: f.def.Name})
+	v, err := b.current(ctx, f)
 	if err != nil {
 		return 0, "", err
 	}
+	why := ""
+	if r := v.worst(f, pins, nil, identity.Hard); r != nil {
+		why = r.Error()
+	}
+	return v.Epochs[f.tenant], why, nil
+}
+
+// current is what is revoked now.
+type current struct{ identity.Revocations }
+
+func (b *broker) current(ctx context.Context, f facts) (current, error) {
+	v, err := b.view(ctx, f, identity.Scope{Tenant: f.tenant, Workflow: f.workflow, Step: f.def.Name})
+	return current{v.Revocations}, err
+}
+
+// worst returns why an attempt must not have what it was given, from a state on. since is that of its
+// run's binding, if the attempt only begins.
+func (c current) worst(f facts, pins []pin, since map[string]int64, from identity.State) *refusal {
 	uses := []identity.Use{f.use()}
 	for _, p := range pins {
 		use := f.use()
-		use.Key, use.Version, use.Profiles = p.Name, p.Version, []int64{p.From.ID}
+		use.Key, use.Version, use.Issued, use.Profiles = p.Name, p.Version, p.Epochs, []int64{p.From.ID}
 		uses = append(uses, use)
 	}
 	for _, use := range uses {
-		if state, why := v.Revocations.Of(use); state >= identity.Hard {
-			return v.Revocations.Epochs[f.tenant], revokedBy(use.Key, why).Error(), nil
+		use.Bound = since
+		if state, why := c.Of(use); state >= from {
+			return revokedBy(use.Key, why)
 		}
 	}
-	return v.Revocations.Epochs[f.tenant], "", nil
+	return nil
 }

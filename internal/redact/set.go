@@ -65,11 +65,11 @@ func (s *Set) Add(name, value string, accept bool) error {
 	}) {
 		return &NameError{name}
 	}
-	if trimmed := strings.TrimSpace(value); weak(trimmed) {
+	if Weak(value) {
 		if accept {
 			return nil
 		}
-		return &WeakError{name, int(entropy(trimmed))}
+		return &WeakError{name, int(entropy(strings.TrimSpace(value)))}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -117,6 +117,9 @@ func (s *Set) count(p *pattern) {
 	}
 	s.counts[Count{Name: p.name, Class: p.class}]++
 }
+
+// Weak reports a value that [Set.Add] does not search for: it cannot be redacted.
+func Weak(value string) bool { return weak(strings.TrimSpace(value)) }
 
 func weak(value string) bool { return len(value) < minLength || entropy(value) < minBits }
 
