@@ -100,6 +100,9 @@ func inherit(ctx context.Context, tx pgx.Tx, q *db.Queries, it *Item, place *ide
 	var up int
 	err := tx.QueryRow(ctx, q.BindingKin, it.Kin).Scan(&body, &up)
 	if errors.Is(err, pgx.ErrNoRows) {
+		if it.Fork { // of what is bound to nothing
+			return &identity.Binding{}, nil
+		}
 		return nil, nil
 	}
 	if err != nil {
@@ -121,8 +124,11 @@ func inherit(ctx context.Context, tx pgx.Tx, q *db.Queries, it *Item, place *ide
 		}
 		(*keys)[name] = k
 	}
-	if it.Fork && up == 0 {
-		return &kin, nil
+	switch {
+	case !it.Fork:
+		return nil, nil
+	case up > 0: // what it is a child of is bound, and it is not
+		return &identity.Binding{}, nil
 	}
-	return nil, nil
+	return &kin, nil
 }

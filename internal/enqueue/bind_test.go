@@ -187,10 +187,23 @@ func TestBind(t *testing.T) {
 			t.Errorf("%d: got %v, %v; want %s", i, v, kin[i].Err, want)
 		}
 	}
+	// What is bound to nothing has forks that are: what its tenant was given since is not theirs.
+	bare := b.add(enqueue.Item{Tenant: "acme", Workflow: "plain"})[0].Run
+	if _, ok := b.bound(bare); ok {
+		t.Fatal("a run without secrets is bound")
+	}
+	fork := b.add(enqueue.Item{Tenant: "acme", Workflow: "site", Kin: bare, Fork: true, Pin: 1, Version: "1"})[0]
+	if v, ok := b.bound(fork.Run); !ok || len(v.Names) > 0 || fork.Err != nil {
+		t.Errorf("got %v, %v", v, fork.Err)
+	}
 	// A child of a child that has no binding of its own.
 	between := b.add(enqueue.Item{Tenant: "acme", Workflow: "plain", Kin: results[7].Run})[0].Run
 	if _, err := b.pool.Exec(t.Context(), b.q.ChildParent, between, results[7].Run); err != nil {
 		t.Fatal(err)
+	}
+	fork = b.add(enqueue.Item{Tenant: "acme", Workflow: "site", Kin: between, Fork: true, Pin: 1, Version: "1"})[0]
+	if v, ok := b.bound(fork.Run); !ok || len(v.Names) > 0 || fork.Err != nil {
+		t.Errorf("got %v, %v", v, fork.Err)
 	}
 	below := b.add(enqueue.Item{Tenant: "acme", Workflow: "site", Kin: between})[0]
 	if v, ok := b.bound(below.Run); !ok || fmt.Sprint(names(v)) != "[publish/TOKEN=file://o@run]" {
