@@ -88,7 +88,8 @@ func (b *box) idle(ctx context.Context) bool {
 func (b *box) destroy(ctx context.Context) {
 	defer b.place()
 	if b.lent != nil {
-		b.lent.close(ctx)
+		b.lent.stop()
+		defer b.h.w.turnDone.Go(func() { b.lent.close(ctx) }) // when nothing has it any more; nobody waits for that
 	}
 	if b.sb != nil {
 		b.h.destroy(ctx, b.sb)

@@ -24,6 +24,16 @@ const (
 
 	// brokerTimeout bounds one call of the broker, which may have to ask a store.
 	brokerTimeout = 20 * time.Second
+
+	// renewTimeout bounds one renewal: there is time for another before the sandbox stops.
+	renewTimeout = 4 * time.Second
+
+	// awayMost is how long an attempt waits for a broker that is away, and keyMost for one that is to
+	// seal, as the sandbox's key is good for a short time; awayPause, how long it is until the next
+	// attempt then.
+	awayMost  = time.Minute
+	keyMost   = 10 * time.Second
+	awayPause = 10 * time.Second
 )
 
 // openBroker finds the way to the broker, if any step needs one. A child is started by the
@@ -81,7 +91,7 @@ func (h *host) lend(ctx context.Context, a engine.Attempt, b *box, end func(erro
 	}}
 	err := errUnopened
 	if l.taken {
-		err = l.renew(ctx)
+		err = l.patiently(ctx, awayMost, l.renew)
 	}
 	if errors.Is(err, errUnopened) {
 		err = l.issue(ctx)
@@ -101,16 +111,62 @@ func (h *host) lend(ctx context.Context, a engine.Attempt, b *box, end func(erro
 // errUnopened reports that the sandbox has got nothing yet.
 var errUnopened = errors.New("no envelope was opened")
 
-// call calls the broker, again when it was not there.
-func (l *lent) call(ctx context.Context, f func(ctx context.Context, c rpcconnect.BrokerClient) error) error {
-	for again := false; ; again = true {
-		try, cancel := context.WithTimeout(ctx, brokerTimeout)
-		c, err := l.h.w.broker.Client(try)
-		if err == nil {
-			err = f(try, c)
+// awayError reports a broker that could not answer. It says nothing of the attempt.
+type awayError struct{ err error }
+
+func (e *awayError) Error() string { return e.err.Error() }
+
+func (e *awayError) Unwrap() error { return e.err }
+
+// patiently calls f again while the broker is away, for a time; and for no more than half of what the
+// attempt has left.
+func (l *lent) patiently(ctx context.Context, most time.Duration, f func(context.Context) error) error {
+	until := time.Now().Add(most)
+	if d, ok := ctx.Deadline(); ok {
+		if half := time.Now().Add(time.Until(d) / 2); half.Before(until) {
+			until = half
 		}
+	}
+	for pause := 250 * time.Millisecond; ; pause = min(2*pause, 5*time.Second) {
+		err := f(ctx)
+		if _, away := errors.AsType[*awayError](err); !away || ctx.Err() != nil || time.Now().Add(pause).After(until) {
+			return err
+		}
+		l.h.w.log.WarnContext(ctx, "waiting for the broker", "sandbox", l.b.id, "error", err)
+		select {
+		case <-ctx.Done():
+		case <-time.After(pause):
+		}
+	}
+}
+
+// call calls the broker, again when it was not there. Its error is an *awayError when it may be there
+// later.
+func (l *lent) call(ctx context.Context, timeout time.Duration, f func(ctx context.Context, c rpcconnect.BrokerClient) error) error {
+	for again := false; ; again = true {
+		starting, cancel := context.WithTimeout(ctx, brokerTimeout)
+		c, err := l.h.w.broker.Client(starting)
 		cancel()
-		if again || err == nil || ctx.Err() != nil || c == nil || connect.CodeOf(err) != connect.CodeUnavailable {
+		if err != nil {
+			if start, ok := errors.AsType[*brokerlink.StartError](err); ok && start.Away {
+				err = &awayError{err}
+			}
+			return err
+		}
+		try, cancel := context.WithTimeout(ctx, timeout)
+		err = f(try, c)
+		late := try.Err() != nil && ctx.Err() == nil
+		cancel()
+		if err != nil && late {
+			l.h.w.broker.Forsake() // what hangs, hangs the next call, too
+		}
+		switch code := connect.CodeOf(err); {
+		case err == nil, ctx.Err() != nil, brokerlink.Refused(err) != nil:
+			return err
+		case code == connect.CodeUnavailable && !again && !late:
+		case code == connect.CodeUnavailable, code == connect.CodeResourceExhausted, late:
+			return &awayError{err}
+		default:
 			return err
 		}
 	}
@@ -118,9 +174,11 @@ func (l *lent) call(ctx context.Context, f func(ctx context.Context, c rpcconnec
 
 func (l *lent) issue(ctx context.Context) error {
 	var begun *connect.Response[rpc.BeginResponse]
-	err := l.call(ctx, func(ctx context.Context, c rpcconnect.BrokerClient) (err error) {
-		begun, err = c.Begin(ctx, connect.NewRequest(&rpc.BeginRequest{Claim: l.claim}))
-		return err
+	err := l.patiently(ctx, awayMost, func(ctx context.Context) error {
+		return l.call(ctx, brokerTimeout, func(ctx context.Context, c rpcconnect.BrokerClient) (err error) {
+			begun, err = c.Begin(ctx, connect.NewRequest(&rpc.BeginRequest{Claim: l.claim}))
+			return err
+		})
 	})
 	if err != nil {
 		return err
@@ -130,9 +188,11 @@ func (l *lent) issue(ctx context.Context) error {
 		return err
 	}
 	var issued *connect.Response[rpc.IssueResponse]
-	err = l.call(ctx, func(ctx context.Context, c rpcconnect.BrokerClient) (err error) {
-		issued, err = c.Issue(ctx, connect.NewRequest(&rpc.IssueRequest{Claim: l.claim, Hello: hello}))
-		return err
+	err = l.patiently(ctx, keyMost, func(ctx context.Context) error {
+		return l.call(ctx, brokerTimeout, func(ctx context.Context, c rpcconnect.BrokerClient) (err error) {
+			issued, err = c.Issue(ctx, connect.NewRequest(&rpc.IssueRequest{Claim: l.claim, Hello: hello}))
+			return err
+		})
 	})
 	if err != nil {
 		return err
@@ -140,7 +200,7 @@ func (l *lent) issue(ctx context.Context) error {
 	if err := l.b.sb.Secrets().Deliver(ctx, issued.Msg.Envelope); err != nil {
 		return err
 	}
-	err = l.call(ctx, func(ctx context.Context, c rpcconnect.BrokerClient) error {
+	err = l.call(ctx, brokerTimeout, func(ctx context.Context, c rpcconnect.BrokerClient) error {
 		_, err := c.Opened(ctx, connect.NewRequest(&rpc.OpenedRequest{Claim: l.claim}))
 		return err
 	})
@@ -165,6 +225,9 @@ func (l *lent) fault(err error) error {
 	case "level", "store":
 		return &engine.ParkError{Reason: "identity", Err: r}
 	}
+	if away, ok := errors.AsType[*awayError](err); ok { // no fault of the step, and no attempt of it
+		return &engine.Fault{Kind: "identity", Message: away.Error(), Orphan: true, After: awayPause, Err: err}
+	}
 	if start, ok := errors.AsType[*brokerlink.StartError](err); ok {
 		return &engine.ParkError{Reason: "identity", Err: start}
 	}
@@ -181,7 +244,7 @@ func (l *lent) renew(ctx context.Context) error {
 		return err
 	}
 	var answer *connect.Response[rpc.RenewResponse]
-	err = l.call(ctx, func(ctx context.Context, c rpcconnect.BrokerClient) (err error) {
+	err = l.call(ctx, renewTimeout, func(ctx context.Context, c rpcconnect.BrokerClient) (err error) {
 		answer, err = c.Renew(ctx, connect.NewRequest(&rpc.RenewRequest{Claim: l.claim, Challenge: challenge}))
 		return err
 	})
@@ -240,7 +303,7 @@ func (l *lent) close(ctx context.Context) {
 	l.leave()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), brokerTimeout)
 	defer cancel()
-	err := l.call(ctx, func(ctx context.Context, c rpcconnect.BrokerClient) error {
+	err := l.call(ctx, brokerTimeout, func(ctx context.Context, c rpcconnect.BrokerClient) error {
 		_, err := c.Close(ctx, connect.NewRequest(&rpc.CloseRequest{Claim: l.claim}))
 		return err
 	})

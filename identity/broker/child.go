@@ -2,10 +2,13 @@ package broker
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/stepward/stepward/internal/brokerlink"
@@ -47,6 +50,9 @@ func Child(ctx context.Context, configure func(context.Context) (Config, error))
 		cfg.Schema = setup.Schema
 	}
 	b, err := open(ctx, cfg)
+	if away(err) {
+		return errors.Join(err, brokerlink.Waiting(conn))
+	}
 	if err != nil {
 		return err
 	}
@@ -55,4 +61,13 @@ func Child(ctx context.Context, configure func(context.Context) (Config, error))
 		return nil // it has gone
 	}
 	return b.serve(ctx, &only{conn: conn, gone: make(chan struct{})})
+}
+
+// away reports that the database cannot be reached, or not yet; not that it does not let the broker in.
+func away(err error) bool {
+	if said, ok := errors.AsType[*pgconn.PgError](err); ok {
+		return slices.Contains([]string{"08", "53", "57"}, said.Code[:2])
+	}
+	_, unreached := errors.AsType[*pgconn.ConnectError](err)
+	return unreached
 }

@@ -3,6 +3,7 @@
 package broker_test
 
 import (
+	"errors"
 	"strings"
 	"sync"
 	"syscall"
@@ -40,7 +41,7 @@ func TestChild(t *testing.T) {
 	var log said
 	link := f.child(&log)
 	o, err := get(t.Context(), link, f.claim)
-	if err != nil || string(o.Items[0].Value) != "xxxxxxxx" {
+	if err != nil || string(o.Items[0].Value) != "canary of x" {
 		t.Fatalf("got %v, %v", o.Items, err)
 	}
 	before := link.Pid()
@@ -133,7 +134,17 @@ func TestChildDoesNotStart(t *testing.T) {
 	t.Setenv(envDir, "")
 	var log said
 	_, err := f.child(&log).Client(t.Context())
-	if err == nil || !strings.Contains(err.Error(), "the passphrase is wrong") {
+	start, ok := errors.AsType[*brokerlink.StartError](err)
+	if !ok || start.Away || !strings.Contains(err.Error(), "the passphrase is wrong") {
+		t.Errorf("got %v", err)
+	}
+	t.Setenv(envDir, t.TempDir())
+	setup := brokerlink.NewSetup(f.pool, f.schema)
+	setup.Host, setup.Port = "127.0.0.1", 1 // where nobody listens
+	link := brokerlink.Child(setup, log.line)
+	defer link.Close()
+	_, err = link.Client(t.Context())
+	if start, ok := errors.AsType[*brokerlink.StartError](err); !ok || !start.Away { // that passes
 		t.Errorf("got %v", err)
 	}
 }

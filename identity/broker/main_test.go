@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 
 	"github.com/stepward/stepward/identity/broker"
@@ -52,5 +51,5 @@ func TestMain(m *testing.M) {
 type everything struct{}
 
 func (everything) Get(_ context.Context, r broker.Request) (broker.Value, error) {
-	return broker.Value{Bytes: []byte(strings.Repeat(r.Path, 8)), Version: "1"}, nil
+	return broker.Value{Bytes: []byte("canary of " + r.Path), Version: "1"}, nil
 }

@@ -25,3 +25,6 @@ func Inherited() (net.Conn, error) { return nil, errors.ErrUnsupported }
 
 // Serving is for Unix.
 func Serving(net.Conn) error { return errors.ErrUnsupported }
+
+// Waiting is for Unix.
+func Waiting(net.Conn) error { return errors.ErrUnsupported }

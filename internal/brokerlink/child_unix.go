@@ -25,8 +25,11 @@ import (
 // childFD is the child's end of the connection.
 const childFD = 3
 
-// serving is what a child writes to its connection when it serves.
-const serving = "serving\n"
+// What a child writes to its connection: that it serves, or that it ends as its database is away.
+const (
+	serving = "serving\n"
+	waiting = "waiting\n"
+)
 
 // child is a broker that this process has started.
 type child struct {
@@ -110,6 +113,9 @@ func (c *child) awaits(ctx context.Context, conn net.Conn) error {
 		}
 		return err
 	}
+	if string(got) == waiting {
+		return errAway
+	}
 	return conn.SetReadDeadline(time.Time{})
 }
 
@@ -171,6 +177,12 @@ func Inherited() (net.Conn, error) {
 // Serving tells the worker that its calls will be answered.
 func Serving(c net.Conn) error {
 	_, err := io.WriteString(c, serving)
+	return err
+}
+
+// Waiting tells the worker that the next child may serve: what this one lacks is its database.
+func Waiting(c net.Conn) error {
+	_, err := io.WriteString(c, waiting)
 	return err
 }
 

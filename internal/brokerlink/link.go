@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"strings"
 	"sync"
 	"time"
@@ -29,7 +30,10 @@ func (e *AddressError) Error() string {
 }
 
 // A StartError reports that a broker does not start. A deploy may cure that.
-type StartError struct{ Err error }
+type StartError struct {
+	Err  error
+	Away bool // its database is, or it took too long: it may start the next time
+}
 
 func (e *StartError) Error() string { return "the broker of secrets does not start: " + e.Err.Error() }
 
@@ -56,7 +60,7 @@ func New(address string, t *tls.Config) (*Link, error) {
 	case u.Scheme == "unix" && u.Host == "" && strings.HasPrefix(u.Path, "/"):
 		var p http.Protocols
 		p.SetUnencryptedHTTP2(true)
-		web := &http.Client{Transport: &http.Transport{Protocols: &p, DisableCompression: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		web := &http.Client{Transport: &http.Transport{Protocols: &p, HTTP2: pings(), DisableCompression: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			var d net.Dialer
 			return d.DialContext(ctx, "unix", u.Path)
 		}}}
@@ -67,10 +71,15 @@ func New(address string, t *tls.Config) (*Link, error) {
 		}
 		var p http.Protocols
 		p.SetHTTP2(true)
-		web := &http.Client{Transport: &http.Transport{Protocols: &p, DisableCompression: true, TLSClientConfig: t.Clone()}}
+		web := &http.Client{Transport: &http.Transport{Protocols: &p, HTTP2: pings(), DisableCompression: true, TLSClientConfig: t.Clone()}}
 		return &Link{web: web, client: rpcconnect.NewBrokerClient(web, strings.TrimSuffix(address, "/"), rpc.ClientOptions()...)}, nil
 	}
 	return nil, &AddressError{address, "want unix:///path or https://host:port"}
+}
+
+// pings find out that the other end of a connection has gone without a word.
+func pings() *http.HTTP2Config {
+	return &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 15 * time.Second}
 }
 
 // Child returns the way to a broker that is a child of this process, started at the first call, and
@@ -98,7 +107,7 @@ func (l *Link) Client(ctx context.Context) (rpcconnect.BrokerClient, error) {
 	}
 	c, err := l.start(ctx)
 	if err != nil {
-		return nil, &StartError{err}
+		return nil, &StartError{Err: err, Away: errors.Is(err, errAway) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded)}
 	}
 	l.child = c
 	l.client = rpcconnect.NewBrokerClient(rpc.Transport(c.conn), rpc.BaseURL, rpc.ClientOptions()...)
@@ -113,6 +122,17 @@ func (l *Link) Pid() int {
 		return 0
 	}
 	return l.child.pid()
+}
+
+// errAway reports a child that cannot reach its database.
+var errAway = errors.New("its database is away")
+
+// Forsake has the next call make a connection of its own, if none is busy: one was not answered. That
+// to a child is as good as the child.
+func (l *Link) Forsake() {
+	if l.web != nil {
+		l.web.CloseIdleConnections()
+	}
 }
 
 // Close ends the child, if there is one. Nil is closed.

@@ -5,9 +5,11 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -16,9 +18,11 @@ import (
 
 	"github.com/stepward/stepward/audit"
 	"github.com/stepward/stepward/identity"
+	"github.com/stepward/stepward/identity/broker"
 	"github.com/stepward/stepward/identity/filestore"
 	"github.com/stepward/stepward/sandbox"
 	"github.com/stepward/stepward/worker"
+	"github.com/stepward/stepward/worker/bootstrap"
 	"github.com/stepward/stepward/workflow"
 )
 
@@ -80,13 +84,18 @@ var shipV1 = workflow.Define(ship, func(ctx workflow.Context, what string) ([]st
 
 // words are what the worker's log has.
 type said struct {
-	mu sync.Mutex
-	b  bytes.Buffer
+	mu   sync.Mutex
+	b    bytes.Buffer
+	more chan struct{} // there is
 }
 
 func (l *said) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	select {
+	case l.more <- struct{}{}:
+	default:
+	}
 	return l.b.Write(p)
 }
 
@@ -94,6 +103,18 @@ func (l *said) String() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.b.String()
+}
+
+// await waits for a text.
+func (l *said) await(t *testing.T, text string) {
+	t.Helper()
+	for !strings.Contains(l.String(), text) {
+		select {
+		case <-l.more:
+		case <-t.Context().Done():
+			t.Fatalf("%q was not said:\n%s", text, l)
+		}
+	}
 }
 
 // harbour is a worker with tenants that have something to ship with.
@@ -105,7 +126,7 @@ type harbour struct {
 	stop     func()
 }
 
-func newHarbour(t *testing.T) harbour {
+func newHarbour(t *testing.T, cfg worker.Config) harbour {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "store")
 	t.Setenv(envStore, dir)
@@ -119,8 +140,9 @@ func newHarbour(t *testing.T) harbour {
 			t.Fatal(err)
 		}
 	}
-	h := harbour{log: &said{}}
-	h.client, h.cfg, h.stop = starts(t, worker.Config{Logger: slog.New(slog.NewTextHandler(h.log, nil))})
+	h := harbour{log: &said{more: make(chan struct{}, 1)}}
+	cfg.Logger = slog.New(slog.NewTextHandler(h.log, nil))
+	h.client, h.cfg, h.stop = starts(t, cfg)
 	if h.profiles, err = identity.New(h.cfg.Pool, identity.Options{Schema: h.cfg.Schema}); err != nil {
 		t.Fatal(err)
 	}
@@ -138,7 +160,7 @@ func newHarbour(t *testing.T) harbour {
 // Each tenant's guests and commands have that tenant's secrets in the sandbox, with nothing set up
 // but a file store; all that is on record of it has none, and neither has the worker's log.
 func TestIdentity(t *testing.T) {
-	h := newHarbour(t)
+	h := newHarbour(t, worker.Config{})
 	for _, tenant := range []string{"acme", "globex"} {
 		run, err := ship.Enqueue(t.Context(), h.client, "now", workflow.EnqueueOptions{Tenant: tenant})
 		if err != nil {
@@ -167,6 +189,31 @@ func TestIdentity(t *testing.T) {
 			t.Errorf("got %v", seen)
 		}
 	}
+	h.stop()
+	events, err := audit.Events(t.Context(), h.cfg.Pool, audit.Filter{Schema: h.cfg.Schema})
+	if err != nil {
+		t.Fatal(err)
+	}
+	gone, of, closed := make(map[string]bool), make(map[string]string), 0
+	for _, e := range events {
+		var about struct{ Sandbox, Envelope string }
+		if err := json.Unmarshal(e.Detail, &about); err != nil && e.Detail != nil {
+			t.Fatal(err)
+		}
+		switch e.Kind {
+		case "envelope.issued":
+			of[about.Envelope] = about.Sandbox
+		case audit.SandboxDestroyed:
+			gone[about.Sandbox] = true
+		case "envelope.closed":
+			if closed++; !gone[of[about.Envelope]] {
+				t.Errorf("the broker was told that an attempt is over when its sandbox was there: %s of %v", e.Step, e.Run)
+			}
+		}
+	}
+	if closed != 4 {
+		t.Errorf("%d envelopes were closed", closed)
+	}
 	if strings.Contains(h.log.String(), "canary") {
 		t.Errorf("the log has the secret:\n%s", h.log)
 	}
@@ -174,7 +221,7 @@ func TestIdentity(t *testing.T) {
 
 // A tenant whose store has not what its profile refers to gets nothing in part, and its run says what is missing.
 func TestIdentityMissing(t *testing.T) {
-	h := newHarbour(t)
+	h := newHarbour(t, worker.Config{})
 	err := h.profiles.Put(t.Context(), identity.Profile{Name: "main", Scope: identity.Scope{Tenant: "initech"}, Keys: map[string]identity.Key{
 		"DEPLOY_TOKEN": {Ref: "file://deploy-token"}, "REGION": {Knob: "eu"},
 	}})
@@ -194,7 +241,7 @@ func TestIdentityMissing(t *testing.T) {
 
 // What runs with a secret that is revoked hard is stopped, and so is its run.
 func TestIdentityRevoked(t *testing.T) {
-	h := newHarbour(t)
+	h := newHarbour(t, worker.Config{})
 	run, err := ship.Enqueue(t.Context(), h.client, "wait", workflow.EnqueueOptions{Tenant: "acme"})
 	if err != nil {
 		t.Fatal(err)
@@ -214,5 +261,42 @@ func TestIdentityRevoked(t *testing.T) {
 	var failed *workflow.RecordedError
 	if !errors.As(err, &failed) || failed.Kind != "revoked" || !failed.Permanent {
 		t.Errorf("got %+v, %v", failed, err)
+	}
+}
+
+// A broker that is away uses up no attempt: the step has one, which waits.
+func TestIdentityBrokerAway(t *testing.T) {
+	dir, err := os.MkdirTemp("", "broker") // short
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	path := filepath.Join(dir, "s")
+	h := newHarbour(t, worker.Config{Broker: "unix://" + path})
+	run, err := ship.Enqueue(t.Context(), h.client, "now", workflow.EnqueueOptions{Tenant: "acme"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.log.await(t, "waiting for the broker")
+	cfg, err := bootstrap.FileStore(os.Getenv(envStore))(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.Pool, cfg.Schema = h.cfg.Pool, h.cfg.Schema
+	ln, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- broker.Serve(ctx, ln, cfg) }()
+	out, err := run.Result(t.Context())
+	if want := hashed(token + "acme"); err != nil || len(out) != 2 || out[1] != want {
+		t.Errorf("got %q, %v\n%s", out, err, h.log)
+	}
+	h.stop()
+	stop()
+	if err := <-done; err != nil {
+		t.Error(err)
 	}
 }
