@@ -71,3 +71,28 @@ func TestSweep(t *testing.T) {
 		t.Errorf("%d events", n)
 	}
 }
+
+// Leases that another broker has sealed are not in the way of those that this one can end.
+func TestSweepPassesOver(t *testing.T) {
+	f := newFixture(t, "DEPLOY_TOKEN")
+	f.store.values["x"] = "s3cr3t-canary"
+	f.store.leases = true
+	f.put("DEPLOY_TOKEN", identity.Key{Ref: "mem://x"})
+	if _, err := get(t.Context(), f.serve(), f.claim); err != nil {
+		t.Fatal(err)
+	}
+	f.exec(`INSERT INTO stepward.issue (id, run_id, seq, attempt, step, sandbox_id, level, revocation, pins, renewal, leases, closed_at)
+		SELECT decode(lpad(to_hex(n), 32, '0'), 'hex'), run_id, seq, attempt, step, sandbox_id, level, revocation, pins, renewal, decode(repeat('00', 64), 'hex'), now()
+		FROM stepward.issue, generate_series(1, 100) AS n`)
+	f.exec("UPDATE stepward.issue SET closed_at = now(), tried_at = now() WHERE closed_at IS NULL")
+	for range 2 {
+		if err := broker.Sweep(t.Context(), f.cfg); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f.store.mu.Lock()
+	defer f.store.mu.Unlock()
+	if len(f.store.ended) == 0 {
+		t.Errorf("ended are %v", f.store.ended)
+	}
+}

@@ -125,10 +125,8 @@ func (b *broker) sweepOnce(ctx context.Context) error {
 			err = json.Unmarshal(plain, &leases)
 			clear(plain)
 		}
-		if err != nil {
-			continue // another broker's
-		}
-		if _, err := b.Pool.Exec(ctx, b.q.IssueReleased, d.ID, b.release(ctx, leases)); err != nil {
+		done := err == nil && b.release(ctx, leases) // another broker's are not, and go to the end of the queue
+		if _, err := b.Pool.Exec(ctx, b.q.IssueReleased, d.ID, done); err != nil {
 			return err
 		}
 	}

@@ -140,6 +140,15 @@ func TestPutRefuses(t *testing.T) {
 	if got, err := get(s, "acme", "token", "1"); err != nil || got != "x" {
 		t.Errorf("a deletion that failed deleted: %v", err)
 	}
+	if err := s.Delete(t.Context(), "acme", "token", "2"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := get(s, "acme", "token", "2"); !errors.Is(err, broker.ErrNoVersion) {
+		t.Errorf("a version that was deleted: %v", err)
+	}
+	if _, err := get(s, "acme", "token", ""); !errors.Is(err, broker.ErrNoSecret) { // as if there were none
+		t.Errorf("the newest, which was deleted: %v", err)
+	}
 }
 
 // Nothing of a value is in the directory.

@@ -274,7 +274,10 @@ func (s *Store) get(r broker.Request) (broker.Value, error) {
 		return broker.Value{}, fmt.Errorf("filestore: %q of tenant %q: %w", r.Path, r.Tenant, broker.ErrNoSecret)
 	}
 	v := found.version(cmp.Or(r.Version, strconv.Itoa(found.Last)))
-	if v == nil || v.File == "" {
+	switch gone := v == nil || v.File == ""; {
+	case gone && r.Version == "":
+		return broker.Value{}, fmt.Errorf("filestore: %q of tenant %q, whose newest version was deleted: %w", r.Path, r.Tenant, broker.ErrNoSecret)
+	case gone:
 		return broker.Value{}, fmt.Errorf("filestore: %q of tenant %q, version %.80q: %w", r.Path, r.Tenant, r.Version, broker.ErrNoVersion)
 	}
 	value, err := s.readRecord(now, r.Tenant, r.Path, *v)

@@ -20,7 +20,7 @@ const (
 // when its challenge was made, so that one which was held back is worth less.
 type Renewal struct {
 	Envelope  ID
-	Counter   uint64 // above that of the one before
+	Counter   uint64 // the time of the database, for the record: that one is new its challenge says
 	Challenge [32]byte
 	Epoch     int64 // of the revocations that were looked at
 	State     State

@@ -13,6 +13,11 @@ import (
 // guest. x.mu is held.
 func (x *execs) entrust(e *exec, req *rpc.ExecRequest) (call []byte, err error) {
 	var g grant
+	defer func() {
+		if err != nil { // it will not begin, and so not end: nobody waits for it
+			x.secrets.ended(e)
+		}
+	}()
 	switch {
 	case req.Guest != nil:
 		g = x.secrets.forGuest(e)
@@ -30,7 +35,6 @@ func (x *execs) entrust(e *exec, req *rpc.ExecRequest) (call []byte, err error) 
 	}
 	if !x.landlock && (x.holding != nil || len(g) > 0 && x.live > 0) {
 		g.wipe()
-		x.secrets.ended(e)
 		return nil, connect.NewError(connect.CodeAborted, errors.New("nothing keeps commands apart here, so one that has secrets runs alone"))
 	}
 	if len(g) > 0 && !x.landlock {
@@ -51,6 +55,8 @@ func (x *execs) entrust(e *exec, req *rpc.ExecRequest) (call []byte, err error) 
 
 // setFrozen stops all that runs, or lets it go on.
 func (x *execs) setFrozen(frozen bool) {
+	x.freezing.Lock()
+	defer x.freezing.Unlock()
 	x.mu.Lock()
 	x.frozen = frozen
 	x.mu.Unlock()
@@ -86,6 +92,8 @@ func (e *exec) setFrozen(frozen bool) {
 
 // keepFrozen stops an exec that was being started when all were.
 func (x *execs) keepFrozen(e *exec) {
+	x.freezing.Lock() // or it would be stopped after all were let go
+	defer x.freezing.Unlock()
 	x.mu.Lock()
 	frozen := x.frozen
 	x.mu.Unlock()

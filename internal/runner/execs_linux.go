@@ -53,6 +53,8 @@ type execs struct {
 
 	frozen  bool  // nothing is started, and what runs is stopped
 	holding *exec // where execs are not apart: the one that has secrets, beside which no other runs
+
+	freezing sync.Mutex // while what runs is being stopped, or let go; taken before mu
 }
 
 // An exec is one command or guest step.

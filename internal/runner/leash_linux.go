@@ -89,12 +89,10 @@ func (l *leash) renew(raw []byte) (revoked bool, err error) {
 	case r.State == envelope.Revoked:
 		l.revoked = true
 		h.since = boottime.Now() + graceRevoked - h.Head.Terms.Kill
-	case r.Counter <= h.counter:
-		return false, errors.New("renewal: it was there before")
 	case l.asked == 0 || subtle.ConstantTimeCompare(r.Challenge[:], l.challenge[:]) != 1:
 		return false, errors.New("renewal: it answers another challenge")
 	default:
-		h.counter, h.since = r.Counter, max(h.since, l.asked)
+		h.since = max(h.since, l.asked) // the same again adds nothing
 	}
 	l.look()
 	return l.revoked, nil

@@ -37,9 +37,7 @@ type holding struct {
 	envelope.Opened
 	given map[*exec]bool // that got some of it
 
-	// Under leash.mu:
-	since   time.Duration // when what the broker last said it for was asked
-	counter uint64
+	since time.Duration // when what the broker last said it for was asked; under leash.mu
 }
 
 // makeKey makes the key of an attempt, in the place of one that was not used.
@@ -77,23 +75,36 @@ func (s *secrets) makeKey(raw, broker []byte) (hello []byte, err error) {
 	return key.Hello(), nil
 }
 
-// deliver opens the envelope for the key that was made last.
+// deliver opens the envelope for the key that was made last. What is in it is on the leash
+// before anything can have it.
 func (s *secrets) deliver(raw []byte) error {
+	h, err := s.open(raw)
+	if err != nil {
+		return err
+	}
+	s.leash.hold(h) // it may stop what asks for s.mu
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.held = append(s.held, h)
+	return nil
+}
+
+func (s *secrets) open(raw []byte) (*holding, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.key == nil {
-		return envelope.ErrUsed
+		return nil, envelope.ErrUsed
 	}
 	key := s.key
 	s.key = nil
 	o, err := key.Open(raw)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	h := &holding{Opened: o, given: map[*exec]bool{}, since: s.asked}
 	if boottime.Now() >= s.asked+o.Head.Terms.Freeze {
 		h.Wipe()
-		return errors.New("it came too late")
+		return nil, errors.New("it came too late")
 	}
 	for _, i := range h.Items {
 		if i.Store == envelope.Knob {
@@ -101,12 +112,10 @@ func (s *secrets) deliver(raw []byte) error {
 		}
 		if err := s.redactor.Add(i.Name, string(i.Value), true); err != nil { // a weak one the broker has let pass
 			h.Wipe()
-			return err
+			return nil, err
 		}
 	}
-	s.held = append(s.held, h)
-	s.leash.hold(h)
-	return nil
+	return h, nil
 }
 
 // forget ends what was given secrets of an envelope, and overwrites them.

@@ -143,7 +143,12 @@ func testEnvelope(t *testing.T, s *sandbox.Sandbox, broker *broker) {
 	if out, err := c.Output(ctx); err != nil || string(out) != hashed([]byte("v")) {
 		t.Errorf("the control: %q, %v", out, err)
 	}
-	if err := k.Forget(ctx, l.id); err != nil {
+	c = s.Command(program, "probe:getenv", "A")
+	c.Secrets = []string{"A", "NOT_THERE"}
+	if err := c.Run(ctx); !errors.Is(err, sandbox.ErrSecret) {
+		t.Errorf("one that is there and one that is not: %v", err)
+	}
+	if err := k.Forget(ctx, l.id); err != nil { // it waits for what has some, and that command has none
 		t.Error(err)
 	}
 	if err := k.Forget(ctx, l.id); err != nil {
@@ -294,7 +299,6 @@ func testLapse(t *testing.T, b sandbox.Backend, spec sandbox.Spec) {
 	for name, r := range map[string]envelope.Renewal{
 		"no challenge": {Envelope: l.id, Counter: 100, State: envelope.Renewed},
 		"no envelope":  {Counter: 100, State: envelope.Renewed},
-		"no counter":   {Envelope: l.id, State: envelope.Renewed},
 	} {
 		if err := s.Secrets().Renew(ctx, r.Encode(l.key)); !errors.Is(err, sandbox.ErrSecret) {
 			t.Errorf("a renewal with %s: %v", name, err)
