@@ -1,6 +1,7 @@
 // Command quickstart makes a small static site from a Markdown brief, as a
-// durable workflow: its pages are rendered in sandboxes, and a worker that is
-// killed in the middle costs nothing that was finished.
+// durable workflow: its pages are rendered in sandboxes, one of which alone gets the
+// customer's deploy key, and a worker that is killed in the middle costs nothing
+// that was finished.
 //
 //	go run ./examples/quickstart
 //	go run ./examples/quickstart -kill
@@ -22,7 +23,6 @@ import (
 	"syscall"
 
 	"github.com/stepward/stepward/examples/quickstart/sitework"
-	"github.com/stepward/stepward/worker/bootstrap"
 )
 
 const usage = `Usage: quickstart [flags] [brief.md]
@@ -38,7 +38,8 @@ Flags:
 `
 
 func main() {
-	bootstrap.Init(sitework.PortfolioV1) // started inside a sandbox, the program serves there and never returns
+	// Started inside a sandbox, or as the broker of secrets, the program serves there and never returns.
+	broker.Init(sitework.PortfolioV1)
 	os.Exit(start(os.Args[1:]))
 }
 
@@ -54,6 +55,8 @@ func start(args []string) int {
 		switch args[0] { // what the program starts of itself
 		case sitework.LinkCheck:
 			run = func(_ context.Context, args []string) error { return linkCheck(args[1:]) }
+		case operatorCommand:
+			run = func(ctx context.Context, args []string) error { return runOperator(ctx, args[1:]) }
 		case workerCommand:
 			run = func(ctx context.Context, args []string) error { return runWorker(ctx, args[1:]) }
 		}

@@ -43,6 +43,11 @@ func quickstart(ctx context.Context, args []string) error {
 		return err
 	}
 	defer db.close()
+	secrets, err := openSecrets(ctx, db, screen)
+	if err != nil {
+		return err
+	}
+	defer secrets.close()
 
 	// A worker that fails ends the wait for the run, with its error.
 	ctx, fail := context.WithCancelCause(ctx)
@@ -67,7 +72,7 @@ func quickstart(ctx context.Context, args []string) error {
 		screen.printf("worker      in this process")
 	}
 
-	run, err := site.Portfolio.Enqueue(ctx, db.client, brief, workflow.EnqueueOptions{Tenant: "quickstart"})
+	run, err := site.Portfolio.Enqueue(ctx, db.client, brief, workflow.EnqueueOptions{Tenant: tenant})
 	if err != nil {
 		return err
 	}
@@ -89,8 +94,13 @@ func quickstart(ctx context.Context, args []string) error {
 		}
 		return err
 	}
-	screen.printf("\n%q: %s, %s\n%s checked, %d to other sites not followed\n%s", made.Title, count(len(made.Files), "file"),
-		count(made.Bytes, "byte"), count(made.Links, "link"), made.External, filepath.Join(made.Dir, made.Files[0]))
+	if err := secrets.check(made); err != nil {
+		return err
+	}
+	screen.printf("\n%q: %s, %s\n%s checked, %d to other sites not followed\n%s\n"+
+		"published as %.6x, which the customer's key has signed. The deploy said: %q", made.Title, count(len(made.Files), "file"),
+		count(made.Bytes, "byte"), count(made.Links, "link"), made.External, filepath.Join(made.Dir, made.Files[0]),
+		made.Receipt.Digest, made.Receipt.Log)
 	return nil
 }
 

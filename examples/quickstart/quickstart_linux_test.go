@@ -99,6 +99,7 @@ func TestKill(t *testing.T) {
 			t.Errorf("%s was finished %d times", step, ends[step])
 		}
 	}
+	r.wantPublished()
 }
 
 // TestInterrupt presses Ctrl-C in the middle. That nothing stays behind is what

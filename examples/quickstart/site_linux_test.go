@@ -120,7 +120,7 @@ func (r *run) timeline() []row {
 
 // stepNames are the steps that make a number of pages.
 func stepNames(pages int) []string {
-	names := []string{"plan", "check", "pack"}
+	names := []string{"plan", "check", "pack", "publish"}
 	for i := range pages {
 		names = append(names, fmt.Sprintf("render[%d]", i))
 	}
@@ -140,8 +140,11 @@ func (r *run) wantEachOnce(backend string, pages int) {
 		}
 		left = slices.Delete(left, i, i+1)
 		mode, ranOn := "sandboxed", "worker-1, "+backend
-		if row.step == "plan" || row.step == "pack" {
+		switch row.step {
+		case "plan", "pack":
 			mode, ranOn = "bare", "worker-1"
+		case "publish":
+			mode = "identity"
 		}
 		if row.mode != mode || row.ranOn != ranOn || row.attempt != 1 {
 			r.t.Errorf("%+v, want %s on %s, in one attempt", row, mode, ranOn)
@@ -149,6 +152,17 @@ func (r *run) wantEachOnce(backend string, pages int) {
 	}
 	if len(left) > 0 {
 		r.t.Errorf("not in the timeline: %q", left)
+	}
+	r.wantPublished()
+}
+
+// wantPublished checks that the program got a receipt that the customer's key has signed, which it
+// says only if it has verified it, and that what the step told of the key stayed in the sandbox.
+func (r *run) wantPublished() {
+	r.t.Helper()
+	r.match(`published as ([0-9a-f]{12}), which the customer's key has signed. The deploy said: "signed with \[REDACTED:DEPLOY_KEY\]"`)
+	if key := regexp.MustCompile(`[0-9a-f]{64}`).FindString(r.stdout.text() + r.stderr.text()); key != "" {
+		r.t.Errorf("the output has what may be a key: %s", key)
 	}
 }
 

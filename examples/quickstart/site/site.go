@@ -30,4 +30,12 @@ type Site struct {
 	Bytes    int
 	Links    int // links inside the site, all of which lead somewhere
 	External int // links that leave the site; the sandbox has no network to follow them
+	Receipt  Receipt
+}
+
+// A Receipt says that the site was published, by who has the customer's deploy key.
+type Receipt struct {
+	Digest    []byte // of all files
+	Signature []byte // of the digest, by Ed25519
+	Log       string // what the deploy said
 }

@@ -27,12 +27,18 @@ var (
 	check = workflow.NewToolStep("check", checkSite, workflow.StepOptions{
 		Mode: workflow.Sandboxed, Timeout: time.Minute,
 	})
+
+	// publish needs a secret of the customer. It is there inside the sandbox and
+	// nowhere else: the worker carries it sealed.
+	publish = workflow.NewStep("publish", publishSite, workflow.StepOptions{
+		Mode: workflow.Identity, Secrets: []string{DeployKey}, Timeout: time.Minute,
+	})
 )
 
 // PortfolioV1 joins the workflow's name with its body and steps.
 var PortfolioV1 = workflow.Define(site.Portfolio, portfolio, workflow.Options{
 	Version: "1",
-	Steps:   []workflow.Declared{plan, render, check, pack},
+	Steps:   []workflow.Declared{plan, render, check, pack, publish},
 })
 
 // portfolio is ordinary Go. When a worker dies, the next one runs it from the
@@ -64,8 +70,12 @@ func portfolio(ctx workflow.Context, brief site.Brief) (site.Site, error) {
 	if err != nil {
 		return site.Site{}, err
 	}
+	receipt, err := publish.Run(ctx, files)
+	if err != nil {
+		return site.Site{}, err
+	}
 	return site.Site{
 		Title: p.Title, Dir: brief.Dir, Files: written.Files, Bytes: written.Bytes,
-		Links: links.Internal, External: links.External,
+		Links: links.Internal, External: links.External, Receipt: receipt,
 	}, nil
 }
