@@ -49,7 +49,7 @@ func (b *broker) renew(ctx context.Context, c claim, challenge []byte) ([]byte, 
 	r := envelope.Renewal{Envelope: envelope.ID(id), Counter: uint64(now), Challenge: [32]byte(challenge), Epoch: epoch, State: envelope.Renewed}
 	if revoked != "" {
 		r.State = envelope.Revoked
-		b.refused(ctx, f, refuse(reasonRevoked, "", "broker: %s", revoked))
+		b.refused(ctx, f, refuse(reasonRevoked, "", "%s", revoked))
 	}
 	return r.Encode(key), revoked, nil
 }

@@ -15,6 +15,20 @@ import (
 // Output runs an example and compares what it prints, line by line.
 func Output(t *testing.T, example func(context.Context, *app.App) error, want string) {
 	t.Helper()
+	Same(t, Printed(t, example), want)
+}
+
+// Same compares what was printed with what should be, line by line.
+func Same(t *testing.T, got, want string) {
+	t.Helper()
+	if trim(got) != trim(want) {
+		t.Errorf("it printed\n%s\nand should print\n%s", trim(got), trim(want))
+	}
+}
+
+// Printed runs an example and returns what it prints.
+func Printed(t *testing.T, example func(context.Context, *app.App) error) string {
+	t.Helper()
 	testenv.PostgresURL(t) // skips where there is none
 	r, w, err := os.Pipe()
 	if err != nil {
@@ -37,9 +51,7 @@ func Output(t *testing.T, example func(context.Context, *app.App) error, want st
 	if err != nil {
 		t.Errorf("the example failed: %v", err)
 	}
-	if trim(got) != trim(want) {
-		t.Errorf("it printed\n%s\nand should print\n%s", trim(got), trim(want))
-	}
+	return got
 }
 
 // trim leaves the indentation of expected text out.
