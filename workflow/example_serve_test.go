@@ -46,6 +46,14 @@ func serve(ctx context.Context, defs ...*workflow.Definition) (client *workflow.
 	}
 }
 
+// schemaOf is where an example has its tables.
+func schemaOf(ctx context.Context, pool *pgxpool.Pool) (schema string) {
+	if err := pool.QueryRow(ctx, "SELECT current_schema()").Scan(&schema); err != nil {
+		panic(err)
+	}
+	return schema
+}
+
 // reaches waits until a run is in a state.
 func reaches(ctx context.Context, client *workflow.Client, id workflow.RunID, want workflow.State) {
 	until(func() bool {

@@ -37,9 +37,12 @@ func ExampleNewToolStep() {
 	// Output: 6 text <nil>
 }
 
+// exampleStore names the folder of the secrets of examples.
+const exampleStore = "STEPWARD_EXAMPLE_SECRETS"
+
 // TestMain lets the program serve in the sandboxes of examples, as that of a worker
-// does.
+// does, and as the broker of their secrets.
 func TestMain(m *testing.M) {
-	bootstrap.Init()
+	bootstrap.Config{Broker: bootstrap.FileStore(os.Getenv(exampleStore))}.Init(releaseV1)
 	os.Exit(m.Run())
 }

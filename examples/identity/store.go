@@ -88,7 +88,7 @@ func operate(ctx context.Context, verb, tenant, name string) (t token, err error
 	return t, err
 }
 
-func operatorMain(ctx context.Context, verb, tenant, name string) error {
+func operatorMain(ctx context.Context, verb, tenant, name string) (err error) {
 	s, err := openStore()
 	if err != nil {
 		return err
@@ -99,7 +99,7 @@ func operatorMain(ctx context.Context, verb, tenant, name string) error {
 	}
 	value := rand.Text()
 	if files, ok := s.(*filestore.Store); ok {
-		defer files.Close()
+		defer func() { err = errors.Join(err, files.Close()) }()
 		_, err = files.Put(ctx, tenant, path, []byte(value))
 	} else {
 		err = inVault(ctx, verb, path, value)

@@ -93,7 +93,7 @@ func (s *secrets) close() {
 }
 
 // runOperator is the main of the process that makes the key. It prints the public half.
-func runOperator(ctx context.Context, args []string) error {
+func runOperator(ctx context.Context, args []string) (err error) {
 	if len(args) != 1 {
 		return fmt.Errorf("%s wants a folder, got %q", operatorCommand, args)
 	}
@@ -101,7 +101,7 @@ func runOperator(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	defer store.Close()
+	defer func() { err = errors.Join(err, store.Close()) }()
 	public, private, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
 		return err
