@@ -55,7 +55,7 @@
 // names them in sandbox.Cmd.Secrets and may have them. Package identity says whose they are,
 // package identity/broker how they get there. The worker never has one. When a secret is
 // revoked hard, what holds it is stopped, and the step fails with a *[RecordedError] of Kind
-// "revoked"; one that is missing or denied makes it "identity".
+// "revoked"; one that is missing or denied makes it "identity". examples/identity shows all of it.
 //
 // # Waiting
 //
