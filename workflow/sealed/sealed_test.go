@@ -36,7 +36,7 @@ func TestVectors(t *testing.T) {
 	}
 }
 
-func ring(t *testing.T, ids ...string) *Codec {
+func ring(t testing.TB, ids ...string) *Codec {
 	t.Helper()
 	var keys []Key
 	for _, id := range ids {
@@ -112,4 +112,40 @@ func TestKeyIsNotPrinted(t *testing.T) {
 			t.Errorf("printed as %s", s)
 		}
 	}
+}
+
+// Whatever is stored, it decodes only if the ring has encrypted it, and any other error
+// is one for good.
+func FuzzDecode(f *testing.F) {
+	c := ring(f, "a", "b")
+	const id = "a"
+	nonce := []byte("ABCDEFGHIJKLMNOPQRSTUVWX") // not a random one: the processes of a fuzzer have the same data
+	gcm, err := c.keys[id].derive(nonce)
+	if err != nil {
+		f.Fatal(err)
+	}
+	data := gcm.Seal(nonce, nonce[12:], []byte("plain"), []byte(id))
+	f.Add(id, data)
+	f.Add("b", data)
+	f.Add(id, data[:nonceSize])
+	f.Add(id, data[:len(data)-1])
+	f.Add("", []byte(nil))
+	f.Add("c", bytes.Repeat([]byte{0xff}, nonceSize+overhead))
+	f.Fuzz(func(t *testing.T, keyID string, stored []byte) {
+		kept := bytes.Clone(stored)
+		plain, err := c.Decode(t.Context(), keyID, stored)
+		if !bytes.Equal(kept, stored) {
+			t.Error("what is stored was written to")
+		}
+		if keyID == id && bytes.Equal(stored, data) {
+			if err != nil || string(plain) != "plain" {
+				t.Errorf("got %q, %v", plain, err)
+			}
+			return
+		}
+		var permanent interface{ Permanent() bool }
+		if err == nil || plain != nil || !errors.As(err, &permanent) || !permanent.Permanent() {
+			t.Errorf("%q of key %q is %q, %v", stored, keyID, plain, err)
+		}
+	})
 }
