@@ -68,15 +68,36 @@
 // Signals of one name are received in the order in which they were sent, each
 // once. [Signal.SendTx] sends in the application's own transaction.
 //
+// # Children
+//
 // A child has the tenant of its parent; [DurableWorkflow.With] gives it a timeout, a
-// limit, attributes and another priority. A run waits for its children before it
-// completes, and its cancelation is theirs; [DurableWorkflow.Start] makes one that
-// goes on by itself. A body that goes on for ever returns
-// [DurableWorkflow.ContinueAsNew] now and then, so that its history does not.
+// limit, attributes and another priority. With [DurableWorkflow.Run] and Go the
+// parent's end is the child's, what others call the parent-close policy "cancel": a
+// run waits for its children before it completes, and its cancelation is theirs.
+// [DurableWorkflow.Start] is "abandon": the child goes on by itself. A body that goes
+// on for ever returns [DurableWorkflow.ContinueAsNew] now and then, so that its
+// history does not.
+//
+// # Failure and time
+//
+// A step that fails is tried again as its [Retry] says, unless its error is
+// [Permanent], or Retry.If says that it is no use. [RetryAfter] passes on how long
+// a server wants to be left alone. [StepOptions].Timeout bounds an attempt and
+// Deadline all of them with the waits between, on whichever worker they are. When
+// that is used up the body gets a *[StepError]; a body that returns an error fails
+// its run.
+//
+// A step that takes long calls [Heartbeat] with how far it has come: that is
+// written about once a second, and the next attempt, on whichever worker, reads it
+// with [StepInfo.Details]. With [StepOptions].HeartbeatTimeout, silence ends an
+// attempt.
+//
+// A run that was enqueued with a Timeout fails when that passes, wherever it is:
+// its calls return [ErrCanceled], what it gave to [Context].Finally is called, and
+// its children are canceled.
 //
 // Now and Random of a [Context] are the time and the chance that a replay gets
-// again. Its Patched tells runs that began before a change of the body from later
-// ones.
+// again.
 //
 // # Schedules
 //
@@ -141,22 +162,6 @@
 // recognises a repeated request by [StepInfo].IdempotencyKey; the application's own
 // tables are written by a [NewTxStep], in one commit with the checkpoint.
 //
-// A step that fails is tried again as its [Retry] says, unless its error is
-// [Permanent], or Retry.If says that it is no use. [RetryAfter] passes on how long
-// a server wants to be left alone. [StepOptions].Timeout bounds an attempt and
-// Deadline all of them with the waits between, on whichever worker they are. When
-// that is used up the body gets a *[StepError]; a body that returns an error fails
-// its run.
-//
-// A step that takes long calls [Heartbeat] with how far it has come: that is
-// written about once a second, and the next attempt, on whichever worker, reads it
-// with [StepInfo.Details]. With [StepOptions].HeartbeatTimeout, silence ends an
-// attempt.
-//
-// A run that was enqueued with a Timeout fails when that passes, wherever it is:
-// its calls return [ErrCanceled], what it gave to [Context].Finally is called, and
-// its children are canceled.
-//
 // A run that cannot go on until somebody does something is parked with the
 // reason, not failed: its code does not fit its history, a step is not declared,
 // no worker has a backend, its worker died five times, its body passes a call what
@@ -191,14 +196,18 @@
 // stepwardvet and run go vet -vettool=$(which stepwardvet) ./...
 //
 //   - A body starts no goroutines: it uses [Go], [Step.Go] or [Map].
-//   - A body that is replaced while runs are under way calls the same steps in
-//     the same order with the same inputs, as far as those runs have got.
-//     Otherwise give it a new [Options].Version and keep the old one until its
-//     runs have ended. A history that does not fit parks the run with a
-//     *[NonDeterminismError], and repeats or skips nothing.
 //   - Deferred calls of a body run each time that it leaves a worker, and are no
 //     place for what has to happen once: that is for [Context].Finally. A recover does
 //     not hold up the leaving, and a mutex that is held then stays locked.
+//
+// # Changing code under live runs
+//
+// A body that is replaced while runs are under way calls the same steps in the same
+// order with the same inputs, as far as those runs have got. Otherwise give it a new
+// [Options].Version and keep the old one until its runs have ended, or ask Patched of
+// a [Context], which tells runs that began before a change of the body from later
+// ones. A history that does not fit parks the run with a *[NonDeterminismError], and
+// repeats or skips nothing. [Client.Repin] moves runs to another version.
 //
 // # The record of a run, and other code
 //
