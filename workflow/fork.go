@@ -49,7 +49,8 @@ type ForkOptions struct {
 // step that executes has no result to copy, so it is executed anew as well.
 //
 // When Fork returns, the fork is durable, and an audit event "run.forked" is in the
-// record of both. Errors: [ErrNotFound], an *[OptionError] for a version that
+// record of both. After an error that leaves open whether it is, as of a connection
+// that broke, forking again makes perhaps two. Errors: [ErrNotFound], an *[OptionError] for a version that
 // no worker has defined, and for a From that is not on record, with the keys that
 // are nearest.
 func (c *Client) Fork(ctx context.Context, id RunID, o ForkOptions) (fork RunID, err error) {

@@ -55,8 +55,9 @@ func (s Signal[T]) Go(ctx Context, timeout time.Duration) *Future[T] {
 }
 
 // Send sends a value to a run. When it returns, the value is durable. The run
-// need not wait for it yet. Errors: [ErrNotFound], a *[StateError] for a run
-// that has ended, a *[ValueError].
+// need not wait for it yet. After an error that leaves open whether it arrived, as of
+// a connection that broke, sending again sends perhaps twice. Errors: [ErrNotFound], a
+// *[StateError] for a run that has ended, a *[ValueError].
 func (s Signal[T]) Send(ctx context.Context, c *Client, id RunID, v T) error {
 	stored, err := s.encode(ctx, c, c.box, v)
 	if err != nil {
