@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io/fs"
+	"strings"
 	"sync"
 
 	"github.com/stepward/stepward/workflow"
@@ -32,12 +33,37 @@ func (s *shelf) Delete(_ context.Context, key string) error {
 	return nil
 }
 
-// Values of more than 64 KiB go to the store, and the limit can be raised.
+// keys returns how many values there are.
+func (s *shelf) keys() (n int) {
+	s.values.Range(func(any, any) bool { n++; return true })
+	return n
+}
+
+// Values of more than 64 KiB go to the store: here the output of one step, and not that
+// of the other. ClientConfig.MaxBytes and worker.Config.MaxBytes raise the limit of a
+// value.
 func ExampleBlobStore() {
+	ctx := context.Background()
 	store := new(shelf)
-	cfg := workflow.ClientConfig{Blobs: store, MaxBytes: 32 << 20} // worker.Config has the same fields
-	err := cfg.Blobs.Put(context.Background(), "stepward/7", []byte("large"))
-	v, _ := store.Get(context.Background(), "stepward/7")
-	fmt.Println(string(v), err)
-	// Output: large <nil>
+	render := workflow.NewStep("render", func(_ context.Context, bytes int) (string, error) {
+		return strings.Repeat("x", bytes), nil
+	}, workflow.StepOptions{})
+	site := workflow.DurableWorkflow[int, int]{Name: "site"}
+	client, _, stop := serveWith(ctx, store, workflow.Define(site, func(ctx workflow.Context, n int) (int, error) {
+		large, err := render.Run(ctx, n)
+		if err != nil {
+			return 0, err
+		}
+		small, err := render.Run(ctx, n/100)
+		return len(large) + len(small), err
+	}, workflow.Options{Steps: []workflow.Declared{render}}))
+	defer stop()
+	run, err := site.Enqueue(ctx, client, 100<<10, workflow.EnqueueOptions{})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	bytes, err := run.Result(ctx)
+	fmt.Println(bytes, err, store.keys())
+	// Output: 103424 <nil> 1
 }

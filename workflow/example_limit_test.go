@@ -10,8 +10,7 @@ import (
 )
 
 // At most two pages of a tenant are rendered at once, on all workers together, and
-// 1,000 begin in a minute. An urgent one goes before what was enqueued in the last
-// ten minutes.
+// 1,000 begin in a minute.
 func ExampleLimit() {
 	ctx := context.Background()
 	var rendering atomic.Int32
@@ -29,14 +28,10 @@ func ExampleLimit() {
 	defer stop()
 	var runs []workflow.Run[int]
 	for n := range 10 {
-		o := workflow.EnqueueOptions{
+		run, err := render.Enqueue(ctx, client, n, workflow.EnqueueOptions{
 			Tenant: "acme",
 			Limit:  workflow.Limit{Key: "render/acme", Concurrency: 2, Rate: 1000, Per: time.Minute},
-		}
-		if n == 9 {
-			o.Priority = 10
-		}
-		run, err := render.Enqueue(ctx, client, n, o)
+		})
 		if err != nil {
 			fmt.Println(err)
 			return

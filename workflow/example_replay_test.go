@@ -3,6 +3,7 @@ package workflow_test
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/stepward/stepward/workflow"
 	"github.com/stepward/stepward/workflow/workflowtest"
@@ -38,4 +39,30 @@ func ExampleClient_Replay() {
 	// Output:
 	// <nil>
 	// workflow: step 1 was recorded as reserve, and the body calls charge; restore the order of calls, or define a new version
+}
+
+// What is kept of a run beside the code is what Export returns; a test replays it.
+func ExampleClient_Export() {
+	ctx := context.Background()
+	order := workflow.DurableWorkflow[int, int]{Name: "order"}
+	reserve := workflow.NewStep("reserve", func(_ context.Context, n int) (int, error) { return n, nil }, workflow.StepOptions{})
+	definition := workflow.Define(order, func(ctx workflow.Context, n int) (int, error) {
+		return reserve.Run(ctx, n)
+	}, workflow.Options{Steps: []workflow.Declared{reserve}})
+	client, _, stop := serve(ctx, definition)
+	defer stop()
+	run, err := order.Enqueue(ctx, client, 3, workflow.EnqueueOptions{})
+	if err == nil {
+		_, err = run.Result(ctx)
+	}
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	history, err := client.Export(ctx, run.ID)
+	fmt.Println(strings.Contains(string(history), `"key":"reserve"`), err)
+	fmt.Println(workflowtest.Replay(definition, history))
+	// Output:
+	// true <nil>
+	// <nil>
 }

@@ -17,6 +17,11 @@ import (
 // serve gives an example a schema of its own, a client and, if it has definitions,
 // a worker. Tables that the example makes through the pool are in that schema.
 func serve(ctx context.Context, defs ...*workflow.Definition) (client *workflow.Client, pool *pgxpool.Pool, stop func()) {
+	return serveWith(ctx, nil, defs...)
+}
+
+// serveWith is serve with a store for large values.
+func serveWith(ctx context.Context, store workflow.BlobStore, defs ...*workflow.Definition) (client *workflow.Client, pool *pgxpool.Pool, stop func()) {
 	pool, schema, end, err := testenv.ExamplePostgres(ctx, "example")
 	if err != nil {
 		panic(err)
@@ -24,7 +29,7 @@ func serve(ctx context.Context, defs ...*workflow.Definition) (client *workflow.
 	if err := workflow.Migrate(ctx, pool, workflow.MigrateOptions{Schema: schema}); err != nil {
 		panic(err)
 	}
-	if client, err = workflow.NewClient(workflow.ClientConfig{Pool: pool, Schema: schema}); err != nil {
+	if client, err = workflow.NewClient(workflow.ClientConfig{Pool: pool, Schema: schema, Blobs: store}); err != nil {
 		panic(err)
 	}
 	if len(defs) == 0 {
@@ -34,7 +39,7 @@ func serve(ctx context.Context, defs ...*workflow.Definition) (client *workflow.
 	stopped := make(chan error)
 	var health worker.Health
 	go func() {
-		stopped <- worker.Run(ctx, worker.Config{Pool: pool, Schema: schema, Workflows: defs, Logger: slog.New(slog.DiscardHandler), Health: &health})
+		stopped <- worker.Run(ctx, worker.Config{Pool: pool, Schema: schema, Blobs: store, Workflows: defs, Logger: slog.New(slog.DiscardHandler), Health: &health})
 	}()
 	until(func() bool { return health.Check(ctx) == nil }) // it has defined the workflows
 	return client, pool, func() {
