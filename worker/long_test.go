@@ -5,6 +5,7 @@ package worker_test
 import (
 	"context"
 	"runtime"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -51,6 +52,58 @@ func TestManySteps(t *testing.T) {
 	}
 	if recorded := f.count("SELECT count(*) FROM stepward.step"); recorded != n {
 		t.Errorf("%d checkpoints", recorded)
+	}
+}
+
+// What a body took of its history is not kept: a replay of 32 MiB of outputs, and the
+// turn that wrote them, end up with little more than what the body holds, which is nothing.
+func TestHistoryIsNotKept(t *testing.T) {
+	const batches, each, size = 20, 100, 16 << 10
+	f := newFixture(t)
+	heap := func() uint64 {
+		runtime.GC()
+		runtime.GC() // pools
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	kept := make(chan uint64, 2)
+	fill := workflow.NewStep("fill", func(context.Context, int) (string, error) { return strings.Repeat("x", size), nil }, workflow.StepOptions{})
+	end := workflow.NewSignal[int]("end")
+	w := workflow.DurableWorkflow[int, int]{Name: "not-kept"}
+	def := workflow.Define(w, func(ctx workflow.Context, n int) (bytes int, err error) {
+		for range n {
+			outs, err := workflow.Map(ctx, make([]int, each), fill, workflow.MapOptions{Limit: each})
+			if err != nil {
+				return 0, err
+			}
+			for _, out := range outs {
+				bytes += len(out)
+			}
+		}
+		kept <- heap()
+		_, err = end.Receive(ctx, 0)
+		return bytes, err
+	}, workflow.Options{Steps: []workflow.Declared{fill}})
+	cfg := worker.Config{DrainTimeout: time.Millisecond, Workflows: []*workflow.Definition{def}}
+	stop := f.start(cfg)
+	before := heap()
+	run, err := w.Enqueue(t.Context(), f.client, batches, workflow.EnqueueOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	first := <-kept
+	stop()
+	if err := end.Send(t.Context(), f.client, run.ID, 1); err != nil {
+		t.Fatal(err)
+	}
+	f.start(cfg)
+	replayed := <-kept
+	ends(t, run, batches*each*size)
+	for name, now := range map[string]uint64{"executed": first, "replayed": replayed} {
+		if now > before+batches*each*size/2 {
+			t.Errorf("%s: the heap has grown from %d to %d KiB", name, before>>10, now>>10)
+		}
 	}
 }
 

@@ -216,6 +216,10 @@
 // [Client.Export] returns the record as a document to keep beside the code, and
 // workflowtest.Replay does the same with that, in a test.
 //
+// A worker reads the record of a run whole when it takes it up, with values of up to
+// 64 KiB in it, and lets go of each result as the body takes it. A run with a long
+// record costs that much memory for the time of a replay: ContinueAsNew keeps it short.
+//
 // [Client.Fork] makes a run of another one: what was called before some place is
 // taken over, and the rest is executed anew, with mended code perhaps.
 //

@@ -267,8 +267,7 @@ func (b *branch) instant(s *scope, key string, live func() []byte) []byte {
 		if !t.opened(c) {
 			b.exitIfLeft()
 		}
-		t.consume(c)
-		t.resolve(f, c.Output, nil)
+		t.resolve(f, t.consume(c).Output, nil)
 		return f.output
 	}
 	if f.seq < t.lastSeq { // it would be on record: something else was here, and has no result yet

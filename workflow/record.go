@@ -23,14 +23,14 @@ func (t *turn) handOver(c *engine.Checkpoint) {
 	if !t.opened(c) {
 		return
 	}
-	t.consume(c)
-	f.attempt = c.Attempt
-	t.resolve(f, c.Output, f.failure(c))
+	taken := t.consume(c)
+	f.attempt = taken.Attempt
+	t.resolve(f, taken.Output, f.failure(&taken))
 }
 
 // consume takes a checkpoint off those that are replayed: the next one, but for
-// an instant of a fork (see instant).
-func (t *turn) consume(c *engine.Checkpoint) {
+// an instant of a fork (see instant). What it holds is not kept here any longer.
+func (t *turn) consume(c *engine.Checkpoint) engine.Checkpoint {
 	i := slices.Index(t.replay, c)
 	if i == 0 {
 		t.replay = t.replay[1:]
@@ -39,6 +39,9 @@ func (t *turn) consume(c *engine.Checkpoint) {
 	}
 	delete(t.recorded, c.Seq)
 	t.shows.handed = max(t.shows.handed, c.Done)
+	taken := *c
+	c.Output, c.Error = nil, nil // the array that it is in stays for as long as the turn
+	return taken
 }
 
 // record numbers a new checkpoint and keeps it for the next commit.
