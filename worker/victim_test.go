@@ -54,6 +54,8 @@ type victimConfig struct {
 	Random             bool          // of TestModel
 	Swarm              string        // the backend of TestNoSandboxIsLeft
 	Engine             string        // the Docker engine's address, where it makes sandboxes
+	Client             string        // it is a client: see TestKillClient
+	Run                int64         // of what that does
 }
 
 // beVictim is main of such a process. SIGTERM drains it.
@@ -88,6 +90,9 @@ func beVictim(config string) int {
 		return 2
 	}
 	defer pool.Close()
+	if victim.Client != "" {
+		return beClient(ctx, pool)
+	}
 	cfg := worker.Config{
 		Pool: pool, Schema: victim.Schema, Name: victim.Name, Workflows: []*workflow.Definition{journeyNew, kinV1, censusV1, halveV1},
 		LeaseTTL: victim.LeaseTTL, Retention: worker.Retention{Failed: victim.Retention}, DrainTimeout: victim.DrainTimeout, Backends: []sandbox.Backend{}, Warm: victim.Warm,
@@ -118,7 +123,7 @@ func beVictim(config string) int {
 }
 
 // crash kills its process before the nth execution of a statement is sent, or
-// after its answer has arrived. Statement * is any that writes.
+// after its answer has arrived. Statement * is any that writes, and commit is that.
 type crash struct {
 	statement, when string
 	mu              sync.Mutex
@@ -141,7 +146,7 @@ type crashKey struct{}
 // is reports whether a text is the statement.
 func (c *crash) is(sql string) bool {
 	m := statementName.FindStringSubmatch(sql)
-	return m != nil && (m[1] == c.statement || c.statement == "*" && writes.MatchString(sql))
+	return sql == "commit" && c.statement == sql || m != nil && (m[1] == c.statement || c.statement == "*" && writes.MatchString(sql))
 }
 
 func (c *crash) TraceQueryStart(ctx context.Context, _ *pgx.Conn, data pgx.TraceQueryStartData) context.Context {
@@ -186,7 +191,7 @@ type process struct {
 func (f *fixture) startVictim(cfg victimConfig, crashAt string) *process {
 	f.t.Helper()
 	cfg.Schema = f.schema
-	if !cfg.Random {
+	if !cfg.Random && cfg.Client == "" {
 		cfg.Probe = sandboxtest.BuildProbe(f.t)
 	}
 	if cfg.URL == "" {
