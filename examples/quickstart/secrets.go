@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
@@ -124,7 +125,8 @@ func (s *secrets) check(made site.Site) error {
 		}
 		files = append(files, sitework.File{Name: name, HTML: string(text)})
 	}
-	if !ed25519.Verify(s.public, sitework.Digest(files), made.Receipt.Signature) {
+	digest := sitework.Digest(files)
+	if !bytes.Equal(digest, made.Receipt.Digest) || !ed25519.Verify(s.public, digest, made.Receipt.Signature) {
 		return fmt.Errorf("the receipt of publish is not for the files in %s, or not of the customer's key", made.Dir)
 	}
 	return nil

@@ -25,12 +25,18 @@ func TestReceipt(t *testing.T) {
 	if err := os.WriteFile(page, []byte("<p>"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	made.Receipt.Signature = ed25519.Sign(private, sitework.Digest([]sitework.File{{Name: "index.html", HTML: "<p>"}}))
+	made.Receipt.Digest = sitework.Digest([]sitework.File{{Name: "index.html", HTML: "<p>"}})
+	made.Receipt.Signature = ed25519.Sign(private, made.Receipt.Digest)
 	if err := (&secrets{public: public}).check(made); err != nil {
 		t.Error(err)
 	}
 	if err := (&secrets{public: other}).check(made); err == nil {
 		t.Error("a receipt of another key is accepted")
+	}
+	lying := made
+	lying.Receipt.Digest = []byte("another")
+	if err := (&secrets{public: public}).check(lying); err == nil {
+		t.Error("a receipt that names another digest is accepted")
 	}
 	if err := os.WriteFile(page, []byte("<b>"), 0o600); err != nil {
 		t.Fatal(err)
