@@ -158,11 +158,14 @@ func TestTerminate(t *testing.T) {
 func TestPause(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
-	a, b := newHeld("a"), newHeld("b")
+	a, b, other := newHeld("a"), newHeld("b"), newHeld("other")
 	var tries atomic.Int32
 	flaky := workflow.NewStep("flaky", func(context.Context, int) (int, error) { tries.Add(1); return 0, errors.New("no") },
 		workflow.StepOptions{Retry: workflow.Retry{MaxAttempts: 1 << 20, Backoff: time.Millisecond, MaxBackoff: time.Millisecond}})
 	def := defines(func(ctx workflow.Context, n int) (int, error) {
+		if n == 0 {
+			return other.Run(ctx, n)
+		}
 		inner, cancel := ctx.WithCancel()
 		fl := flaky.Go(inner, 1)
 		if _, err := a.Run(ctx, n); err != nil {
@@ -172,10 +175,11 @@ func TestPause(t *testing.T) {
 		cancel()
 		_, _ = fl.Get(ctx)
 		return n, err
-	}, a, b, flaky)
+	}, a, b, other, flaky)
 	f.start(worker.Config{Workflows: []*workflow.Definition{def}})
-	run := f.enqueue(7)
+	run, marker := f.enqueue(7), f.enqueue(0)
 	<-a.began
+	<-other.began
 	for range 2 { // twice is no error
 		if err := f.client.Pause(t.Context(), run.ID); err != nil {
 			t.Fatal(err)
@@ -186,6 +190,13 @@ func TestPause(t *testing.T) {
 	}
 	if w := f.why(run.ID); !strings.Contains(w.String(), "it is paused, once") {
 		t.Errorf("why: %v", w)
+	}
+	if err := f.client.Cancel(t.Context(), marker.ID); err != nil {
+		t.Fatal(err)
+	}
+	<-other.ended // so the worker has looked, and knows of the pause
+	if _, err := marker.Result(t.Context()); !errors.Is(err, workflow.ErrCanceled) {
+		t.Errorf("the other run: %v", err)
 	}
 	last := int32(-1)
 	eventually(t, "no attempt starts any more", func() bool {
