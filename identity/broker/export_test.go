@@ -13,3 +13,6 @@ func Sweep(ctx context.Context, cfg Config) error {
 	}
 	return b.sweepOnce(ctx)
 }
+
+// LevelOf is what TestLevelOf looks at.
+var LevelOf = levelOf

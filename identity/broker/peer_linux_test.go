@@ -19,6 +19,7 @@ import (
 	"connectrpc.com/connect"
 
 	"github.com/stepward/stepward/identity"
+	"github.com/stepward/stepward/identity/broker"
 	"github.com/stepward/stepward/internal/brokerlink"
 	"github.com/stepward/stepward/internal/rpc"
 )
@@ -173,4 +174,16 @@ func (a *authority) issue(t *testing.T) tls.Certificate {
 		t.Fatal(err)
 	}
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
+}
+
+// Only a user that can read neither the broker's memory nor its files is kept from them.
+func TestLevelOf(t *testing.T) {
+	for _, c := range []struct {
+		worker, broker int
+		want           identity.Level
+	}{{1000, 1001, identity.L1}, {1000, 0, identity.L1}, {1000, 1000, identity.L1Dev}, {0, 0, identity.L1Dev}, {0, 1001, identity.L1Dev}} {
+		if got := broker.LevelOf(c.worker, c.broker); got != c.want {
+			t.Errorf("a worker of user %d, a broker of user %d: %v, want %v", c.worker, c.broker, got, c.want)
+		}
+	}
 }

@@ -41,11 +41,10 @@ func (e *KeyError) Unwrap() error { return e.Err }
 // root is what a broker has of its own: a key to sign with, one for what it
 // stores, and one for fingerprints. Brokers of one directory are the same broker.
 type root struct {
-	sign    ed25519.PrivateKey
-	store   cipher.AEAD
-	prints  []byte
-	nonces  []byte
-	openDir string
+	sign   ed25519.PrivateKey
+	store  cipher.AEAD
+	prints []byte
+	nonces []byte
 }
 
 // openRoot reads the key of a directory, or makes it.
@@ -61,7 +60,7 @@ func openRoot(dir string) (*root, error) {
 		return nil, err
 	}
 	defer clear(secret)
-	r := &root{openDir: dir}
+	r := &root{}
 	seed := derive(secret, "sign", ed25519.SeedSize)
 	r.sign = ed25519.NewKeyFromSeed(seed)
 	clear(seed)
