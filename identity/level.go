@@ -11,8 +11,8 @@ type Level int
 // of its runs' sandboxes, up to and with L1.
 const (
 	L0    Level = iota // nothing is promised
-	L1Dev              // the worker relays what it cannot open; the broker runs under its uid
-	L1                 // the broker runs under another uid, or on another host
+	L1Dev              // the worker relays what it cannot open; its user could read what is the broker's
+	L1                 // the broker runs under another user, whose files the worker cannot read, or on another host
 	L2                 // the sandbox's key is attested by what the worker cannot forge
 	L3                 // the secret never enters the sandbox
 )

@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"slices"
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/stepward/stepward/identity"
 	"github.com/stepward/stepward/internal/brokerlink"
 )
 
@@ -56,7 +58,12 @@ func Child(ctx context.Context, configure func(context.Context) (Config, error))
 	if err != nil {
 		return err
 	}
-	b.child = true
+	b.parent = &standing{identity.L1Dev, "the broker is a child of its worker"}
+	if c, ok := conn.(*net.UnixConn); ok {
+		if u, err := peer(c); err == nil {
+			*b.parent = b.stands(u)
+		}
+	}
 	if err := brokerlink.Serving(conn); err != nil {
 		return nil // it has gone
 	}

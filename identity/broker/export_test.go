@@ -13,6 +13,3 @@ func Sweep(ctx context.Context, cfg Config) error {
 	}
 	return b.sweepOnce(ctx)
 }
-
-// LevelOf is what TestLevelOf looks at.
-var LevelOf = levelOf

@@ -34,10 +34,14 @@ func (b *broker) issueTo(ctx context.Context, f facts, hello []byte) (*rpc.Issue
 	if err != nil {
 		return nil, err
 	}
-	at := level(ctx)
+	at := standingOf(ctx)
 	for _, g := range bound.grants {
-		if g.key.MinLevel > at {
-			return nil, refuse(reasonLevel, g.name, "broker: %s demands level %v, and this set-up is %v", g.name, g.key.MinLevel, at)
+		if g.key.MinLevel > at.level {
+			why := at.why
+			if why == "" {
+				why = "nothing here promises more"
+			}
+			return nil, refuse(reasonLevel, g.name, "broker: %s demands level %v, and this set-up is %v: %s", g.name, g.key.MinLevel, at.level, why)
 		}
 	}
 	var id envelope.ID
@@ -55,7 +59,7 @@ func (b *broker) issueTo(ctx context.Context, f facts, hello []byte) (*rpc.Issue
 		err = b.recheck(ctx, f, bound, got.pins)
 	}
 	if err == nil {
-		err = b.record(ctx, f, id, at, bound, got, sealer.RenewalKey())
+		err = b.record(ctx, f, id, at.level, bound, got, sealer.RenewalKey())
 	}
 	if err != nil {
 		b.release(ctx, got.leases)

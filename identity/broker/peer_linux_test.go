@@ -12,6 +12,7 @@ import (
 	"math/big"
 	"net"
 	"os"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -19,7 +20,6 @@ import (
 	"connectrpc.com/connect"
 
 	"github.com/stepward/stepward/identity"
-	"github.com/stepward/stepward/identity/broker"
 	"github.com/stepward/stepward/internal/brokerlink"
 	"github.com/stepward/stepward/internal/rpc"
 )
@@ -104,7 +104,7 @@ func TestSlowStore(t *testing.T) {
 func TestMutualTLS(t *testing.T) {
 	f := newFixture(t, "DEPLOY_TOKEN")
 	f.store.values["x"] = "s3cr3t-canary"
-	f.put("DEPLOY_TOKEN", identity.Key{Ref: "mem://x", MinLevel: identity.L1})
+	f.put("DEPLOY_TOKEN", identity.Key{Ref: "mem://x"})
 	ours, theirs := newAuthority(t), newAuthority(t)
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -135,6 +135,67 @@ func TestMutualTLS(t *testing.T) {
 		t.Error("an address is taken without a certificate")
 	}
 }
+
+// TLS does not tell the user of who connects from the broker's own host. From another one it is nobody who
+// could read what is the broker's.
+func TestLevelByTLS(t *testing.T) {
+	f := newFixture(t, "DEPLOY_TOKEN")
+	f.store.values["x"] = "s3cr3t-canary"
+	f.put("DEPLOY_TOKEN", identity.Key{Ref: "mem://x", MinLevel: identity.L1})
+	ca := newAuthority(t)
+	f.cfg.TLS = &tls.Config{Certificates: []tls.Certificate{ca.issue(t)}, ClientCAs: ca.pool}
+	ours := []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback}
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range addrs {
+		if n, ok := a.(*net.IPNet); ok && n.IP.IsGlobalUnicast() {
+			ours = append(ours, n.IP)
+		}
+	}
+	ask := func(from net.IP) error {
+		t.Helper()
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.serveOn(&distant{ln, from}, "unix:///nowhere")
+		link, err := brokerlink.New("https://"+ln.Addr().String(), &tls.Config{RootCAs: ca.pool, Certificates: []tls.Certificate{ca.issue(t)}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer link.Close()
+		_, err = get(t.Context(), link, f.claim)
+		return err
+	}
+	for _, ip := range ours {
+		if err := ask(ip); reason(err) != "level" || !strings.Contains(err.Error(), "unix socket") {
+			t.Errorf("from %v: got %v", ip, err)
+		}
+	}
+	if err := ask(net.IPv4(192, 0, 2, 1)); err != nil {
+		t.Errorf("from another host: %v", err)
+	}
+}
+
+// distant is a listener whose connections come from an address.
+type distant struct {
+	net.Listener
+	from net.IP
+}
+
+func (d *distant) Accept() (net.Conn, error) {
+	c, err := d.Listener.Accept()
+	return &from{c, d.from}, err
+}
+
+type from struct {
+	net.Conn
+	ip net.IP
+}
+
+func (f *from) RemoteAddr() net.Addr { return &net.TCPAddr{IP: f.ip, Port: 1} }
 
 type authority struct {
 	cert *x509.Certificate
@@ -174,16 +235,4 @@ func (a *authority) issue(t *testing.T) tls.Certificate {
 		t.Fatal(err)
 	}
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
-}
-
-// Only a user that can read neither the broker's memory nor its files is kept from them.
-func TestLevelOf(t *testing.T) {
-	for _, c := range []struct {
-		worker, broker int
-		want           identity.Level
-	}{{1000, 1001, identity.L1}, {1000, 0, identity.L1}, {1000, 1000, identity.L1Dev}, {0, 0, identity.L1Dev}, {0, 1001, identity.L1Dev}} {
-		if got := broker.LevelOf(c.worker, c.broker); got != c.want {
-			t.Errorf("a worker of user %d, a broker of user %d: %v, want %v", c.worker, c.broker, got, c.want)
-		}
-	}
 }

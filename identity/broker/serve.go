@@ -4,12 +4,14 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"log"
 	"net"
 	"net/http"
-	"os"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"connectrpc.com/connect"
@@ -49,7 +51,7 @@ type broker struct {
 	root   *root
 	actor  string
 	rates  rates
-	child  bool          // of the worker, under its user
+	parent *standing     // of the worker that has started it, and has the only connection; nil: it is a service
 	closed chan struct{} // receives when something was closed
 }
 
@@ -83,7 +85,7 @@ func (b *broker) serve(ctx context.Context, ln net.Listener) error {
 				c = t.NetConn()
 			}
 			if l, ok := c.(*leveled); ok {
-				return context.WithValue(ctx, levelKey{}, l.level)
+				return context.WithValue(ctx, standingKey{}, l.standing)
 			}
 			return ctx
 		},
@@ -120,20 +122,12 @@ func (b *broker) serve(ctx context.Context, ln net.Listener) error {
 // errGone ends the service of a broker whose only peer has gone.
 var errGone = errors.New("broker: the worker has gone")
 
-type levelKey struct{}
-
-// level is how far a secret is kept from the peer of a call.
-func level(ctx context.Context) identity.Level {
-	l, _ := ctx.Value(levelKey{}).(identity.Level)
-	return l
-}
-
 // leveled is a connection whose peer is known.
 type leveled struct {
 	net.Conn
-	level identity.Level
-	done  func()
-	once  sync.Once
+	standing
+	done func()
+	once sync.Once
 }
 
 func (l *leveled) Close() error {
@@ -146,15 +140,7 @@ type doorman struct {
 	net.Listener
 	b      *broker
 	places chan struct{}
-}
-
-// levelOf is what a worker's user, on the broker's host, comes to: one that could read
-// the broker's memory or its files is not kept from them.
-func levelOf(worker, broker int) identity.Level {
-	if worker == broker || worker == 0 {
-		return identity.L1Dev
-	}
-	return identity.L1
+	told   atomic.Bool // that the level is low
 }
 
 func (d *doorman) Accept() (net.Conn, error) {
@@ -163,34 +149,40 @@ func (d *doorman) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		level := identity.L1
-		if d.b.child {
-			level = identity.L1Dev
-		} else if u, ok := c.(*net.UnixConn); ok {
-			uid, err := peer(u)
-			if err != nil || !d.b.admits(uid) {
-				d.b.Logger.Warn("a connection was refused", "uid", uid, "error", err)
-				c.Close()
-				continue
-			}
-			level = levelOf(int(uid), os.Getuid())
+		at, err := d.b.greet(c)
+		if err != nil {
+			d.b.Logger.Warn("a connection was refused", "error", err)
+			c.Close()
+			continue
+		}
+		if at.level < identity.L1 && !d.told.Swap(true) {
+			d.b.Logger.Warn("the level of what is issued is "+at.level.String(), "reason", at.why)
 		}
 		select {
 		case d.places <- struct{}{}:
-			return &leveled{Conn: c, level: level, done: func() { <-d.places }}, nil
+			return &leveled{Conn: c, standing: at, done: func() { <-d.places }}, nil
 		default:
 			c.Close()
 		}
 	}
 }
 
-func (b *broker) admits(uid uint32) bool {
-	for _, p := range b.Peers {
-		if p == uid {
-			return true
-		}
+// greet returns how far secrets are kept from who connects, or that it may not.
+func (b *broker) greet(c net.Conn) (standing, error) {
+	if b.parent != nil {
+		return *b.parent, nil
 	}
-	return false
+	if c, ok := c.(*net.UnixConn); ok {
+		u, err := peer(c)
+		if err == nil && !slices.Contains(b.Peers, uint32(u.uid)) {
+			err = fmt.Errorf("user %d is not one of Config.Peers", u.uid)
+		}
+		if err != nil {
+			return standing{}, err
+		}
+		return b.stands(u), nil
+	}
+	return remote(c), nil
 }
 
 // only is the listener of a child, which has one connection.

@@ -1,0 +1,99 @@
+package broker
+
+import (
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// peer returns the user of a unix connection's other end. What the kernel does not say with the connection,
+// groups and capabilities, is of the process that made it, if that can be seen from here.
+func peer(c *net.UnixConn) (u user, err error) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return u, err
+	}
+	var cred *unix.Ucred
+	if cerr := raw.Control(func(fd uintptr) { cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) }); cerr != nil {
+		return u, cerr
+	}
+	if err != nil {
+		return u, err
+	}
+	u = user{uid: int(cred.Uid), groups: []int{int(cred.Gid)}}
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", cred.Pid))
+	if err == nil {
+		u.read(string(status))
+	}
+	return u, nil
+}
+
+// read adds what is in the status of a process.
+func (u *user) read(status string) {
+	for line := range strings.Lines(status) {
+		name, rest, _ := strings.Cut(line, ":")
+		switch name {
+		case "Groups":
+			for _, g := range strings.Fields(rest) {
+				if id, err := strconv.Atoi(g); err == nil {
+					u.groups = append(u.groups, id)
+				}
+			}
+		case "CapPrm":
+			u.caps, _ = strconv.ParseUint(strings.TrimSpace(rest), 16, 64)
+		}
+	}
+}
+
+// may reports whether the mode of a file lets a user do something: 4 is to read, 2 to write. The owner may
+// change the mode.
+func (u user) may(info fs.FileInfo, what fs.FileMode) bool {
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	if !ok || int(stat.Uid) == u.uid {
+		return true
+	}
+	for _, g := range u.groups {
+		if int(stat.Gid) == g {
+			return info.Mode()>>3&what != 0
+		}
+	}
+	return info.Mode()&what != 0
+}
+
+// writes reports whether a user may write to what is at a path.
+func (u user) writes(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && u.may(info, 2)
+}
+
+// opens returns where a user could read a file of a directory, or put another in its place; empty: nowhere.
+func (u user) opens(dir, name string) string {
+	dir, err := filepath.EvalSymlinks(dir)
+	if err == nil {
+		dir, err = filepath.Abs(dir)
+	}
+	if err != nil {
+		return dir
+	}
+	path := filepath.Join(dir, name)
+	info, err := os.Stat(path)
+	if err != nil || u.may(info, 4|2) {
+		return path
+	}
+	for at := dir; ; at = filepath.Dir(at) {
+		info, err := os.Stat(at)
+		if err != nil || u.may(info, 2) && (info.Mode()&fs.ModeSticky == 0 || info.Sys().(*syscall.Stat_t).Uid == uint32(u.uid)) {
+			return at
+		}
+		if at == filepath.Dir(at) {
+			return ""
+		}
+	}
+}
