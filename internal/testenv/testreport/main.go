@@ -1,5 +1,6 @@
 // Command testreport runs the tests of modules, prints what go test would, and ends
-// with the tests that were skipped, why, and three counts.
+// with the tests that were skipped, why, three counts, and the last lines of each test
+// that failed, the innermost first: whoever has only the end of it knows what failed.
 //
 //	go run ./internal/testenv/testreport -flags "-race" -first "./slow" . other/module
 //
@@ -17,6 +18,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"slices"
@@ -79,7 +81,7 @@ type event struct {
 	Action, Package, Test, Output, ImportPath string
 }
 
-// A test is what is known about one test while it runs.
+// A test is one test, or by no name what its package says besides.
 type test struct{ pkg, name string }
 
 // report copies the stream's readable part and sums it up. The output of a
@@ -88,6 +90,7 @@ func report(in io.Reader, out io.Writer) (ok bool) {
 	held := map[test][]string{}
 	counts := map[string]int{}
 	var skips []string
+	var failed failures
 	ok = true
 	lines := bufio.NewReader(in)
 	for {
@@ -103,23 +106,24 @@ func report(in io.Reader, out io.Writer) (ok bool) {
 		key := test{e.Package, e.Test}
 		switch e.Action {
 		case "output":
-			if e.Test == "" {
-				if e.Output != "PASS\n" {
-					fmt.Fprint(out, e.Output)
-				}
-			} else {
-				held[key] = append(held[key], e.Output)
+			held[key] = append(held[key], e.Output)
+			if e.Test == "" && e.Output != "PASS\n" {
+				fmt.Fprint(out, e.Output)
 			}
 		case "build-output":
+			key = test{pkg: e.ImportPath}
+			held[key] = append(held[key], e.Output)
 			fmt.Fprint(out, e.Output)
 		case "build-fail":
 			ok = false
+			failed.add(test{pkg: e.ImportPath}, held)
 		case "pass", "fail", "skip":
 			if e.Action == "fail" {
 				ok = false
-				for _, text := range held[key] {
-					fmt.Fprint(out, text)
+				if e.Test != "" {
+					fmt.Fprint(out, strings.Join(held[key], ""))
 				}
+				failed.add(key, held)
 			}
 			if e.Test != "" {
 				counts[e.Action]++
@@ -131,15 +135,19 @@ func report(in io.Reader, out io.Writer) (ok bool) {
 		}
 	}
 	// A process that died, or go test itself, leaves tests without an end.
-	for key, texts := range held {
-		ok = false
-		fmt.Fprintf(out, "--- UNFINISHED: %s.%s\n%s", key.pkg, key.name, strings.Join(texts, ""))
+	for _, key := range slices.SortedFunc(maps.Keys(held), test.compare) {
+		if key.name != "" {
+			ok = false
+			fmt.Fprintf(out, "--- UNFINISHED: %s.%s\n%s", key.pkg, key.name, strings.Join(held[key], ""))
+			failed.add(key, held)
+		}
 	}
 	if len(skips) > 0 {
 		slices.Sort(skips)
 		fmt.Fprintf(out, "\nSkipped:\n  %s\n", strings.Join(skips, "\n  "))
 	}
 	fmt.Fprintf(out, "%d passed, %d failed, %d skipped\n", counts["pass"], counts["fail"], counts["skip"])
+	failed.print(out)
 	return ok
 }
 

@@ -1,6 +1,9 @@
 package main
 
 import (
+	"encoding/json"
+	"fmt"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -29,21 +32,67 @@ func TestReport(t *testing.T) {
 {"Action":"fail","Package":"p","Test":"A"}
 {"Action":"fail","Package":"p"}
 `,
-			want: "loud\n0 passed, 1 failed, 0 skipped\n",
+			want: "loud\n0 passed, 1 failed, 0 skipped\n\n=== FAILED: p.A\nloud\n",
 		},
 		"broken build": {
 			in:   `{"ImportPath":"p","Action":"build-output","Output":"no\n"}` + "\n" + `{"ImportPath":"p","Action":"build-fail"}` + "\n",
-			want: "no\n0 passed, 0 failed, 0 skipped\n",
+			want: "no\n0 passed, 0 failed, 0 skipped\n\n=== FAILED: p\nno\n",
 		},
 		"died": {
 			in:   `{"Action":"output","Package":"p","Test":"A","Output":"half\n"}` + "\n",
-			want: "--- UNFINISHED: p.A\nhalf\n0 passed, 0 failed, 0 skipped\n",
+			want: "--- UNFINISHED: p.A\nhalf\n0 passed, 0 failed, 0 skipped\n\n=== FAILED: p.A\nhalf\n",
+		},
+		"failed without a test": {
+			in:   `{"Action":"output","Package":"p","Output":"exit status 3\n"}` + "\n" + `{"Action":"fail","Package":"p"}` + "\n",
+			want: "exit status 3\n0 passed, 0 failed, 0 skipped\n\n=== FAILED: p\nexit status 3\n",
 		},
 	} {
 		var out strings.Builder
 		if ok := report(strings.NewReader(test.in), &out); ok != test.ok || out.String() != test.want {
 			t.Errorf("%s: ok %v, got:\n%s", name, ok, out.String())
 		}
+	}
+}
+
+// The end of a report names each test that failed and has its last lines, but no test
+// of which only a part failed.
+func TestFailures(t *testing.T) {
+	var in, out strings.Builder
+	say := func(pkg, test, action, output string) {
+		raw, err := json.Marshal(event{Action: action, Package: pkg, Test: test, Output: output})
+		if err != nil {
+			t.Fatal(err)
+		}
+		in.Write(append(raw, '\n'))
+	}
+	fail := func(pkg, test string, lines ...string) {
+		say(pkg, test, "output", "=== RUN   "+test+"\n")
+		for _, line := range lines {
+			say(pkg, test, "output", line+"\n")
+		}
+		say(pkg, test, "output", "--- FAIL: "+test+" (0.00s)\n")
+		say(pkg, test, "fail", "")
+	}
+	var long []string
+	for i := range 100 {
+		long = append(long, fmt.Sprint("line ", i))
+	}
+	fail("b", "A/inner/most", long...)
+	fail("b", "A/inner")
+	fail("b", "A", "    a_test.go:9: of its own")
+	say("b", "", "output", "FAIL\n")
+	say("b", "", "fail", "")
+	fail("a", "Panics", slices.Concat(long, []string{"panic: why", ""}, long)...)
+	say("a", "", "fail", "")
+	if report(strings.NewReader(in.String()), &out) {
+		t.Error("it is a success")
+	}
+	_, got, _ := strings.Cut(out.String(), "0 passed, 4 failed, 0 skipped\n")
+	want := "\n=== FAILED: a.Panics\npanic: why\n\n" + strings.Join(long[:38], "\n") + "\n" +
+		"\n=== FAILED: b.A/inner/most\n" + strings.Join(long[61:], "\n") + "\n--- FAIL: A/inner/most (0.00s)\n" +
+		"\n=== FAILED: b.A\n    a_test.go:9: of its own\n--- FAIL: A (0.00s)\n"
+	if got != want {
+		t.Errorf("got:\n%s\nwant:\n%s", got, want)
 	}
 }
 
