@@ -49,6 +49,7 @@ type execution struct {
 	progress   func(name string, value []byte)
 	receipts   int64 // bytes of receipts that it was given
 
+	started  chan struct{} // closed when it was seen to run
 	ended    chan struct{}
 	err      error
 	writeErr error
@@ -70,8 +71,7 @@ func (x *execution) start(ctx context.Context) error {
 	if most := x.sb.enforce.Limits.Time; most > 0 && (x.req.TimeoutNs == 0 || int64(most) < x.req.TimeoutNs) {
 		x.req.TimeoutNs, x.limited = int64(most), true
 	}
-	x.ended = make(chan struct{})
-	started := make(chan struct{})
+	x.started, x.ended = make(chan struct{}), make(chan struct{})
 	stream, stop := context.WithCancel(context.WithoutCancel(ctx))
 	x.stop = stop
 
@@ -90,7 +90,7 @@ func (x *execution) start(ctx context.Context) error {
 		if x.sb.invoker != nil {
 			follow = x.invoke
 		}
-		x.err = follow(ctx, stream, sync.OnceFunc(func() { close(started) }))
+		x.err = follow(ctx, stream, sync.OnceFunc(func() { close(x.started) }))
 		if x.detached.Load() && (x.err == nil || errors.Is(x.err, ErrLost)) {
 			x.err = ErrDetached
 		}
@@ -116,7 +116,7 @@ func (x *execution) start(ctx context.Context) error {
 		}
 	})
 	select {
-	case <-started:
+	case <-x.started:
 		if x.stdin != nil && x.sb.invoker == nil {
 			go x.feed(stream)
 		}
@@ -162,18 +162,38 @@ func (x *execution) detach() error {
 	return x.err // it was over
 }
 
+// kill returns when the exec has been killed, or is over. What the runner does not know
+// though it was not seen to run is perhaps on its way there, on the other connection: it
+// is asked again.
 func (x *execution) kill(ended, ctx context.Context) error {
 	if x.sb.invoker != nil {
 		return x.awaitTimeout(ended)
 	}
 	ctx, cancel := context.WithTimeout(ctx, killTimeout)
 	defer cancel()
-	c, err := x.sb.control.get(ctx)
-	if err != nil {
-		return err
+	for pause := time.Millisecond; ; pause = min(2*pause, 100*time.Millisecond) {
+		ran := false
+		select {
+		case <-x.started:
+			ran = true
+		default:
+		}
+		c, err := x.sb.control.get(ctx)
+		if err != nil {
+			return err
+		}
+		resp, err := c.Kill(ctx, connect.NewRequest(&rpc.KillRequest{Id: x.req.Id}))
+		if err != nil || resp.Msg.Found || ran {
+			return err
+		}
+		select {
+		case <-x.ended:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(pause):
+		}
 	}
-	_, err = c.Kill(ctx, connect.NewRequest(&rpc.KillRequest{Id: x.req.Id}))
-	return err
 }
 
 // follow reads events until the end. A broken connection is replaced, and the

@@ -74,14 +74,25 @@ func testGuest(t *testing.T, s *sandbox.Sandbox) {
 	if out, err := s.Guest(ctx, named); err != nil || !bytes.HasSuffix(out, []byte(":in")) {
 		t.Errorf("once more with the same ID: %q, %v; it is the same call", out, err)
 	}
+	// The step says that it runs, and again to who follows it.
+	stubborn := func(ctx context.Context, id, step string, then func()) error {
+		w := newWaiter()
+		go func() {
+			select {
+			case <-w.said:
+				then()
+			case <-ctx.Done():
+			}
+		}()
+		_, err := s.Guest(ctx, sandbox.GuestStep{ID: id, Step: step, Stdout: w})
+		return err
+	}
 	left, leave := context.WithCancelCause(ctx)
-	time.AfterFunc(100*time.Millisecond, func() { leave(sandbox.ErrDetached) })
-	if _, err := s.Guest(left, sandbox.GuestStep{ID: "left", Step: "stubborn"}); !errors.Is(err, sandbox.ErrDetached) {
+	if err := stubborn(left, "left", "stubborn", func() { leave(sandbox.ErrDetached) }); !errors.Is(err, sandbox.ErrDetached) {
 		t.Errorf("a step that was left: %v", err)
 	}
-	again, end := context.WithTimeout(ctx, 100*time.Millisecond)
-	defer end()
-	if _, err := s.Guest(again, sandbox.GuestStep{ID: "left", Step: "nothing"}); !errors.As(err, &ee) || !ee.TimedOut {
+	again, end := context.WithCancel(ctx)
+	if err := stubborn(again, "left", "nothing", end); !errors.As(err, &ee) || ee.Signal != "SIGKILL" || !errors.Is(err, context.Canceled) {
 		t.Errorf("a step that was left, and is followed again: %v", err)
 	}
 	short, cancel := context.WithTimeout(ctx, 500*time.Millisecond)

@@ -88,6 +88,7 @@ func guest(ctx context.Context, r runner.GuestRequest) ([]byte, error) {
 		return bytes.Repeat([]byte("x"), 512<<20), nil
 	case "stubborn":
 		signal.Ignore(syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+		fmt.Println("it runs")
 		for {
 			time.Sleep(time.Hour)
 		}

@@ -122,7 +122,7 @@ func testTerminal(t *testing.T, s *sandbox.Sandbox) {
 		if err := c.Start(ctx); err != nil {
 			t.Fatal(err)
 		}
-		<-w.said
+		w.wait(t)
 		if err := interrupt(c, typed); err != nil {
 			t.Error(err)
 		}

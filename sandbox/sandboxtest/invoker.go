@@ -159,7 +159,7 @@ func testInvokedKill(t *testing.T, s *sandbox.Sandbox) {
 	if err := c.Start(gone); err != nil {
 		t.Fatal(err)
 	}
-	<-w.said
+	w.wait(t)
 	leave()
 	if err := c.Wait(); !errors.Is(err, sandbox.ErrLost) || !errors.Is(err, context.Canceled) {
 		t.Errorf("a cancelation, which reaches nobody: %v, want ErrLost that is Canceled", err)

@@ -25,6 +25,16 @@ func (w *waiter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
+// wait returns when it was said.
+func (w *waiter) wait(t *testing.T) {
+	t.Helper()
+	select {
+	case <-w.said:
+	case <-time.After(limit):
+		t.Fatal("it never said that it runs")
+	}
+}
+
 // hanging starts a program that does, and returns when it does.
 func hanging(t *testing.T, s *sandbox.Sandbox, c *sandbox.Cmd) (end func()) {
 	t.Helper()
@@ -34,7 +44,7 @@ func hanging(t *testing.T, s *sandbox.Sandbox, c *sandbox.Cmd) (end func()) {
 	if err := c.Start(ctx); err != nil {
 		t.Fatal(err)
 	}
-	<-w.said
+	w.wait(t)
 	return func() {
 		cancel()
 		_ = c.Wait()
@@ -48,8 +58,7 @@ func testKill(t *testing.T, s *sandbox.Sandbox) {
 				t.Log(Refused + "Limits.PIDs") // as testProcesses shows
 				return
 			}
-			bound := bounded(t)
-			ctx, cancel := context.WithCancel(bound)
+			ctx, cancel := context.WithCancel(bounded(t))
 			defer cancel()
 			c := s.Command(program, append([]string{verbPrefix + args[0]}, args[1:]...)...)
 			w := newWaiter()
@@ -57,11 +66,7 @@ func testKill(t *testing.T, s *sandbox.Sandbox) {
 			if err := c.Start(ctx); err != nil {
 				t.Fatal(err)
 			}
-			select {
-			case <-w.said:
-			case <-bound.Done():
-				t.Fatal("it never said that it runs")
-			}
+			w.wait(t)
 			begin := time.Now()
 			cancel()
 			err := c.Wait()

@@ -98,7 +98,7 @@ func TestLayers(t *testing.T, b sandbox.Backend, o Options, which ...layers.Set)
 			}
 			defer other.Wait()
 			defer cancel()
-			<-w.said
+			w.wait(t)
 			return run(t, s, "environ", "of-another-exec")
 		},
 	}
@@ -199,7 +199,7 @@ func testEscape(t *testing.T, b sandbox.Backend, o Options, h host) {
 	if err := c.Start(bounded(t)); err != nil {
 		t.Fatal(err)
 	}
-	<-w.said
+	w.wait(t)
 	if len(processesWith(inside)) == 0 {
 		t.Log("this host does not show the sandbox's processes")
 	}

@@ -74,7 +74,7 @@ func testClosed(t *testing.T, s *sandbox.Sandbox) {
 	if err := c.Start(ctx); err != nil {
 		t.Fatal(err)
 	}
-	<-w.said
+	w.wait(t)
 	if err := s.Destroy(ctx); err != nil {
 		t.Error(err)
 	}

@@ -42,7 +42,7 @@ func testProcesses(t *testing.T, b sandbox.Backend, spec sandbox.Spec) {
 	if err := c.Start(bomb); err != nil {
 		t.Fatal(err)
 	}
-	<-w.said // that no more can be started
+	w.wait(t) // that no more can be started
 	// Whether there is room for another command, it says so: it is not lost.
 	var ce *sandbox.CommandError
 	var ee *sandbox.ExitError

@@ -386,7 +386,7 @@ func testEnds(t *testing.T, b sandbox.Backend, spec sandbox.Spec, strict bool) {
 	if err := c.Start(bounded(t)); err != nil {
 		t.Fatal(err)
 	}
-	<-w.said
+	w.wait(t)
 	newBroker(1).deliver(t, s, terms, envelope.Item{Name: "TOKEN", Strict: strict, Value: []byte("v")})
 	if err := c.Wait(); !errors.Is(err, sandbox.ErrLost) {
 		t.Errorf("got %v", err)
@@ -408,7 +408,7 @@ func testRevoked(t *testing.T, s *sandbox.Sandbox, broker *broker) {
 		if err := c.Start(bounded(t)); err != nil {
 			t.Fatal(err)
 		}
-		<-w.said
+		w.wait(t)
 		ends = append(ends, c)
 	}
 	if err := l.renew(t, s, envelope.Revoked); err != nil {

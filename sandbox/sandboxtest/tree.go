@@ -220,7 +220,7 @@ func testTree(t *testing.T, s *sandbox.Sandbox) {
 			if err := c.Start(ctx); err != nil {
 				t.Fatal(err)
 			}
-			<-w.said
+			w.wait(t)
 			taken := 0
 			for range 40 {
 				got, err := download(t, dir, sandbox.DownloadOptions{Skip: func(*sandbox.TreeError) {}})
