@@ -109,7 +109,7 @@ func (a *answer) redact(number protowire.Number, content []byte) []byte {
 		return protowire.AppendBytes(protowire.AppendTag(nil, number, protowire.BytesType), nil) // still a heartbeat
 	}
 	if f := m.Failure; f != nil {
-		f.Message, f.Type, f.Stack = a.set.Redact(f.Message), a.set.Redact(f.Type), a.set.Redact(f.Stack)
+		f.Message, f.Type, f.Stack = uncut(f.Message, a.set.Redact), a.set.Redact(f.Type), uncut(f.Stack, a.set.Redact)
 	}
 	if s := m.Shown; s != nil {
 		s.Name = a.set.Redact(s.Name)

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"google.golang.org/protobuf/encoding/protodelim"
 	"google.golang.org/protobuf/encoding/protowire"
@@ -148,11 +149,29 @@ func unmarked(err error) error {
 	return err
 }
 
-// text is s as a protobuf string can hold it: UTF-8, and at most 64 KiB.
+// cutMark stands where text was cut off.
+const cutMark = "…"
+
+// text is s as a protobuf string can hold it: UTF-8, and at most 64 KiB. Whatever is cut
+// in the middle ends there, with nothing made of the rest of a character: see uncut.
 func text(s string) string {
 	const most = 64 << 10
 	if len(s) > most {
-		s = s[:most] + "…"
+		end := most
+		for end > most-utf8.UTFMax && !utf8.RuneStart(s[end]) {
+			end--
+		}
+		s = s[:end] + cutMark
 	}
 	return strings.ToValidUTF8(s, "\uFFFD")
+}
+
+// uncut applies f to a text without its mark: for redaction, which has to take the begin of a
+// secret for one where the text ends.
+func uncut(s string, f func(string) string) string {
+	whole, cut := strings.CutSuffix(s, cutMark)
+	if !cut {
+		return f(s)
+	}
+	return f(whole) + cutMark
 }

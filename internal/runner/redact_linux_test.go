@@ -154,6 +154,27 @@ func TestAnswerRedacts(t *testing.T) {
 	}
 }
 
+// A text that was cut off in the middle of a secret ends before it, whatever the secret consists of.
+func TestCutTextRedacts(t *testing.T) {
+	for _, value := range []string{secretValue, "pässwörd-ÄÖÜ-ñandú-€€€€"} {
+		set := &redact.Set{}
+		if err := set.Add("TOKEN", value, false); err != nil {
+			t.Fatal(err)
+		}
+		for n := 8; n < len(value); n++ {
+			got := uncut(text(strings.Repeat(".", 64<<10-n)+value+"and more"), set.Redact)
+			if want := marker + cutMark; !strings.HasSuffix(got, "."+want) && !strings.HasSuffix(got, "."+value[:8]+want) {
+				if i := strings.TrimLeft(got, "."); len(strings.TrimSuffix(i, cutMark)) >= 8 {
+					t.Errorf("cut after %d bytes: %q", n, i)
+				}
+			}
+		}
+	}
+	if got := uncut("all…", strings.ToUpper); got != "ALL…" {
+		t.Errorf("got %q", got)
+	}
+}
+
 // Files and trees with a secret in them are refused; names and errors are without it.
 func TestFilesRefuse(t *testing.T) {
 	s := newServer(config{})
