@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"unicode/utf8"
 )
 
 // maxParts is how many parts of one value are searched for on their own.
@@ -14,7 +15,8 @@ const maxParts = 512
 // parts returns what of value is secret on its own, value first: what is left
 // without space and quotes around it, lines, what stands right of a name, the
 // leaves of a JSON document, what a URL or a connection string authenticates with.
-// Parts that say little, and such as stand in public texts, are left out.
+// What is no UTF-8 is a part as well in the forms that it gets where text has to be: in JSON,
+// in an error. Parts that say little, and such as stand in public texts, are left out.
 func parts(value string) []string {
 	p := &partition{found: []string{value}, seen: map[string]bool{value: true}}
 	p.within(value)
@@ -38,6 +40,11 @@ func (p *partition) add(part string) {
 func (p *partition) within(part string) {
 	trimmed := strings.TrimSpace(part)
 	p.add(trimmed)
+	if !utf8.ValidString(part) {
+		p.add(string([]rune(part))) // a mark for each byte that is none
+		p.add(strings.ToValidUTF8(part, string(utf8.RuneError)))
+		p.add(strings.ToValidUTF8(part, ""))
+	}
 	if n := len(trimmed); n > 2 && trimmed[0] == trimmed[n-1] && strings.ContainsRune("\"'`", rune(trimmed[0])) {
 		p.add(trimmed[1 : n-1])
 	}

@@ -425,6 +425,24 @@ func TestParts(t *testing.T) {
 	}
 }
 
+// A value that is no text is found where it was made one: in an error, in JSON, in a log.
+func TestBinaryAsText(t *testing.T) {
+	const value = "\x00\xff\xfe\xfds3cr3t-\x80Tok\xc3/42\xff"
+	s := newSet(t, value)
+	asJSON, err := json.Marshal([]any{value, []byte(value), html.EscapeString(value)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string]string{
+		"as it is": value, "in an error": strings.ToValidUTF8("x "+value+" z", "\uFFFD"), "without what is no text": strings.ToValidUTF8(value, ""), "in JSON": string(asJSON),
+		"as runes": fmt.Sprint(string([]rune(value))), "quoted": fmt.Sprintf("%q", value), "quoted after all": fmt.Sprintf("%q", strings.ToValidUTF8(value, "\uFFFD")),
+	} {
+		if got := s.Redact("a " + text + " z"); strings.Contains(got, "s3cr3t") || strings.Contains(got, "Tok") || !strings.Contains(got, "[REDACTED:KEY0]") {
+			t.Errorf("%s: %q", name, got)
+		}
+	}
+}
+
 // Case 46: values that overlap, that are parts of one another, and of the marker.
 func TestOverlaps(t *testing.T) {
 	s := &Set{}
