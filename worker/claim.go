@@ -22,7 +22,7 @@ type claimed struct {
 
 // claim takes runs until the worker is full or none is left.
 func (w *worker) claim(ctx, base context.Context) error {
-	for ctx.Err() == nil && w.lease.slack() > 0 && len(w.wants.ids) > 0 {
+	for ctx.Err() == nil && w.lease.slack() > 0 && len(w.offers().ids) > 0 {
 		w.settle()
 		free := w.MaxRuns - w.held()
 		if free <= 0 {
@@ -93,7 +93,8 @@ func (w *worker) claimBy(ctx context.Context, statement string, n int, arg any) 
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), w.LeaseTTL)
 	defer cancel()
 	session := w.lease.session()
-	rows, err := w.Pool.Query(ctx, statement, session, w.wants.ids, w.wants.pins, w.wants.versions, n, arg)
+	offers := w.offers()
+	rows, err := w.Pool.Query(ctx, statement, session, offers.ids, offers.pins, offers.versions, n, arg)
 	if err != nil {
 		return nil, err
 	}

@@ -32,6 +32,7 @@ type Report struct {
 	LeaseSlack time.Duration `json:"lease_slack"` // until the worker gives its runs up, in nanoseconds
 	Backend    string        `json:"backend"`     // empty when no sandbox backend works here
 	Warm       int           `json:"warm"`        // sandboxes that wait for a step: see [Warm]
+	Revoked    bool          `json:"revoked"`     // the worker gets no secrets any more, and leaves runs that need some to others
 }
 
 func (h *Health) attach(w *worker) {
@@ -49,7 +50,7 @@ func (h *Health) Report() (r Report, ok bool) {
 	if w == nil {
 		return Report{}, false
 	}
-	r = Report{Runs: w.held(), MaxRuns: w.MaxRuns, Steps: len(w.steps), Stuck: int(w.stuck.Load()), Blocked: int(w.blocked.Load()), LeaseSlack: w.lease.slack()}
+	r = Report{Runs: w.held(), MaxRuns: w.MaxRuns, Steps: len(w.steps), Stuck: int(w.stuck.Load()), Blocked: int(w.blocked.Load()), LeaseSlack: w.lease.slack(), Revoked: w.isRevoked()}
 	if w.backend != nil {
 		r.Backend = w.backend.Name()
 	}

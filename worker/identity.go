@@ -1,10 +1,12 @@
 package worker
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -40,15 +42,17 @@ const (
 // first step that does.
 func (w *worker) openBroker() error {
 	for _, d := range w.defs {
-		for _, s := range d.Steps {
-			if workflow.Mode(s.Mode) >= workflow.Identity {
-				link, err := newLink(w)
-				w.broker = link
-				return err
-			}
+		if needsBroker(d) {
+			link, err := newLink(w)
+			w.broker = link
+			return err
 		}
 	}
 	return nil
+}
+
+func needsBroker(d *engine.Definition) bool {
+	return slices.ContainsFunc(d.Steps, func(s *engine.Step) bool { return workflow.Mode(s.Mode) >= workflow.Identity })
 }
 
 func newLink(w *worker) (*brokerlink.Link, error) {
@@ -218,6 +222,12 @@ func (l *lent) fault(err error) error {
 		reason = r.Reason
 	}
 	switch reason {
+	case "worker":
+		l.h.w.revokedNow(l.h.t.session, r)
+		l.h.t.stop(engine.ErrHandBack)
+		return engine.ErrHandBack
+	case "sandbox":
+		return &engine.Fault{Kind: "sandbox", Message: r.Error(), Type: fmt.Sprintf("%T", r), Orphan: true, Err: err}
 	case "revoked":
 		return &engine.Fault{Kind: "revoked", Message: r.Error(), Permanent: true, Err: err}
 	case "unresolved", "denied", "pin":
@@ -256,7 +266,7 @@ func (l *lent) renew(ctx context.Context) error {
 	}
 	var revoked error
 	if answer.Msg.Revoked != "" {
-		revoked = &brokerlink.Refusal{Reason: "revoked", Err: errors.New(answer.Msg.Revoked)}
+		revoked = &brokerlink.Refusal{Reason: cmp.Or(answer.Msg.Reason, "revoked"), Err: errors.New(answer.Msg.Revoked)}
 		l.end(l.fault(revoked)) // first: the sandbox kills what runs in it
 		ctx = context.WithoutCancel(ctx)
 	}
@@ -284,7 +294,7 @@ func (l *lent) keep(ctx context.Context) {
 		err := l.renew(ctx)
 		switch r := brokerlink.Refused(err); {
 		case err == nil || ctx.Err() != nil:
-		case r != nil && r.Reason == "revoked":
+		case r != nil && slices.Contains([]string{"revoked", "worker", "sandbox"}, r.Reason):
 			return
 		default:
 			l.h.w.log.WarnContext(ctx, "secrets were not renewed", "sandbox", l.b.id, "error", err)

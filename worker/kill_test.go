@@ -137,6 +137,11 @@ var brokerWrites = map[string]string{
 	"IssueRefused":  "the refusal stands without it",
 }
 
+// Statements that write of a session alone, and are of no use to anybody when it is over.
+var ownWrites = map[string]string{
+	"WorkerOffers": "what it claims; a new session says all of that anew",
+}
+
 var writes = regexp.MustCompile(`INSERT INTO|DELETE FROM|UPDATE "`)
 
 // A write without a case here would be a guarantee without a test.
@@ -155,7 +160,7 @@ func TestKillCoversEveryWrite(t *testing.T) {
 		_, broker := brokerWrites[name]
 		client := admin || clientKills(name)
 		killed := slices.ContainsFunc(killings, func(k killing) bool { return k.statement == name })
-		if (client || broker) == killed {
+		if _, own := ownWrites[name]; (client || broker || own) == killed {
 			t.Errorf("statement %s writes: killed at %v, a client's %v, the broker's %v", name, killed, client, broker)
 		}
 	}

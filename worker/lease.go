@@ -60,7 +60,7 @@ func (w *worker) register(ctx context.Context) error {
 		backends = append(backends, w.backend.Name())
 	}
 	sent := boottime.Now()
-	ids, unmet := append([]int32{}, w.wants.ids...), append([]int32{}, w.unservable...)
+	ids, unmet := append([]int32{}, w.wants.ids...), append([]int32{}, w.unservable...) // of a session that is new, and so is not revoked
 	if _, err := conn.Exec(ctx, w.q.WorkerInsert, session, w.Name, w.LeaseTTL.Seconds(), ids, unmet, backends, w.MaxRuns); err != nil {
 		closeConn(conn)
 		return fmt.Errorf("worker: register: %w", err)

@@ -127,7 +127,7 @@ func (w *worker) openLimits(ctx context.Context, n int) (keys []string, err erro
 	defer cancel()
 	w.limits.looked = time.Now()
 	w.limits.news.Store(false)
-	rows, err := w.Pool.Query(ctx, w.q.LimitOpen, w.wants.ids, n)
+	rows, err := w.Pool.Query(ctx, w.q.LimitOpen, w.offers().ids, n)
 	if err != nil {
 		return nil, err
 	}

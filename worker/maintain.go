@@ -84,7 +84,7 @@ func (w *worker) unpark(ctx context.Context, session int64) (more bool, err erro
 	ctx, cancel := context.WithTimeout(ctx, maintenanceTimeout)
 	defer cancel()
 	var n int
-	if err := w.Pool.QueryRow(ctx, w.q.Unpark, w.wants.ids, w.actor(), session).Scan(&n); err != nil {
+	if err := w.Pool.QueryRow(ctx, w.q.Unpark, w.offers().ids, w.actor(), session).Scan(&n); err != nil {
 		return false, err
 	}
 	if n > 0 {

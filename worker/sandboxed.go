@@ -47,6 +47,10 @@ func (h *host) sandboxed(ctx context.Context, a engine.Attempt, p *pulse, free, 
 	if w.backend == nil {
 		return nil, &engine.ParkError{Reason: "no_backend", Err: fmt.Errorf("step %s needs a sandbox: %w", a.Key, w.backendErr)}
 	}
+	if workflow.Mode(a.Step.Mode) >= workflow.Identity && w.isRevoked() {
+		h.t.stop(engine.ErrHandBack)
+		return nil, engine.ErrHandBack
+	}
 	ctx, span := w.tel.tracer.Start(ctx, "stepward.sandbox", trace.WithAttributes(attribute.String("stepward.backend", w.backend.Name())))
 	defer span.End()
 	var known map[int]bool

@@ -37,7 +37,7 @@ type telemetry struct {
 func newTelemetry(cfg Config, w *worker) (*telemetry, error) {
 	m := cfg.MeterProvider.Meter(scope)
 	t := &telemetry{tracer: cfg.TracerProvider.Tracer(scope)}
-	var errs [15]error
+	var errs [16]error
 	t.claimLatency, errs[0] = m.Float64Histogram("stepward.claim.latency", metric.WithUnit("s"), metric.WithDescription("time that a run was ready before it was claimed"))
 	t.leaseSlack, errs[1] = m.Float64Histogram("stepward.lease.slack", metric.WithUnit("s"), metric.WithDescription("what was left of the lease when it was renewed"))
 	t.attempts, errs[2] = m.Float64Histogram("stepward.attempt.duration", metric.WithUnit("s"))
@@ -57,10 +57,13 @@ func newTelemetry(cfg Config, w *worker) (*telemetry, error) {
 	errs[9] = err
 	blocked, err := m.Int64ObservableGauge("stepward.bodies.blocked", metric.WithDescription("bodies that wait for what is not durable"))
 	errs[14] = err
+	revoked, err := m.Int64ObservableGauge("stepward.worker.revoked", metric.WithDescription("1: the worker is revoked, and leaves runs that need secrets to others"))
+	errs[15] = err
 	t.gauges, errs[10] = m.RegisterCallback(func(ctx context.Context, o metric.Observer) error {
 		o.ObserveInt64(held, int64(w.held()))
 		o.ObserveInt64(stuck, w.stuck.Load())
 		o.ObserveInt64(blocked, w.blocked.Load())
+		o.ObserveInt64(revoked, map[bool]int64{true: 1}[w.isRevoked()])
 		var n int64
 		var age float64
 		ids := t.claimable.Load()
@@ -73,7 +76,7 @@ func newTelemetry(cfg Config, w *worker) (*telemetry, error) {
 		o.ObserveInt64(backlog, n)
 		o.ObserveFloat64(oldest, age)
 		return nil
-	}, backlog, oldest, held, stuck, blocked)
+	}, backlog, oldest, held, stuck, blocked, revoked)
 	if err := errors.Join(errs[:]...); err != nil {
 		return nil, fmt.Errorf("worker: metrics: %w", err)
 	}

@@ -119,7 +119,9 @@ type worker struct {
 	warm         *warm.Pool
 	broker       *brokerlink.Link // nil: no step needs it
 	wants        wants
-	unservable   []int32 // requirements of own definitions that this worker cannot meet
+	rest         wants        // without those whose steps have secrets
+	revoked      atomic.Int64 // the session in which the broker has said that this worker is
+	unservable   []int32      // requirements of own definitions that this worker cannot meet
 	box          *payload.Box
 	commits      *batch.Group[write, error]
 	lease        lease
@@ -150,6 +152,14 @@ type worker struct {
 type wants struct {
 	ids, pins []int32
 	versions  []string
+}
+
+// offers is what this worker claims.
+func (w *worker) offers() wants {
+	if w.isRevoked() {
+		return w.rest
+	}
+	return w.wants
 }
 
 // start does what a start needs of Postgres. It is repeated while Postgres is
@@ -334,7 +344,8 @@ func (w *worker) defineTx(ctx context.Context, tx pgx.Tx) error {
 			return err
 		}
 	}
-	w.wants, w.unservable = wants{}, nil
+	w.wants, w.rest, w.unservable = wants{}, wants{}, nil
+	var secret []int32
 	for i, d := range w.Workflows {
 		e, id, undefined := d.Engine(), ids[2*i], ids[2*i+1]
 		if needsSandbox(e) && w.backend == nil {
@@ -354,6 +365,14 @@ func (w *worker) defineTx(ctx context.Context, tx pgx.Tx) error {
 		}
 		w.wants.remove(undefined) // of several versions, the one listed last takes it
 		w.wants.add(undefined, id, e.Version)
+		if needsBroker(e) {
+			secret = append(secret, id)
+		}
+	}
+	for i, pin := range w.wants.pins {
+		if !slices.Contains(secret, pin) {
+			w.rest.add(w.wants.ids[i], pin, w.wants.versions[i])
+		}
 	}
 	return nil
 }

@@ -241,9 +241,56 @@ func TestRevoked(t *testing.T) {
 		if n, err := renew(t.Context(), link, f.claim, o); err != nil || n.State != envelope.Revoked {
 			t.Errorf("%s: got %+v, %v", r.Kind, n, err)
 		}
-		if _, err := get(t.Context(), link, later); reason(err) != "revoked" {
+		want := "revoked"
+		if r.Kind == identity.KindWorker {
+			want = "worker"
+		}
+		if _, err := get(t.Context(), link, later); reason(err) != want {
 			t.Errorf("%s: got %v", r.Kind, err)
 		}
+	}
+}
+
+// Who takes an attempt over from a worker that is revoked softly goes on with it. From one that is revoked hard it
+// gets neither a renewal nor a secret in that sandbox, to which the other knows the way; in a new one it does.
+func TestRevokedWorkerBefore(t *testing.T) {
+	f := newFixture(t, "DEPLOY_TOKEN")
+	f.store.values["x"] = "s3cr3t-canary"
+	f.put("DEPLOY_TOKEN", identity.Key{Ref: "mem://x"})
+	link := f.serve()
+	f.exec("INSERT INTO stepward.worker (session, name, lease_until, lease_s, requirements, backends) VALUES (8, 'heir', now(), 10, '{}', '{}'), (171, 'long ago', now(), 10, '{}', '{}')")
+	f.exec("INSERT INTO stepward.claim (run_id, epoch, session, at) VALUES ($1, 1, 171, now() - interval '1 h'), ($1, 2, 7, now() - interval '1 min')", int64(runID))
+	f.exec("UPDATE stepward.run SET epoch = 2")
+	f.exec("UPDATE stepward.attempt SET epoch = 2")
+	f.claim.Epoch = 2
+	o, err := get(t.Context(), link, f.claim)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.exec("INSERT INTO stepward.claim (run_id, epoch, session) VALUES ($1, 3, 8)", int64(runID))
+	f.exec("UPDATE stepward.run SET epoch = 3, session = 8")
+	f.exec("UPDATE stepward.attempt SET epoch = 3")
+	f.claim.Epoch, f.claim.Session = 3, 8
+	for _, r := range []struct {
+		target string
+		state  identity.State
+		want   envelope.State
+	}{{"ab", identity.Hard, envelope.Renewed}, {"long ago", identity.Hard, envelope.Renewed}, {"old faithful", identity.Soft, envelope.Renewed}, {"7", identity.Hard, envelope.Revoked}} {
+		if err := f.profiles.Revoke(t.Context(), identity.Revocation{Kind: identity.KindWorker, Target: r.target, State: r.state}); err != nil {
+			t.Fatal(err)
+		}
+		if n, err := renew(t.Context(), link, f.claim, o); err != nil || n.State != r.want {
+			t.Errorf("%s %v: got %+v, %v", r.target, r.state, n, err)
+		}
+	}
+	if _, err := get(t.Context(), link, f.claim); reason(err) != "sandbox" {
+		t.Errorf("got %v", err)
+	}
+	again := f.attempt(1, 2, "publish#2")
+	f.exec("UPDATE stepward.attempt SET epoch = 3")
+	again.Epoch, again.Session = 3, 8
+	if _, err := get(t.Context(), link, again); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -41,7 +41,8 @@ type facts struct {
 	tenant, workflow, version string
 	key                       string // of the step: with its occurrence
 	mode                      workflow.Mode
-	worker                    string // its name
+	worker                    string   // its name
+	before                    []string // names and sessions of those that had the attempt before
 	def                       stepDefinition
 }
 
@@ -56,7 +57,7 @@ type stepDefinition struct {
 func (b *broker) facts(ctx context.Context, c claim) (facts, error) {
 	f := facts{claim: c}
 	var steps []byte
-	err := b.Pool.QueryRow(ctx, b.q.IssueFacts, c.args()...).Scan(&f.tenant, &f.workflow, &f.version, &f.key, &f.mode, &steps, &f.worker)
+	err := b.Pool.QueryRow(ctx, b.q.IssueFacts, c.args()...).Scan(&f.tenant, &f.workflow, &f.version, &f.key, &f.mode, &steps, &f.worker, &f.before)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return facts{}, refuse(reasonFenced, "", "broker: attempt %d of place %d of run %v is not of this worker and sandbox, or is over", c.attempt, c.seq, workflow.RunID(c.run))
 	}

@@ -11,47 +11,51 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/stepward/stepward/internal/envelope"
+	"github.com/stepward/stepward/internal/rpc"
 )
 
-// renew answers a challenge of the sandbox of an attempt. Its second result says why this
-// renewal is the last.
-func (b *broker) renew(ctx context.Context, c claim, challenge []byte) ([]byte, string, error) {
+// renew answers a challenge of the sandbox of an attempt, and says whether and why this renewal is the
+// last.
+func (b *broker) renew(ctx context.Context, c claim, challenge []byte) (*rpc.RenewResponse, error) {
 	if len(challenge) != len(envelope.Renewal{}.Challenge) {
-		return nil, "", refuse(reasonDenied, "", "broker: a challenge has %d bytes", len(challenge))
+		return nil, refuse(reasonDenied, "", "broker: a challenge has %d bytes", len(challenge))
 	}
 	f, err := b.facts(ctx, c)
 	if err != nil {
-		return nil, "", err
+		return nil, err
 	}
 	var id, sealed []byte
 	var text string
 	var now int64
 	err = b.Pool.QueryRow(ctx, b.q.IssueOpen, c.run, c.seq, c.attempt, c.sandbox).Scan(&id, &text, &sealed, &now)
 	if errors.Is(err, pgx.ErrNoRows) {
-		return nil, "", refuse(reasonUnopened, "", "broker: nothing was issued to the attempt")
+		return nil, refuse(reasonUnopened, "", "broker: nothing was issued to the attempt")
 	}
 	if err != nil {
-		return nil, "", fmt.Errorf("broker: read what was issued: %w", err)
+		return nil, fmt.Errorf("broker: read what was issued: %w", err)
 	}
 	var pins []pin
 	if err := json.Unmarshal([]byte(text), &pins); err != nil || len(id) != len(envelope.ID{}) {
-		return nil, "", fmt.Errorf("broker: what was issued is not readable: %w", err)
+		return nil, fmt.Errorf("broker: what was issued is not readable: %w", err)
 	}
 	epoch, revoked, err := b.revoked(ctx, f, pins)
 	if err != nil {
-		return nil, "", err
+		return nil, err
 	}
 	key, err := b.root.open(sealed, "renewal "+hex.EncodeToString(id))
 	if err != nil {
-		return nil, "", err
+		return nil, err
 	}
 	defer clear(key)
+	out := &rpc.RenewResponse{}
 	r := envelope.Renewal{Envelope: envelope.ID(id), Counter: uint64(now), Challenge: [32]byte(challenge), Epoch: epoch, State: envelope.Renewed}
-	if revoked != "" {
+	if revoked != nil {
 		r.State = envelope.Revoked
-		b.refused(ctx, f, refuse(reasonRevoked, "", "%s", revoked))
+		out.Revoked, out.Reason = revoked.Error(), revoked.reason
+		b.refused(ctx, f, revoked)
 	}
-	return r.Encode(key), revoked, nil
+	out.Renewal = r.Encode(key)
+	return out, nil
 }
 
 // opened records that the envelope of an attempt is open.

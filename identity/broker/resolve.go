@@ -46,6 +46,9 @@ func (b *broker) resolve(ctx context.Context, f facts) (bound, error) {
 	if err != nil {
 		return bound{}, unresolved(err)
 	}
+	if r := untrusted(v.Revocations, f, binding.Epoch, identity.Soft); r != nil {
+		return bound{}, r
+	}
 	epochs := v.Revocations.Epochs
 	out := bound{digest: binding.Digest(), since: binding.Epoch, revocations: epochs[f.tenant], epochs: epochs}
 	for _, r := range all {
@@ -87,7 +90,7 @@ func unresolved(err error) error {
 // the run.
 func (b *broker) view(ctx context.Context, f facts, place identity.Scope, keys ...map[string]identity.Key) (v identity.View, err error) {
 	err = pgx.BeginTxFunc(ctx, b.Pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
-		v, err = identity.Load(ctx, tx, b.q, []identity.Scope{place}, []int64{f.run}, f.workers(), keys...)
+		v, err = identity.Load(ctx, tx, b.q, []identity.Scope{place}, []int64{f.run}, append(f.workers(), f.before...), keys...)
 		return err
 	})
 	if err != nil {
@@ -99,12 +102,23 @@ func (b *broker) view(ctx context.Context, f facts, place identity.Scope, keys .
 // workers are the names under which the worker of an attempt can be revoked.
 func (f facts) workers() []string { return []string{f.worker, fmt.Sprintf("%x", uint64(f.session))} }
 
-// use is what is asked about when no secret is.
+// use is what is asked about when no secret is. Who carries it is a question of its own: see untrusted.
 func (f facts) use() identity.Use {
-	return identity.Use{Tenant: f.tenant, Workflow: f.workflow, Run: f.run, Worker: f.workers()}
+	return identity.Use{Tenant: f.tenant, Workflow: f.workflow, Run: f.run}
 }
 
-func revokedBy(name string, why identity.Revocation) *refusal {
+// untrusted returns why it is the worker that must not have the attempt, or its sandbox, from a state on.
+func untrusted(r identity.Revocations, f facts, since map[string]int64, from identity.State) *refusal {
+	if state, why := r.Of(identity.Use{Tenant: f.tenant, Worker: f.workers(), Bound: since}); state >= from {
+		return revokedBy(reasonWorker, "", why)
+	}
+	if state, why := r.Of(identity.Use{Tenant: f.tenant, Worker: f.before}); state >= identity.Hard {
+		return revokedBy(reasonSandbox, "", why)
+	}
+	return nil
+}
+
+func revokedBy(reason, name string, why identity.Revocation) *refusal {
 	what := why.Kind
 	if why.Target != "" {
 		what += " " + why.Target
@@ -112,7 +126,7 @@ func revokedBy(name string, why identity.Revocation) *refusal {
 	if name != "" {
 		name += ": "
 	}
-	return refuse(reasonRevoked, strings.TrimSuffix(name, ": "), "broker: %s%s is revoked (%v)", name, what, why.State)
+	return refuse(reason, strings.TrimSuffix(name, ": "), "broker: %s%s is revoked (%v)", name, what, why.State)
 }
 
 // digest is that of what the run was bound to.
@@ -136,16 +150,12 @@ func (b *broker) recheck(ctx context.Context, f facts, bound bound, pins []pin) 
 
 // revoked returns the epoch of what is revoked, and what must not be used any more of what
 // was issued.
-func (b *broker) revoked(ctx context.Context, f facts, pins []pin) (int64, string, error) {
+func (b *broker) revoked(ctx context.Context, f facts, pins []pin) (int64, *refusal, error) {
 	v, err := b.current(ctx, f)
 	if err != nil {
-		return 0, "", err
+		return 0, nil, err
 	}
-	why := ""
-	if r := v.worst(f, pins, nil, identity.Hard); r != nil {
-		why = r.Error()
-	}
-	return v.Epochs[f.tenant], why, nil
+	return v.Epochs[f.tenant], v.worst(f, pins, nil, identity.Hard), nil
 }
 
 // current is what is revoked now.
@@ -168,8 +178,8 @@ func (c current) worst(f facts, pins []pin, since map[string]int64, from identit
 	for _, use := range uses {
 		use.Bound = since
 		if state, why := c.Of(use); state >= from {
-			return revokedBy(use.Key, why)
+			return revokedBy(reasonRevoked, use.Key, why)
 		}
 	}
-	return nil
+	return untrusted(c.Revocations, f, since, from)
 }

@@ -62,11 +62,11 @@ func (s service) Renew(ctx context.Context, req *connect.Request[rpc.RenewReques
 	if err != nil {
 		return nil, wire(err)
 	}
-	renewal, revoked, err := s.b.renew(ctx, c, req.Msg.Challenge)
+	out, err := s.b.renew(ctx, c, req.Msg.Challenge)
 	if err != nil {
 		return nil, wire(err)
 	}
-	return connect.NewResponse(&rpc.RenewResponse{Renewal: renewal, Revoked: revoked}), nil
+	return connect.NewResponse(out), nil
 }
 
 // Close implements rpcconnect.BrokerHandler.

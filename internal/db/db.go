@@ -48,7 +48,7 @@ type Queries struct {
 
 	LimitPut, LimitOpen, ClaimLimited, LimitUse, LimitIdle, LimitDelete string
 
-	WorkerInsert, WorkerHeartbeat, WorkerState, WorkerReap, WorkerForget string
+	WorkerInsert, WorkerHeartbeat, WorkerState, WorkerOffers, WorkerReap, WorkerForget string
 
 	DeadlineTake, DeadlinePass, RunLate string
 

@@ -445,6 +445,7 @@ type RenewResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Renewal       []byte                 `protobuf:"bytes,1,opt,name=renewal,proto3" json:"renewal,omitempty"`
 	Revoked       string                 `protobuf:"bytes,2,opt,name=revoked,proto3" json:"revoked,omitempty"` // why this one is the last; empty: it is not
+	Reason        string                 `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`   // as in Refusal: "revoked", "worker", "sandbox"
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -489,6 +490,13 @@ func (x *RenewResponse) GetRenewal() []byte {
 func (x *RenewResponse) GetRevoked() string {
 	if x != nil {
 		return x.Revoked
+	}
+	return ""
+}
+
+func (x *RenewResponse) GetReason() string {
+	if x != nil {
+		return x.Reason
 	}
 	return ""
 }
@@ -575,7 +583,7 @@ func (*CloseResponse) Descriptor() ([]byte, []int) {
 
 type Refusal struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Reason        string                 `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"` // "unresolved", "revoked", "denied", "level", "pin", "fenced", "unopened"
+	Reason        string                 `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"` // "unresolved", "revoked", "worker", "sandbox", "denied", "level", "pin", "fenced", "unopened", "store"
 	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`     // of the secret, if it is about one
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -654,10 +662,11 @@ const file_broker_proto_rawDesc = "" +
 	"\x0eOpenedResponse\"]\n" +
 	"\fRenewRequest\x12/\n" +
 	"\x05claim\x18\x01 \x01(\v2\x19.stepward.broker.v1.ClaimR\x05claim\x12\x1c\n" +
-	"\tchallenge\x18\x02 \x01(\fR\tchallenge\"C\n" +
+	"\tchallenge\x18\x02 \x01(\fR\tchallenge\"[\n" +
 	"\rRenewResponse\x12\x18\n" +
 	"\arenewal\x18\x01 \x01(\fR\arenewal\x12\x18\n" +
-	"\arevoked\x18\x02 \x01(\tR\arevoked\"?\n" +
+	"\arevoked\x18\x02 \x01(\tR\arevoked\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"?\n" +
 	"\fCloseRequest\x12/\n" +
 	"\x05claim\x18\x01 \x01(\v2\x19.stepward.broker.v1.ClaimR\x05claim\"\x0f\n" +
 	"\rCloseResponse\"5\n" +

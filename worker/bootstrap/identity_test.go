@@ -51,6 +51,11 @@ var publish = workflow.NewStep("publish", func(ctx context.Context, what string)
 		<-ctx.Done()
 		return "", ctx.Err()
 	}
+	if info, _ := workflow.StepInfoFrom(ctx); what == "wait once" && info.Attempt == 1 {
+		err := at.SetInStep(ctx, "waiting")
+		<-ctx.Done()
+		return "", err
+	}
 	if start, err := os.ReadFile("/proc/self/environ"); bytes.Contains(start, []byte("canary")) || err != nil && !errors.Is(err, os.ErrPermission) {
 		return "", fmt.Errorf("what others could see of the environment has the secret: %w", err)
 	}
@@ -157,6 +162,29 @@ func newHarbour(t *testing.T, cfg worker.Config) harbour {
 	return h
 }
 
+// awaitWaiting returns when the guest of a run waits.
+func (h harbour) awaitWaiting(t *testing.T, run workflow.RunID) {
+	t.Helper()
+	for {
+		if v, _, err := at.Get(t.Context(), h.client, run); v == "waiting" {
+			return
+		} else if t.Context().Err() != nil {
+			t.Fatalf("%v\n%s", err, h.log)
+		}
+	}
+}
+
+// claimers are the workers that have claimed a run, in order.
+func (h harbour) claimers(t *testing.T, run workflow.RunID) (names string) {
+	t.Helper()
+	err := h.cfg.Pool.QueryRow(t.Context(), `SELECT coalesce(string_agg(w.name, ' ' ORDER BY c.epoch), '') FROM `+h.cfg.Schema+`.claim c JOIN `+h.cfg.Schema+`.worker w USING (session) WHERE c.run_id = $1`,
+		int64(run)).Scan(&names)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return names
+}
+
 // Each tenant's guests and commands have that tenant's secrets in the sandbox, with nothing set up
 // but a file store; all that is on record of it has none, and neither has the worker's log.
 func TestIdentity(t *testing.T) {
@@ -246,13 +274,7 @@ func TestIdentityRevoked(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for {
-		if v, _, err := at.Get(t.Context(), h.client, run.ID); v == "waiting" {
-			break
-		} else if t.Context().Err() != nil {
-			t.Fatalf("%v\n%s", err, h.log)
-		}
-	}
+	h.awaitWaiting(t, run.ID)
 	err = h.profiles.Revoke(t.Context(), identity.Revocation{Tenant: "acme", Kind: identity.KindKey, Target: "DEPLOY_TOKEN", State: identity.Hard})
 	if err != nil {
 		t.Fatal(err)
@@ -262,6 +284,67 @@ func TestIdentityRevoked(t *testing.T) {
 	if !errors.As(err, &failed) || failed.Kind != "revoked" || !failed.Permanent {
 		t.Errorf("got %+v, %v", failed, err)
 	}
+}
+
+// A worker that is revoked while it has a run with secrets hands it to another, which the step's only attempt does
+// not pay for, and takes no other such run. One that is revoked softly hands back what it would begin.
+func TestIdentityWorkerRevoked(t *testing.T) {
+	first, second := &worker.Health{}, &worker.Health{}
+	h := newHarbour(t, worker.Config{Name: "first", Health: first})
+	cfg := h.cfg
+	revoke := func(name string, state identity.State) {
+		t.Helper()
+		if err := h.profiles.Revoke(t.Context(), identity.Revocation{Kind: identity.KindWorker, Target: name, State: state}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	enqueue := func(what string) workflow.Run[[]string] {
+		t.Helper()
+		run, err := ship.Enqueue(t.Context(), h.client, what, workflow.EnqueueOptions{Tenant: "acme"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return run
+	}
+	ends := func(run workflow.Run[[]string], claimers string) {
+		t.Helper()
+		out, err := run.Result(t.Context())
+		if want := hashed(token + "acme"); err != nil || len(out) != 2 || out[1] != want {
+			t.Fatalf("got %q, %v\n%s", out, err, h.log)
+		}
+		if got := h.claimers(t, run.ID); got != claimers {
+			t.Errorf("it was claimed by %q, want %q", got, claimers)
+		}
+	}
+	run := enqueue("wait once")
+	h.awaitWaiting(t, run.ID)
+	cfg.Name, cfg.Health = "second", second
+	work(t, cfg)
+	revoke("first", identity.Hard)
+	ends(run, "first second")
+	ends(enqueue("now"), "second")
+	if r, ok := first.Report(); !ok || !r.Revoked {
+		t.Errorf("got %+v", r)
+	}
+	if r, ok := second.Report(); !ok || r.Revoked {
+		t.Errorf("got %+v", r)
+	}
+	if said := "this worker is revoked"; strings.Count(h.log.String(), said) != 1 {
+		t.Errorf("the log has %q not once:\n%s", said, h.log)
+	}
+
+	revoke("second", identity.Soft)
+	run = enqueue("now")
+	for {
+		if why, err := h.client.Why(t.Context(), run.ID); err != nil {
+			t.Fatal(err)
+		} else if why.Cause == "no_worker" {
+			break
+		}
+	}
+	cfg.Name, cfg.Health = "third", nil
+	work(t, cfg)
+	ends(run, "second third")
 }
 
 // A broker that is away uses up no attempt: the step has one, which waits.

@@ -41,7 +41,8 @@ GRANT EXECUTE ON FUNCTION stepward.put_issue TO :worker; -- of which the broker 
 GRANT USAGE ON SCHEMA stepward TO :broker;
 GRANT SELECT ON stepward.migration, stepward.definition, stepward.issue, stepward.binding, stepward.profile, stepward.identity_epoch, stepward.revocation TO :broker;
 GRANT SELECT (id, tenant, workflow, version, epoch, session, state) ON stepward.run TO :broker;
-GRANT SELECT (run_id, seq, attempt, epoch, key, mode, sandbox_id, error) ON stepward.attempt TO :broker;
+GRANT SELECT (run_id, seq, attempt, epoch, started_at, key, mode, sandbox_id, error) ON stepward.attempt TO :broker;
+GRANT SELECT (run_id, epoch, session, at) ON stepward.claim TO :broker;
 GRANT SELECT (run_id, seq) ON stepward.step TO :broker;
 GRANT SELECT (session, name) ON stepward.worker TO :broker;
 GRANT UPDATE (opened_at, closed_at, leases, tried_at) ON stepward.issue TO :broker;

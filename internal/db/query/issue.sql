@@ -1,6 +1,11 @@
 -- name: IssueFacts
--- What is on record about an attempt that a worker speaks for. No row: it is not that worker's, or is over.
-SELECT r.tenant, r.workflow, r.version, a.key, a.mode, coalesce(d.steps, ''), coalesce(w.name, '')
+-- What is on record about an attempt that a worker speaks for. No row: it is not that worker's, or is over. The last are names
+-- and sessions of workers that had the attempt before.
+SELECT r.tenant, r.workflow, r.version, a.key, a.mode, coalesce(d.steps, ''), coalesce(w.name, ''),
+       ARRAY(SELECT v.x FROM stepward.claim c LEFT JOIN stepward.worker b ON b.session = c.session
+             CROSS JOIN LATERAL (VALUES (to_hex(c.session)), (b.name)) AS v(x)
+             WHERE c.run_id = r.id AND c.epoch < r.epoch AND v.x IS NOT NULL
+               AND c.epoch >= coalesce((SELECT max(c.epoch) FROM stepward.claim c WHERE c.run_id = r.id AND c.at <= a.started_at), 0))
 FROM stepward.run r
 JOIN stepward.attempt a ON a.run_id = r.id AND a.seq = $4 AND a.attempt = $5
 LEFT JOIN stepward.definition d ON d.workflow = r.workflow AND d.version = r.version

@@ -9,6 +9,10 @@ WHERE session = $1 AND state IN ('live', 'draining') RETURNING state;
 -- name: WorkerState
 UPDATE stepward.worker SET state = $2 WHERE session = $1 AND state IN ('live', 'draining');
 
+-- name: WorkerOffers
+-- What a worker claims from now on, and what it lists and does not.
+UPDATE stepward.worker SET requirements = $2, unmet = $3 WHERE session = $1 AND state IN ('live', 'draining');
+
 -- name: WorkerReap
 -- A lease that lasts longer than any does was given before the clock was set back: it is given anew
 -- from now, or a worker that died before that would be missed only when the clock is there again.
