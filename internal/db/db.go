@@ -14,6 +14,7 @@ import (
 	"reflect"
 	"regexp"
 	"strings"
+	"sync"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -105,26 +106,43 @@ func New(schema string) (*Queries, error) {
 		return nil, &SchemaError{Schema: schema, Reason: "is no name to use: want 1 to 40 of a-z, 0-9 and _, not starting with a digit or pg_"}
 	}
 	q := &Queries{Schema: schema, River: schema + "_river"}
-	texts, err := parse(queryFiles)
+	all, err := statements()
 	if err != nil {
 		return nil, err
 	}
 	v := reflect.ValueOf(q).Elem()
-	for i := 2; i < v.NumField(); i++ {
-		name := v.Type().Field(i).Name
+	for i, text := range all {
+		v.Field(i + fixedFields).SetString(q.fill(text))
+	}
+	return q, nil
+}
+
+// fixedFields come before the statements in [Queries].
+const fixedFields = 2
+
+// statements are what the fields of [Queries] hold, but for the schemas' names. To
+// find where these go takes some milliseconds, the same for every schema.
+var statements = sync.OnceValues(func() (all []string, err error) {
+	texts, err := parse(queryFiles)
+	if err != nil {
+		return nil, err
+	}
+	t := reflect.TypeFor[Queries]()
+	for i := fixedFields; i < t.NumField(); i++ {
+		name := t.Field(i).Name
 		text, ok := texts[name]
 		if !ok {
 			return nil, fmt.Errorf("db: no statement is named %s", name)
 		}
 		// The name shows in pg_stat_activity and in logs.
-		v.Field(i).SetString("/* stepward " + name + " */ " + q.in(text))
+		all = append(all, "/* stepward "+name+" */ "+blank(text))
 		delete(texts, name)
 	}
 	for name := range texts {
 		return nil, fmt.Errorf("db: statement %s has no field", name)
 	}
-	return q, nil
-}
+	return all, nil
+})
 
 // Channel is where runs that are held are told that something has arrived.
 func (q *Queries) Channel() string { return q.Schema + "_news" }
@@ -134,13 +152,23 @@ func (q *Queries) Channel() string { return q.Schema + "_news" }
 func (q *Queries) WatchChannel() string { return q.Schema + "_watch" }
 
 // in puts the schemas' names where a statement says stepward or stepward_river.
-func (q *Queries) in(text string) string {
+func (q *Queries) in(text string) string { return q.fill(blank(text)) }
+
+// What stands for the two schemas in a statement that [blank] has returned.
+const blankSchema, blankRiver = "\x00", "\x01"
+
+func blank(text string) string {
 	return schemaWord.ReplaceAllStringFunc(text, func(word string) string {
 		if word == "stepward" {
-			return pgx.Identifier{q.Schema}.Sanitize()
+			return blankSchema
 		}
-		return pgx.Identifier{q.River}.Sanitize()
+		return blankRiver
 	})
+}
+
+func (q *Queries) fill(text string) string {
+	text = strings.ReplaceAll(text, blankSchema, pgx.Identifier{q.Schema}.Sanitize())
+	return strings.ReplaceAll(text, blankRiver, pgx.Identifier{q.River}.Sanitize())
 }
 
 // parse returns the statements of all files, each under its name.
