@@ -110,6 +110,8 @@ type Config struct {
 
 	// Health, when set, can be asked how the worker is.
 	Health *Health
+
+	history int // bytes of results that a turn reads when it begins; historyDefault
 }
 
 // Defaults of [Config].
@@ -136,6 +138,7 @@ func (c Config) withDefaults() Config {
 	c.MaxSteps = cmp.Or(c.MaxSteps, MaxStepsDefault)
 	c.MaxSandboxes = cmp.Or(c.MaxSandboxes, 2*runtime.NumCPU())
 	c.MaxBytes = cmp.Or(c.MaxBytes, engine.MaxBytesDefault)
+	c.history = cmp.Or(c.history, historyDefault)
 	if c.Logger == nil {
 		c.Logger = slog.Default()
 	}

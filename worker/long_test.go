@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -55,8 +56,9 @@ func TestManySteps(t *testing.T) {
 	}
 }
 
-// What a body took of its history is not kept: a replay of 32 MiB of outputs, and the
-// turn that wrote them, end up with little more than what the body holds, which is nothing.
+// A history is read in pages, and what a body took of it is not kept: a replay of
+// 32 MiB of outputs, and the turn that wrote them, hold little more at any time than
+// what the body does, which is nothing.
 func TestHistoryIsNotKept(t *testing.T) {
 	const batches, each, size = 20, 100, 16 << 10
 	f := newFixture(t)
@@ -67,11 +69,12 @@ func TestHistoryIsNotKept(t *testing.T) {
 		runtime.ReadMemStats(&m)
 		return m.HeapAlloc
 	}
-	kept := make(chan uint64, 2)
+	most := make(chan uint64, 2)
 	fill := workflow.NewStep("fill", func(context.Context, int) (string, error) { return strings.Repeat("x", size), nil }, workflow.StepOptions{})
 	end := workflow.NewSignal[int]("end")
 	w := workflow.DurableWorkflow[int, int]{Name: "not-kept"}
 	def := workflow.Define(w, func(ctx workflow.Context, n int) (bytes int, err error) {
+		held := heap()
 		for range n {
 			outs, err := workflow.Map(ctx, make([]int, each), fill, workflow.MapOptions{Limit: each})
 			if err != nil {
@@ -80,31 +83,77 @@ func TestHistoryIsNotKept(t *testing.T) {
 			for _, out := range outs {
 				bytes += len(out)
 			}
+			held = max(held, heap())
 		}
-		kept <- heap()
+		most <- held
 		_, err = end.Receive(ctx, 0)
 		return bytes, err
 	}, workflow.Options{Steps: []workflow.Declared{fill}})
-	cfg := worker.Config{DrainTimeout: time.Millisecond, Workflows: []*workflow.Definition{def}}
+	cfg := worker.Config{DrainTimeout: time.Millisecond, Workflows: []*workflow.Definition{def}}.WithHistory(4 << 20)
 	stop := f.start(cfg)
 	before := heap()
 	run, err := w.Enqueue(t.Context(), f.client, batches, workflow.EnqueueOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	first := <-kept
+	first := <-most
 	stop()
 	if err := end.Send(t.Context(), f.client, run.ID, 1); err != nil {
 		t.Fatal(err)
 	}
 	f.start(cfg)
-	replayed := <-kept
+	replayed := <-most
 	ends(t, run, batches*each*size)
 	for name, now := range map[string]uint64{"executed": first, "replayed": replayed} {
 		if now > before+batches*each*size/2 {
 			t.Errorf("%s: the heap has grown from %d to %d KiB", name, before>>10, now>>10)
 		}
 	}
+}
+
+// What a turn has not read of its history when its run is taken from it, it does
+// not read any more: the results are another turn's, perhaps.
+func TestHistoryIsFenced(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	var turns atomic.Int32
+	var saw atomic.Bool
+	began, taken, left := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	body := func(ctx workflow.Context, n int) (int, error) {
+		if turns.Add(1) == 2 {
+			defer close(left)
+			close(began)
+			<-taken
+		}
+		n, err := double.Run(ctx, n)
+		if turns.Load() == 2 {
+			saw.Store(true)
+		}
+		if err != nil {
+			return 0, err
+		}
+		_, err = note.Receive(ctx, 0)
+		return n, err
+	}
+	cfg := worker.Config{DrainTimeout: time.Millisecond, Workflows: []*workflow.Definition{defines(body, double)}}.WithHistory(1)
+	stop := f.start(cfg)
+	run := f.enqueue(21)
+	eventually(t, "the run waits", func() bool { return f.count("SELECT count(*) FROM stepward.wait") == 1 })
+	stop()
+	saw.Store(false)
+	stop = f.start(cfg)
+	if err := note.Send(t.Context(), f.client, run.ID, "x"); err != nil {
+		t.Fatal(err)
+	}
+	<-began
+	f.exec("UPDATE stepward.step SET output = '99'")
+	f.exec("UPDATE stepward.run SET epoch = epoch + 1")
+	close(taken)
+	<-left
+	if saw.Load() {
+		t.Error("the body got the result of another turn")
+	}
+	stop()
 }
 
 // 10,000 signals that nobody awaited yet are received in their order.

@@ -142,8 +142,12 @@ func (f *fixture) appTables() {
 
 func (f *fleet) begin(name string) {
 	m := f.members[name]
-	m.stop = f.start(worker.Config{Name: name, Pool: m.pool, LeaseTTL: 5 * time.Second, DrainTimeout: time.Millisecond,
-		Workflows: []*workflow.Definition{randomV1, childV1}})
+	cfg := worker.Config{Name: name, Pool: m.pool, LeaseTTL: 5 * time.Second, DrainTimeout: time.Millisecond,
+		Workflows: []*workflow.Definition{randomV1, childV1}}
+	if name == "one" { // reads results one by one
+		cfg = cfg.WithHistory(1)
+	}
+	m.stop = f.start(cfg)
 }
 
 func (f *fleet) end(name string) {

@@ -9,23 +9,43 @@ import (
 	"github.com/stepward/stepward/internal/engine"
 )
 
+// historyDefault is how many bytes of results a turn reads when it begins. What
+// a longer history has beyond, it reads in pages of a quarter as many bytes, while
+// the body is replayed.
+const historyDefault = 16 << 20
+
+// pageOfSteps is how many checkpoints a statement reads at most.
+const pageOfSteps = 1000
+
 // history reads what earlier turns left behind: checkpoints, a page at a time,
 // attempts and waits.
 func (w *worker) history(ctx context.Context, in *engine.Turn) error {
-	const page = 1000
 	var steps []engine.Checkpoint
-	for after, n := -1, page; n == page; {
-		rows, err := w.Pool.Query(ctx, w.q.StepHistory, in.Run, after, page)
+	room := w.Config.history
+	for after, n := -1, pageOfSteps; n == pageOfSteps; {
+		statement := w.q.StepHistory
+		if room < 0 {
+			statement = w.q.StepSizes
+		}
+		rows, err := w.Pool.Query(ctx, statement, in.Run, after, pageOfSteps)
 		if err != nil {
 			return err
 		}
 		var c engine.Checkpoint
 		var hash int64
+		into := []any{&c.Seq, &c.Done, &c.Key, &c.Attempt, &hash, &c.Output, &c.Error}
+		if room < 0 {
+			into = append(into[:5], &c.Apart)
+		}
 		n = 0
-		_, err = pgx.ForEachRow(rows, []any{&c.Seq, &c.Done, &c.Key, &c.Attempt, &hash, &c.Output, &c.Error}, func() error {
+		_, err = pgx.ForEachRow(rows, into, func() error {
 			c.InputHash = uint64(hash)
+			size := len(c.Output) + len(c.Error)
+			if room -= size; room < 0 && size > 0 {
+				c.Apart, c.Output, c.Error = size, nil, nil
+			}
 			steps = append(steps, c)
-			c.Output, c.Error = nil, nil
+			c.Apart, c.Output, c.Error = 0, nil, nil
 			after = c.Seq
 			n++
 			return nil
@@ -66,3 +86,41 @@ func (w *worker) history(ctx context.Context, in *engine.Turn) error {
 }
 
 func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }
+
+// fetch implements engine.Turn.Fetch.
+func (h *host) fetch(ctx context.Context, next []*engine.Checkpoint) error {
+	apart := make(map[int]*engine.Checkpoint)
+	var seqs []int
+	left := h.w.Config.history / 4
+	for _, c := range next {
+		if c.Apart == 0 {
+			continue
+		}
+		if left -= c.Apart; left < 0 && len(seqs) > 0 {
+			break
+		}
+		apart[c.Seq], seqs = c, append(seqs, c.Seq)
+		if len(seqs) == pageOfSteps {
+			break
+		}
+	}
+	return h.w.retry(ctx, h.t, func(ctx context.Context) error {
+		rows, err := h.w.Pool.Query(ctx, h.w.q.StepResults, h.t.run, h.t.epoch, h.t.session, seqs)
+		if err != nil {
+			return err
+		}
+		var seq, n int
+		var output, failure []byte
+		_, err = pgx.ForEachRow(rows, []any{&seq, &output, &failure}, func() error {
+			c := apart[seq]
+			c.Output, c.Error, c.Apart = output, failure, 0
+			output, failure = nil, nil
+			n++
+			return nil
+		})
+		if err == nil && n < len(seqs) {
+			err = engine.ErrLeaseLost
+		}
+		return err
+	})
+}

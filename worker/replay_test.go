@@ -45,37 +45,50 @@ func defines(body bodyOf, steps ...workflow.Declared) *workflow.Definition {
 
 // replayed starts a run whose body records double and keep and parks at gate,
 // which its definition forgot, and returns it with no worker running.
-func (f *fixture) replayed() workflow.Run[int] {
+func (f *fixture) replayed() workflow.Run[int] { return f.replayedBy(worker.Config{}) }
+
+func (f *fixture) replayedBy(cfg worker.Config) workflow.Run[int] {
 	f.t.Helper()
 	run, err := changing.Enqueue(f.t.Context(), f.client, 21, workflow.EnqueueOptions{})
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	stop := f.start(worker.Config{Workflows: []*workflow.Definition{defines(passes(double, keep, gate), double, keep)}})
+	cfg.Workflows = []*workflow.Definition{defines(passes(double, keep, gate), double, keep)}
+	stop := f.start(cfg)
 	f.parksAs(run.ID, "undeclared_step")
 	stop()
 	return run
 }
 
 // A body that does other than what is recorded parks the run, and changes
-// nothing; with the old code back, the run goes on from where it was.
+// nothing; with the old code back, the run goes on from where it was. So it is when
+// inputs are sealed, and results read one at a time.
 func TestNonDeterminismParks(t *testing.T) {
+	input := func(ctx workflow.Context, n int) (int, error) { return passes(double, keep, gate)(ctx, n+1) }
 	for name, test := range map[string]struct {
-		body bodyOf
-		want string
+		body   bodyOf
+		want   string
+		sealed bool
 	}{
-		"order":   {passes(keep, double, gate), "step 1 was recorded as double, and the body calls keep"},
-		"inserts": {passes(double, double, keep, gate), "step 2 was recorded as keep, and the body calls double#2"},
-		"input": {func(ctx workflow.Context, n int) (int, error) { return passes(double, keep, gate)(ctx, n+1) },
-			"step 1, double, was recorded with another input"},
-		"missing": {passes(double), "returned without calling step 2, keep"},
+		"order":          {passes(keep, double, gate), "step 1 was recorded as double, and the body calls keep", false},
+		"inserts":        {passes(double, double, keep, gate), "step 2 was recorded as keep, and the body calls double#2", false},
+		"input":          {input, "step 1, double, was recorded with another input", false},
+		"missing":        {passes(double), "returned without calling step 2, keep", false},
+		"sealed inserts": {passes(double, double, keep, gate), "step 2 was recorded as keep, and the body calls double#2", true},
+		"sealed input":   {input, "step 1, double, was recorded with another input", true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			f := newFixture(t)
-			run := f.replayed()
+			var cfg worker.Config
+			if test.sealed {
+				cfg = worker.Config{Codec: newRing(t, "k")}.WithHistory(1)
+				f.encodes(cfg.Codec)
+			}
+			run := f.replayedBy(cfg)
 			before := f.everyStep()
-			stop := f.start(worker.Config{Workflows: []*workflow.Definition{defines(test.body, double, keep, gate)}})
+			cfg.Workflows = []*workflow.Definition{defines(test.body, double, keep, gate)}
+			stop := f.start(cfg)
 			if s := f.parksAs(run.ID, "nondeterminism"); !strings.Contains(s.Err.Message, test.want) {
 				t.Errorf("got %q", s.Err.Message)
 			}
@@ -83,8 +96,9 @@ func TestNonDeterminismParks(t *testing.T) {
 			if after := f.everyStep(); after != before {
 				t.Errorf("steps were\n%s\nare\n%s", before, after)
 			}
-			f.start(worker.Config{Workflows: []*workflow.Definition{defines(passes(double, keep, gate), double, keep, gate)}})
-			if out, err := run.Result(t.Context()); err != nil || out != 42 {
+			cfg.Workflows = []*workflow.Definition{defines(passes(double, keep, gate), double, keep, gate)}
+			f.start(cfg)
+			if out, err := changing.Handle(f.client, run.ID).Result(t.Context()); err != nil || out != 42 {
 				t.Errorf("with the old code back: %d, %v", out, err)
 			}
 		})

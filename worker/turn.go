@@ -124,7 +124,7 @@ func (w *worker) work(ctx context.Context, t *heldTurn) engine.End {
 		Run: t.run, Epoch: t.epoch, Tenant: t.tenant, Seed: t.seed, Input: t.input, Attempts: make(map[int]engine.Attempts),
 		Canceled: t.canceled, Draining: w.draining, Paused: t.paused.Load, News: t.news, Crowded: w.hungry.Load, Now: time.Now,
 		MaxBytes: w.MaxBytes, Patience: patience, Sticky: sticky, Blocked: h.blocked,
-		Host: h, Open: h.open, Logger: w.log.With("run", workflow.RunID(t.run).String()),
+		Host: h, Fetch: h.fetch, Open: h.open, Logger: w.log.With("run", workflow.RunID(t.run).String()),
 	}
 	if t.tick != nil {
 		in.Tick = t.tick.UTC()

@@ -216,9 +216,11 @@
 // [Client.Export] returns the record as a document to keep beside the code, and
 // workflowtest.Replay does the same with that, in a test.
 //
-// A worker reads the record of a run whole when it takes it up, with values of up to
-// 64 KiB in it, and lets go of each result as the body takes it. A run with a long
-// record costs that much memory for the time of a replay: ContinueAsNew keeps it short.
+// A worker that takes a run up reads what is called and in which order, and up to 16
+// MiB of results; more of them in pages of 4 MiB, as the body comes to them. It lets go
+// of each as the body takes it. So a long record costs a worker the time of a replay, and
+// some hundred bytes of memory for each call: ContinueAsNew keeps it short. A Client that
+// exports or replays a run reads its record whole.
 //
 // [Client.Fork] makes a run of another one: what was called before some place is
 // taken over, and the rest is executed anew, with mended code perhaps.

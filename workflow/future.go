@@ -136,7 +136,8 @@ func (b *branch) reserve(s *scope, key string) *future {
 	return f
 }
 
-// passes encodes the input of a call, and compares it with the recorded one.
+// passes encodes the input of a call, and compares it with the recorded one. With
+// one that is sealed, handOver does: until then, no result need be in memory.
 func (b *branch) passes(f *future, what string, in any) {
 	var err error
 	if f.input, err = encode(what, in, b.t.in.MaxBytes); err != nil {
@@ -144,13 +145,14 @@ func (b *branch) passes(f *future, what string, in any) {
 		return
 	}
 	f.hash = hashInput(f.input)
-	c, ok := b.t.recorded[f.seq]
-	if ok && !b.t.opened(c) {
-		b.exitIfLeft()
+	if c, ok := b.t.recorded[f.seq]; ok && c.InputHash != 0 && c.InputHash != f.hash {
+		b.park("nondeterminism", f.otherInput(c))
 	}
-	if ok && c.InputHash != f.hash {
-		b.park("nondeterminism", &NonDeterminismError{Seq: f.seq, Recorded: c.Key, Attempted: f.key, SameKey: true})
-	}
+}
+
+// otherInput says that a call is on record with another input.
+func (f *future) otherInput(c *engine.Checkpoint) error {
+	return &NonDeterminismError{Seq: f.seq, Recorded: c.Key, Attempted: f.key, SameKey: true}
 }
 
 // launch asks for a reserved call. One that is on record is not made again.

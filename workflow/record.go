@@ -23,6 +23,10 @@ func (t *turn) handOver(c *engine.Checkpoint) {
 	if !t.opened(c) {
 		return
 	}
+	if f.hash != 0 && c.InputHash != f.hash {
+		t.park("nondeterminism", f.otherInput(c))
+		return
+	}
 	taken := t.consume(c)
 	f.attempt = taken.Attempt
 	t.resolve(f, taken.Output, f.failure(&taken))

@@ -3,6 +3,7 @@ package workflow
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/stepward/stepward/internal/engine"
 	"github.com/stepward/stepward/internal/payload"
@@ -89,8 +90,20 @@ func (t *turn) open(stored []byte) (v []byte, hash uint64, err error) {
 }
 
 // opened makes a checkpoint that is on record what it was when it was made, once.
-// A value that cannot be opened ends the turn.
+// A value that cannot be read or opened ends the turn.
 func (t *turn) opened(c *engine.Checkpoint) bool {
+	if c.Apart > 0 {
+		err := t.in.Fetch(t.ctx, t.replay[slices.Index(t.replay, c):])
+		switch cause := context.Cause(t.ctx); {
+		case err == nil:
+		case cause != nil:
+			t.leave(interrupted(cause))
+			return false
+		default:
+			t.leave(refused(err))
+			return false
+		}
+	}
 	if c.Opened || t.in.Open == nil {
 		return true
 	}

@@ -37,7 +37,7 @@ type Queries struct {
 
 	SignalSend, SignalList, ChildEnds, ChildWait, ChildInsert, ChildPatience, ChildParent, NoticeTake, NoticeWake string
 
-	StepHistory, AttemptHistory, WaitList, StepList, StepPlace, StepKeys string
+	StepHistory, StepSizes, StepResults, AttemptHistory, WaitList, StepList, StepPlace, StepKeys string
 
 	ShownGet, EntryList, ProgressList, AttributeEqual, AttributeRange, Watch string
 

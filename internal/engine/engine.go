@@ -95,6 +95,10 @@ type Turn struct {
 	// something is due (negative: never). What it returns tells to look again.
 	Idle func(begun, open int, next time.Duration) <-chan time.Time
 
+	// Fetch reads the result of a checkpoint, the first, that is Apart, and of some
+	// of those that the replay hands over after it.
+	Fetch func(ctx context.Context, next []*Checkpoint) error
+
 	// Open returns what was encoded, of what is stored in Steps and in News,
 	// and the input hash of a checkpoint if it is sealed with it. Nil: they are
 	// the same.
@@ -329,6 +333,7 @@ type Checkpoint struct {
 	Error     []byte // encoded; nil when the step succeeded
 	Calls     int    // of a failure, a time limit and the cancelation: how many the body had made when it got to know
 	Opened    bool   // of one on record: it is as it was before it was stored
+	Apart     int    // of one on record: how many bytes its result has that was not read with it
 }
 
 // A Failure is an attempt that failed and will be repeated.

@@ -3,6 +3,17 @@
 SELECT seq, done, key, attempt, input_hash, CASE WHEN error = '' AND NOT (attempt = 0 AND key ~ '(^|/)timeout:') THEN nullif(output, '') END, nullif(error, '') FROM stepward.step
 WHERE run_id = $1 AND seq > $2 ORDER BY seq LIMIT $3;
 
+-- name: StepSizes
+-- The same with how many bytes the result has in place of it. A size is read from a row without the value.
+SELECT seq, done, key, attempt, input_hash, CASE WHEN attempt = 0 AND key ~ '(^|/)timeout:' OR seq = 0 THEN 0 WHEN length(error) > 0 THEN length(error) ELSE length(output) END FROM stepward.step
+WHERE run_id = $1 AND seq > $2 ORDER BY seq LIMIT $3;
+
+-- name: StepResults
+-- Of a run that is held in an epoch. None, when it is not: another turn may have put other results in their places.
+SELECT s.seq, CASE WHEN s.error = '' THEN s.output END, nullif(s.error, '')
+FROM stepward.run r JOIN stepward.step s ON s.run_id = r.id AND s.seq = ANY($4)
+WHERE r.id = $1 AND r.epoch = $2 AND r.session = $3;
+
 -- name: AttemptHistory
 -- Of the steps without a checkpoint: how many failed, the last number given, the wait that is left, and what was reported last;
 -- and if the last has begun in a sandbox, and its end is not on record, that and for how long.

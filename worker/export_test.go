@@ -1,0 +1,8 @@
+package worker
+
+// WithHistory returns a Config whose turns read no more than so many bytes of
+// results when they begin.
+func (c Config) WithHistory(bytes int) Config {
+	c.history = bytes
+	return c
+}
