@@ -187,8 +187,6 @@ func TestEgress(t *testing.T, b sandbox.Backend, o Options) {
 		{[]string{"relay", "http://ok.test/"}, "200 GET ok.test/ 0", ""},
 		{[]string{"relay", "http://evil.test/"}, "403", "200"},
 		{[]string{"relay", "https://evil.test/"}, "Forbidden", "200"},
-		// Without the proxy there is no way at all.
-		{[]string{"connect", "93.184.216.34:80"}, "dial tcp 93.184.216.34:80: ", ""},
 	} {
 		args := slices.Clone(c.probe)
 		for i, a := range args {
@@ -197,6 +195,11 @@ func TestEgress(t *testing.T, b sandbox.Backend, o Options) {
 		if got := run(t, s, args[0], args[1:]...); !strings.Contains(got, c.want) {
 			t.Errorf("%q: %s, want %s", c.probe, got, c.want)
 		}
+	}
+	// Without the proxy there is no way at all. Where connections are redirected, one that
+	// the worker was slow to refuse comes about, and is reset.
+	if got := run(t, s, "direct", "93.184.216.34:80", "ok.test"); got == "" || strings.Contains(got, "200 ") {
+		t.Errorf("without the proxy: %s", got)
 	}
 	if _, ok := n.dialled.Load(evilAddr); ok {
 		t.Error("a host that is not allowed was connected to")

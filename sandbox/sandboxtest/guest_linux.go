@@ -88,6 +88,7 @@ func guest(ctx context.Context, r runner.GuestRequest) ([]byte, error) {
 		return bytes.Repeat([]byte("x"), 512<<20), nil
 	case "stubborn":
 		signal.Ignore(syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+		_ = os.WriteFile("stubborn", nil, 0o600) // which fails where nothing can be written
 		fmt.Println("it runs")
 		for {
 			time.Sleep(time.Hour)
