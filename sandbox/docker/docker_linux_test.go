@@ -1,11 +1,16 @@
 package docker
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
+	"io"
 	"os"
 	"strings"
 	"testing"
+
+	"github.com/moby/moby/client"
 
 	"github.com/stepward/stepward/internal/testenv"
 	"github.com/stepward/stepward/sandbox"
@@ -25,7 +30,40 @@ func backend(t *testing.T) *Backend {
 }
 
 func TestBackend(t *testing.T) {
-	sandboxtest.TestBackend(t, backend(t), sandboxtest.Options{})
+	b := backend(t)
+	sandboxtest.TestBackend(t, b, sandboxtest.Options{Show: b.shows})
+}
+
+// shows returns what an engine tells of a container, and the files that an image of it would have.
+func (b *Backend) shows(t *testing.T, id string) []byte {
+	t.Helper()
+	name := containerName(id)
+	about, err := b.api.ContainerInspect(t.Context(), name, client.ContainerInspectOptions{Size: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	processes, err := b.api.ContainerTop(t.Context(), name, client.ContainerTopOptions{Arguments: []string{"-eo", "pid,args"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	changes, err := b.api.ContainerDiff(t.Context(), name, client.ContainerDiffOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	shown, err := json.Marshal([]any{about, processes, changes})
+	if err != nil {
+		t.Fatal(err)
+	}
+	image, err := b.api.ContainerExport(t.Context(), name, client.ContainerExportOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer image.Close()
+	files, err := io.ReadAll(image)
+	if err != nil || !bytes.Contains(files, []byte("ustar")) {
+		t.Fatalf("%d bytes of files, %v", len(files), err)
+	}
+	return append(shown, files...)
 }
 
 // The suite again, over docker exec, as with a remote engine.
@@ -101,7 +139,8 @@ func TestGVisorIsolation(t *testing.T) {
 }
 
 func TestGVisorBackend(t *testing.T) {
-	sandboxtest.TestBackend(t, gvisor(t), sandboxtest.Options{})
+	b := gvisor(t)
+	sandboxtest.TestBackend(t, b, sandboxtest.Options{Show: b.shows})
 }
 
 func TestGVisorEgress(t *testing.T) {

@@ -210,7 +210,8 @@ func bounded(t testing.TB) context.Context {
 }
 
 func TestBackend(t *testing.T) {
-	sandboxtest.TestBackend(t, newPlace(t, "restricted").backend(), sandboxtest.Options{})
+	p := newPlace(t, "restricted")
+	sandboxtest.TestBackend(t, p.backend(), sandboxtest.Options{Show: p.shows})
 }
 
 func TestEgress(t *testing.T) {

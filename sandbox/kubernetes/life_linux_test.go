@@ -90,7 +90,19 @@ func TestPodShowsNothing(t *testing.T) {
 	if _, err := p.backend().Create(bounded(t), s); err != nil {
 		t.Fatal(err)
 	}
-	pod, err := p.admin.CoreV1().Pods(p.name).Get(t.Context(), podName(s.ID), meta.GetOptions{})
+	raw := p.shows(t, s.ID)
+	encodings := []string{testToken, base64.StdEncoding.EncodeToString([]byte(testToken)), hex.EncodeToString([]byte(testToken)), "worker-secret"}
+	for _, secret := range encodings {
+		if bytes.Contains(raw, []byte(secret)) {
+			t.Errorf("%q is in %s", secret, raw)
+		}
+	}
+}
+
+// shows returns what the cluster tells of a sandbox.
+func (p *place) shows(t *testing.T, id string) []byte {
+	t.Helper()
+	pod, err := p.admin.CoreV1().Pods(p.name).Get(t.Context(), podName(id), meta.GetOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -102,12 +114,7 @@ func TestPodShowsNothing(t *testing.T) {
 	if err != nil || !bytes.Contains(raw, []byte(labelSandbox)) {
 		t.Fatalf("%s, %v", raw, err)
 	}
-	encodings := []string{testToken, base64.StdEncoding.EncodeToString([]byte(testToken)), hex.EncodeToString([]byte(testToken)), "worker-secret"}
-	for _, secret := range encodings {
-		if bytes.Contains(raw, []byte(secret)) {
-			t.Errorf("%q is in %s", secret, raw)
-		}
-	}
+	return raw
 }
 
 // A worker that is interrupted while a pod starts does not leave it behind.

@@ -17,6 +17,10 @@ type Options struct {
 	// Host is the address of this machine that a sandbox would reach if it had a
 	// network. Defaults to 127.0.0.1, for sandboxes of this machine.
 	Host string
+
+	// Show returns all that the backend's engine tells of a sandbox, by its id, and would keep of it
+	// in an image. Nil: there is no engine.
+	Show func(t *testing.T, id string) []byte
 }
 
 const program = "/workspace/probe"
@@ -95,7 +99,7 @@ func TestBackend(t *testing.T, b sandbox.Backend, o Options) {
 	t.Run("processes", func(t *testing.T) { testProcesses(t, b, o.Spec) })
 	t.Run("limits", func(t *testing.T) { testLimits(t, b, o.Spec) })
 	t.Run("connections", func(t *testing.T) { testConnections(t, b, o.Spec) })
-	t.Run("secrets", func(t *testing.T) { testSecrets(t, b, o.Spec) })
+	t.Run("secrets", func(t *testing.T) { testSecrets(t, b, o) })
 	t.Run("claim", func(t *testing.T) { testClaim(t, b, o.Spec) })
 	t.Run("life", func(t *testing.T) { testLife(t, b, o.Spec) })
 	t.Run("closed", func(t *testing.T) { testClosed(t, s) })

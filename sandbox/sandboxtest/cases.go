@@ -26,7 +26,7 @@ type Group struct {
 }
 
 const (
-	noSecrets     = "no secret is delivered to a sandbox, and nothing of the worker's is in one: see 34 to 36"
+	noSecrets     = "of a tenant's secrets: docs/identity-cases.md has those cases"
 	noTools       = "nothing here runs a tool of the host on what came out of a sandbox"
 	engineUnpacks = "the engine unpacks images"
 	noInject      = "the worker adds nothing to what a sandbox sends"

@@ -21,7 +21,8 @@ import (
 	"github.com/stepward/stepward/sandbox"
 )
 
-func testSecrets(t *testing.T, b sandbox.Backend, spec sandbox.Spec) {
+func testSecrets(t *testing.T, b sandbox.Backend, o Options) {
+	spec := o.Spec
 	s, broker := start(t, bounded(t), b, sandbox.Options{Spec: spec}), newBroker(1)
 	if isGVisor(s) {
 		broker.facts.Nonce[0] = 0xff // of no attempt below
@@ -37,6 +38,9 @@ func testSecrets(t *testing.T, b sandbox.Backend, spec sandbox.Spec) {
 	t.Run("command", func(t *testing.T) { testSecretOfCommand(t, s, broker) })
 	t.Run("redacted", func(t *testing.T) { testRedacted(t, b, spec) })
 	t.Run("apart", func(t *testing.T) { testApart(t, b, spec) })
+	if o.Show != nil {
+		t.Run("engine", func(t *testing.T) { testEngine(t, b, o) })
+	}
 	t.Run("lapse", func(t *testing.T) { testLapse(t, b, spec) })
 	t.Run("strict", func(t *testing.T) { testEnds(t, b, spec, true) })
 	t.Run("unrenewed", func(t *testing.T) { testEnds(t, b, spec, false) })
@@ -266,6 +270,27 @@ func testApart(t *testing.T, b sandbox.Backend, spec sandbox.Spec) {
 	alone.Secrets = []string{"TOKEN"}
 	if err := alone.Run(bounded(t)); !errors.Is(err, sandbox.ErrAlone) {
 		t.Errorf("with a secret, beside another that could read it: %v", err)
+	}
+}
+
+// testEngine: whoever may ask the engine about a sandbox learns nothing of what is in it, while
+// a command has it.
+func testEngine(t *testing.T, b sandbox.Backend, o Options) {
+	s := start(t, bounded(t), b, sandbox.Options{Spec: o.Spec})
+	value := canary("engine")
+	newBroker(1).deliver(t, s, long, envelope.Item{Name: "TOKEN", Commands: []string{program}, Value: []byte(value)},
+		envelope.Item{Name: "CERT", File: true, Commands: []string{program}, Value: []byte(value)})
+	c := s.Command(program, verbPrefix+"hold-secret", "TOKEN")
+	c.Secrets = []string{"TOKEN", "CERT"}
+	defer hanging(t, s, c)()
+	shown := string(o.Show(t, s.ID()))
+	if !strings.Contains(shown, s.ID()) {
+		t.Fatalf("it is not about the sandbox: %.2000s", shown)
+	}
+	for _, form := range []string{value, hex.EncodeToString([]byte(value)), base64.RawStdEncoding.EncodeToString([]byte(value))[:12]} {
+		if i := strings.Index(shown, form); i >= 0 {
+			t.Errorf("it has %q: %q", form, shown[max(0, i-100):min(len(shown), i+100)])
+		}
 	}
 }
 
