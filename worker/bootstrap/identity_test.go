@@ -59,6 +59,9 @@ var publish = workflow.NewStep("publish", func(ctx context.Context, what string)
 	if start, err := os.ReadFile("/proc/self/environ"); bytes.Contains(start, []byte("canary")) || err != nil && !errors.Is(err, os.ErrPermission) {
 		return "", fmt.Errorf("what others could see of the environment has the secret: %w", err)
 	}
+	if _, ok := os.LookupEnv("NOT_THERE"); ok {
+		return "", errors.New("a secret that nobody has is there")
+	}
 	return hashed(os.Getenv("DEPLOY_TOKEN")) + " " + os.Getenv("REGION"), nil
 }, workflow.StepOptions{Mode: workflow.Identity, Secrets: []string{"DEPLOY_TOKEN", "REGION", "NOT_THERE?"}, Retry: workflow.Retry{MaxAttempts: 1}})
 
@@ -186,8 +189,11 @@ func (h harbour) claimers(t *testing.T, run workflow.RunID) (names string) {
 }
 
 // Each tenant's guests and commands have that tenant's secrets in the sandbox, with nothing set up
-// but a file store; all that is on record of it has none, and neither has the worker's log.
+// but a file store; all that is on record of it has none, and neither has the worker's log. What the
+// worker has under the same name is not taken.
 func TestIdentity(t *testing.T) {
+	t.Setenv("DEPLOY_TOKEN", "the worker's own")
+	t.Setenv("NOT_THERE", "the worker's own")
 	h := newHarbour(t, worker.Config{})
 	for _, tenant := range []string{"acme", "globex"} {
 		run, err := ship.Enqueue(t.Context(), h.client, "now", workflow.EnqueueOptions{Tenant: tenant})
@@ -247,8 +253,10 @@ func TestIdentity(t *testing.T) {
 	}
 }
 
-// A tenant whose store has not what its profile refers to gets nothing in part, and its run says what is missing.
+// A tenant whose store has not what its profile refers to gets nothing in part, nor what the worker has, and
+// its run says what is missing.
 func TestIdentityMissing(t *testing.T) {
+	t.Setenv("DEPLOY_TOKEN", "the worker's own")
 	h := newHarbour(t, worker.Config{})
 	err := h.profiles.Put(t.Context(), identity.Profile{Name: "main", Scope: identity.Scope{Tenant: "initech"}, Keys: map[string]identity.Key{
 		"DEPLOY_TOKEN": {Ref: "file://deploy-token"}, "REGION": {Knob: "eu"},

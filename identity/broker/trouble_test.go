@@ -1,0 +1,112 @@
+package broker_test
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"connectrpc.com/connect"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/stepward/stepward/identity"
+	"github.com/stepward/stepward/internal/envelope"
+	"github.com/stepward/stepward/internal/rpc"
+)
+
+// A store that goes away takes nothing from who has its secret, and gives nothing to who has not. Revocations
+// that cannot be read are no yes to either.
+func TestStoreGoesAway(t *testing.T) {
+	f := newFixture(t, "DEPLOY_TOKEN")
+	f.store.values["x"] = "s3cr3t-canary"
+	f.put("DEPLOY_TOKEN", identity.Key{Ref: "mem://x"})
+	link := f.serve()
+	o, err := get(t.Context(), link, f.claim)
+	if err != nil {
+		t.Fatal(err)
+	}
+	later := f.attempt(1, 2, "publish#2")
+	away := func(err error) {
+		f.store.mu.Lock()
+		defer f.store.mu.Unlock()
+		f.store.errs["x"] = err
+	}
+	away(errors.New("dial tcp 192.0.2.1:8200: connection refused"))
+	if n, err := renew(t.Context(), link, f.claim, o); err != nil || n.State != envelope.Renewed {
+		t.Errorf("a renewal: %+v, %v", n, err)
+	}
+	if _, err := get(t.Context(), link, later); connect.CodeOf(err) != connect.CodeUnavailable || reason(err) != "" {
+		t.Errorf("another attempt: %v", err)
+	}
+	away(nil)
+	f.exec("ALTER TABLE stepward.revocation RENAME TO away")
+	if n, err := renew(t.Context(), link, f.claim, o); err == nil || strings.Contains(err.Error(), "s3cr3t") {
+		t.Errorf("a renewal without revocations: %+v, %v", n, err)
+	}
+	if _, err := get(t.Context(), link, later); err == nil || reason(err) == "revoked" {
+		t.Errorf("another attempt, without revocations: %v", err)
+	}
+	f.exec("ALTER TABLE stepward.away RENAME TO revocation")
+	if n, err := renew(t.Context(), link, f.claim, o); err != nil || n.State != envelope.Renewed {
+		t.Errorf("a renewal: %+v, %v", n, err)
+	}
+	if _, err := get(t.Context(), link, later); err != nil {
+		t.Errorf("another attempt: %v", err)
+	}
+	if n := f.issued(); n != 2 {
+		t.Errorf("%d envelopes are on record", n)
+	}
+}
+
+// Whether the database's clock is 10 minutes before the broker's or behind it, or jumps in between, an attempt
+// gets its secrets, keeps them, and is revoked.
+func TestClocksApart(t *testing.T) {
+	f := newFixture(t, "DEPLOY_TOKEN")
+	f.store.values["x"] = "s3cr3t-canary"
+	f.put("DEPLOY_TOKEN", identity.Key{Ref: "mem://x"})
+	f.exec("CREATE TABLE stepward.ahead AS SELECT interval '0' AS by") // functions that stand before those of Postgres
+	for _, name := range []string{"clock_timestamp", "statement_timestamp", "transaction_timestamp", "now"} {
+		f.exec("CREATE FUNCTION stepward." + name + "() RETURNS timestamptz LANGUAGE sql STABLE AS $$ SELECT pg_catalog." + name + "() + by FROM stepward.ahead $$")
+	}
+	cfg := f.pool.Config()
+	cfg.ConnConfig.RuntimeParams["search_path"] = f.schema + ", pg_catalog"
+	var err error
+	if f.cfg.Pool, err = pgxpool.NewWithConfig(t.Context(), cfg); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(f.cfg.Pool.Close)
+	link := f.serve()
+	client, err := link.Client(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	clock := func(by string) { f.exec("UPDATE stepward.ahead SET by = $1::text::interval", by) }
+	for i, steps := range [][2]string{{"10 min", "10 min"}, {"-10 min", "-10 min"}, {"10 min", "-10 min"}, {"-10 min", "10 min"}} {
+		clock(steps[0])
+		c := f.attempt(10+i, 1, "publish#2")
+		o, err := get(t.Context(), link, c)
+		if err != nil {
+			t.Fatalf("%v: %v", steps, err)
+		}
+		if _, err := client.Opened(t.Context(), connect.NewRequest(&rpc.OpenedRequest{Claim: c})); err != nil {
+			t.Errorf("%v: opened: %v", steps, err)
+		}
+		clock(steps[1])
+		if n, err := renew(t.Context(), link, c, o); err != nil || n.State != envelope.Renewed {
+			t.Errorf("%v: a renewal: %+v, %v", steps, n, err)
+		}
+		err = f.profiles.Revoke(t.Context(), identity.Revocation{Tenant: "acme", Kind: identity.KindTenant, State: identity.Hard})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n, err := renew(t.Context(), link, c, o); err != nil || n.State != envelope.Revoked {
+			t.Errorf("%v: a renewal after a revoke: %+v, %v", steps, n, err)
+		}
+		f.exec("DELETE FROM stepward.revocation")
+		if _, err := client.Close(t.Context(), connect.NewRequest(&rpc.CloseRequest{Claim: c})); err != nil {
+			t.Errorf("%v: closed: %v", steps, err)
+		}
+	}
+	if n := f.count("SELECT count(*)::int FROM stepward.issue WHERE closed_at NOT BETWEEN now() - interval '5 min' AND now() + interval '5 min'"); n != 4 {
+		t.Errorf("the clock that was set counted for %d", n)
+	}
+}
