@@ -9,7 +9,7 @@ export GORACE ?= atexit_sleep_ms=10
 # Tests of these packages take the longest, so they begin first.
 SLOWEST := ./worker ./sandbox/docker ./sandbox/local ./internal/devdb
 
-.PHONY: test needs build cross lint generate matrix
+.PHONY: test needs build cross lint generate matrix cases
 
 # Installs what is missing, runs all tests, ends with the list of skips.
 test: needs
@@ -54,3 +54,7 @@ generate:
 BACKENDS ?= local docker
 matrix:
 	$(GO) run ./sandbox/sandboxtest/matrix $(BACKENDS)
+
+# What holds each way to get at a secret: docs/identity-cases.md.
+cases:
+	$(GO) run ./internal/identitycases > docs/identity-cases.md.new && mv docs/identity-cases.md.new docs/identity-cases.md

@@ -207,7 +207,13 @@ func TestCanary(t *testing.T) {
 			t.Errorf("%s: got %.1000s", what, out)
 		}
 	}
-	waits := m.waiting("wait", tenants...)
+	resumes, waits := m.enqueue("resume", "globex"), m.waiting("wait", tenants...)
+	for is := workflow.StateReady; is != workflow.StateWaiting; <-time.After(20 * time.Millisecond) { // nothing tells that it waits
+		now, err := m.client.Get(t.Context(), resumes.ID)
+		if is = now.State; err != nil || is == workflow.StateFailed || is == workflow.StateParked {
+			t.Fatalf("it is %s: %v, %v", is, now.Err, err)
+		}
+	}
 	m.memory("memory of a worker", first)
 	m.processes(first)
 	if err := first.Process.Kill(); err != nil {
@@ -226,6 +232,13 @@ func TestCanary(t *testing.T) {
 	var failed *workflow.RecordedError
 	if _, err := holds.Result(t.Context()); !errors.As(err, &failed) || failed.Kind != "revoked" {
 		t.Errorf("after a revoke: %v", err)
+	}
+	// What is done needs no secret, whatever has become of it.
+	if err := goOn.Send(t.Context(), m.client, resumes.ID, "now"); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := resumes.Result(t.Context()); err != nil || out != m.setup.Markers["plain"] {
+		t.Errorf("a step that was done: %q, %v", out, err)
 	}
 	m.memory("memory of the other worker", second)
 	m.processes(second)

@@ -34,6 +34,7 @@ var (
 	stage = workflow.Progress[string]{Name: "stage"}
 	says  = workflow.Progress[[]string]{Name: "says"}
 	lines = workflow.Stream[[]string]{Name: "lines"}
+	goOn  = workflow.NewSignal[string]("go-on")
 
 	steps = workflow.StepOptions{Mode: workflow.Identity, Secrets: append([]string{plain}, names...), Retry: workflow.Retry{MaxAttempts: 3, Backoff: time.Millisecond}}
 	once  = workflow.StepOptions{Mode: workflow.Identity, Secrets: steps.Secrets, Retry: workflow.Retry{MaxAttempts: 2, Backoff: time.Millisecond}}
@@ -75,6 +76,10 @@ var (
 		said, err := leak.Run(ctx, how)
 		if err != nil {
 			return "", err
+		}
+		if how == "resume" {
+			_, err := goOn.Receive(ctx, 0)
+			return said[0], err
 		}
 		if how != "result" {
 			return "", nil
@@ -128,6 +133,8 @@ func leaks(ctx context.Context, how string) ([]string, error) {
 	fmt.Println(said)
 	fmt.Fprintln(os.Stderr, said)
 	switch how {
+	case "resume":
+		return said[:1], nil
 	case "result": // one with what is not text is refused
 		return said[:len(said)-len(forms("x"))-1], nil
 	case "retry":
