@@ -13,12 +13,15 @@ import (
 	"github.com/stepward/stepward/sandbox"
 )
 
-const (
-	// takeWithin is how long after the lease of its worker a sandbox lives without one
-	// that goes on with it; sweepAfter, how long the sweeper leaves it alone.
+// takeWithin is how long after the lease of its worker a sandbox lives without one
+// that goes on with it; sweepAfter, how long the sweeper leaves it alone. Both are longer
+// in tests, whose next worker may take longer to start.
+var (
 	takeWithin = 35 * time.Second
 	sweepAfter = 20 * time.Second
+)
 
+const (
 	// guestID names the only guest step of a sandbox.
 	guestID = "guest"
 

@@ -126,7 +126,7 @@ func TestClockStepsBackOverLimit(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		defer cancel()
 		if out, err := run.Result(ctx); err != nil || out != 2 {
 			t.Fatalf("got %d, %v", out, err)

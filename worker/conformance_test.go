@@ -83,7 +83,7 @@ func TestConformance(t *testing.T) {
 	} {
 		d := defines(body, double, keep, twice, broken)
 		stop := f.start(worker.Config{Workflows: []*workflow.Definition{d, kidV1}})
-		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		run := f.enqueue(21)
 		_, err := run.Result(ctx)
 		cancel()

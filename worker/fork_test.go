@@ -65,7 +65,7 @@ func (f *fixture) forks(id workflow.RunID, o workflow.ForkOptions) (workflow.Run
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(f.t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(f.t.Context(), patience)
 	defer cancel()
 	out, err := story.Handle(f.client, fork).Result(ctx)
 	if err != nil {

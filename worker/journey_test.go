@@ -275,7 +275,7 @@ func (r *traveller) checkpoints() map[string]string {
 // not executed again, every step is on record once, and nothing is left over.
 func (r *traveller) arrives(ctx context.Context, before map[string]string, visited int) {
 	r.t.Helper()
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	out, err := r.run.Result(ctx)
 	if err != nil || out != strings.Join(r.in.Path, " ") {

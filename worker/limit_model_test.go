@@ -101,7 +101,7 @@ func TestLimitModel(t *testing.T) {
 				rt.Fatalf("%d turns hold a limit of %d", n, limit)
 			}
 		}
-		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		defer cancel()
 		for _, run := range runs {
 			if _, err := run.Result(ctx); err != nil && !errors.Is(err, workflow.ErrCanceled) {

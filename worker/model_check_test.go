@@ -34,7 +34,6 @@ func (f *fleet) status(rt judge, id workflow.RunID) workflow.RunStatus {
 
 // until polls until done reports true.
 func (f *fleet) until(rt judge, what string, done func() bool) {
-	const patience = 40 * time.Second
 	start := time.Now()
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()

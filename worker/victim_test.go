@@ -248,7 +248,7 @@ func (p *process) diedOf(want syscall.Signal) {
 	p.t.Helper()
 	select {
 	case <-p.gone:
-	case <-time.After(30 * time.Second):
+	case <-time.After(patience):
 		p.t.Fatal("the victim lives on: its crash point was not reached")
 	}
 	status, _ := p.cmd.ProcessState.Sys().(syscall.WaitStatus)

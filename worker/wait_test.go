@@ -32,7 +32,7 @@ func (f *fixture) waits(id workflow.RunID) {
 // ends waits for the result and compares it.
 func ends[Out comparable](t *testing.T, run workflow.Run[Out], want Out) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	if out, err := run.Result(ctx); err != nil || out != want {
 		t.Fatalf("got %v, %v; want %v", out, err, want)

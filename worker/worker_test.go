@@ -113,7 +113,7 @@ func sum(ns []int) (total int) {
 // wait for it.
 func (f *fixture) expire(name string) {
 	f.t.Helper()
-	f.exec("UPDATE stepward.worker SET lease_until = clock_timestamp() - interval '1 minute' WHERE name = $1", name)
+	f.exec("UPDATE stepward.worker SET lease_until = clock_timestamp() - interval '1 hour' WHERE name = $1", name)
 }
 
 // state returns where a run is.
@@ -139,18 +139,21 @@ func finished(err error) bool {
 	return ok && e.State.Ended()
 }
 
-// eventually polls until f reports true.
+// patience is how long a test waits for what must come. Only a test that fails waits
+// so long: a machine that others load needs more time than one would think.
+const patience = 2 * time.Minute
+
+// eventually polls until f reports true: ever more seldom, as most of f ask Postgres,
+// and many tests wait at the same time.
 func eventually(t *testing.T, what string, f func() bool) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	for !f() {
+	for wait := 5 * time.Millisecond; !f(); wait = min(wait*3/2, 50*time.Millisecond) {
 		select {
 		case <-ctx.Done():
 			t.Fatalf("did not happen: %s", what)
-		case <-tick.C:
+		case <-time.After(wait):
 		}
 	}
 }

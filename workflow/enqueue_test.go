@@ -396,7 +396,7 @@ func TestLargeValuesInTx(t *testing.T) {
 	}
 	large := strings.Repeat("x", 100<<10)
 	w, mail := workflow.DurableWorkflow[string, string]{Name: "large"}, workflow.NewSignal[string]("mail")
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	blobs := func() (n int) {
 		t.Helper()

@@ -104,7 +104,7 @@ func FuzzTurn(f *testing.F) {
 			seen[c.Seq] = true
 			turn.Steps = append(turn.Steps, c)
 		}
-		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 		defer cancel()
 		end := fuzzedV1.Engine().Run(ctx, turn)
 		if ctx.Err() != nil {

@@ -91,7 +91,7 @@ func (f *fleet) change(what func()) {
 // until waits for a state of the pool.
 func (f *fleet) until(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	tick := time.NewTicker(time.Millisecond) // a sandbox that got ready changes no row
 	defer tick.Stop()
