@@ -96,7 +96,8 @@ func main() {
 
 // initialize never returns where the program was started in a sandbox, as the broker, or as the operator.
 func initialize() {
-	bootstrap.Config{Broker: configure}.Init(deployV1)
+	// Who is root for this example stays so: it makes its store itself, where a deployment would have an operator.
+	bootstrap.Config{Broker: configure, User: "root"}.Init(deployV1)
 	if len(os.Args) == 5 && os.Args[1] == operatorCommand {
 		if err := operatorMain(context.Background(), os.Args[2], os.Args[3], os.Args[4]); err != nil {
 			fmt.Fprintln(os.Stderr, err)

@@ -31,8 +31,9 @@ const (
 	operatorCommand = "operator"
 )
 
-// broker is for the broker's process: the one that opens the store while workers work.
-var broker = bootstrap.Config{Broker: bootstrap.FileStore(os.Getenv(storeEnv))}
+// broker is for the broker's process: the one that opens the store while workers work. A quickstart of root's
+// stays root, as the store is its own; a deployment leaves User alone, and the store to bootstrap.Config.BrokerUser.
+var broker = bootstrap.Config{Broker: bootstrap.FileStore(os.Getenv(storeEnv)), User: "root"}
 
 // secrets are a throw-away store with a customer's deploy key. This process has the public half.
 type secrets struct {

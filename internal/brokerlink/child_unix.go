@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -33,11 +34,12 @@ const (
 
 // child is a broker that this process has started.
 type child struct {
-	conn  net.Conn
-	cmd   *exec.Cmd
-	ended chan struct{} // its connection has
-	gone  chan struct{} // it has
-	end   func()
+	conn    net.Conn
+	process atomic.Int64
+	ended   chan struct{} // its connection has
+	gone    chan struct{} // it has
+	end     func()
+	kill    func()
 }
 
 // startChild starts this program as a broker, and returns when it serves. What it says instead is in
@@ -45,6 +47,9 @@ type child struct {
 func startChild(ctx context.Context, setup Setup, log func(string)) (*child, error) {
 	if !ready.Load() {
 		return nil, errors.New("this program cannot be started as a broker: bootstrap.Init is not the first call in its main, and worker.Config.Broker names no other")
+	}
+	if separated() {
+		return launch(ctx, setup, log)
 	}
 	ours, theirs, err := pair()
 	if err != nil {
@@ -66,21 +71,23 @@ func startChild(ctx context.Context, setup Setup, log func(string)) (*child, err
 	if _, err := os.Stat("/proc/self/exe"); err == nil {
 		self = "/proc/self/exe" // also when a deploy has put another program in its place
 	}
-	c.cmd = exec.Command(self)
-	c.cmd.WaitDelay = 2 * time.Second
-	c.cmd.Env = append(os.Environ(), EnvBroker+"=1")
-	c.cmd.ExtraFiles = []*os.File{theirs}
-	c.cmd.Stdin = strings.NewReader(string(input))
-	c.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // ^C is for the worker, which needs it until it has drained
+	cmd := exec.Command(self)
+	cmd.WaitDelay = 2 * time.Second
+	cmd.Env = append(os.Environ(), EnvBroker+"=1")
+	cmd.ExtraFiles = []*os.File{theirs}
+	cmd.Stdin = strings.NewReader(string(input))
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // ^C is for the worker, which needs it until it has drained
 	said, stderr := &tail{}, &lineWriter{to: log}
-	c.cmd.Stderr = io.MultiWriter(said, stderr)
-	if err := c.cmd.Start(); err != nil {
+	cmd.Stderr = io.MultiWriter(said, stderr)
+	if err := cmd.Start(); err != nil {
 		ours.Close()
 		return nil, fmt.Errorf("start the broker: %w", err)
 	}
 	theirs.Close()
+	c.process.Store(int64(cmd.Process.Pid))
+	c.kill = func() { _ = cmd.Process.Kill() }
 	go func() {
-		err := c.cmd.Wait()
+		err := cmd.Wait()
 		stderr.flush()
 		if err != nil {
 			log(err.Error())
@@ -130,7 +137,7 @@ func (c *child) over() bool {
 	}
 }
 
-func (c *child) pid() int { return c.cmd.Process.Pid }
+func (c *child) pid() int { return int(c.process.Load()) }
 
 // close ends the child: what it writes is on record, or will be done again.
 func (c *child) close() {
@@ -139,7 +146,7 @@ func (c *child) close() {
 }
 
 func (c *child) stop() {
-	timer := time.AfterFunc(5*time.Second, func() { c.cmd.Process.Kill() })
+	timer := time.AfterFunc(5*time.Second, c.kill)
 	defer timer.Stop()
 	<-c.gone
 }

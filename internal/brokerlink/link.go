@@ -85,6 +85,7 @@ func pings() *http.HTTP2Config {
 // Child returns the way to a broker that is a child of this process, started at the first call, and
 // again when it has ended. setup describes its database; log is given what it writes.
 func Child(setup Setup, log func(line string)) *Link {
+	pin(setup)
 	return &Link{start: func(ctx context.Context) (*child, error) { return startChild(ctx, setup, log) }}
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 	"sync/atomic"
 
 	"github.com/jackc/pgx/v5"
@@ -15,6 +16,21 @@ import (
 
 // EnvBroker says to a program that it was started as a broker.
 const EnvBroker = "STEPWARD_BROKER"
+
+// envLauncher says to it that it was left behind to start brokers, as this user.
+const envLauncher = "STEPWARD_LAUNCHER"
+
+// A User is one of the operating system's.
+type User struct {
+	UID, GID int
+	Home     string
+}
+
+// homes has the homes of users without a name.
+const homes = "/var/lib/stepward"
+
+// Unnamed returns a user that need not be known to the system.
+func Unnamed(uid int) User { return User{uid, uid, homes + "/" + strconv.Itoa(uid)} }
 
 // Started reports whether this process was started as a broker. What it starts is not.
 func Started() bool {

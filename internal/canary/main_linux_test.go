@@ -35,7 +35,7 @@ const (
 )
 
 func TestMain(m *testing.M) {
-	bootstrap.Config{Broker: bootstrap.FileStore(os.Getenv(envStore))}.Init(loadV1)
+	bootstrap.Config{Broker: bootstrap.FileStore(os.Getenv(envStore)), User: "root"}.Init(loadV1) // each process has the user that the test gives it
 	if dir := os.Getenv(envWorker); dir != "" {
 		if err := work(dir); err != nil {
 			fmt.Fprintln(os.Stderr, err)

@@ -24,7 +24,8 @@ import (
 )
 
 // Init is the first line of main in a program that embeds a worker. Started
-// inside a sandbox, or as the broker of a worker, it serves there and never returns. Everywhere
+// inside a sandbox, or as the broker of a worker, it serves there and never returns. Started as
+// root, it has a program with steps of mode Identity go on as an ordinary user: see [Config].User. Everywhere
 // else it does nothing.
 //
 // The initialization of the program's packages runs before it, in the sandbox
@@ -42,16 +43,30 @@ type Config struct {
 	// process alone: what opens a store belongs here, and not into the worker's main.
 	// Defaults to [FileStore] of stepward/secrets in the user's configuration directory.
 	Broker func(context.Context) (broker.Config, error)
+
+	// User and BrokerUser are who the program, and brokers that its workers start, go on as when it
+	// is started as root with the right to change users, and a definition has a step of mode Identity:
+	// names, or numbers that need not be known to the system. A worker that is root could read
+	// what is the broker's. As two users that are not, they are level identity.L1.
+	//
+	// The change is made by Init, on Linux, for good, and without supplementary groups: what needs
+	// root, be it a port or a file, is to be prepared outside, and the sandboxes of package local are those of an
+	// ordinary user. HOME is that of the user, or below /var/lib/stepward. The broker has the environment that the
+	// program was started with, and reads stores as BrokerUser; its database is the first that a worker of
+	// the program names.
+	//
+	// Default to 65521 and 65522. A User "root" stays, with level identity.L1Dev.
+	User, BrokerUser string
 }
 
 // Init is the first line of main in a program that embeds a worker, as the function [Init].
 func (c Config) Init(definitions ...*workflow.Definition) {
+	if brokerlink.Launching() {
+		ignoreSignals()
+		exit(brokerlink.Launch())
+	}
 	if brokerlink.Started() {
-		if err := serveBroker(c.Broker); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-		os.Exit(0)
+		exit(serveBroker(c.Broker))
 	}
 	runner.Main(func(ctx context.Context, r runner.GuestRequest) ([]byte, error) {
 		step, err := find(definitions, r)
@@ -71,7 +86,18 @@ func (c Config) Init(definitions ...*workflow.Definition) {
 		}
 		return out, err
 	})
+	if err := c.separate(definitions); err != nil {
+		exit(fmt.Errorf("bootstrap: %w", err))
+	}
 	brokerlink.CanServe()
+}
+
+func exit(err error) {
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(0)
 }
 
 // FileStore returns what makes a broker of a file store: references file://name mean its secrets, and the
@@ -86,8 +112,11 @@ func FileStore(dir string) func(context.Context) (broker.Config, error) {
 	}
 }
 
+// ignoreSignals is for processes that the worker needs until it has drained, and that end with it.
+func ignoreSignals() { signal.Ignore(os.Interrupt, syscall.SIGTERM, syscall.SIGHUP) }
+
 func serveBroker(configure func(context.Context) (broker.Config, error)) error {
-	signal.Ignore(os.Interrupt, syscall.SIGTERM, syscall.SIGHUP) // the worker needs it until it has drained, and it ends with the worker
+	ignoreSignals()
 	if configure == nil {
 		configure = func(ctx context.Context) (broker.Config, error) {
 			dir, err := os.UserConfigDir()

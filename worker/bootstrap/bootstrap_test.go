@@ -27,7 +27,18 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	bootstrap.Config{Broker: bootstrap.FileStore(os.Getenv(envStore))}.Init(wordsV1, showsV1, shipV1)
+	user, ok := os.LookupEnv(envUser)
+	if !ok {
+		user = "root" // tests are
+	}
+	bootstrap.Config{Broker: bootstrap.FileStore(os.Getenv(envStore)), User: user}.Init(wordsV1, showsV1, shipV1)
+	if database := os.Getenv(envDatabase); database != "" {
+		if err := alone(database, os.Getenv(envSchema)); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	os.Exit(m.Run())
 }
 
