@@ -4,6 +4,7 @@ package worker_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/stepward/stepward/identity"
 	"github.com/stepward/stepward/workflow"
 )
 
@@ -23,9 +25,11 @@ type clientKilling struct {
 	statements []string
 	begin      func(*fixture) workflow.RunID // makes what it is done to
 	do         func(context.Context, *workflow.Client, workflow.RunID) error
-	done       string // counts what it has come to
-	again      int    // what that is when it was done twice
-	refused    bool   // the second time
+	admin      func(context.Context, *identity.Profiles) error // instead of do
+	commit     int                                             // which one; 0: the first
+	done       string                                          // counts what it has come to
+	again      int                                             // what that is when it was done twice
+	refused    bool                                            // the second time
 }
 
 func ready(f *fixture) workflow.RunID { return f.travel(plain...).run.ID }
@@ -96,8 +100,93 @@ var clientKillings = []clientKilling{
 		done: "SELECT count(*) FROM stepward.schedule WHERE paused AND due_at IS NULL AND $1::bigint = 0"},
 	{verb: "resume of a schedule", statements: []string{"ScheduleResume"}, again: 1, do: ofSchedule(workflow.Schedule.Resume),
 		done: "SELECT count(*) FROM stepward.schedule WHERE NOT paused AND due_at IS NOT NULL AND $1::bigint = 0"},
+	{verb: "trigger", statements: []string{"RunInsert"}, again: 2,
+		do: ofSchedule(func(s workflow.Schedule, ctx context.Context) error { _, err := s.Trigger(ctx); return err }),
+		done: `SELECT count(*) FROM stepward.run r JOIN stepward.ready q ON q.run_id = r.id
+			WHERE workflow = 'report' AND tick > now() - interval '1 day' AND $1::bigint = 0`},
+	{verb: "backfill", statements: []string{"RunInsert"}, commit: 2, again: 1, // the first reads what is due
+		do: ofSchedule(func(s workflow.Schedule, ctx context.Context) error {
+			from := time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC)
+			_, err := s.Backfill(ctx, from, from.Add(24*time.Hour-time.Second))
+			return err
+		}),
+		done: "SELECT count(*) FROM stepward.run r JOIN stepward.ready q ON q.run_id = r.id WHERE workflow = 'report' AND tick < '2021-01-01' AND $1::bigint = 0"},
 	{verb: "delete of a schedule", statements: []string{"ScheduleDelete"}, again: 1, refused: true, do: ofSchedule(workflow.Schedule.Delete),
 		done: "SELECT 1 - count(*) FROM stepward.schedule WHERE $1::bigint = 0"},
+	{verb: "enqueue many", statements: []string{"RunInsert"}, again: 1,
+		do: func(ctx context.Context, c *workflow.Client, _ workflow.RunID) error {
+			items := func(yield func(trip, workflow.EnqueueOptions) bool) {
+				for i := range 3 {
+					if !yield(trip{Path: plain}, workflow.EnqueueOptions{Tenant: "many", Key: fmt.Sprint(i)}) {
+						return
+					}
+				}
+			}
+			var errs []error
+			for _, err := range journey.EnqueueMany(ctx, c, items) {
+				errs = append(errs, err)
+			}
+			return errors.Join(errs...)
+		},
+		done: "SELECT count(*) / 3 FROM stepward.run r JOIN stepward.ready q ON q.run_id = r.id WHERE r.tenant = 'many' AND $1::bigint = 0"},
+
+	// And those of who administers profiles.
+	{verb: "put", statements: []string{"ProfileInsert", "IdentityEvent"}, again: 1, admin: puts("eu"), done: ofProfiles("profile", "keys::text LIKE '%eu%'", "profile.put")},
+	{verb: "put again", statements: []string{"ProfileUpdate", "IdentityEvent"}, again: 1, admin: puts("us"), done: ofProfiles("profile", "keys::text LIKE '%us%'", "profile.put")},
+	{verb: "revoke", statements: []string{"IdentityHold", "IdentityEpoch", "RevocationInsert", "IdentityEvent"}, again: 1,
+		admin: func(ctx context.Context, p *identity.Profiles) error {
+			return p.Revoke(ctx, identity.Revocation{Tenant: "killed", Kind: identity.KindKey, Target: "REGION", State: identity.Soft})
+		},
+		done: ofProfiles("revocation", "target = 'REGION' AND state > 0", "identity.revoked")},
+	{verb: "rotate", statements: []string{"IdentityHold", "IdentityEpoch", "RevocationInsert", "IdentityEvent"}, again: 1,
+		admin: func(ctx context.Context, p *identity.Profiles) error { return p.Rotate(ctx, "killed", "REGION", "2") },
+		done:  ofProfiles("revocation", "target = 'REGION' AND version = '2'", "key.rotated")},
+	{verb: "delete of a profile", statements: []string{"ProfileDelete", "IdentityHold", "IdentityEpoch", "RevocationInsert", "IdentityEvent"}, again: 1, refused: true,
+		admin: func(ctx context.Context, p *identity.Profiles) error {
+			pr, err := p.Get(ctx, "killed", "regions")
+			if err != nil {
+				return err
+			}
+			return p.Delete(ctx, pr)
+		},
+		done: ofProfiles("revocation", "kind = 'profile' AND NOT EXISTS (SELECT FROM stepward.profile)", "profile.deleted")},
+}
+
+// puts returns what makes, or changes, a profile of the tenant killed.
+func puts(region string) func(context.Context, *identity.Profiles) error {
+	return func(ctx context.Context, p *identity.Profiles) error {
+		pr, err := p.Get(ctx, "killed", "regions")
+		if errors.Is(err, identity.ErrNotFound) {
+			pr, err = identity.Profile{Name: "regions", Scope: identity.Scope{Tenant: "killed"}}, nil
+		}
+		if err != nil {
+			return err
+		}
+		pr.Keys = map[string]identity.Key{"REGION": {Knob: region}}
+		return p.Put(ctx, pr)
+	}
+}
+
+// ofProfiles counts rows that have an event beside them.
+func ofProfiles(table, which, event string) string {
+	return "SELECT count(*) FROM stepward." + table + " WHERE tenant = 'killed' AND " + which +
+		" AND EXISTS (SELECT FROM stepward.event WHERE tenant = 'killed' AND kind = '" + event + "') AND $1::bigint = 0"
+}
+
+// call does it, as who has the pool.
+func (k clientKilling) call(ctx context.Context, pool *pgxpool.Pool, schema string, run workflow.RunID) error {
+	if k.admin != nil {
+		p, err := identity.New(pool, identity.Options{Schema: schema})
+		if err != nil {
+			return err
+		}
+		return k.admin(ctx, p)
+	}
+	c, err := workflow.NewClient(workflow.ClientConfig{Pool: pool, Schema: schema})
+	if err != nil {
+		return err
+	}
+	return k.do(ctx, c, run)
 }
 
 func clientKills(statement string) bool {
@@ -106,12 +195,8 @@ func clientKills(statement string) bool {
 
 // beClient is main of a process that calls a client.
 func beClient(ctx context.Context, pool *pgxpool.Pool) int {
-	client, err := workflow.NewClient(workflow.ClientConfig{Pool: pool, Schema: victim.Schema})
-	if err == nil {
-		k := clientKillings[slices.IndexFunc(clientKillings, func(k clientKilling) bool { return k.verb == victim.Client })]
-		err = k.do(ctx, client, workflow.RunID(victim.Run))
-	}
-	if err != nil {
+	k := clientKillings[slices.IndexFunc(clientKillings, func(k clientKilling) bool { return k.verb == victim.Client })]
+	if err := k.call(ctx, pool, victim.Schema, workflow.RunID(victim.Run)); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
@@ -148,11 +233,11 @@ func TestKillClient(t *testing.T) {
 		if n := f.count(k.done, int64(id)); n != 0 {
 			t.Errorf("%s: done before it is: %d", k.verb, n)
 		}
-		dies("commit:after:1")
+		dies(fmt.Sprintf("commit:after:%d", max(1, k.commit)))
 		if n := f.count(k.done, int64(id)); n != 1 {
 			t.Errorf("%s, killed when it was committed: %d", k.verb, n)
 		}
-		if err := k.do(t.Context(), f.client, id); (err != nil) != k.refused {
+		if err := k.call(t.Context(), f.pool, f.schema, id); (err != nil) != k.refused {
 			t.Errorf("%s, again: %v", k.verb, err)
 		}
 		if n := f.count(k.done, int64(id)); n != k.again {

@@ -13,6 +13,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -27,8 +28,9 @@ import (
 // answer: the server has done what it was asked to, and the client never hears.
 type cutConn struct {
 	net.Conn
-	mark  string // a file that says that it happened
-	armed bool   // set by the goroutine that uses the connection, while it is idle
+	mark  string       // a file that says that it happened
+	deaf  *atomic.Bool // notifications get lost
+	armed bool         // set by the goroutine that uses the connection, while it is idle
 	r     *bufio.Reader
 	rest  []byte // of the message that is being passed on
 }
@@ -46,6 +48,9 @@ func (c *cutConn) Read(b []byte) (int, error) {
 			message := make([]byte, 1+binary.BigEndian.Uint32(head[1:]))
 			if _, err := io.ReadFull(c.r, message); err != nil {
 				return 0, err
+			}
+			if message[0] == 'A' && c.deaf != nil && c.deaf.Load() {
+				continue
 			}
 			dropping = dropping || c.armed && (head[0] == '2' || head[0] == 'C')
 			if !dropping {

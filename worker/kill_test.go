@@ -116,18 +116,6 @@ var killings = []killing{
 	{statement: "ParkUnservable", n: 1, path: []string{"a", "box", "c"}, victim: victimConfig{NoBackend: true}},
 }
 
-// Statements that write for who administers profiles, each in one transaction with its event. TestKillClient
-// dies at those of other clients.
-var identityWrites = map[string]string{
-	"ProfileInsert":    "again is no change",
-	"ProfileUpdate":    "the same",
-	"ProfileDelete":    "again is ErrNotFound",
-	"IdentityHold":     "in that of RevocationInsert",
-	"IdentityEpoch":    "in that of RevocationInsert",
-	"IdentityEvent":    "in that of the others",
-	"RevocationInsert": "again is no change",
-}
-
 // Statements that write in the broker, which has no lease to lose. Package identity/broker ends it at each.
 var brokerWrites = map[string]string{
 	"IssueOpened":   "again is no change",
@@ -156,9 +144,8 @@ func TestKillCoversEveryWrite(t *testing.T) {
 		if !writes.MatchString(v.Field(i).String()) {
 			continue
 		}
-		_, admin := identityWrites[name]
 		_, broker := brokerWrites[name]
-		client := admin || clientKills(name)
+		client := clientKills(name)
 		killed := slices.ContainsFunc(killings, func(k killing) bool { return k.statement == name })
 		if _, own := ownWrites[name]; (client || broker || own) == killed {
 			t.Errorf("statement %s writes: killed at %v, a client's %v, the broker's %v", name, killed, client, broker)

@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -32,7 +33,7 @@ type trouble struct {
 
 // Troubles by name. Those of the first kind change nothing that a client sees.
 var (
-	mishaps = []string{"none", "reap", "deploy", "lose", "double", "sever", "cut", "freeze", "crash", "ahead", "back"}
+	mishaps = []string{"none", "reap", "deploy", "lose", "double", "sever", "deaf", "cut", "freeze", "crash", "ahead", "back"}
 	wishes  = []string{"coin", "coin", "trigger", "pause", "resume", "cancel", "terminate"}
 )
 
@@ -60,6 +61,7 @@ type fleet struct {
 type member struct {
 	line *line
 	cut  *cut
+	deaf atomic.Bool
 	pool *pgxpool.Pool
 	stop func()
 }
@@ -114,7 +116,7 @@ func fleetOn(fx *fixture, at string) *fleet {
 			if err != nil {
 				return nil, err
 			}
-			return &cutConn{Conn: conn, r: bufio.NewReader(conn), mark: m.cut.mark}, nil
+			return &cutConn{Conn: conn, r: bufio.NewReader(conn), mark: m.cut.mark, deaf: &m.deaf}, nil
 		}
 		if m.pool, err = pgxpool.NewWithConfig(t.Context(), cfg); err != nil {
 			t.Fatal(err)
@@ -162,6 +164,7 @@ func (f *fleet) calm() {
 	f.relieve()
 	for _, m := range f.members {
 		m.line.mend()
+		m.deaf.Store(false)
 	}
 	if f.turned > 0 { // what sleeps by the time before
 		f.clock(f.hours + f.turned)
@@ -231,6 +234,8 @@ func (f *fleet) happen(x trouble, run workflow.Run[int], bad func(...any)) {
 			SELECT '{"count": 1}', CASE n WHEN 3 THEN 'foreign' ELSE 'stepward_ticket' END, 'stepward', 1, 'available' FROM generate_series(1, 3) n`)
 	case "sever": // all connections of a worker, in the middle of whatever they do
 		f.exec("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = $1", f.schema+"/"+name)
+	case "deaf": // it gets no notification for as long as the troubles last, and has to look for itself
+		f.members[name].deaf.Store(true)
 	case "cut": // the answer to one of its next writes is lost
 		c := f.members[name].cut.crash
 		c.mu.Lock()
