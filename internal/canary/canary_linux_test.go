@@ -215,7 +215,7 @@ func TestCanary(t *testing.T) {
 		}
 	}
 	m.memory("memory of a worker", first)
-	m.processes(first)
+	m.processes()
 	if err := first.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
@@ -226,6 +226,9 @@ func TestCanary(t *testing.T) {
 		}
 	}
 	holds := m.waiting("hold", "globex")[0]
+	if err := m.broker(second).Kill(); err != nil { // the next one has to know all that it did
+		t.Fatal(err)
+	}
 	if err := m.admin.Revoke(t.Context(), identity.Revocation{Tenant: "globex", Kind: identity.KindKey, Target: "S0", State: identity.Hard}); err != nil {
 		t.Fatal(err)
 	}
@@ -241,7 +244,7 @@ func TestCanary(t *testing.T) {
 		t.Errorf("a step that was done: %q, %v", out, err)
 	}
 	m.memory("memory of the other worker", second)
-	m.processes(second)
+	m.processes()
 	if err := second.Process.Signal(syscall.SIGQUIT); err != nil { // it prints all goroutines
 		t.Fatal(err)
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/stepward/stepward/audit"
+	"github.com/stepward/stepward/internal/brokerlink"
 )
 
 // look searches a source in a place. What is found of a secret fails the test.
@@ -112,7 +113,7 @@ func (r *resident) Read(p []byte) (int, error) {
 }
 
 // processes looks at the environments and arguments of all processes outside of sandboxes.
-func (m *mine) processes(worker *exec.Cmd) {
+func (m *mine) processes() {
 	ours, err := os.Readlink("/proc/self/ns/pid")
 	if err != nil {
 		m.t.Fatal(err)
@@ -121,7 +122,6 @@ func (m *mine) processes(worker *exec.Cmd) {
 	if err != nil {
 		m.t.Fatal(err)
 	}
-	brokers := 0
 	for _, proc := range all {
 		if theirs, err := os.Readlink(filepath.Join(proc, "ns/pid")); err != nil || theirs != ours {
 			continue // it has ended, is another user's, or in a sandbox
@@ -132,14 +132,34 @@ func (m *mine) processes(worker *exec.Cmd) {
 				continue
 			}
 			m.look("processes", filepath.Join(proc, what), bytes.NewReader(text))
-			if what == "environ" && bytes.Contains(text, []byte("STEPWARD_BROKER=")) && bytes.Contains(text, []byte(m.dir)) {
-				brokers++
+		}
+	}
+}
+
+// broker returns the process of a worker's broker.
+func (m *mine) broker(worker *exec.Cmd) *os.Process {
+	children, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", worker.Process.Pid))
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	for _, file := range children {
+		list, err := os.ReadFile(file)
+		if err != nil {
+			continue // the thread has ended
+		}
+		for _, child := range strings.Fields(string(list)) {
+			text, err := os.ReadFile(filepath.Join("/proc", child, "environ"))
+			if pid, aerr := strconv.Atoi(child); errors.Join(err, aerr) == nil && bytes.Contains(text, []byte(brokerlink.EnvBroker+"=")) {
+				p, err := os.FindProcess(pid)
+				if err != nil {
+					m.t.Fatal(err)
+				}
+				return p
 			}
 		}
 	}
-	if brokers == 0 {
-		m.t.Error("no broker was looked at")
-	}
+	m.t.Fatal("the worker has no broker")
+	return nil
 }
 
 // database looks at every row of every table, and at the audit events as an auditor gets them.
