@@ -102,7 +102,7 @@ func (b *broker) get(ctx context.Context, f facts, g grant) (Value, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, b.Timeout)
 	defer cancel()
-	v, err := store.Get(ctx, Request{
+	v, err := ask(ctx, store, Request{
 		Path: path, Version: g.key.Version, Tenant: f.tenant,
 		Attempt: fmt.Sprintf("%v/%s/%d", workflow.RunID(f.run), f.key, f.attempt), Until: time.Now().Add(leaseFor),
 	})
@@ -119,6 +119,20 @@ func (b *broker) get(ctx context.Context, f facts, g grant) (Value, error) {
 		return v, refuse(reasonStore, g.name, "broker: %s: %w", g.name, err)
 	}
 	return v, fmt.Errorf("broker: %s: store %s cannot be read: %w", g.name, scheme, err)
+}
+
+// ask has the store's answer, whatever it does.
+func ask(ctx context.Context, s Store, r Request) (v Value, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = panicked(p)
+		}
+		if err != nil {
+			err = outward(err, v.Bytes)
+			clear(v.Bytes)
+		}
+	}()
+	return s.Get(ctx, r)
 }
 
 // missing is a refusal that errors.Is tells from others.

@@ -147,7 +147,7 @@ func (b *broker) release(ctx context.Context, leases []lease) bool {
 			continue
 		}
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), b.Timeout)
-		err := r.Revoke(ctx, l.ID)
+		err := end(ctx, r, l.ID)
 		cancel()
 		if err != nil {
 			all = false
@@ -155,4 +155,17 @@ func (b *broker) release(ctx context.Context, leases []lease) bool {
 		}
 	}
 	return all
+}
+
+// end has a store end a lease, whatever it does.
+func end(ctx context.Context, r Revoker, id string) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = panicked(p)
+		}
+		if err != nil {
+			err = outward(err, []byte(id))
+		}
+	}()
+	return r.Revoke(ctx, id)
 }

@@ -1,14 +1,21 @@
 package broker_test
 
 import (
+	"context"
+	"encoding/base64"
 	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
 	"strings"
+	"sync"
 	"testing"
 
 	"connectrpc.com/connect"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/stepward/stepward/identity"
+	"github.com/stepward/stepward/identity/broker"
 	"github.com/stepward/stepward/internal/envelope"
 	"github.com/stepward/stepward/internal/rpc"
 )
@@ -108,5 +115,85 @@ func TestClocksApart(t *testing.T) {
 	}
 	if n := f.count("SELECT count(*)::int FROM stepward.issue WHERE closed_at NOT BETWEEN now() - interval '5 min' AND now() + interval '5 min'"); n != 4 {
 		t.Errorf("the clock that was set counted for %d", n)
+	}
+}
+
+// loud is a store that says too much.
+type loud map[string]func(value []byte) error
+
+func (l loud) Revoke(_ context.Context, lease string) error { return l["revoke"]([]byte(lease)) }
+
+// journal is a log that can be read while it is written.
+type journal struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+func (j *journal) Write(p []byte) (int, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.b.Write(p)
+}
+
+func (j *journal) String() string {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.b.String()
+}
+
+func (l loud) Get(_ context.Context, r broker.Request) (broker.Value, error) {
+	v := broker.Value{Bytes: []byte("s3cr3t-canary of " + r.Path), Lease: "s3cr3t-lease of " + r.Path}
+	if r.Path == "short" {
+		v.Bytes = []byte("zq7#")
+	}
+	return v, l[r.Path](v.Bytes)
+}
+
+// Case 57: whatever a store's error has in it, of values and of what the broker shows to be let in, is neither in what the
+// worker hears, nor on record, nor in the broker's log; what the error is about is.
+func TestStoreSaysTooMuch(t *testing.T) {
+	f := newFixture(t, "DEPLOY_TOKEN")
+	token := "hvs." + strings.Repeat("CanaryCanary", 3)
+	log := &journal{}
+	f.cfg.Logger = slog.New(slog.NewTextHandler(log, nil))
+	store := loud{
+		"value": func(v []byte) error { return fmt.Errorf("cannot decode %q", v) },
+		"base64": func(v []byte) error {
+			return fmt.Errorf("%w: got %s", broker.ErrCorrupt, base64.StdEncoding.EncodeToString(v))
+		},
+		"short": func(v []byte) error { return fmt.Errorf("%w: %s", broker.ErrDenied, v) },
+		"token": func([]byte) error { return fmt.Errorf("GET /v1/x with X-Vault-Token: %s", token) },
+		"url": func([]byte) error {
+			return &url.Error{Op: "Get", URL: "https://ada:hunter2@vault.example.com/x?key=canary123", Err: errors.New("refused")}
+		},
+		"connect": func(v []byte) error { return connect.NewError(connect.CodeUnauthenticated, fmt.Errorf("not %s", v)) },
+		"revoke":  func(v []byte) error { panic("no lease " + string(v)) },
+		"panic":   func(v []byte) error { panic(string(v)) },
+	}
+	f.cfg.Stores = map[string]broker.Store{"mem": store}
+	link := f.serve()
+	for path, want := range map[string]struct{ reason, says string }{
+		"value": {"", "cannot decode"}, "base64": {"store", "corrupt"}, "short": {"denied", "kept back"}, "token": {"", "vault-token"}, "url": {"", "vault.example.com/x?…"},
+		"connect": {"", "not [REDACTED:value]"}, "panic": {"", "panicked with a string"},
+	} {
+		f.put("DEPLOY_TOKEN", identity.Key{Ref: "mem://" + path})
+		_, err := get(t.Context(), link, f.claim)
+		if err == nil || reason(err) != want.reason || !strings.Contains(err.Error(), want.says) || !strings.Contains(err.Error(), "DEPLOY_TOKEN") {
+			t.Errorf("%s: got %v, reason %q", path, err, reason(err))
+		}
+		var said string
+		if err := f.pool.QueryRow(t.Context(), f.in("SELECT coalesce(string_agg(convert_from(detail, 'UTF8'), ''), '') FROM stepward.event WHERE kind = 'envelope.refused'")).Scan(&said); err != nil {
+			t.Fatal(err)
+		}
+		said += fmt.Sprint(err) + log.String()
+		for _, secret := range []string{"s3cr3t", "zq7#", "Canary", "hunter2", "canary123", base64.StdEncoding.EncodeToString([]byte("s3cr3t-canary"))[:12]} {
+			if strings.Contains(said, secret) {
+				t.Errorf("%s: %q is said: %s", path, secret, said)
+			}
+		}
+		f.exec("DELETE FROM stepward.profile")
+	}
+	if n := f.issued(); n != 0 || !strings.Contains(log.String(), "panicked with a string") {
+		t.Errorf("%d envelopes are on record, and the log is %s", n, log)
 	}
 }
