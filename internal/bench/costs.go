@@ -90,6 +90,16 @@ var loads = []load{
 		},
 	},
 	{
+		name: "runs of 1 step, enqueued together", unit: "run", units: 500, statements: 0.2, commits: 0.2, rows: 9.1, bytes: 1500,
+		do: func(ctx context.Context, a *app) error { return a.batch(ctx, 500, workflow.Limit{}) },
+	},
+	{ // a fifth more at most
+		name: "the same with a limit of concurrency and rate that holds none back", unit: "run", units: 500, statements: 0.24, commits: 0.24, rows: 9.2, bytes: 1725,
+		do: func(ctx context.Context, a *app) error {
+			return a.batch(ctx, 500, workflow.Limit{Key: "wide", Concurrency: 10_000, Rate: 1_000_000})
+		},
+	},
+	{
 		name: "100 signals to one run", unit: "signal", units: 100, statements: 2.5, commits: 2.5, rows: 5.2, bytes: 1100,
 		do: func(ctx context.Context, a *app) error {
 			run, err := mailbox.Enqueue(ctx, a.client, 100, workflow.EnqueueOptions{})
@@ -134,6 +144,22 @@ func (a *app) waiting(ctx context.Context) (n int, err error) {
 func (a *app) crowd(ctx context.Context, steps, n int) error {
 	if err := measure.Parallel(ctx, 100, n, func(ctx context.Context) error { return a.execute(ctx, steps) }); err != nil {
 		return err
+	}
+	return a.settled(ctx)
+}
+
+// batch enqueues runs of one step together and waits for them.
+func (a *app) batch(ctx context.Context, n int, l workflow.Limit) error {
+	for _, err := range chain.EnqueueMany(ctx, a.client, func(yield func(int, workflow.EnqueueOptions) bool) {
+		for range n {
+			if !yield(1, workflow.EnqueueOptions{Limit: l}) {
+				return
+			}
+		}
+	}) {
+		if err != nil {
+			return err
+		}
 	}
 	return a.settled(ctx)
 }
