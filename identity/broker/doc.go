@@ -21,7 +21,7 @@
 //
 // A worker whose program calls bootstrap.Init starts one as its child, with the worker's rights in
 // Postgres and under its user: level L1-dev; or, where that was started as root, both under users of
-// their own: level L1. [Serve] makes a service of it, on a unix socket for
+// their own: level L1. [Serve] makes a service of it, as program brokerd does, on a unix socket for
 // the users that are named, or by TLS for workers with a certificate: level L1, unless a worker could
 // read what is the broker's. That is found out for each connection, from its user as the kernel says it
 // and the modes of files; the log has what makes it L1-dev. Any number of brokers with one key ([Config].Dir) are

@@ -42,6 +42,17 @@ func TestOneKey(t *testing.T) {
 	if n, err := renew(t.Context(), f.serve(), f.claim, o); err != nil || n.State != envelope.Renewed {
 		t.Errorf("got %+v, %v", n, err)
 	}
+	key, err := os.ReadFile(filepath.Join(f.cfg.Dir, "broker.key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.cfg.Dir = t.TempDir()
+	if err := os.WriteFile(filepath.Join(f.cfg.Dir, "broker.key"), key, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := renew(t.Context(), f.serve(), f.claim, o); err != nil || n.State != envelope.Renewed {
+		t.Errorf("a broker with a copy of the key: %+v, %v", n, err)
+	}
 	f.cfg.Dir = t.TempDir()
 	if n, err := renew(t.Context(), f.serve(), f.claim, o); err == nil {
 		t.Errorf("a broker with another key renewed: %+v", n)
