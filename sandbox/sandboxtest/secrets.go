@@ -41,9 +41,10 @@ func testSecrets(t *testing.T, b sandbox.Backend, o Options) {
 	if o.Show != nil {
 		t.Run("engine", func(t *testing.T) { testEngine(t, b, o) })
 	}
-	t.Run("lapse", func(t *testing.T) { testLapse(t, b, spec) })
-	t.Run("strict", func(t *testing.T) { testEnds(t, b, spec, true) })
-	t.Run("unrenewed", func(t *testing.T) { testEnds(t, b, spec, false) })
+	// Each of these waits for its time, in a sandbox of its own: at the end, together.
+	t.Run("lapse", func(t *testing.T) { t.Parallel(); testLapse(t, b, spec) })
+	t.Run("strict", func(t *testing.T) { t.Parallel(); testEnds(t, b, spec, true) })
+	t.Run("unrenewed", func(t *testing.T) { t.Parallel(); testEnds(t, b, spec, false) })
 	t.Run("revoked", func(t *testing.T) { testRevoked(t, s, broker) }) // ends it
 }
 
