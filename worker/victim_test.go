@@ -54,6 +54,7 @@ type victimConfig struct {
 	Random             bool          // of TestModel
 	Swarm              string        // the backend of TestNoSandboxIsLeft
 	Engine             string        // the Docker engine's address, where it makes sandboxes
+	Broker             string        // the address of one: it has workflow entrusted
 	Client             string        // it is a client: see TestKillClient
 	Run                int64         // of what that does
 }
@@ -107,6 +108,9 @@ func beVictim(config string) int {
 	}
 	if !victim.NoBackend && !victim.Random {
 		cfg.Backends = []sandbox.Backend{local.New(local.Config{Program: victim.Probe})}
+	}
+	if cfg.Broker = victim.Broker; cfg.Broker != "" {
+		cfg.Workflows = entrustedOnly
 	}
 	switch {
 	case victim.Swarm != "":

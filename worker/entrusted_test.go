@@ -1,0 +1,117 @@
+//go:build unix
+
+package worker_test
+
+import (
+	"context"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+
+	"github.com/stepward/stepward/audit"
+	"github.com/stepward/stepward/identity"
+	"github.com/stepward/stepward/identity/broker"
+	"github.com/stepward/stepward/sandbox"
+	"github.com/stepward/stepward/worker"
+	"github.com/stepward/stepward/workflow"
+)
+
+// entrusted is census whose step has a secret.
+var (
+	entrusted   = workflow.DurableWorkflow[counting, string]{Name: "entrusted"}
+	countWith   = workflow.NewStep("count", uncalled, workflow.StepOptions{Mode: workflow.Identity, Secrets: []string{"TOKEN"}, Retry: workflow.Retry{MaxAttempts: 1}})
+	entrustedV1 = workflow.Define(entrusted, func(ctx workflow.Context, in counting) (string, error) {
+		return countWith.Run(ctx, [2]int{in.N, in.Size})
+	}, workflow.Options{Version: "1", Steps: []workflow.Declared{countWith}})
+	entrustedOnly = []*workflow.Definition{entrustedV1}
+)
+
+// oneSecret is a store.
+type oneSecret struct{}
+
+func (oneSecret) Get(context.Context, broker.Request) (broker.Value, error) {
+	return broker.Value{Bytes: []byte("s3cr3t-canary-of-one"), Version: "1"}, nil
+}
+
+// broker gives tenant acme a secret, and serves at the address that it returns until stop is called.
+func (f *fixture) broker(cfg broker.Config) (address string, stop func()) {
+	f.t.Helper()
+	dir, err := os.MkdirTemp("", "broker") // short
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	f.t.Cleanup(func() { os.RemoveAll(dir) })
+	cfg.Pool, cfg.Schema, cfg.Dir, cfg.Stores = f.pool, f.schema, filepath.Join(dir, "key"), map[string]broker.Store{"one": oneSecret{}}
+	path := filepath.Join(dir, "s")
+	ln, err := net.Listen("unix", path)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	profiles, err := identity.New(f.pool, identity.Options{Schema: f.schema})
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	err = profiles.Put(f.t.Context(), identity.Profile{Name: "acme", Scope: identity.Scope{Tenant: "acme"}, Keys: map[string]identity.Key{"TOKEN": {Ref: "one://x"}}})
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- broker.Serve(ctx, ln, cfg) }()
+	stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-done; err != nil {
+			f.t.Error(err)
+		}
+	})
+	f.t.Cleanup(stop)
+	return "unix://" + path, stop
+}
+
+func (f *fixture) enqueueEntrusted(in counting) workflow.Run[string] {
+	f.t.Helper()
+	run, err := entrusted.Enqueue(f.t.Context(), f.client, in, workflow.EnqueueOptions{Tenant: "acme"})
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return run
+}
+
+// A guest step with secrets goes on when its worker dies, with what it was given: its successor has it renewed, and
+// nothing issued. Where the first got no envelope delivered, its successor gets one.
+func TestEntrustedGuestSurvivesWorker(t *testing.T) {
+	host, b := containers(t)
+	const n = 30
+	for name, c := range map[string]struct {
+		at     string
+		issued int
+		size   int
+	}{
+		"nothing was issued":       {"SandboxCreated:after:1", 1, 0},
+		"in the middle":            {"Commit:after:20", 1, 0},
+		"it waits for a reader":    {"Commit:after:20", 1, 60 << 10},
+		"its result is not stored": {"Commit:before:31", 1, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := newFixture(t)
+			address, _ := f.broker(broker.Config{})
+			run := f.enqueueEntrusted(counting{N: n, Size: c.size})
+			f.startVictim(victimConfig{Engine: host, Broker: address}, c.at).dies()
+			f.start(worker.Config{Name: "healthy", Workflows: entrustedOnly, Backends: []sandbox.Backend{b}, Broker: address})
+			if out, err := run.Result(t.Context()); err != nil || out != "begun 1, attempt 1" {
+				t.Fatalf("got %q, %v", out, err)
+			}
+			f.countedOnce(run.ID, n)
+			if !slices.Contains(f.kinds(run.ID), audit.SandboxTaken) {
+				t.Error("no sandbox was taken over")
+			}
+			if got := f.count("SELECT count(*) FROM stepward.issue WHERE opened_at IS NOT NULL"); got != c.issued {
+				t.Errorf("%d envelopes were opened", got)
+			}
+		})
+	}
+}
