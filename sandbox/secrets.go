@@ -88,6 +88,26 @@ func (k Secrets) Forget(ctx context.Context, id [16]byte) error {
 	})
 }
 
+// Found returns how often the value of each secret was found in what was about to leave
+// the sandbox, by name and class of encodings ("raw", "base64"). It left without, or not at all.
+func (k Secrets) Found(ctx context.Context) (counts map[string]map[string]int64, err error) {
+	err = k.call(ctx, "ask what was found", func(c rpcconnect.RunnerClient) error {
+		r, err := c.Found(ctx, connect.NewRequest(&rpc.FoundRequest{}))
+		if err != nil {
+			return err
+		}
+		counts = make(map[string]map[string]int64)
+		for _, n := range r.Msg.Counts {
+			if counts[n.Name] == nil {
+				counts[n.Name] = make(map[string]int64)
+			}
+			counts[n.Name][n.Class] += n.N
+		}
+		return nil
+	})
+	return counts, err
+}
+
 func (k Secrets) call(ctx context.Context, what string, do func(rpcconnect.RunnerClient) error) error {
 	if k.s.invoker != nil {
 		return fmt.Errorf("sandbox: backend %s takes no secrets: %w", k.s.Backend(), errors.ErrUnsupported)

@@ -92,6 +92,7 @@ func (b *box) destroy(ctx context.Context) {
 	defer b.place()
 	if b.lent != nil {
 		b.lent.stop()
+		b.lent.ask(ctx)
 		defer b.h.w.turnDone.Go(func() { b.lent.close(ctx) }) // when nothing has it any more; nobody waits for that
 	}
 	if b.sb != nil {

@@ -30,6 +30,7 @@ type guestOutlet struct {
 	entries int // bytes
 	names   map[string]bool
 	known   map[int]bool // entries that are durable since an earlier turn
+	look    func([]byte) // looks through what is shown; nil: nobody does
 	warn    func(error)  // of what the guest does not hear about
 }
 
@@ -124,6 +125,8 @@ func (g *guestOutlet) check(what, name string, value []byte) error {
 		return fmt.Errorf("%s %.40q: bad name", what, name)
 	case !json.Valid(value):
 		return notJSON(fmt.Sprintf("%s %s of step %s", what, name, g.key))
+	case g.look != nil:
+		g.look(value)
 	}
 	return nil
 }

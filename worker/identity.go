@@ -30,6 +30,9 @@ const (
 	// renewTimeout bounds one renewal: there is time for another before the sandbox stops.
 	renewTimeout = 4 * time.Second
 
+	// foundTimeout bounds the question what was found.
+	foundTimeout = 2 * time.Second
+
 	// awayMost is how long an attempt waits for a broker that is away, and keyMost for one that is to
 	// seal, as the sandbox's key is good for a short time; awayPause, how long it is until the next
 	// attempt then.
@@ -299,6 +302,34 @@ func (l *lent) keep(ctx context.Context) {
 		default:
 			l.h.w.log.WarnContext(ctx, "secrets were not renewed", "sandbox", l.b.id, "error", err)
 		}
+	}
+}
+
+// ask puts what was found on its way out into the ledger. A sandbox that has ended does not say any more.
+func (l *lent) ask(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), foundTimeout)
+	defer cancel()
+	counts, err := l.b.sb.Secrets().Found(ctx)
+	if err != nil {
+		l.h.w.log.DebugContext(ctx, "what was redacted is not known", "sandbox", l.b.id, "error", err)
+		return
+	}
+	l.b.used.found(counts)
+}
+
+// looks returns look; nil without secrets.
+func (l *lent) looks(ctx context.Context) func([]byte) {
+	if l == nil {
+		return nil
+	}
+	return func(text []byte) { l.look(ctx, text) }
+}
+
+// look looks through what has left the sandbox for keys that it did not know. It only says so: what looks like a key may
+// be what the step is for.
+func (l *lent) look(ctx context.Context, text []byte) {
+	if kinds := l.b.used.suspect(text); len(kinds) > 0 {
+		l.h.w.log.WarnContext(ctx, "what a step with secrets shows looks like a key", "step", l.b.step, "sandbox", l.b.id, "kinds", kinds)
 	}
 }
 

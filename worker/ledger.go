@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/stepward/stepward/internal/redact"
 	"github.com/stepward/stepward/sandbox"
 )
 
@@ -20,6 +21,11 @@ type ledger struct {
 		In       int64     `json:"bytes_in"`
 		Out      int64     `json:"bytes_out"`
 		Each     []command `json:"each"` // the first maxEach
+
+		// How often secrets were found on their way out of the sandbox, by name and class of encodings; and keys of
+		// nobody knows whom in what had left it, by what they look like.
+		Redacted  map[string]map[string]int64 `json:"redacted,omitempty"`
+		Suspected map[string]int              `json:"suspected,omitempty"`
 	}
 }
 
@@ -57,11 +63,41 @@ func (l *ledger) add(name string, u sandbox.Usage, err error) {
 	}
 }
 
+// found takes note of what the sandbox has kept to itself.
+func (l *ledger) found(counts map[string]map[string]int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.used.Redacted = counts
+}
+
+// maxLook is how much of one text is looked through.
+const maxLook = 1 << 20
+
+// suspect looks through what has left a sandbox with secrets for what looks like a key: none that
+// the sandbox knew is in it. It returns the kinds that are new.
+func (l *ledger) suspect(text []byte) (kinds []string) {
+	found := redact.Shapes(text[:min(len(text), maxLook)])
+	if len(found) == 0 {
+		return nil
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, kind := range found {
+		if l.used.Suspected == nil {
+			l.used.Suspected = make(map[string]int)
+		}
+		if l.used.Suspected[kind]++; l.used.Suspected[kind] == 1 {
+			kinds = append(kinds, kind)
+		}
+	}
+	return kinds
+}
+
 // json returns the ledger, nil when nothing ran.
 func (l *ledger) json() []byte {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.used.Commands == 0 {
+	if l.used.Commands == 0 && len(l.used.Redacted) == 0 && l.used.Suspected == nil {
 		return nil
 	}
 	raw, err := json.Marshal(l.used)

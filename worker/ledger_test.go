@@ -10,6 +10,25 @@ import (
 	"github.com/stepward/stepward/sandbox"
 )
 
+// What looks like a key is on record by its kind, and told of once. Nothing of it is.
+func TestLedgerSuspects(t *testing.T) {
+	var l ledger
+	key := "AKIA" + strings.Repeat("Q", 16)
+	if l.suspect([]byte(`"nothing"`)) != nil || l.json() != nil {
+		t.Error("something is on record")
+	}
+	if kinds := l.suspect([]byte(key)); len(kinds) != 1 || kinds[0] != "aws-access-key" {
+		t.Errorf("got %v", kinds)
+	}
+	if kinds := l.suspect([]byte(key)); kinds != nil {
+		t.Errorf("got %v", kinds)
+	}
+	l.found(map[string]map[string]int64{"TOKEN": {"raw": 2}})
+	if raw := string(l.json()); !strings.Contains(raw, `"suspected":{"aws-access-key":2}`) || !strings.Contains(raw, `"redacted":{"TOKEN":{"raw":2}}`) || strings.Contains(raw, key) {
+		t.Errorf("got %s", raw)
+	}
+}
+
 // Sums have all commands, the list its first, and no name of a command keeps the
 // event from being written.
 func TestLedger(t *testing.T) {

@@ -77,11 +77,19 @@ func (h *host) sandboxed(ctx context.Context, a engine.Attempt, p *pulse, free, 
 		b.lent = l
 	}
 	p.begin() // not earlier: a sandbox may take its time
-	if a.Step.Tool {
-		kept = true
-		return h.tool(ctx, b, a, free)
+	var out []byte
+	if kept = a.Step.Tool; kept {
+		out, err = h.tool(ctx, b, a, free)
+	} else {
+		out, err = h.guest(ctx, b, a, p, known)
 	}
-	return h.guest(ctx, b, a, p, known)
+	if b.lent != nil {
+		b.lent.look(ctx, out)
+		if err != nil {
+			b.lent.look(ctx, []byte(err.Error()))
+		}
+	}
+	return out, err
 }
 
 // create makes the sandbox of an attempt that begins, or takes one that is ready.
@@ -141,7 +149,7 @@ func (h *host) guest(ctx context.Context, b *box, a engine.Attempt, p *pulse, kn
 		ctx, stop = leaving(ctx)
 		defer stop()
 	}
-	shown := &guestOutlet{ctx: ctx, to: a.Outlet.(*outlet), cancel: p.cancel, key: a.Key, known: known, warn: func(err error) {
+	shown := &guestOutlet{ctx: ctx, to: a.Outlet.(*outlet), cancel: p.cancel, key: a.Key, known: known, look: b.lent.looks(ctx), warn: func(err error) {
 		h.w.log.WarnContext(ctx, "what a guest reports was refused", "run", info.Run.String(), "step", a.Key, "error", err)
 	}}
 	out, err := b.sb.Guest(ctx, sandbox.GuestStep{

@@ -2101,6 +2101,86 @@ func (*ForgetResponse) Descriptor() ([]byte, []int) {
 	return file_runner_proto_rawDescGZIP(), []int{31}
 }
 
+type FoundRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FoundRequest) Reset() {
+	*x = FoundRequest{}
+	mi := &file_runner_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FoundRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FoundRequest) ProtoMessage() {}
+
+func (x *FoundRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_runner_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FoundRequest.ProtoReflect.Descriptor instead.
+func (*FoundRequest) Descriptor() ([]byte, []int) {
+	return file_runner_proto_rawDescGZIP(), []int{32}
+}
+
+type FoundResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Counts        []*FoundResponse_Count `protobuf:"bytes,1,rep,name=counts,proto3" json:"counts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FoundResponse) Reset() {
+	*x = FoundResponse{}
+	mi := &file_runner_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FoundResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FoundResponse) ProtoMessage() {}
+
+func (x *FoundResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_runner_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FoundResponse.ProtoReflect.Descriptor instead.
+func (*FoundResponse) Descriptor() ([]byte, []int) {
+	return file_runner_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *FoundResponse) GetCounts() []*FoundResponse_Count {
+	if x != nil {
+		return x.Counts
+	}
+	return nil
+}
+
 type StatRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Path          string                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
@@ -2111,7 +2191,7 @@ type StatRequest struct {
 
 func (x *StatRequest) Reset() {
 	*x = StatRequest{}
-	mi := &file_runner_proto_msgTypes[32]
+	mi := &file_runner_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2123,7 +2203,7 @@ func (x *StatRequest) String() string {
 func (*StatRequest) ProtoMessage() {}
 
 func (x *StatRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_proto_msgTypes[32]
+	mi := &file_runner_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2136,7 +2216,7 @@ func (x *StatRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatRequest.ProtoReflect.Descriptor instead.
 func (*StatRequest) Descriptor() ([]byte, []int) {
-	return file_runner_proto_rawDescGZIP(), []int{32}
+	return file_runner_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *StatRequest) GetPath() string {
@@ -2162,7 +2242,7 @@ type StatResponse struct {
 
 func (x *StatResponse) Reset() {
 	*x = StatResponse{}
-	mi := &file_runner_proto_msgTypes[33]
+	mi := &file_runner_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2174,7 +2254,7 @@ func (x *StatResponse) String() string {
 func (*StatResponse) ProtoMessage() {}
 
 func (x *StatResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_proto_msgTypes[33]
+	mi := &file_runner_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2187,7 +2267,7 @@ func (x *StatResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatResponse.ProtoReflect.Descriptor instead.
 func (*StatResponse) Descriptor() ([]byte, []int) {
-	return file_runner_proto_rawDescGZIP(), []int{33}
+	return file_runner_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *StatResponse) GetInfo() *FileInfo {
@@ -2206,7 +2286,7 @@ type ReadDirRequest struct {
 
 func (x *ReadDirRequest) Reset() {
 	*x = ReadDirRequest{}
-	mi := &file_runner_proto_msgTypes[34]
+	mi := &file_runner_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2218,7 +2298,7 @@ func (x *ReadDirRequest) String() string {
 func (*ReadDirRequest) ProtoMessage() {}
 
 func (x *ReadDirRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_proto_msgTypes[34]
+	mi := &file_runner_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2231,7 +2311,7 @@ func (x *ReadDirRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadDirRequest.ProtoReflect.Descriptor instead.
 func (*ReadDirRequest) Descriptor() ([]byte, []int) {
-	return file_runner_proto_rawDescGZIP(), []int{34}
+	return file_runner_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ReadDirRequest) GetPath() string {
@@ -2250,7 +2330,7 @@ type ReadDirResponse struct {
 
 func (x *ReadDirResponse) Reset() {
 	*x = ReadDirResponse{}
-	mi := &file_runner_proto_msgTypes[35]
+	mi := &file_runner_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2262,7 +2342,7 @@ func (x *ReadDirResponse) String() string {
 func (*ReadDirResponse) ProtoMessage() {}
 
 func (x *ReadDirResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_proto_msgTypes[35]
+	mi := &file_runner_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2275,7 +2355,7 @@ func (x *ReadDirResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadDirResponse.ProtoReflect.Descriptor instead.
 func (*ReadDirResponse) Descriptor() ([]byte, []int) {
-	return file_runner_proto_rawDescGZIP(), []int{35}
+	return file_runner_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ReadDirResponse) GetEntries() []*FileInfo {
@@ -2296,7 +2376,7 @@ type ReadFileRequest struct {
 
 func (x *ReadFileRequest) Reset() {
 	*x = ReadFileRequest{}
-	mi := &file_runner_proto_msgTypes[36]
+	mi := &file_runner_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2308,7 +2388,7 @@ func (x *ReadFileRequest) String() string {
 func (*ReadFileRequest) ProtoMessage() {}
 
 func (x *ReadFileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_proto_msgTypes[36]
+	mi := &file_runner_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2321,7 +2401,7 @@ func (x *ReadFileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadFileRequest.ProtoReflect.Descriptor instead.
 func (*ReadFileRequest) Descriptor() ([]byte, []int) {
-	return file_runner_proto_rawDescGZIP(), []int{36}
+	return file_runner_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ReadFileRequest) GetPath() string {
@@ -2354,7 +2434,7 @@ type ReadFileResponse struct {
 
 func (x *ReadFileResponse) Reset() {
 	*x = ReadFileResponse{}
-	mi := &file_runner_proto_msgTypes[37]
+	mi := &file_runner_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2366,7 +2446,7 @@ func (x *ReadFileResponse) String() string {
 func (*ReadFileResponse) ProtoMessage() {}
 
 func (x *ReadFileResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_proto_msgTypes[37]
+	mi := &file_runner_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2379,7 +2459,7 @@ func (x *ReadFileResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadFileResponse.ProtoReflect.Descriptor instead.
 func (*ReadFileResponse) Descriptor() ([]byte, []int) {
-	return file_runner_proto_rawDescGZIP(), []int{37}
+	return file_runner_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ReadFileResponse) GetData() []byte {
@@ -2400,7 +2480,7 @@ type WriteFileRequest struct {
 
 func (x *WriteFileRequest) Reset() {
 	*x = WriteFileRequest{}
-	mi := &file_runner_proto_msgTypes[38]
+	mi := &file_runner_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2412,7 +2492,7 @@ func (x *WriteFileRequest) String() string {
 func (*WriteFileRequest) ProtoMessage() {}
 
 func (x *WriteFileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_proto_msgTypes[38]
+	mi := &file_runner_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2425,7 +2505,7 @@ func (x *WriteFileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WriteFileRequest.ProtoReflect.Descriptor instead.
 func (*WriteFileRequest) Descriptor() ([]byte, []int) {
-	return file_runner_proto_rawDescGZIP(), []int{38}
+	return file_runner_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *WriteFileRequest) GetPath() string {
@@ -2458,7 +2538,7 @@ type WriteFileResponse struct {
 
 func (x *WriteFileResponse) Reset() {
 	*x = WriteFileResponse{}
-	mi := &file_runner_proto_msgTypes[39]
+	mi := &file_runner_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2470,7 +2550,7 @@ func (x *WriteFileResponse) String() string {
 func (*WriteFileResponse) ProtoMessage() {}
 
 func (x *WriteFileResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_proto_msgTypes[39]
+	mi := &file_runner_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2483,7 +2563,7 @@ func (x *WriteFileResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WriteFileResponse.ProtoReflect.Descriptor instead.
 func (*WriteFileResponse) Descriptor() ([]byte, []int) {
-	return file_runner_proto_rawDescGZIP(), []int{39}
+	return file_runner_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *WriteFileResponse) GetSize() int64 {
@@ -2505,7 +2585,7 @@ type GetTreeRequest struct {
 
 func (x *GetTreeRequest) Reset() {
 	*x = GetTreeRequest{}
-	mi := &file_runner_proto_msgTypes[40]
+	mi := &file_runner_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2517,7 +2597,7 @@ func (x *GetTreeRequest) String() string {
 func (*GetTreeRequest) ProtoMessage() {}
 
 func (x *GetTreeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_proto_msgTypes[40]
+	mi := &file_runner_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2530,7 +2610,7 @@ func (x *GetTreeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTreeRequest.ProtoReflect.Descriptor instead.
 func (*GetTreeRequest) Descriptor() ([]byte, []int) {
-	return file_runner_proto_rawDescGZIP(), []int{40}
+	return file_runner_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *GetTreeRequest) GetPath() string {
@@ -2570,7 +2650,7 @@ type Tar struct {
 
 func (x *Tar) Reset() {
 	*x = Tar{}
-	mi := &file_runner_proto_msgTypes[41]
+	mi := &file_runner_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2582,7 +2662,7 @@ func (x *Tar) String() string {
 func (*Tar) ProtoMessage() {}
 
 func (x *Tar) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_proto_msgTypes[41]
+	mi := &file_runner_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2595,7 +2675,7 @@ func (x *Tar) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tar.ProtoReflect.Descriptor instead.
 func (*Tar) Descriptor() ([]byte, []int) {
-	return file_runner_proto_rawDescGZIP(), []int{41}
+	return file_runner_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *Tar) GetData() []byte {
@@ -2615,7 +2695,7 @@ type PutTreeRequest struct {
 
 func (x *PutTreeRequest) Reset() {
 	*x = PutTreeRequest{}
-	mi := &file_runner_proto_msgTypes[42]
+	mi := &file_runner_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2627,7 +2707,7 @@ func (x *PutTreeRequest) String() string {
 func (*PutTreeRequest) ProtoMessage() {}
 
 func (x *PutTreeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_proto_msgTypes[42]
+	mi := &file_runner_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2640,7 +2720,7 @@ func (x *PutTreeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutTreeRequest.ProtoReflect.Descriptor instead.
 func (*PutTreeRequest) Descriptor() ([]byte, []int) {
-	return file_runner_proto_rawDescGZIP(), []int{42}
+	return file_runner_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *PutTreeRequest) GetPath() string {
@@ -2666,7 +2746,7 @@ type PutTreeResponse struct {
 
 func (x *PutTreeResponse) Reset() {
 	*x = PutTreeResponse{}
-	mi := &file_runner_proto_msgTypes[43]
+	mi := &file_runner_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2678,7 +2758,7 @@ func (x *PutTreeResponse) String() string {
 func (*PutTreeResponse) ProtoMessage() {}
 
 func (x *PutTreeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_runner_proto_msgTypes[43]
+	mi := &file_runner_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2691,12 +2771,72 @@ func (x *PutTreeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutTreeResponse.ProtoReflect.Descriptor instead.
 func (*PutTreeResponse) Descriptor() ([]byte, []int) {
-	return file_runner_proto_rawDescGZIP(), []int{43}
+	return file_runner_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *PutTreeResponse) GetFiles() int64 {
 	if x != nil {
 		return x.Files
+	}
+	return 0
+}
+
+type FoundResponse_Count struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Class         string                 `protobuf:"bytes,2,opt,name=class,proto3" json:"class,omitempty"` // of encodings: "raw", "base64"
+	N             int64                  `protobuf:"varint,3,opt,name=n,proto3" json:"n,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FoundResponse_Count) Reset() {
+	*x = FoundResponse_Count{}
+	mi := &file_runner_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FoundResponse_Count) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FoundResponse_Count) ProtoMessage() {}
+
+func (x *FoundResponse_Count) ProtoReflect() protoreflect.Message {
+	mi := &file_runner_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FoundResponse_Count.ProtoReflect.Descriptor instead.
+func (*FoundResponse_Count) Descriptor() ([]byte, []int) {
+	return file_runner_proto_rawDescGZIP(), []int{33, 0}
+}
+
+func (x *FoundResponse_Count) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *FoundResponse_Count) GetClass() string {
+	if x != nil {
+		return x.Class
+	}
+	return ""
+}
+
+func (x *FoundResponse_Count) GetN() int64 {
+	if x != nil {
+		return x.N
 	}
 	return 0
 }
@@ -2861,7 +3001,14 @@ const file_runner_proto_rawDesc = "" +
 	"\x0fProlongResponse\"+\n" +
 	"\rForgetRequest\x12\x1a\n" +
 	"\benvelope\x18\x01 \x01(\fR\benvelope\"\x10\n" +
-	"\x0eForgetResponse\"9\n" +
+	"\x0eForgetResponse\"\x0e\n" +
+	"\fFoundRequest\"\x91\x01\n" +
+	"\rFoundResponse\x12?\n" +
+	"\x06counts\x18\x01 \x03(\v2'.stepward.runner.v1.FoundResponse.CountR\x06counts\x1a?\n" +
+	"\x05Count\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05class\x18\x02 \x01(\tR\x05class\x12\f\n" +
+	"\x01n\x18\x03 \x01(\x03R\x01n\"9\n" +
 	"\vStatRequest\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\tR\x04path\x12\x16\n" +
 	"\x06follow\x18\x02 \x01(\bR\x06follow\"@\n" +
@@ -2894,7 +3041,7 @@ const file_runner_proto_rawDesc = "" +
 	"\x04path\x18\x01 \x01(\tR\x04path\x12\x12\n" +
 	"\x04data\x18\x02 \x01(\fR\x04data\"'\n" +
 	"\x0fPutTreeResponse\x12\x14\n" +
-	"\x05files\x18\x01 \x01(\x03R\x05files2\x9b\n" +
+	"\x05files\x18\x01 \x01(\x03R\x05files2\xe9\n" +
 	"\n" +
 	"\x06Runner\x12L\n" +
 	"\x05Hello\x12 .stepward.runner.v1.HelloRequest\x1a!.stepward.runner.v1.HelloResponse\x12H\n" +
@@ -2906,7 +3053,8 @@ const file_runner_proto_rawDesc = "" +
 	"\aDeliver\x12\".stepward.runner.v1.DeliverRequest\x1a#.stepward.runner.v1.DeliverResponse\x12X\n" +
 	"\tChallenge\x12$.stepward.runner.v1.ChallengeRequest\x1a%.stepward.runner.v1.ChallengeResponse\x12R\n" +
 	"\aProlong\x12\".stepward.runner.v1.ProlongRequest\x1a#.stepward.runner.v1.ProlongResponse\x12O\n" +
-	"\x06Forget\x12!.stepward.runner.v1.ForgetRequest\x1a\".stepward.runner.v1.ForgetResponse\x12I\n" +
+	"\x06Forget\x12!.stepward.runner.v1.ForgetRequest\x1a\".stepward.runner.v1.ForgetResponse\x12L\n" +
+	"\x05Found\x12 .stepward.runner.v1.FoundRequest\x1a!.stepward.runner.v1.FoundResponse\x12I\n" +
 	"\x04Stat\x12\x1f.stepward.runner.v1.StatRequest\x1a .stepward.runner.v1.StatResponse\x12T\n" +
 	"\aReadDir\x12\".stepward.runner.v1.ReadDirRequest\x1a#.stepward.runner.v1.ReadDirResponse0\x01\x12W\n" +
 	"\bReadFile\x12#.stepward.runner.v1.ReadFileRequest\x1a$.stepward.runner.v1.ReadFileResponse0\x01\x12Z\n" +
@@ -2927,53 +3075,56 @@ func file_runner_proto_rawDescGZIP() []byte {
 }
 
 var file_runner_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_runner_proto_msgTypes = make([]protoimpl.MessageInfo, 44)
+var file_runner_proto_msgTypes = make([]protoimpl.MessageInfo, 47)
 var file_runner_proto_goTypes = []any{
-	(Output_Stream)(0),        // 0: stepward.runner.v1.Output.Stream
-	(*HelloRequest)(nil),      // 1: stepward.runner.v1.HelloRequest
-	(*HelloResponse)(nil),     // 2: stepward.runner.v1.HelloResponse
-	(*ExecRequest)(nil),       // 3: stepward.runner.v1.ExecRequest
-	(*Terminal)(nil),          // 4: stepward.runner.v1.Terminal
-	(*GuestCall)(nil),         // 5: stepward.runner.v1.GuestCall
-	(*GuestSecret)(nil),       // 6: stepward.runner.v1.GuestSecret
-	(*GuestAnswer)(nil),       // 7: stepward.runner.v1.GuestAnswer
-	(*GuestShown)(nil),        // 8: stepward.runner.v1.GuestShown
-	(*GuestReceipt)(nil),      // 9: stepward.runner.v1.GuestReceipt
-	(*GuestFailure)(nil),      // 10: stepward.runner.v1.GuestFailure
-	(*ExecEvent)(nil),         // 11: stepward.runner.v1.ExecEvent
-	(*Started)(nil),           // 12: stepward.runner.v1.Started
-	(*Output)(nil),            // 13: stepward.runner.v1.Output
-	(*End)(nil),               // 14: stepward.runner.v1.End
-	(*Usage)(nil),             // 15: stepward.runner.v1.Usage
-	(*InputRequest)(nil),      // 16: stepward.runner.v1.InputRequest
-	(*InputResponse)(nil),     // 17: stepward.runner.v1.InputResponse
-	(*SignalRequest)(nil),     // 18: stepward.runner.v1.SignalRequest
-	(*SignalResponse)(nil),    // 19: stepward.runner.v1.SignalResponse
-	(*KillRequest)(nil),       // 20: stepward.runner.v1.KillRequest
-	(*KillResponse)(nil),      // 21: stepward.runner.v1.KillResponse
-	(*FileInfo)(nil),          // 22: stepward.runner.v1.FileInfo
-	(*KeyRequest)(nil),        // 23: stepward.runner.v1.KeyRequest
-	(*KeyResponse)(nil),       // 24: stepward.runner.v1.KeyResponse
-	(*DeliverRequest)(nil),    // 25: stepward.runner.v1.DeliverRequest
-	(*DeliverResponse)(nil),   // 26: stepward.runner.v1.DeliverResponse
-	(*ChallengeRequest)(nil),  // 27: stepward.runner.v1.ChallengeRequest
-	(*ChallengeResponse)(nil), // 28: stepward.runner.v1.ChallengeResponse
-	(*ProlongRequest)(nil),    // 29: stepward.runner.v1.ProlongRequest
-	(*ProlongResponse)(nil),   // 30: stepward.runner.v1.ProlongResponse
-	(*ForgetRequest)(nil),     // 31: stepward.runner.v1.ForgetRequest
-	(*ForgetResponse)(nil),    // 32: stepward.runner.v1.ForgetResponse
-	(*StatRequest)(nil),       // 33: stepward.runner.v1.StatRequest
-	(*StatResponse)(nil),      // 34: stepward.runner.v1.StatResponse
-	(*ReadDirRequest)(nil),    // 35: stepward.runner.v1.ReadDirRequest
-	(*ReadDirResponse)(nil),   // 36: stepward.runner.v1.ReadDirResponse
-	(*ReadFileRequest)(nil),   // 37: stepward.runner.v1.ReadFileRequest
-	(*ReadFileResponse)(nil),  // 38: stepward.runner.v1.ReadFileResponse
-	(*WriteFileRequest)(nil),  // 39: stepward.runner.v1.WriteFileRequest
-	(*WriteFileResponse)(nil), // 40: stepward.runner.v1.WriteFileResponse
-	(*GetTreeRequest)(nil),    // 41: stepward.runner.v1.GetTreeRequest
-	(*Tar)(nil),               // 42: stepward.runner.v1.Tar
-	(*PutTreeRequest)(nil),    // 43: stepward.runner.v1.PutTreeRequest
-	(*PutTreeResponse)(nil),   // 44: stepward.runner.v1.PutTreeResponse
+	(Output_Stream)(0),          // 0: stepward.runner.v1.Output.Stream
+	(*HelloRequest)(nil),        // 1: stepward.runner.v1.HelloRequest
+	(*HelloResponse)(nil),       // 2: stepward.runner.v1.HelloResponse
+	(*ExecRequest)(nil),         // 3: stepward.runner.v1.ExecRequest
+	(*Terminal)(nil),            // 4: stepward.runner.v1.Terminal
+	(*GuestCall)(nil),           // 5: stepward.runner.v1.GuestCall
+	(*GuestSecret)(nil),         // 6: stepward.runner.v1.GuestSecret
+	(*GuestAnswer)(nil),         // 7: stepward.runner.v1.GuestAnswer
+	(*GuestShown)(nil),          // 8: stepward.runner.v1.GuestShown
+	(*GuestReceipt)(nil),        // 9: stepward.runner.v1.GuestReceipt
+	(*GuestFailure)(nil),        // 10: stepward.runner.v1.GuestFailure
+	(*ExecEvent)(nil),           // 11: stepward.runner.v1.ExecEvent
+	(*Started)(nil),             // 12: stepward.runner.v1.Started
+	(*Output)(nil),              // 13: stepward.runner.v1.Output
+	(*End)(nil),                 // 14: stepward.runner.v1.End
+	(*Usage)(nil),               // 15: stepward.runner.v1.Usage
+	(*InputRequest)(nil),        // 16: stepward.runner.v1.InputRequest
+	(*InputResponse)(nil),       // 17: stepward.runner.v1.InputResponse
+	(*SignalRequest)(nil),       // 18: stepward.runner.v1.SignalRequest
+	(*SignalResponse)(nil),      // 19: stepward.runner.v1.SignalResponse
+	(*KillRequest)(nil),         // 20: stepward.runner.v1.KillRequest
+	(*KillResponse)(nil),        // 21: stepward.runner.v1.KillResponse
+	(*FileInfo)(nil),            // 22: stepward.runner.v1.FileInfo
+	(*KeyRequest)(nil),          // 23: stepward.runner.v1.KeyRequest
+	(*KeyResponse)(nil),         // 24: stepward.runner.v1.KeyResponse
+	(*DeliverRequest)(nil),      // 25: stepward.runner.v1.DeliverRequest
+	(*DeliverResponse)(nil),     // 26: stepward.runner.v1.DeliverResponse
+	(*ChallengeRequest)(nil),    // 27: stepward.runner.v1.ChallengeRequest
+	(*ChallengeResponse)(nil),   // 28: stepward.runner.v1.ChallengeResponse
+	(*ProlongRequest)(nil),      // 29: stepward.runner.v1.ProlongRequest
+	(*ProlongResponse)(nil),     // 30: stepward.runner.v1.ProlongResponse
+	(*ForgetRequest)(nil),       // 31: stepward.runner.v1.ForgetRequest
+	(*ForgetResponse)(nil),      // 32: stepward.runner.v1.ForgetResponse
+	(*FoundRequest)(nil),        // 33: stepward.runner.v1.FoundRequest
+	(*FoundResponse)(nil),       // 34: stepward.runner.v1.FoundResponse
+	(*StatRequest)(nil),         // 35: stepward.runner.v1.StatRequest
+	(*StatResponse)(nil),        // 36: stepward.runner.v1.StatResponse
+	(*ReadDirRequest)(nil),      // 37: stepward.runner.v1.ReadDirRequest
+	(*ReadDirResponse)(nil),     // 38: stepward.runner.v1.ReadDirResponse
+	(*ReadFileRequest)(nil),     // 39: stepward.runner.v1.ReadFileRequest
+	(*ReadFileResponse)(nil),    // 40: stepward.runner.v1.ReadFileResponse
+	(*WriteFileRequest)(nil),    // 41: stepward.runner.v1.WriteFileRequest
+	(*WriteFileResponse)(nil),   // 42: stepward.runner.v1.WriteFileResponse
+	(*GetTreeRequest)(nil),      // 43: stepward.runner.v1.GetTreeRequest
+	(*Tar)(nil),                 // 44: stepward.runner.v1.Tar
+	(*PutTreeRequest)(nil),      // 45: stepward.runner.v1.PutTreeRequest
+	(*PutTreeResponse)(nil),     // 46: stepward.runner.v1.PutTreeResponse
+	(*FoundResponse_Count)(nil), // 47: stepward.runner.v1.FoundResponse.Count
 }
 var file_runner_proto_depIdxs = []int32{
 	5,  // 0: stepward.runner.v1.ExecRequest.guest:type_name -> stepward.runner.v1.GuestCall
@@ -2987,45 +3138,48 @@ var file_runner_proto_depIdxs = []int32{
 	0,  // 8: stepward.runner.v1.Output.stream:type_name -> stepward.runner.v1.Output.Stream
 	15, // 9: stepward.runner.v1.End.usage:type_name -> stepward.runner.v1.Usage
 	4,  // 10: stepward.runner.v1.SignalRequest.terminal:type_name -> stepward.runner.v1.Terminal
-	22, // 11: stepward.runner.v1.StatResponse.info:type_name -> stepward.runner.v1.FileInfo
-	22, // 12: stepward.runner.v1.ReadDirResponse.entries:type_name -> stepward.runner.v1.FileInfo
-	1,  // 13: stepward.runner.v1.Runner.Hello:input_type -> stepward.runner.v1.HelloRequest
-	3,  // 14: stepward.runner.v1.Runner.Exec:input_type -> stepward.runner.v1.ExecRequest
-	16, // 15: stepward.runner.v1.Runner.Input:input_type -> stepward.runner.v1.InputRequest
-	18, // 16: stepward.runner.v1.Runner.Signal:input_type -> stepward.runner.v1.SignalRequest
-	20, // 17: stepward.runner.v1.Runner.Kill:input_type -> stepward.runner.v1.KillRequest
-	23, // 18: stepward.runner.v1.Runner.Key:input_type -> stepward.runner.v1.KeyRequest
-	25, // 19: stepward.runner.v1.Runner.Deliver:input_type -> stepward.runner.v1.DeliverRequest
-	27, // 20: stepward.runner.v1.Runner.Challenge:input_type -> stepward.runner.v1.ChallengeRequest
-	29, // 21: stepward.runner.v1.Runner.Prolong:input_type -> stepward.runner.v1.ProlongRequest
-	31, // 22: stepward.runner.v1.Runner.Forget:input_type -> stepward.runner.v1.ForgetRequest
-	33, // 23: stepward.runner.v1.Runner.Stat:input_type -> stepward.runner.v1.StatRequest
-	35, // 24: stepward.runner.v1.Runner.ReadDir:input_type -> stepward.runner.v1.ReadDirRequest
-	37, // 25: stepward.runner.v1.Runner.ReadFile:input_type -> stepward.runner.v1.ReadFileRequest
-	39, // 26: stepward.runner.v1.Runner.WriteFile:input_type -> stepward.runner.v1.WriteFileRequest
-	41, // 27: stepward.runner.v1.Runner.GetTree:input_type -> stepward.runner.v1.GetTreeRequest
-	43, // 28: stepward.runner.v1.Runner.PutTree:input_type -> stepward.runner.v1.PutTreeRequest
-	2,  // 29: stepward.runner.v1.Runner.Hello:output_type -> stepward.runner.v1.HelloResponse
-	11, // 30: stepward.runner.v1.Runner.Exec:output_type -> stepward.runner.v1.ExecEvent
-	17, // 31: stepward.runner.v1.Runner.Input:output_type -> stepward.runner.v1.InputResponse
-	19, // 32: stepward.runner.v1.Runner.Signal:output_type -> stepward.runner.v1.SignalResponse
-	21, // 33: stepward.runner.v1.Runner.Kill:output_type -> stepward.runner.v1.KillResponse
-	24, // 34: stepward.runner.v1.Runner.Key:output_type -> stepward.runner.v1.KeyResponse
-	26, // 35: stepward.runner.v1.Runner.Deliver:output_type -> stepward.runner.v1.DeliverResponse
-	28, // 36: stepward.runner.v1.Runner.Challenge:output_type -> stepward.runner.v1.ChallengeResponse
-	30, // 37: stepward.runner.v1.Runner.Prolong:output_type -> stepward.runner.v1.ProlongResponse
-	32, // 38: stepward.runner.v1.Runner.Forget:output_type -> stepward.runner.v1.ForgetResponse
-	34, // 39: stepward.runner.v1.Runner.Stat:output_type -> stepward.runner.v1.StatResponse
-	36, // 40: stepward.runner.v1.Runner.ReadDir:output_type -> stepward.runner.v1.ReadDirResponse
-	38, // 41: stepward.runner.v1.Runner.ReadFile:output_type -> stepward.runner.v1.ReadFileResponse
-	40, // 42: stepward.runner.v1.Runner.WriteFile:output_type -> stepward.runner.v1.WriteFileResponse
-	42, // 43: stepward.runner.v1.Runner.GetTree:output_type -> stepward.runner.v1.Tar
-	44, // 44: stepward.runner.v1.Runner.PutTree:output_type -> stepward.runner.v1.PutTreeResponse
-	29, // [29:45] is the sub-list for method output_type
-	13, // [13:29] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	47, // 11: stepward.runner.v1.FoundResponse.counts:type_name -> stepward.runner.v1.FoundResponse.Count
+	22, // 12: stepward.runner.v1.StatResponse.info:type_name -> stepward.runner.v1.FileInfo
+	22, // 13: stepward.runner.v1.ReadDirResponse.entries:type_name -> stepward.runner.v1.FileInfo
+	1,  // 14: stepward.runner.v1.Runner.Hello:input_type -> stepward.runner.v1.HelloRequest
+	3,  // 15: stepward.runner.v1.Runner.Exec:input_type -> stepward.runner.v1.ExecRequest
+	16, // 16: stepward.runner.v1.Runner.Input:input_type -> stepward.runner.v1.InputRequest
+	18, // 17: stepward.runner.v1.Runner.Signal:input_type -> stepward.runner.v1.SignalRequest
+	20, // 18: stepward.runner.v1.Runner.Kill:input_type -> stepward.runner.v1.KillRequest
+	23, // 19: stepward.runner.v1.Runner.Key:input_type -> stepward.runner.v1.KeyRequest
+	25, // 20: stepward.runner.v1.Runner.Deliver:input_type -> stepward.runner.v1.DeliverRequest
+	27, // 21: stepward.runner.v1.Runner.Challenge:input_type -> stepward.runner.v1.ChallengeRequest
+	29, // 22: stepward.runner.v1.Runner.Prolong:input_type -> stepward.runner.v1.ProlongRequest
+	31, // 23: stepward.runner.v1.Runner.Forget:input_type -> stepward.runner.v1.ForgetRequest
+	33, // 24: stepward.runner.v1.Runner.Found:input_type -> stepward.runner.v1.FoundRequest
+	35, // 25: stepward.runner.v1.Runner.Stat:input_type -> stepward.runner.v1.StatRequest
+	37, // 26: stepward.runner.v1.Runner.ReadDir:input_type -> stepward.runner.v1.ReadDirRequest
+	39, // 27: stepward.runner.v1.Runner.ReadFile:input_type -> stepward.runner.v1.ReadFileRequest
+	41, // 28: stepward.runner.v1.Runner.WriteFile:input_type -> stepward.runner.v1.WriteFileRequest
+	43, // 29: stepward.runner.v1.Runner.GetTree:input_type -> stepward.runner.v1.GetTreeRequest
+	45, // 30: stepward.runner.v1.Runner.PutTree:input_type -> stepward.runner.v1.PutTreeRequest
+	2,  // 31: stepward.runner.v1.Runner.Hello:output_type -> stepward.runner.v1.HelloResponse
+	11, // 32: stepward.runner.v1.Runner.Exec:output_type -> stepward.runner.v1.ExecEvent
+	17, // 33: stepward.runner.v1.Runner.Input:output_type -> stepward.runner.v1.InputResponse
+	19, // 34: stepward.runner.v1.Runner.Signal:output_type -> stepward.runner.v1.SignalResponse
+	21, // 35: stepward.runner.v1.Runner.Kill:output_type -> stepward.runner.v1.KillResponse
+	24, // 36: stepward.runner.v1.Runner.Key:output_type -> stepward.runner.v1.KeyResponse
+	26, // 37: stepward.runner.v1.Runner.Deliver:output_type -> stepward.runner.v1.DeliverResponse
+	28, // 38: stepward.runner.v1.Runner.Challenge:output_type -> stepward.runner.v1.ChallengeResponse
+	30, // 39: stepward.runner.v1.Runner.Prolong:output_type -> stepward.runner.v1.ProlongResponse
+	32, // 40: stepward.runner.v1.Runner.Forget:output_type -> stepward.runner.v1.ForgetResponse
+	34, // 41: stepward.runner.v1.Runner.Found:output_type -> stepward.runner.v1.FoundResponse
+	36, // 42: stepward.runner.v1.Runner.Stat:output_type -> stepward.runner.v1.StatResponse
+	38, // 43: stepward.runner.v1.Runner.ReadDir:output_type -> stepward.runner.v1.ReadDirResponse
+	40, // 44: stepward.runner.v1.Runner.ReadFile:output_type -> stepward.runner.v1.ReadFileResponse
+	42, // 45: stepward.runner.v1.Runner.WriteFile:output_type -> stepward.runner.v1.WriteFileResponse
+	44, // 46: stepward.runner.v1.Runner.GetTree:output_type -> stepward.runner.v1.Tar
+	46, // 47: stepward.runner.v1.Runner.PutTree:output_type -> stepward.runner.v1.PutTreeResponse
+	31, // [31:48] is the sub-list for method output_type
+	14, // [14:31] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_runner_proto_init() }
@@ -3044,7 +3198,7 @@ func file_runner_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_runner_proto_rawDesc), len(file_runner_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   44,
+			NumMessages:   47,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -58,3 +58,12 @@ func (s service) Forget(ctx context.Context, req *connect.Request[rpc.ForgetRequ
 	s.execs.secrets.forget(envelope.ID(req.Msg.Envelope), func(e *exec) { _ = e.kill(ctx) })
 	return connect.NewResponse(&rpc.ForgetResponse{}), nil
 }
+
+// Found implements rpcconnect.RunnerHandler.
+func (s service) Found(context.Context, *connect.Request[rpc.FoundRequest]) (*connect.Response[rpc.FoundResponse], error) {
+	var out rpc.FoundResponse
+	for _, c := range s.execs.redactor.Counts() {
+		out.Counts = append(out.Counts, &rpc.FoundResponse_Count{Name: c.Name, Class: c.Class, N: int64(c.N)})
+	}
+	return connect.NewResponse(&out), nil
+}

@@ -62,6 +62,9 @@ var publish = workflow.NewStep("publish", func(ctx context.Context, what string)
 	if _, ok := os.LookupEnv("NOT_THERE"); ok {
 		return "", errors.New("a secret that nobody has is there")
 	}
+	if err := at.SetInStep(ctx, "ghp_"+strings.Repeat("Ab1", 12)); err != nil { // which is nobody's
+		return "", err
+	}
 	return hashed(os.Getenv("DEPLOY_TOKEN")) + " " + os.Getenv("REGION"), nil
 }, workflow.StepOptions{Mode: workflow.Identity, Secrets: []string{"DEPLOY_TOKEN", "REGION", "NOT_THERE?"}, Retry: workflow.Retry{MaxAttempts: 1}})
 
@@ -74,6 +77,11 @@ var drive = workflow.NewToolStep("drive", func(ctx context.Context, sb *sandbox.
 	denied.Secrets = []string{"DEPLOY_TOKEN"}
 	if err := denied.Run(ctx); !errors.Is(err, sandbox.ErrSecret) {
 		return "", fmt.Errorf("a command that may not have the secret: %w", err)
+	}
+	shown := sb.Command("sh", "-c", `echo "$DEPLOY_TOKEN"; printf %s "$DEPLOY_TOKEN" | base64`)
+	shown.Secrets = []string{"DEPLOY_TOKEN"}
+	if out, err := shown.Output(ctx); err != nil || strings.Count(string(out), "[REDACTED:DEPLOY_TOKEN]") != 2 {
+		return "", fmt.Errorf("a command that shows what it has: %q, %w", out, err)
 	}
 	c := sb.Command("sh", "-c", `printf %s "$DEPLOY_TOKEN" | sha256sum`)
 	c.Secrets = []string{"DEPLOY_TOKEN"}
@@ -228,7 +236,8 @@ func TestIdentity(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	gone, of, closed := make(map[string]bool), make(map[string]string), 0
+	gone, of, steps, closed := make(map[string]bool), make(map[string]string), make(map[string]string), 0
+	told := map[string][]string{"publish": {`"suspected"`, `"github-token"`}, "drive": {`"redacted"`, `"DEPLOY_TOKEN"`, `"raw"`, `"base64"`}}
 	for _, e := range events {
 		var about struct{ Sandbox, Envelope string }
 		if err := json.Unmarshal(e.Detail, &about); err != nil && e.Detail != nil {
@@ -236,9 +245,14 @@ func TestIdentity(t *testing.T) {
 		}
 		switch e.Kind {
 		case "envelope.issued":
-			of[about.Envelope] = about.Sandbox
+			of[about.Envelope], steps[about.Sandbox] = about.Sandbox, e.Step
 		case audit.SandboxDestroyed:
 			gone[about.Sandbox] = true
+			for _, want := range told[steps[about.Sandbox]] {
+				if !strings.Contains(string(e.Detail), want) {
+					t.Errorf("%s: the end of its sandbox has no %s: %s", steps[about.Sandbox], want, e.Detail)
+				}
+			}
 		case "envelope.closed":
 			if closed++; !gone[of[about.Envelope]] {
 				t.Errorf("the broker was told that an attempt is over when its sandbox was there: %s of %v", e.Step, e.Run)

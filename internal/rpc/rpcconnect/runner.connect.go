@@ -54,6 +54,8 @@ const (
 	RunnerProlongProcedure = "/stepward.runner.v1.Runner/Prolong"
 	// RunnerForgetProcedure is the fully-qualified name of the Runner's Forget RPC.
 	RunnerForgetProcedure = "/stepward.runner.v1.Runner/Forget"
+	// RunnerFoundProcedure is the fully-qualified name of the Runner's Found RPC.
+	RunnerFoundProcedure = "/stepward.runner.v1.Runner/Found"
 	// RunnerStatProcedure is the fully-qualified name of the Runner's Stat RPC.
 	RunnerStatProcedure = "/stepward.runner.v1.Runner/Stat"
 	// RunnerReadDirProcedure is the fully-qualified name of the Runner's ReadDir RPC.
@@ -96,6 +98,8 @@ type RunnerClient interface {
 	Prolong(context.Context, *connect.Request[rpc.ProlongRequest]) (*connect.Response[rpc.ProlongResponse], error)
 	// Forget ends what was given secrets of an envelope, and overwrites them.
 	Forget(context.Context, *connect.Request[rpc.ForgetRequest]) (*connect.Response[rpc.ForgetResponse], error)
+	// Found returns how often secrets were found in what was about to leave the sandbox.
+	Found(context.Context, *connect.Request[rpc.FoundRequest]) (*connect.Response[rpc.FoundResponse], error)
 	Stat(context.Context, *connect.Request[rpc.StatRequest]) (*connect.Response[rpc.StatResponse], error)
 	ReadDir(context.Context, *connect.Request[rpc.ReadDirRequest]) (*connect.ServerStreamForClient[rpc.ReadDirResponse], error)
 	ReadFile(context.Context, *connect.Request[rpc.ReadFileRequest]) (*connect.ServerStreamForClient[rpc.ReadFileResponse], error)
@@ -176,6 +180,12 @@ func NewRunnerClient(httpClient connect.HTTPClient, baseURL string, opts ...conn
 			connect.WithSchema(runnerMethods.ByName("Forget")),
 			connect.WithClientOptions(opts...),
 		),
+		found: connect.NewClient[rpc.FoundRequest, rpc.FoundResponse](
+			httpClient,
+			baseURL+RunnerFoundProcedure,
+			connect.WithSchema(runnerMethods.ByName("Found")),
+			connect.WithClientOptions(opts...),
+		),
 		stat: connect.NewClient[rpc.StatRequest, rpc.StatResponse](
 			httpClient,
 			baseURL+RunnerStatProcedure,
@@ -227,6 +237,7 @@ type runnerClient struct {
 	challenge *connect.Client[rpc.ChallengeRequest, rpc.ChallengeResponse]
 	prolong   *connect.Client[rpc.ProlongRequest, rpc.ProlongResponse]
 	forget    *connect.Client[rpc.ForgetRequest, rpc.ForgetResponse]
+	found     *connect.Client[rpc.FoundRequest, rpc.FoundResponse]
 	stat      *connect.Client[rpc.StatRequest, rpc.StatResponse]
 	readDir   *connect.Client[rpc.ReadDirRequest, rpc.ReadDirResponse]
 	readFile  *connect.Client[rpc.ReadFileRequest, rpc.ReadFileResponse]
@@ -283,6 +294,11 @@ func (c *runnerClient) Prolong(ctx context.Context, req *connect.Request[rpc.Pro
 // Forget calls stepward.runner.v1.Runner.Forget.
 func (c *runnerClient) Forget(ctx context.Context, req *connect.Request[rpc.ForgetRequest]) (*connect.Response[rpc.ForgetResponse], error) {
 	return c.forget.CallUnary(ctx, req)
+}
+
+// Found calls stepward.runner.v1.Runner.Found.
+func (c *runnerClient) Found(ctx context.Context, req *connect.Request[rpc.FoundRequest]) (*connect.Response[rpc.FoundResponse], error) {
+	return c.found.CallUnary(ctx, req)
 }
 
 // Stat calls stepward.runner.v1.Runner.Stat.
@@ -343,6 +359,8 @@ type RunnerHandler interface {
 	Prolong(context.Context, *connect.Request[rpc.ProlongRequest]) (*connect.Response[rpc.ProlongResponse], error)
 	// Forget ends what was given secrets of an envelope, and overwrites them.
 	Forget(context.Context, *connect.Request[rpc.ForgetRequest]) (*connect.Response[rpc.ForgetResponse], error)
+	// Found returns how often secrets were found in what was about to leave the sandbox.
+	Found(context.Context, *connect.Request[rpc.FoundRequest]) (*connect.Response[rpc.FoundResponse], error)
 	Stat(context.Context, *connect.Request[rpc.StatRequest]) (*connect.Response[rpc.StatResponse], error)
 	ReadDir(context.Context, *connect.Request[rpc.ReadDirRequest], *connect.ServerStream[rpc.ReadDirResponse]) error
 	ReadFile(context.Context, *connect.Request[rpc.ReadFileRequest], *connect.ServerStream[rpc.ReadFileResponse]) error
@@ -419,6 +437,12 @@ func NewRunnerHandler(svc RunnerHandler, opts ...connect.HandlerOption) (string,
 		connect.WithSchema(runnerMethods.ByName("Forget")),
 		connect.WithHandlerOptions(opts...),
 	)
+	runnerFoundHandler := connect.NewUnaryHandler(
+		RunnerFoundProcedure,
+		svc.Found,
+		connect.WithSchema(runnerMethods.ByName("Found")),
+		connect.WithHandlerOptions(opts...),
+	)
 	runnerStatHandler := connect.NewUnaryHandler(
 		RunnerStatProcedure,
 		svc.Stat,
@@ -477,6 +501,8 @@ func NewRunnerHandler(svc RunnerHandler, opts ...connect.HandlerOption) (string,
 			runnerProlongHandler.ServeHTTP(w, r)
 		case RunnerForgetProcedure:
 			runnerForgetHandler.ServeHTTP(w, r)
+		case RunnerFoundProcedure:
+			runnerFoundHandler.ServeHTTP(w, r)
 		case RunnerStatProcedure:
 			runnerStatHandler.ServeHTTP(w, r)
 		case RunnerReadDirProcedure:
@@ -536,6 +562,10 @@ func (UnimplementedRunnerHandler) Prolong(context.Context, *connect.Request[rpc.
 
 func (UnimplementedRunnerHandler) Forget(context.Context, *connect.Request[rpc.ForgetRequest]) (*connect.Response[rpc.ForgetResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("stepward.runner.v1.Runner.Forget is not implemented"))
+}
+
+func (UnimplementedRunnerHandler) Found(context.Context, *connect.Request[rpc.FoundRequest]) (*connect.Response[rpc.FoundResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("stepward.runner.v1.Runner.Found is not implemented"))
 }
 
 func (UnimplementedRunnerHandler) Stat(context.Context, *connect.Request[rpc.StatRequest]) (*connect.Response[rpc.StatResponse], error) {
