@@ -13,6 +13,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -30,15 +31,19 @@ type cutConn struct {
 	net.Conn
 	mark  string       // a file that says that it happened
 	deaf  *atomic.Bool // notifications get lost
-	armed bool         // set by the goroutine that uses the connection, while it is idle
-	r     *bufio.Reader
-	rest  []byte // of the message that is being passed on
+	armed atomic.Bool
+
+	mu   sync.Mutex // as any net.Conn, it may be read by several: pgx reads to the end what it gives up
+	r    *bufio.Reader
+	rest []byte // of the message that is being passed on
 }
 
 // Read passes the server's messages on, one at a time, until those that answer
 // an execution (BindComplete, or CommandComplete of a simple query) arrive armed.
 // It drops them to ReadyForQuery: what was executed is committed then.
 func (c *cutConn) Read(b []byte) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	if len(c.rest) == 0 {
 		for dropping := false; ; {
 			head, err := c.r.Peek(5)
@@ -52,7 +57,7 @@ func (c *cutConn) Read(b []byte) (int, error) {
 			if message[0] == 'A' && c.deaf != nil && c.deaf.Load() {
 				continue
 			}
-			dropping = dropping || c.armed && (head[0] == '2' || head[0] == 'C')
+			dropping = dropping || c.armed.Load() && (head[0] == '2' || head[0] == 'C')
 			if !dropping {
 				c.rest = message
 				break
@@ -92,7 +97,7 @@ func (c *cut) TraceQueryStart(ctx context.Context, conn *pgx.Conn, data pgx.Trac
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.left--; c.left == 0 {
-		conn.PgConn().Conn().(*cutConn).armed = true
+		conn.PgConn().Conn().(*cutConn).armed.Store(true)
 	}
 	return ctx
 }
