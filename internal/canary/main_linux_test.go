@@ -91,7 +91,7 @@ func work(dir string) error {
 	}
 	mine.Add(ctx, 1, otelmetric.WithAttributes(attribute.String("marker", s.Markers["metrics"])))
 	return worker.Run(ctx, worker.Config{
-		Pool: pool, Workflows: []*workflow.Definition{loadV1}, LeaseTTL: 3 * time.Second,
+		Pool: pool, Workflows: []*workflow.Definition{loadV1}, LeaseTTL: 5 * time.Second,
 		TracerProvider: sdktrace.NewTracerProvider(sdktrace.WithSyncer(spans{to})), MeterProvider: meters,
 	})
 }
