@@ -50,8 +50,8 @@ type Config struct {
 	// what is the broker's. As two users that are not, they are level identity.L1.
 	//
 	// The change is made by Init, on Linux, for good, and without supplementary groups: what needs
-	// root, be it a port or a file, is to be prepared outside, and the sandboxes of package local are those of an
-	// ordinary user. HOME is that of the user, or below /var/lib/stepward. The broker has the environment that the
+	// root, be it a port, a file or Docker's socket (which makes root of who may use it), is to be prepared
+	// outside, or the program stays root; and the sandboxes of package local are those of an ordinary user. HOME is that of the user, or below /var/lib/stepward. The broker has the environment that the
 	// program was started with, and reads stores as BrokerUser; its database is the first that a worker of
 	// the program names.
 	//

@@ -79,6 +79,7 @@ func TestSeparate(t *testing.T) {
 			}
 			store := storeOf(t, c.owner)
 			p := exec.Command("/proc/self/exe")
+			p.Dir = "/"
 			p.Env = append(os.Environ(), envUser+"="+c.user, envStore+"="+store, envDatabase+"="+pool.Config().ConnString(), envSchema+"="+schema)
 			p.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(c.uid), Gid: uint32(c.uid)}}
 			var log bytes.Buffer
