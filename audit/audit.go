@@ -57,7 +57,8 @@ const (
 	SandboxDestroyed = "sandbox.destroyed" // detail: sandbox, and what its commands used
 	EnvelopeIssued   = "envelope.issued"   // by the broker, before it left; detail: envelope, sandbox, attempt, level, and of each secret its name, origin, reference, version and fingerprint
 	EnvelopeOpened   = "envelope.opened"   // in its sandbox; detail: envelope
-	EnvelopeRefused  = "envelope.refused"  // detail: reason, name of the secret, attempt, error
+	EnvelopeRefused  = "envelope.refused"  // detail: reason, name of the secret, attempt, error; policies, if they were asked
+	KeyWithheld      = "key.withheld"      // from an attempt that can do without; detail: name, attempt, error; policies, if they were asked
 	EnvelopeClosed   = "envelope.closed"   // nothing of it is of use any more; detail: envelope
 	ProfilePut       = "profile.put"       // of no run; detail: profile, scope, generation, and the names that were changed
 	ProfileDeleted   = "profile.deleted"   // and what ran with it is stopped

@@ -18,6 +18,10 @@ type Binding struct {
 	Keys  map[string]Key   `json:"keys,omitempty"`
 	Names []Bound          `json:"names"`
 
+	// Policies are those that have to permit what a step gets, beside those that apply
+	// when it starts.
+	Policies []BoundPolicy `json:"policies,omitempty"`
+
 	// Early is of a run that was enqueued before any worker had defined its workflow:
 	// it is bound to everything that its tenant had, and names without a step are of any.
 	Early bool `json:"early,omitempty"`
@@ -59,6 +63,7 @@ var (
 type Lister struct {
 	Step    string
 	Secrets []string
+	Tool    bool // its commands get them, not its function
 }
 
 // Listers returns the steps of a definition that list names, as table definition has
@@ -70,13 +75,14 @@ func Listers(steps []byte) (out []Lister, err error) {
 	var all []struct {
 		Name    string   `json:"name"`
 		Secrets []string `json:"secrets"`
+		Tool    bool     `json:"tool"`
 	}
 	if err := json.Unmarshal(steps, &all); err != nil {
 		return nil, fmt.Errorf("identity: steps of a definition: %w", err)
 	}
 	for _, s := range all {
 		if len(s.Secrets) > 0 {
-			out = append(out, Lister{Step: s.Name, Secrets: s.Secrets})
+			out = append(out, Lister{Step: s.Name, Secrets: s.Secrets, Tool: s.Tool})
 		}
 	}
 	return out, nil
@@ -94,7 +100,7 @@ func (v View) Bind(place Scope, run map[string]Key, steps []Lister) (Binding, er
 	}
 	for _, s := range steps {
 		place.Step = s.Step
-		grants, err := v.grants(place, run, s, use)
+		grants, _, err := v.grants(place, run, s, use)
 		if err != nil {
 			return b, err
 		}
@@ -131,7 +137,7 @@ func (v View) BindEarly(place Scope, run map[string]Key) (Binding, error) {
 }
 
 func (v View) binding(place Scope, run map[string]Key) Binding {
-	b := Binding{Place: place, Epoch: map[string]int64{}, Keys: run, Names: []Bound{}}
+	b := Binding{Place: place, Epoch: map[string]int64{}, Keys: run, Names: []Bound{}, Policies: v.policiesIn(place)}
 	for _, tenant := range []string{"", place.Tenant} {
 		b.Epoch[tenant] = v.Revocations.Epochs[tenant]
 	}
@@ -143,12 +149,17 @@ func (b *Binding) add(step string, r Resolved) {
 		Retarget: r.Key.Retarget, Commands: r.Key.Commands, MinLevel: r.Key.MinLevel})
 }
 
-// Keep drops the names that another run was not bound to.
+// Keep drops the names that another run was not bound to, and adds the policies that it was.
 func (b *Binding) Keep(other Binding) {
 	b.Names = slices.DeleteFunc(b.Names, func(n Bound) bool {
 		_, ok := other.bound(n.Step, n.Name)
 		return !ok
 	})
+	for _, p := range other.Policies {
+		if !slices.Contains(b.Policies, p) {
+			b.Policies = append(b.Policies, p)
+		}
+	}
 }
 
 func (b Binding) bound(step, name string) (Bound, bool) {
@@ -163,45 +174,49 @@ func (b Binding) bound(step, name string) (Bound, bool) {
 }
 
 // Start says what a step gets when it starts: of what it lists, what the profiles give
-// it now, if the run was bound to it. use is the run's, with what is known of its
-// worker. What the step cannot do without and does not get is a *[KeyError].
-func (b Binding) Start(v View, s Lister, use Use) ([]Resolved, error) {
+// it now, if the run was bound to it, and if all policies permit it, those of now and those
+// that the run was bound to. use is the run's, with what is known of its worker. What the step
+// could do without and does not get is withheld, each with its Err. What it cannot do without
+// and does not get is a *[KeyError].
+func (b Binding) Start(v View, s Lister, use Use) (given, withheld []Resolved, err error) {
 	use.Tenant, use.Workflow, use.Bound = b.Place.Tenant, b.Place.Workflow, b.Epoch
 	if err := v.allowed(use, s.Step, ""); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	place := b.Place
 	place.Step = s.Step
-	grants, err := v.grants(place, b.Keys, s, use)
+	grants, withheld, err := v.grants(place, b.Keys, s, use)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	var out []Resolved
+	rules := v.rules(b, place)
 	for _, g := range grants {
 		n, ok := b.bound(s.Step, g.Name)
-		var why error
 		switch {
 		case !ok:
-			why = ErrUnbound
+			g.Err = &KeyError{Step: s.Step, Key: g.Name, Err: ErrUnbound}
 		case (n.Ref != g.Key.Ref || (n.Ref == "") != (g.Key.Knob != "")) && !n.Retarget:
-			why = ErrRetargeted
+			g.Err = &KeyError{Step: s.Step, Key: g.Name, Err: ErrRetargeted}
+		default:
+			g.Key.Commands, g.Key.MinLevel = both(n.Commands, g.Key.Commands), max(n.MinLevel, g.Key.MinLevel)
+			g.Err = judge(rules, Question{Place: place, Version: use.WorkflowVersion, Level: use.Level}, s.Tool, &g)
 		}
 		switch {
-		case why == nil:
-			g.Key.Commands, g.Key.MinLevel = both(n.Commands, g.Key.Commands), max(n.MinLevel, g.Key.MinLevel)
-			out = append(out, g)
+		case g.Err == nil:
+			given = append(given, g)
 		case g.Key.Required:
-			return nil, &KeyError{Step: s.Step, Key: g.Name, Err: why}
+			return nil, nil, g.Err
+		default:
+			withheld = append(withheld, g)
 		}
 	}
-	return out, nil
+	return given, withheld, nil
 }
 
 // grants returns what a step gets of what it lists, each with Required if it cannot do
-// without.
-func (v View) grants(place Scope, run map[string]Key, s Lister, use Use) ([]Resolved, error) {
+// without, and what it does not get and can do without.
+func (v View) grants(place Scope, run map[string]Key, s Lister, use Use) (out, withheld []Resolved, err error) {
 	all := Resolve(v.Profiles, place, run)
-	var out []Resolved
 	for _, listed := range s.Secrets {
 		name, optional := strings.CutSuffix(listed, "?")
 		r, ok := all[name]
@@ -220,10 +235,13 @@ func (v View) grants(place Scope, run map[string]Key, s Lister, use Use) ([]Reso
 		case err == nil:
 			out = append(out, r)
 		case r.Key.Required, errors.Is(err, ErrAmbiguous), errors.Is(err, ErrLocked):
-			return nil, err
+			return nil, nil, err
+		default:
+			r.Err = err
+			withheld = append(withheld, r)
 		}
 	}
-	return out, nil
+	return out, withheld, nil
 }
 
 // of adds a key to a use.

@@ -49,7 +49,7 @@ func TestBindingStart(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			got, err := b.Start(c.now, lister, identity.Use{Run: 1})
+			got, _, err := b.Start(c.now, lister, identity.Use{Run: 1})
 			text := ""
 			for _, g := range got {
 				text += g.Name + "=" + g.Key.Ref + g.Key.Knob + " "
@@ -71,7 +71,7 @@ func TestBindingRestricts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := b.Start(view([]string{"/bin/git", "curl"}, identity.L0), lister, identity.Use{})
+	got, _, err := b.Start(view([]string{"/bin/git", "curl"}, identity.L0), lister, identity.Use{})
 	if err != nil || len(got) != 1 || fmt.Sprint(got[0].Key.Commands) != "[/bin/git]" || got[0].Key.MinLevel != identity.L1 {
 		t.Errorf("got %+v, %v", got, err)
 	}
@@ -79,7 +79,7 @@ func TestBindingRestricts(t *testing.T) {
 	if err != nil || early.Digest() == b.Digest() {
 		t.Errorf("got %v, %v", early, err)
 	}
-	if got, err := early.Start(view(nil, identity.L0), lister, identity.Use{}); err != nil || len(got) != 1 {
+	if got, _, err := early.Start(view(nil, identity.L0), lister, identity.Use{}); err != nil || len(got) != 1 {
 		t.Errorf("got %+v, %v", got, err)
 	}
 }

@@ -32,6 +32,8 @@ type Resolved struct {
 	Locked   []Origin
 	Unset    Origin // of the narrowest that hides what is broader, if nothing narrower sets it again
 
+	Rulings []Ruling // of the policies that apply, of what starts
+
 	// Err is nil, or why nobody gets it: a *[KeyError] with ErrDenied, ErrAmbiguous,
 	// ErrLocked or ErrMissing.
 	Err error
@@ -68,8 +70,7 @@ type layer struct {
 func layersAt(profiles []Profile, place Scope, run map[string]Key) (layers []layer) {
 	for _, p := range profiles {
 		if p.Scope.covers(place) {
-			b := p.Scope.breadth()
-			layers = append(layers, layer{b, p.Keys, Origin{Breadth: breadths[b], Profile: p.Name, ID: p.ID, Scope: p.Scope}})
+			layers = append(layers, layer{p.Scope.breadth(), p.Keys, p.origin()})
 		}
 	}
 	slices.SortStableFunc(layers, func(a, b layer) int {

@@ -28,6 +28,16 @@
 // Another version of the same secret is normal; another Ref is not, but for a key with
 // Retarget. [Profiles.Explain] shows both sides.
 //
+// # Policies
+//
+// Profile.Policy is a say about every key that the steps in its scope get, whichever
+// profile sets it: for which command, in which environment, at which level. What it is written
+// in, and what it is asked, has package identity/cedar. Without a policy the keys of profiles alone
+// decide, and their default is to give; a policy's default is to deny. Those of all profiles that
+// apply have to permit, so that a narrower one does not widen; and so have those that applied
+// when the run was enqueued. The broker asks them at each issue, when everything is known that they
+// can be about. A policy that cannot be read or evaluated there denies.
+//
 // # Revocation
 //
 // [Profiles.Revoke] takes back a key, a version of it, a profile, or what a tenant, a

@@ -2,6 +2,7 @@ package identity
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 )
 
@@ -10,7 +11,7 @@ var (
 	// ErrMissing reports a key that is required and that nothing sets, or not any more.
 	ErrMissing = errors.New("no profile sets it")
 
-	// ErrDenied reports a key that a profile denies.
+	// ErrDenied reports a key that a profile denies, by Deny or by its Policy.
 	ErrDenied = errors.New("denied")
 
 	// ErrLocked reports a key that is set below a lock.
@@ -26,6 +27,8 @@ type KeyError struct {
 	Key    string // empty: it is about the run, or its workflow or tenant
 	Detail string // which profiles, or what is revoked; may be empty
 	Err    error  // ErrMissing, ErrDenied, ErrLocked, ErrAmbiguous, ErrRevoked, ErrUnbound or ErrRetargeted
+
+	Rulings []Ruling // of the policies that were asked, if one of them denies it
 }
 
 func (e *KeyError) Error() string {
@@ -51,6 +54,8 @@ type ProfileError struct {
 	Profile string // its name, if it is about one
 	Key     string // empty: the profile itself
 	Reason  string
+
+	Line, Column int // of its Policy, from 1; 0: it is not about that
 }
 
 func (e *ProfileError) Error() string {
@@ -61,6 +66,9 @@ func (e *ProfileError) Error() string {
 	}
 	if e.Key != "" {
 		b.WriteString(e.Key + ": ")
+	}
+	if e.Line > 0 {
+		fmt.Fprintf(&b, "policy, line %d, column %d: ", e.Line, e.Column)
 	}
 	return b.String() + e.Reason
 }

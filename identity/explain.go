@@ -30,7 +30,8 @@ type Explained struct {
 }
 
 // Explain says of each name that the steps of a run list where it comes from, what it
-// was bound to, and whether a step that starts now gets it. run is a workflow.RunID.
+// was bound to, and whether a step that starts now gets it, and from which commands policies
+// keep it. What depends on the level, it says for the highest. run is a workflow.RunID.
 // Error: [ErrNotFound].
 func (p *Profiles) Explain(ctx context.Context, run int64) (e Explanation, err error) {
 	opts := pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}
@@ -47,7 +48,8 @@ func (p *Profiles) Explain(ctx context.Context, run int64) (e Explanation, err e
 func (p *Profiles) explain(ctx context.Context, tx pgx.Tx, run int64) (e Explanation, err error) {
 	var b Binding
 	var steps, body []byte
-	err = tx.QueryRow(ctx, p.q.BindingExplain, run).Scan(&b.Place.Tenant, &b.Place.Workflow, &steps, &body)
+	var version string
+	err = tx.QueryRow(ctx, p.q.BindingExplain, run).Scan(&b.Place.Tenant, &b.Place.Workflow, &version, &steps, &body)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return e, fmt.Errorf("%w: run %d", ErrNotFound, run)
 	}
@@ -62,9 +64,13 @@ func (p *Profiles) explain(ctx context.Context, tx pgx.Tx, run int64) (e Explana
 		return e, err
 	}
 	v, err := Load(ctx, tx, p.q, []Scope{b.Place}, []int64{run}, nil, b.Keys)
+	if err == nil {
+		err = v.Recall(ctx, tx, p.q, b)
+	}
 	if err != nil {
 		return e, err
 	}
+	v.Engine = p.engine
 	e.Place, e.Epoch = b.Place, b.Epoch
 	for _, l := range listers {
 		place := b.Place
@@ -77,9 +83,14 @@ func (p *Profiles) explain(ctx context.Context, tx pgx.Tx, run int64) (e Explana
 			if n, ok := b.bound(l.Step, name); ok {
 				x.Bound = &n
 			}
-			use := Use{Tenant: b.Place.Tenant, Workflow: b.Place.Workflow, Run: run, Bound: b.Epoch}
+			use := Use{Tenant: b.Place.Tenant, Workflow: b.Place.Workflow, Run: run, Bound: b.Epoch, WorkflowVersion: version, Level: L3}
 			x.State, x.Why = v.Revocations.Of(use.of(x.Now))
-			_, x.Err = b.Start(v, Lister{Step: l.Step, Secrets: []string{name}}, use)
+			given, _, err := b.Start(v, Lister{Step: l.Step, Secrets: []string{name}, Tool: l.Tool}, use)
+			if x.Err = err; err == nil {
+				x.Now.Rulings, x.Now.Key.Commands = given[0].Rulings, given[0].Key.Commands
+			} else if k, ok := errors.AsType[*KeyError](err); ok {
+				x.Now.Rulings = k.Rulings
+			}
 			e.Keys = append(e.Keys, x)
 		}
 	}
@@ -95,6 +106,11 @@ func (e Explanation) String() string {
 			fmt.Fprintf(&b, "not given: %v", k.Err)
 		} else {
 			fmt.Fprintf(&b, "%s%s of %v", k.Now.Key.Ref, k.Now.Key.Knob, k.Now.From)
+		}
+		for _, r := range k.Now.Rulings {
+			if k.Err == nil && !r.Allow {
+				fmt.Fprintf(&b, "; not for %v", r)
+			}
 		}
 		for _, s := range k.Now.Shadowed {
 			fmt.Fprintf(&b, "; shadows %v", s)

@@ -66,7 +66,7 @@ func FuzzBinding(f *testing.F) {
 		if err != nil || back.Digest() != b.Digest() {
 			t.Fatalf("%q is stored as %s: %v", stored, text, err)
 		}
-		got, err := b.Start(identity.View{Profiles: fuzzedProfiles}, identity.Lister{Step: "publish", Secrets: []string{first, second}}, identity.Use{})
+		got, _, err := b.Start(identity.View{Profiles: fuzzedProfiles}, identity.Lister{Step: "publish", Secrets: []string{first, second}}, identity.Use{})
 		if err != nil && len(got) > 0 {
 			t.Errorf("%q: %+v beside %v", stored, got, err)
 		}

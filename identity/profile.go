@@ -14,12 +14,19 @@ type Profile struct {
 	Scope Scope
 	Keys  map[string]Key // by name: A-Z, 0-9 and _; up to 200
 
+	// Policy has a say about every key of the steps in Scope, whichever profile sets it: the
+	// text, in the Cedar language, of what package identity/cedar describes; up to 16 KiB.
+	// Empty: all is permitted that the Keys of profiles do not forbid.
+	Policy string
+
 	// Generation counts up with each change: see [Profiles.Put].
 	Generation int64
 
 	ID      int64 // of the stored profile; one that is deleted and made again has another
 	Changed time.Time
 	Actor   string // who changed it last
+
+	digest []byte // of the policy, as it is stored
 }
 
 const maxKeys = 200
@@ -40,12 +47,19 @@ func (p Profile) Check() error {
 	if len(p.Keys) > maxKeys {
 		return bad("", "%d keys, the limit is %d", len(p.Keys), maxKeys)
 	}
+	if reason := policyProblem(p.Policy); reason != "" {
+		return bad("", "%s", reason)
+	}
 	for _, name := range slices.Sorted(maps.Keys(p.Keys)) {
 		if reason := p.Keys[name].problem(name); reason != "" {
 			return bad(name, "%s", reason)
 		}
 	}
 	return nil
+}
+
+func (p Profile) origin() Origin {
+	return Origin{Breadth: breadths[p.Scope.breadth()], Profile: p.Name, ID: p.ID, Scope: p.Scope}
 }
 
 // refers reports whether a key of the profile has the reference.

@@ -2,6 +2,7 @@ package identity
 
 import (
 	"context"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -19,15 +20,20 @@ import (
 type Options struct {
 	Schema string // as workflow.ClientConfig.Schema
 	Actor  string // who makes the changes, as their audit events say; defaults to "client"
+
+	// Engine reads policies: cedar.Parse. Without it, Put refuses a profile that has one,
+	// and Explain says that it cannot tell.
+	Engine Engine
 }
 
 // Profiles administers what Postgres has of profiles and of what is revoked. Each
 // change and its audit event are one transaction, and durable on return. It is safe for
 // concurrent use, and needs no closing.
 type Profiles struct {
-	pool  *pgxpool.Pool
-	q     *db.Queries
-	actor string
+	pool   *pgxpool.Pool
+	q      *db.Queries
+	actor  string
+	engine Engine
 }
 
 // New returns the profiles of a schema. It does not connect.
@@ -39,7 +45,7 @@ func New(pool *pgxpool.Pool, o Options) (*Profiles, error) {
 	if err != nil {
 		return nil, err
 	}
-	return (&Profiles{pool: pool, q: q, actor: "client"}).As(o.Actor), nil
+	return (&Profiles{pool: pool, q: q, actor: "client", engine: o.Engine}).As(o.Actor), nil
 }
 
 // As returns the same profiles, for changes by somebody else.
@@ -63,9 +69,10 @@ var (
 
 // Put makes a profile, with Generation 0, or changes the one that [Profiles.Get] has
 // returned with this Generation. One that is there already and says the same is no
-// conflict, and not changed. Errors: a *[ProfileError], [ErrConflict].
+// conflict, and not changed. Errors: a *[ProfileError], which says where in its Policy, and
+// [ErrConflict].
 func (p *Profiles) Put(ctx context.Context, pr Profile) error {
-	if err := pr.Check(); err != nil {
+	if err := p.check(pr); err != nil {
 		return err
 	}
 	keys, err := json.Marshal(pr.Keys)
@@ -78,7 +85,8 @@ func (p *Profiles) Put(ctx context.Context, pr Profile) error {
 		if err != nil {
 			return err
 		}
-		args := []any{s.Tenant, pr.Name, s.Project, s.Environment, s.Workflow, s.Step, p.actor, keys}
+		digest := digestOf(pr.Policy)
+		args := []any{s.Tenant, pr.Name, s.Project, s.Environment, s.Workflow, s.Step, p.actor, keys, digest, pr.Policy}
 		sql := p.q.ProfileInsert
 		if pr.Generation != 0 {
 			sql, args = p.q.ProfileUpdate, append(args, pr.Generation)
@@ -89,8 +97,11 @@ func (p *Profiles) Put(ctx context.Context, pr Profile) error {
 				return err
 			}
 			if tag.RowsAffected() == 1 {
-				return p.event(ctx, tx, "profile.put", s.Tenant, map[string]any{
-					"profile": pr.Name, "scope": s, "generation": pr.Generation + 1, "changed": changed(old, pr)})
+				detail := map[string]any{"profile": pr.Name, "scope": s, "generation": pr.Generation + 1, "changed": changed(old, pr)}
+				if digest != nil {
+					detail["policy"] = hex.EncodeToString(digest)
+				}
+				return p.event(ctx, tx, "profile.put", s.Tenant, detail)
 			}
 		}
 		have, err := p.get(ctx, tx, s.Tenant, &pr.Name) // somebody else's, perhaps
@@ -101,9 +112,27 @@ func (p *Profiles) Put(ctx context.Context, pr Profile) error {
 	})
 }
 
+// check returns what is wrong with a profile: a *[ProfileError].
+func (p *Profiles) check(pr Profile) error {
+	err := pr.Check()
+	if err != nil || pr.Policy == "" {
+		return err
+	}
+	if p.engine == nil {
+		return &ProfileError{Profile: pr.Name, Reason: "its Policy cannot be read: Options.Engine is not set"}
+	}
+	_, err = p.engine(pr.Policy)
+	if bad, ok := errors.AsType[*ProfileError](err); ok {
+		c := *bad
+		c.Profile = pr.Name
+		return &c
+	}
+	return err
+}
+
 // same reports whether two profiles say the same.
 func (pr Profile) same(o Profile) bool {
-	return pr.Scope == o.Scope && maps.EqualFunc(pr.Keys, o.Keys, func(a, b Key) bool { return reflect.DeepEqual(a.plain(), b.plain()) })
+	return pr.Scope == o.Scope && pr.Policy == o.Policy && maps.EqualFunc(pr.Keys, o.Keys, func(a, b Key) bool { return reflect.DeepEqual(a.plain(), b.plain()) })
 }
 
 // plain has no difference between no list and an empty one.
@@ -223,6 +252,6 @@ func (p *Profiles) get(ctx context.Context, a asker, tenant string, name *string
 
 func scanProfile(row pgx.CollectableRow) (p Profile, err error) {
 	s := &p.Scope
-	err = row.Scan(&p.ID, &s.Tenant, &p.Name, &s.Project, &s.Environment, &s.Workflow, &s.Step, &p.Generation, &p.Changed, &p.Actor, &p.Keys)
+	err = row.Scan(&p.ID, &s.Tenant, &p.Name, &s.Project, &s.Environment, &s.Workflow, &s.Step, &p.Generation, &p.Changed, &p.Actor, &p.Keys, &p.digest, &p.Policy)
 	return p, err
 }

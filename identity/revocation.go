@@ -104,6 +104,10 @@ type Use struct {
 
 	// Bound is the Epochs of when the run was enqueued, of a start; nil otherwise.
 	Bound map[string]int64
+
+	// What only policies are told, of a start: the version of the workflow, and the level.
+	WorkflowVersion string
+	Level           Level
 }
 
 // Of returns the state of a use: the highest of what is revoked of it, and

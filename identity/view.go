@@ -15,6 +15,9 @@ import (
 type View struct {
 	Profiles    []Profile // more than apply at one place: see Resolve
 	Revocations Revocations
+
+	Engine   Engine   // for Start: without it, what a policy applies to is denied
+	recalled []string // policies: see Recall
 }
 
 // sender is a pool, or a transaction.

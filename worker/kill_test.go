@@ -122,7 +122,7 @@ var brokerWrites = map[string]string{
 	"IssueClose":    "again is no change",
 	"IssueSweep":    "again is no change",
 	"IssueReleased": "leases are ended again before it",
-	"IssueRefused":  "the refusal stands without it",
+	"IssueNoted":    "a refusal stands without it, and nothing is issued",
 }
 
 // Statements that write of a session alone, and are of no use to anybody when it is over.

@@ -75,7 +75,7 @@ func (b *broker) fetch(ctx context.Context, f facts, bound bound) (*fetched, err
 			Name: g.name, Store: scheme, Version: a.value.Version, Guest: !f.def.Tool, Commands: g.key.Commands,
 			File: g.key.File, Strict: g.key.Strict, Value: a.value.Bytes,
 		}
-		p := pin{Name: g.name, From: g.from, Ref: g.key.Ref, Version: a.value.Version, Leased: a.value.Lease != ""}
+		p := pin{Name: g.name, From: g.from, Policies: g.rulings, Ref: g.key.Ref, Version: a.value.Version, Leased: a.value.Lease != ""}
 		if g.key.Ref != "" {
 			p.Fingerprint = b.root.fingerprint(f.tenant, g.name, a.value.Bytes)
 		}

@@ -18,6 +18,7 @@ import (
 
 	"github.com/stepward/stepward/identity"
 	"github.com/stepward/stepward/identity/broker"
+	"github.com/stepward/stepward/identity/cedar"
 	"github.com/stepward/stepward/internal/brokerlink"
 	"github.com/stepward/stepward/internal/db"
 	"github.com/stepward/stepward/internal/envelope"
@@ -97,7 +98,7 @@ func newFixture(t *testing.T, secrets ...string) *fixture {
 		t.Fatal(err)
 	}
 	var err error
-	if f.profiles, err = identity.New(f.pool, identity.Options{Schema: f.schema}); err != nil {
+	if f.profiles, err = identity.New(f.pool, identity.Options{Schema: f.schema, Engine: cedar.Parse}); err != nil {
 		t.Fatal(err)
 	}
 	f.cfg = broker.Config{Pool: f.pool, Schema: f.schema, Dir: t.TempDir(), Stores: map[string]broker.Store{"mem": f.store}}

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/stepward/stepward/audit"
 	"github.com/stepward/stepward/identity"
 	"github.com/stepward/stepward/internal/envelope"
 	"github.com/stepward/stepward/internal/envelope/seal"
@@ -59,6 +60,9 @@ func (b *broker) issueTo(ctx context.Context, f facts, hello []byte) (*rpc.Issue
 		err = b.recheck(ctx, f, bound, got.pins)
 	}
 	if err == nil {
+		err = b.withhold(ctx, f, bound)
+	}
+	if err == nil {
 		err = b.record(ctx, f, id, at.level, bound, got, sealer.RenewalKey())
 	}
 	if err != nil {
@@ -86,6 +90,8 @@ type pin struct {
 	Created     *time.Time      `json:"created,omitempty"`
 	Fingerprint string          `json:"fingerprint,omitempty"`
 	Leased      bool            `json:"leased,omitempty"`
+
+	Policies []identity.Ruling `json:"policies,omitempty"` // also those that keep it from a command
 
 	// Epochs is of what has no version: what was revoked before, it is not of.
 	Epochs map[string]int64 `json:"epochs,omitempty"`
@@ -117,13 +123,36 @@ func (b *broker) record(ctx context.Context, f facts, id envelope.ID, at identit
 	return nil
 }
 
+// withhold records what the attempt can do without, and does not get. That nothing sets it needs no event.
+func (b *broker) withhold(ctx context.Context, f facts, bound bound) error {
+	for _, w := range bound.withheld {
+		if errors.Is(w.Err, identity.ErrMissing) {
+			continue
+		}
+		what := map[string]any{"name": w.Name, "attempt": f.attempt, "error": w.Err.Error()}
+		if err := b.note(ctx, f, audit.KeyWithheld, what, w.Err); err != nil {
+			return fmt.Errorf("broker: record what is withheld: %w", err)
+		}
+	}
+	return nil
+}
+
 // refused records a no. It stands also if that cannot be recorded.
 func (b *broker) refused(ctx context.Context, f facts, r *refusal) {
-	detail, err := json.Marshal(map[string]any{"reason": r.reason, "name": r.name, "attempt": f.attempt, "error": r.err.Error()})
-	if err == nil {
-		_, err = b.Pool.Exec(ctx, b.q.IssueRefused, f.run, b.actor, f.key, detail)
-	}
-	if err != nil {
+	what := map[string]any{"reason": r.reason, "name": r.name, "attempt": f.attempt, "error": r.err.Error()}
+	if err := b.note(ctx, f, audit.EnvelopeRefused, what, r.err); err != nil {
 		b.Logger.WarnContext(ctx, "a refusal was not recorded", "run", f.run, "error", err)
 	}
+}
+
+// note records what an attempt does not get, with what policies said of it.
+func (b *broker) note(ctx context.Context, f facts, kind string, what map[string]any, why error) error {
+	if k, ok := errors.AsType[*identity.KeyError](why); ok && len(k.Rulings) > 0 {
+		what["policies"] = k.Rulings
+	}
+	detail, err := json.Marshal(what)
+	if err == nil {
+		_, err = b.Pool.Exec(ctx, b.q.IssueNoted, f.run, kind, b.actor, f.key, detail)
+	}
+	return err
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/stepward/stepward/identity"
+	"github.com/stepward/stepward/identity/cedar"
 )
 
 // grant is a secret, or a knob, that an attempt gets.
@@ -17,16 +18,18 @@ type grant struct {
 	name     string
 	key      identity.Key
 	from     identity.Origin
+	rulings  []identity.Ruling
 	required bool
 }
 
 // bound is what an attempt gets, and what that was decided by.
 type bound struct {
 	grants      []grant
-	digest      [32]byte         // of what the run was bound to
-	since       map[string]int64 // the epochs of then
-	revocations int64            // the tenant's epoch
-	epochs      map[string]int64 // and that of the deployment
+	withheld    []identity.Resolved // what it can do without, and does not get
+	digest      [32]byte            // of what the run was bound to
+	since       map[string]int64    // the epochs of then
+	revocations int64               // the tenant's epoch
+	epochs      map[string]int64    // and that of the deployment
 }
 
 // resolve says what an attempt gets: of what its step lists, what the profiles say now, if its run
@@ -38,11 +41,13 @@ func (b *broker) resolve(ctx context.Context, f facts) (bound, error) {
 	}
 	place := binding.Place
 	place.Step = f.def.Name
-	v, err := b.view(ctx, f, place, binding.Keys)
+	v, err := b.view(ctx, f, place, binding)
 	if err != nil {
 		return bound{}, err
 	}
-	all, err := binding.Start(v, identity.Lister{Step: f.def.Name, Secrets: f.def.Secrets}, f.use())
+	use := f.use()
+	use.WorkflowVersion, use.Level = f.version, standingOf(ctx).level
+	all, withheld, err := binding.Start(v, identity.Lister{Step: f.def.Name, Secrets: f.def.Secrets, Tool: f.def.Tool}, use)
 	if err != nil {
 		return bound{}, unresolved(err)
 	}
@@ -50,9 +55,9 @@ func (b *broker) resolve(ctx context.Context, f facts) (bound, error) {
 		return bound{}, r
 	}
 	epochs := v.Revocations.Epochs
-	out := bound{digest: binding.Digest(), since: binding.Epoch, revocations: epochs[f.tenant], epochs: epochs}
+	out := bound{withheld: withheld, digest: binding.Digest(), since: binding.Epoch, revocations: epochs[f.tenant], epochs: epochs}
 	for _, r := range all {
-		out.grants = append(out.grants, grant{name: r.Name, key: r.Key, from: r.From, required: r.Key.Required})
+		out.grants = append(out.grants, grant{name: r.Name, key: r.Key, from: r.From, rulings: r.Rulings, required: r.Key.Required})
 	}
 	return out, nil
 }
@@ -86,16 +91,19 @@ func unresolved(err error) error {
 	return refuse(reasonDenied, name, "broker: %w", err)
 }
 
-// view reads what counts for an attempt, as one moment has it. keys are those that were said with
-// the run.
-func (b *broker) view(ctx context.Context, f facts, place identity.Scope, keys ...map[string]identity.Key) (v identity.View, err error) {
+// view reads what counts for an attempt of a run that is bound to something, as one moment has it.
+func (b *broker) view(ctx context.Context, f facts, place identity.Scope, to identity.Binding) (v identity.View, err error) {
 	err = pgx.BeginTxFunc(ctx, b.Pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
-		v, err = identity.Load(ctx, tx, b.q, []identity.Scope{place}, []int64{f.run}, append(f.workers(), f.before...), keys...)
+		v, err = identity.Load(ctx, tx, b.q, []identity.Scope{place}, []int64{f.run}, append(f.workers(), f.before...), to.Keys)
+		if err == nil {
+			err = v.Recall(ctx, tx, b.q, to)
+		}
 		return err
 	})
 	if err != nil {
 		return identity.View{}, fmt.Errorf("broker: read profiles and what is revoked: %w", err)
 	}
+	v.Engine = cedar.Parse
 	return v, nil
 }
 
@@ -162,7 +170,7 @@ func (b *broker) revoked(ctx context.Context, f facts, pins []pin) (int64, *refu
 type current struct{ identity.Revocations }
 
 func (b *broker) current(ctx context.Context, f facts) (current, error) {
-	v, err := b.view(ctx, f, identity.Scope{Tenant: f.tenant, Workflow: f.workflow, Step: f.def.Name})
+	v, err := b.view(ctx, f, identity.Scope{Tenant: f.tenant, Workflow: f.workflow, Step: f.def.Name}, identity.Binding{})
 	return current{v.Revocations}, err
 }
 

@@ -61,9 +61,9 @@ type Queries struct {
 
 	EventList string
 
-	IssueFacts, IssuePut, IssueOpened, IssueOpen, IssueClose, IssueSweep, IssueLeases, IssueReleased, IssueRefused string
+	IssueFacts, IssuePut, IssueOpened, IssueOpen, IssueClose, IssueSweep, IssueLeases, IssueReleased, IssueNoted string
 
-	IdentityLock, IdentityPatience, IdentityHold, IdentityEpoch, IdentityEvent, ProfileInsert, ProfileUpdate, ProfileDelete, ProfileGet, ProfileApply string
+	IdentityLock, IdentityPatience, IdentityHold, IdentityEpoch, IdentityEvent, ProfileInsert, ProfileUpdate, ProfileDelete, ProfileGet, ProfileApply, PolicyGet string
 
 	RevocationInsert, RevocationList, RevocationApply, IdentityShare, BindingGet, BindingKin, BindingExplain, DefinitionSteps string
 

@@ -321,6 +321,7 @@ func TestGrants(t *testing.T) {
 		"INSERT INTO stepward.profile (tenant, name, project, environment, workflow, step, actor, keys) VALUES ('x', 'x', '', '', '', '', 'x', '{}')",
 		"UPDATE stepward.profile SET keys = '{}'",
 		"DELETE FROM stepward.profile",
+		"INSERT INTO stepward.policy (digest, body) VALUES ('x', 'x')",
 		"INSERT INTO stepward.revocation (tenant, epoch, kind, target, version, state, drain, actor, reason) VALUES ('x', 1, 'key', 'x', '1', 0, false, 'x', '')",
 		"UPDATE stepward.identity_epoch SET epoch = epoch + 1",
 	} {
@@ -336,6 +337,8 @@ func TestGrants(t *testing.T) {
 		"UPDATE stepward.step SET output = ''",
 		"UPDATE stepward.event SET actor = 'x'",
 		"DELETE FROM stepward.event",
+		"UPDATE stepward.policy SET body = ''",
+		"DELETE FROM stepward.policy",
 		"UPDATE stepward.claim SET session = 1",
 		"DELETE FROM stepward.claim",
 		"UPDATE stepward.revocation SET state = 0",
@@ -371,7 +374,7 @@ func TestGrantsOfBroker(t *testing.T) {
 		t.Error(err)
 	}
 	claim := []any{int64(1), 1, int64(1), 1, 1, "box"}
-	for name, sql := range map[string]string{"IssueFacts": q.IssueFacts, "IssueOpen": q.IssueOpen, "IssueOpened": q.IssueOpened, "IssueClose": q.IssueClose, "IssueSweep": q.IssueSweep, "IssueLeases": q.IssueLeases, "IssuePut": q.IssuePut} {
+	for name, sql := range map[string]string{"IssueFacts": q.IssueFacts, "IssueOpen": q.IssueOpen, "IssueOpened": q.IssueOpened, "IssueClose": q.IssueClose, "IssueSweep": q.IssueSweep, "IssueLeases": q.IssueLeases, "IssuePut": q.IssuePut, "ProfileApply": q.ProfileApply, "PolicyGet": q.PolicyGet} {
 		args := claim
 		switch name {
 		case "IssueOpen":
@@ -384,6 +387,10 @@ func TestGrantsOfBroker(t *testing.T) {
 			args = []any{"broker"}
 		case "IssueLeases":
 			args = nil
+		case "ProfileApply":
+			args = []any{[]string{"acme"}, nil, nil, nil}
+		case "PolicyGet":
+			args = []any{[][]byte{{1}}}
 		}
 		if _, err := brokers.Exec(t.Context(), sql, args...); err != nil {
 			t.Errorf("%s: %v", name, err)

@@ -8,12 +8,15 @@ import (
 
 const module = "github.com/stepward/stepward/"
 
-// opening are the ways in which a package could open a sealed secret itself.
+// opening are the ways in which a package could open a sealed secret itself, or would
+// decide about one.
 var opening = []string{
 	"crypto/hpke",
+	"github.com/cedar-policy/...",
 	"filippo.io/age/...",
 	"github.com/hashicorp/vault/...",
 	module + "identity/broker/...",
+	module + "identity/cedar",
 	module + "identity/filestore/...",
 	module + "identity/vault/...",
 	module + "identity/sops/...",

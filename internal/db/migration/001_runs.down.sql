@@ -1,7 +1,7 @@
 -- Deletes every run, its steps, its audit events, every schedule, every profile and what was revoked, and the record of all workers.
 DROP VIEW stepward.audit_event;
 DROP TABLE stepward.schedule;
-DROP TABLE stepward.binding, stepward.profile, stepward.revocation, stepward.identity_epoch;
+DROP TABLE stepward.binding, stepward.profile, stepward.policy, stepward.revocation, stepward.identity_epoch;
 DROP TABLE stepward.issue, stepward.event, stepward.worker, stepward.blob_use, stepward.blob, stepward.sandbox, stepward.attempt, stepward.step, stepward.claim,
     stepward.parked, stepward.timer, stepward.wait, stepward.signal, stepward.notice,
     stepward.shown, stepward.progress, stepward.entry, stepward.attribute, stepward.run_limit, stepward.turn, stepward.ready, stepward.idempotency, stepward.deadline, stepward.run,

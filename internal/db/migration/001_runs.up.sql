@@ -434,7 +434,14 @@ CREATE TABLE stepward.profile (
     changed_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
     actor       text NOT NULL,
     keys        jsonb NOT NULL,
+    policy      bytea, -- null: none
     UNIQUE (tenant, name)
+);
+
+-- The policies that profiles have, or have had: runs are bound to them by their digest. None is ever changed.
+CREATE TABLE stepward.policy (
+    digest bytea PRIMARY KEY,
+    body   text NOT NULL
 );
 
 -- How often what is revoked for a tenant has changed.

@@ -19,6 +19,7 @@ GRANT DELETE ON stepward.step, stepward.deadline TO :client; -- failures of a ru
 GRANT INSERT, UPDATE (elapsed, error, forgiven), DELETE ON stepward.attempt TO :client; -- where they are kept
 GRANT INSERT, UPDATE, DELETE ON stepward.schedule TO :client; -- it makes, pauses and triggers them; workers tick
 GRANT INSERT, UPDATE, DELETE ON stepward.profile TO :client; -- what holds no secret
+GRANT INSERT ON stepward.policy TO :client;
 GRANT INSERT, UPDATE ON stepward.identity_epoch TO :client;
 GRANT INSERT ON stepward.binding TO :client;
 GRANT INSERT ON stepward.revocation TO :client; -- and takes none back
@@ -33,13 +34,13 @@ GRANT USAGE ON ALL SEQUENCES IN SCHEMA stepward, stepward_river TO :worker;
 REVOKE INSERT, UPDATE, DELETE ON stepward.migration FROM :worker;
 REVOKE UPDATE, DELETE ON stepward.event, stepward.claim FROM :worker; -- a record is written once
 REVOKE UPDATE, DELETE ON stepward.binding FROM :worker;
-REVOKE INSERT, UPDATE, DELETE ON stepward.profile, stepward.identity_epoch, stepward.revocation FROM :worker; -- it gives itself nothing
+REVOKE INSERT, UPDATE, DELETE ON stepward.profile, stepward.policy, stepward.identity_epoch, stepward.revocation FROM :worker; -- it gives itself nothing
 REVOKE UPDATE ON stepward.step FROM :worker; -- and so are steps, which go when a run begins anew
 GRANT EXECUTE ON FUNCTION stepward.expire_runs TO :worker; -- it deletes runs that ended, with their records, and leaves an event
 GRANT EXECUTE ON FUNCTION stepward.put_issue TO :worker; -- of which the broker is a child, unless it has a role of its own
 -- A broker of its own reads what its answers depend on, and records them.
 GRANT USAGE ON SCHEMA stepward TO :broker;
-GRANT SELECT ON stepward.migration, stepward.definition, stepward.issue, stepward.binding, stepward.profile, stepward.identity_epoch, stepward.revocation TO :broker;
+GRANT SELECT ON stepward.migration, stepward.definition, stepward.issue, stepward.binding, stepward.profile, stepward.policy, stepward.identity_epoch, stepward.revocation TO :broker;
 GRANT SELECT (id, tenant, workflow, version, epoch, session, state) ON stepward.run TO :broker;
 GRANT SELECT (run_id, seq, attempt, epoch, started_at, key, mode, sandbox_id, error) ON stepward.attempt TO :broker;
 GRANT SELECT (run_id, epoch, session, at) ON stepward.claim TO :broker;

@@ -17,30 +17,42 @@ UPDATE stepward.identity_epoch SET epoch = epoch + 1 WHERE tenant = $1 RETURNING
 INSERT INTO stepward.event (run_id, kind, actor, detail, tenant) VALUES (0, $1, $2, $3, $4);
 
 -- name: ProfileInsert
-INSERT INTO stepward.profile (tenant, name, project, environment, workflow, step, actor, keys)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (tenant, name) DO NOTHING;
+-- $9 and $10 are the digest and the text of its policy; null: none.
+WITH kept AS (
+    INSERT INTO stepward.policy (digest, body) SELECT $9::bytea, $10::text WHERE $9::bytea IS NOT NULL ON CONFLICT DO NOTHING
+)
+INSERT INTO stepward.profile (tenant, name, project, environment, workflow, step, actor, keys, policy)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (tenant, name) DO NOTHING;
 
 -- name: ProfileUpdate
-UPDATE stepward.profile SET project = $3, environment = $4, workflow = $5, step = $6, actor = $7, keys = $8,
+-- Policy: as ProfileInsert.
+WITH kept AS (
+    INSERT INTO stepward.policy (digest, body) SELECT $9::bytea, $10::text WHERE $9::bytea IS NOT NULL ON CONFLICT DO NOTHING
+)
+UPDATE stepward.profile SET project = $3, environment = $4, workflow = $5, step = $6, actor = $7, keys = $8, policy = $9,
        generation = generation + 1, changed_at = clock_timestamp()
-WHERE tenant = $1 AND name = $2 AND generation = $9;
+WHERE tenant = $1 AND name = $2 AND generation = $11;
 
 -- name: ProfileDelete
 DELETE FROM stepward.profile WHERE tenant = $1 AND name = $2 AND generation = $3 RETURNING id;
 
 -- name: ProfileGet
 -- $2 is the name; null: all of the tenant.
-SELECT id, tenant, name, project, environment, workflow, step, generation, changed_at, actor, keys
-FROM stepward.profile WHERE tenant = $1 AND ($2::text IS NULL OR name = $2) ORDER BY name;
+SELECT id, tenant, name, project, environment, workflow, step, generation, changed_at, actor, keys, policy, coalesce(body, '')
+FROM stepward.profile LEFT JOIN stepward.policy ON digest = policy WHERE tenant = $1 AND ($2::text IS NULL OR name = $2) ORDER BY name;
 
 -- name: ProfileApply
 -- Of tenants, and of the deployment, what may apply in some of these projects, environments and workflows; null: in any.
-SELECT id, tenant, name, project, environment, workflow, step, generation, changed_at, actor, keys
+SELECT id, tenant, name, project, environment, workflow, step, generation, changed_at, actor, keys, policy, coalesce(body, '')
 FROM stepward.profile
+LEFT JOIN stepward.policy ON digest = policy
 WHERE (tenant = '' OR tenant = ANY($1::text[]))
   AND ($2::text[] IS NULL OR project = '' OR project = ANY($2))
   AND ($3::text[] IS NULL OR environment = '' OR environment = ANY($3))
   AND ($4::text[] IS NULL OR workflow = '' OR workflow = ANY($4));
+
+-- name: PolicyGet
+SELECT body FROM stepward.policy WHERE digest = ANY($1::bytea[]);
 
 -- name: RevocationInsert
 INSERT INTO stepward.revocation (tenant, epoch, kind, target, version, state, drain, actor, reason)
@@ -82,7 +94,7 @@ WITH RECURSIVE up AS (
 SELECT b.body, up.n FROM up JOIN stepward.binding b ON b.run_id = up.id;
 
 -- name: BindingExplain
-SELECT r.tenant, r.workflow, coalesce(d.steps, ''), b.body
+SELECT r.tenant, r.workflow, r.version, coalesce(d.steps, ''), b.body
 FROM stepward.run r
 LEFT JOIN stepward.definition d ON d.workflow = r.workflow AND d.version = r.version
 LEFT JOIN stepward.binding b ON b.run_id = r.id

@@ -80,6 +80,6 @@ SELECT id, leases FROM stepward.issue WHERE closed_at IS NOT NULL AND leases IS 
 -- Its leases are over ($2), or their end was asked for in vain.
 UPDATE stepward.issue SET leases = CASE WHEN $2::bool THEN NULL ELSE leases END, tried_at = clock_timestamp() WHERE id = $1;
 
--- name: IssueRefused
--- That an attempt was refused its secrets, and why.
-INSERT INTO stepward.event (run_id, kind, actor, step, detail) VALUES ($1, 'envelope.refused', $2, $3, $4);
+-- name: IssueNoted
+-- That an attempt was refused its secrets, or one of them was withheld, and why.
+INSERT INTO stepward.event (run_id, kind, actor, step, detail) VALUES ($1, $2, $3, $4, $5);
