@@ -34,6 +34,12 @@ const output = `
 	globex  deployed to us with deploy-token 1 of globex, and purged its cache
 	and its log says "PUT /site Authorization: Bearer [REDACTED:DEPLOY_TOKEN]"
 
+	In environment dev, a policy of globex keeps the token of its cache from deploys:
+	globex  deployed to us with deploy-token 1 of globex
+	upload DEPLOY_TOKEN: file://deploy-token of profile globex (tenant globex)
+	upload REGION: us of profile globex (tenant globex); shadows profile defaults (deployment)
+	upload CDN_TOKEN: not given: identity: step upload: CDN_TOKEN: denied: by the policy of profile globex (tenant globex): cdn-of-prod forbids it
+
 	A deploy of acme waits for a review. If it started now:
 	upload DEPLOY_TOKEN: file://deploy-token of profile acme (tenant acme)
 	upload REGION: eu of profile defaults (deployment)
@@ -63,6 +69,8 @@ const output = `
 	acme    envelope.issued  by broker          level L1-dev to upload: DEPLOY_TOKEN@3 REGION
 	globex  profile.put      by ops@example.com globex
 	globex  envelope.issued  by broker          level L1-dev to upload: DEPLOY_TOKEN@1 REGION CDN_TOKEN@1
+	globex  key.withheld     by broker          identity: step upload: CDN_TOKEN: denied: by the policy of profile globex (tenant globex): cdn-of-prod forbids it
+	globex  envelope.issued  by broker          level L1-dev to upload: DEPLOY_TOKEN@1 REGION
 	globex  envelope.issued  by broker          level L1-dev to upload: DEPLOY_TOKEN@1 REGION CDN_TOKEN@1
 	globex  identity.revoked by ops@example.com DEPLOY_TOKEN, hard: it was in a screenshot
 	globex  envelope.refused by broker          broker: DEPLOY_TOKEN: key DEPLOY_TOKEN is revoked (hard)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/stepward/stepward/examples/internal/app"
 	"github.com/stepward/stepward/identity"
+	"github.com/stepward/stepward/identity/cedar"
 	"github.com/stepward/stepward/workflow"
 )
 
@@ -26,7 +27,13 @@ func profiles() []identity.Profile {
 			"DEPLOY_TOKEN": {Ref: reference("globex", "deploy-token")},
 			"CDN_TOKEN":    {Ref: reference("globex", "cdn-token")},
 			"REGION":       {Knob: "us"},
-		}},
+		}, Policy: `
+			permit (principal, action, resource);
+
+			@id("cdn-of-prod")
+			forbid (principal, action, resource == Key::"CDN_TOKEN")
+			when { principal.environment == "dev" };
+		`},
 	}
 }
 
@@ -39,7 +46,7 @@ type story struct {
 }
 
 func example(ctx context.Context, a *app.App) error {
-	admin, err := identity.New(a.Pool, identity.Options{Schema: a.Schema, Actor: "ops@example.com"})
+	admin, err := identity.New(a.Pool, identity.Options{Schema: a.Schema, Actor: "ops@example.com", Engine: cedar.Parse})
 	if err != nil {
 		return err
 	}
@@ -60,7 +67,7 @@ func example(ctx context.Context, a *app.App) error {
 	// A fleet of two, with a broker each: as they have one key, they are one broker.
 	defer a.Work(ctx, deployV1)()
 	defer a.Work(ctx, deployV1)()
-	for _, part := range []func(context.Context) error{s.both, s.rotate, s.soft, s.hard, s.trail} {
+	for _, part := range []func(context.Context) error{s.both, s.policy, s.rotate, s.soft, s.hard, s.trail} {
 		if err := part(ctx); err != nil {
 			return err
 		}
@@ -77,6 +84,22 @@ func (s *story) both(ctx context.Context) error {
 		}
 		fmt.Printf("        and its log says %q\n", s.tell(ctx, tenant, run))
 	}
+	return nil
+}
+
+// policy deploys where a policy of the customer keeps a token from the step, which can do without.
+func (s *story) policy(ctx context.Context) error {
+	fmt.Println("\nIn environment dev, a policy of globex keeps the token of its cache from deploys:")
+	run, err := Deploy.Enqueue(ctx, s.Client, Release{}, workflow.EnqueueOptions{Tenant: "globex", Environment: "dev"})
+	if err != nil {
+		return err
+	}
+	s.tell(ctx, "globex", run)
+	e, err := s.admin.Explain(ctx, int64(run.ID))
+	if err != nil {
+		return err
+	}
+	fmt.Print(e)
 	return nil
 }
 

@@ -14,7 +14,7 @@ func (s *story) trail(ctx context.Context) error {
 	fmt.Println("\nOn record:")
 	for _, tenant := range []string{"acme", "globex"} {
 		events, err := audit.Events(ctx, s.Pool, audit.Filter{Schema: s.Schema, Tenant: &tenant, Kinds: []string{
-			audit.ProfilePut, audit.EnvelopeIssued, audit.EnvelopeRefused, audit.KeyRotated, audit.IdentityRevoked,
+			audit.ProfilePut, audit.EnvelopeIssued, audit.EnvelopeRefused, audit.KeyWithheld, audit.KeyRotated, audit.IdentityRevoked,
 		}})
 		if err != nil {
 			return err
@@ -48,7 +48,7 @@ func describe(e audit.Event) (string, error) {
 			text += " " + strings.TrimSuffix(s.Name+"@"+s.Version, "@")
 		}
 		return text, nil
-	case audit.EnvelopeRefused:
+	case audit.EnvelopeRefused, audit.KeyWithheld:
 		return d.Error, nil
 	case audit.KeyRotated:
 		return d.Key + "@" + d.Version, nil
