@@ -113,7 +113,7 @@ func TestPolicyOfFunction(t *testing.T) {
 
 // A policy that was loosened, taken away or replaced since a run was enqueued gives it nothing
 // more; one that was made stricter takes away.
-func TestSetDoesNotGrow(t *testing.T) {
+func TestPolicyDoesNotGrow(t *testing.T) {
 	p := func(policy string) []identity.Profile { return []identity.Profile{of("p", tenant, policy)} }
 	for name, c := range map[string]struct {
 		then, now []identity.Profile
