@@ -4,12 +4,14 @@ package worker_test
 
 import (
 	"context"
+	"errors"
 	"net"
 	"os"
 	"path/filepath"
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stepward/stepward/audit"
 	"github.com/stepward/stepward/identity"
@@ -114,4 +116,41 @@ func TestEntrustedGuestSurvivesWorker(t *testing.T) {
 			}
 		})
 	}
+}
+
+// What holds secrets ends by itself when they cannot be renewed: beside a worker that is stopped, which nobody takes
+// the run from, and when the broker is away. Without that it would go on for as long as this waits, and longer.
+func TestEntrustedGuestEnds(t *testing.T) {
+	host, b := containers(t)
+	terms := broker.Config{Freeze: 10 * time.Second, Kill: 10 * time.Second}
+	gone := func(t *testing.T, f *fixture) {
+		t.Helper()
+		eventually(t, "the sandbox has ended", func() bool {
+			listed, err := b.List(t.Context(), f.schema)
+			return err == nil && len(listed) == 0
+		})
+	}
+	t.Run("worker is stopped", func(t *testing.T) {
+		t.Parallel()
+		f := newFixture(t)
+		address, _ := f.broker(terms)
+		f.enqueueEntrusted(counting{N: 30, Size: 60 << 10})
+		p := f.startVictim(victimConfig{Engine: host, Broker: address, LeaseTTL: 10 * time.Minute}, "Commit:freeze:20")
+		eventually(t, "the victim freezes", p.frozen)
+		gone(t, f)
+	})
+	t.Run("broker is away", func(t *testing.T) {
+		t.Parallel()
+		f := newFixture(t)
+		address, stop := f.broker(terms)
+		f.start(worker.Config{Workflows: entrustedOnly, Backends: []sandbox.Backend{b}, Broker: address})
+		run := f.enqueueEntrusted(counting{N: 1 << 20})
+		eventually(t, "the guest counts", func() bool { return f.count("SELECT count(*) FROM stepward.entry") > 10 })
+		stop()
+		_, err := run.Result(t.Context())
+		var failed *workflow.RecordedError
+		if !errors.As(err, &failed) || failed.Kind != "sandbox" {
+			t.Errorf("got %v", err)
+		}
+	})
 }

@@ -297,7 +297,7 @@ func (l *lent) keep(ctx context.Context) {
 		err := l.renew(ctx)
 		switch r := brokerlink.Refused(err); {
 		case err == nil || ctx.Err() != nil:
-		case r != nil && slices.Contains([]string{"revoked", "worker", "sandbox"}, r.Reason):
+		case r != nil && slices.Contains([]string{"revoked", "worker", "sandbox", "fenced"}, r.Reason):
 			return
 		default:
 			l.h.w.log.WarnContext(ctx, "secrets were not renewed", "sandbox", l.b.id, "error", err)

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/stepward/stepward/internal/envelope"
 )
 
 // Config configures [Serve]. Every field but Stores may be left zero by a broker that a
@@ -43,8 +45,8 @@ type Config struct {
 	TLS *tls.Config
 
 	// Freeze is how long a sandbox goes on with secrets that cannot be renewed, and
-	// Kill, how long it is frozen then before it is ended. Default to 15 and 90
-	// seconds from the last renewal.
+	// Kill, when it is ended. Both count from the last renewal. Default to 15 and 90
+	// seconds, which are the most.
 	Freeze, Kill time.Duration
 
 	// Timeout bounds one fetch from a store. Defaults to 10 seconds.
@@ -53,11 +55,17 @@ type Config struct {
 	Logger *slog.Logger // defaults to slog.Default
 }
 
+// What a hard revocation promises, see package identity, holds for every broker.
+const (
+	maxFreeze = envelope.FreezeDefault
+	maxKill   = envelope.KillDefault
+)
+
 var schemeForm = regexp.MustCompile(`^[a-z][a-z0-9+.-]{0,31}$`)
 
 func (c Config) withDefaults() (Config, error) {
-	c.Freeze = cmp.Or(c.Freeze, 15*time.Second)
-	c.Kill = cmp.Or(c.Kill, max(90*time.Second, c.Freeze))
+	c.Freeze = cmp.Or(c.Freeze, maxFreeze)
+	c.Kill = cmp.Or(c.Kill, maxKill)
 	c.Timeout = cmp.Or(c.Timeout, 10*time.Second)
 	c.Logger = cmp.Or(c.Logger, slog.Default())
 	if c.Peers == nil && os.Getuid() >= 0 {
@@ -81,6 +89,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.TLS != nil && (c.TLS.ClientCAs == nil || len(c.TLS.Certificates) == 0 && c.TLS.GetCertificate == nil) {
 		bad("Config.TLS: want a certificate, and ClientCAs")
+	}
+	if c.Freeze > maxFreeze || c.Kill > maxKill {
+		bad("Config.Freeze %v, Kill %v: want %v and %v at most, which is what revocation promises", c.Freeze, c.Kill, maxFreeze, maxKill)
 	}
 	if c.Freeze < 0 || c.Timeout < 0 || c.Kill < c.Freeze {
 		bad("Config.Freeze %v, Kill %v, Timeout %v: want none below zero, and Kill not below Freeze", c.Freeze, c.Kill, c.Timeout)

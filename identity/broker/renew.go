@@ -141,9 +141,10 @@ func (b *broker) sweepOnce(ctx context.Context) error {
 func (b *broker) release(ctx context.Context, leases []lease) bool {
 	all := true
 	for _, l := range leases {
-		r, ok := b.Stores[l.Scheme].(Revoker)
+		store := b.Stores[l.Scheme]
+		r, ok := store.(Revoker)
 		if !ok {
-			all = false
+			all = all && store != nil // who cannot end one never will: it runs out
 			continue
 		}
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), b.Timeout)
