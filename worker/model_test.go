@@ -62,6 +62,19 @@ func scenarios(names ...string) *rapid.Generator[scenario] {
 // pauses, cancels, retries and forks. What comes out must be what the model says, what was to happen once has
 // happened once, and no row may be left behind.
 // Longer: go test ./worker -run 'TestModel$' -rapid.checks=1000 -timeout 1h.
+//
+// What it has found, with the other random and killing tests, and what holds that now:
+//
+//	TestModel    a run that had just ended was made claimable again by who recovered it: TestReapWhileEnding
+//	TestModel    a rate had no tokens for as long as the clock had been set back: TestClockStepsBackOverLimit
+//	TestModel    a connection that broke while River started ended the worker: TestOutageAtStart
+//	TestModel    a fork left out a time limit that had passed, by the clock: TestForkAfterTimeLimit
+//	TestModel    a value whose blob failed for a moment was recorded empty: TestBlobWrittenAgain
+//	TestModel    what was swept before it was used was referred to: TestBlobSweptEarly, TestRenewalSweptEarly
+//	TestModel    Ready yielded a part of the futures when its deadline passed: workflow.TestReadyCanceled
+//	TestVerbs    a run ended while it added a child, which stayed: TestChildAddedWhileEnding
+//	FuzzTurn     a canceled Map with a Limit waited for ever: TestCancelMap, and the corpus of FuzzTurn
+//	TestNoSandboxIsLeft    a container that was never started stayed: sandbox/docker TestNeverStarted
 func TestModel(t *testing.T) {
 	checks(t, 20)
 	f := newFleet(t)
