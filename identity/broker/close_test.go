@@ -2,7 +2,11 @@ package broker_test
 
 import (
 	"slices"
+	"strings"
 	"testing"
+	"time"
+
+	"connectrpc.com/connect"
 
 	"github.com/stepward/stepward/identity"
 	"github.com/stepward/stepward/identity/broker"
@@ -94,5 +98,47 @@ func TestSweepPassesOver(t *testing.T) {
 	defer f.store.mu.Unlock()
 	if len(f.store.ended) == 0 {
 		t.Errorf("ended are %v", f.store.ended)
+	}
+}
+
+// getOnly is a store that cannot end what it gives out.
+type getOnly struct{ broker.Store }
+
+// A lease that its store cannot end is not asked about again.
+func TestLeaseWithoutRevoker(t *testing.T) {
+	f := newFixture(t, "DEPLOY_TOKEN")
+	f.store.values["x"], f.store.leases = "s3cr3t-canary", true
+	f.cfg.Stores["mem"] = getOnly{f.store}
+	f.put("DEPLOY_TOKEN", identity.Key{Ref: "mem://x"})
+	link := f.serve()
+	if _, err := get(t.Context(), link, f.claim); err != nil {
+		t.Fatal(err)
+	}
+	leases := func() int { return f.count("SELECT count(*)::int FROM stepward.issue WHERE leases IS NOT NULL") }
+	if leases() != 1 {
+		t.Error("no lease is on record")
+	}
+	client, err := link.Client(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := client.Close(t.Context(), connect.NewRequest(&rpc.CloseRequest{Claim: f.claim})); err != nil {
+		t.Fatal(err)
+	}
+	for leases() != 0 {
+		if t.Context().Err() != nil {
+			t.Fatal("it is asked about for ever")
+		}
+	}
+}
+
+// No broker lets secrets last longer without a renewal than a hard revocation promises.
+func TestTermsAreBounded(t *testing.T) {
+	f := newFixture(t)
+	for _, terms := range [][2]time.Duration{{16 * time.Second, 0}, {0, 91 * time.Second}, {10 * time.Second, 5 * time.Second}} {
+		f.cfg.Freeze, f.cfg.Kill = terms[0], terms[1]
+		if err := broker.Serve(t.Context(), nil, f.cfg); err == nil || !strings.Contains(err.Error(), "Freeze") {
+			t.Errorf("%v: got %v", terms, err)
+		}
 	}
 }
