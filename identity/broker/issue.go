@@ -57,7 +57,7 @@ func (b *broker) issueTo(ctx context.Context, f facts, hello []byte) (*rpc.Issue
 	defer got.wipe()
 	point("fetched")
 	if err == nil {
-		err = b.recheck(ctx, f, bound, got.pins)
+		err = b.recheck(ctx, f, &bound, got)
 	}
 	if err == nil {
 		err = b.withhold(ctx, f, bound)

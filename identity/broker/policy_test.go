@@ -116,3 +116,37 @@ func TestPolicy(t *testing.T) {
 		t.Errorf("the store was asked for %v", f.store.asked[before:])
 	}
 }
+
+// A version that is revoked is known as such when the store has given it: who can do without it gets the
+// rest.
+func TestOptionalVersionRevoked(t *testing.T) {
+	f := newFixture(t, "DEPLOY_TOKEN", "OPTIONAL?")
+	f.store.values["x"], f.store.values["y"] = "s3cr3t-canary", "0ther-canary"
+	f.put("DEPLOY_TOKEN", identity.Key{Ref: "mem://x"})
+	f.put("OPTIONAL", identity.Key{Ref: "mem://y"})
+	link := f.serve()
+	revoke := func(name string) {
+		t.Helper()
+		if err := f.profiles.Revoke(t.Context(), identity.Revocation{Tenant: "acme", Kind: identity.KindVersion, Target: name, Version: "v1", State: identity.Soft}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if o, err := get(t.Context(), link, f.claim); err != nil || len(o.Items) != 2 { // the control
+		t.Fatalf("got %+v, %v", o.Items, err)
+	}
+	revoke("OPTIONAL")
+	o, err := get(t.Context(), link, f.attempt(1, 2, "publish#2"))
+	if err != nil || len(o.Items) != 1 || o.Items[0].Name != "DEPLOY_TOKEN" || string(o.Items[0].Value) != "s3cr3t-canary" {
+		t.Errorf("got %+v, %v", o.Items, err)
+	}
+	if w := f.last(audit.KeyWithheld); w.Name != "OPTIONAL" || !strings.Contains(w.Error, "revoked") {
+		t.Errorf("on record: %+v", w)
+	}
+	if s := f.last(audit.EnvelopeIssued).Secrets; len(s) != 1 || s[0].Name != "DEPLOY_TOKEN" {
+		t.Errorf("on record: %+v", s)
+	}
+	revoke("DEPLOY_TOKEN")
+	if _, err := get(t.Context(), link, f.attempt(1, 3, "publish#2")); reason(err) != "revoked" {
+		t.Errorf("got %v", err)
+	}
+}

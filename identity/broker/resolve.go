@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -145,15 +146,25 @@ func (b *broker) digest(ctx context.Context, f facts) ([32]byte, error) {
 
 // recheck refuses what the stores gave in a version that is revoked: which version that is nobody knew
 // before; and what was revoked in the meantime.
-func (b *broker) recheck(ctx context.Context, f facts, bound bound, pins []pin) error {
+// An attempt that can do without goes on without.
+func (b *broker) recheck(ctx context.Context, f facts, bound *bound, got *fetched) error {
 	v, err := b.current(ctx, f)
 	if err != nil {
 		return err
 	}
-	if r := v.worst(f, pins, bound.since, identity.Soft); r != nil {
-		return r
+	for {
+		r := v.worst(f, got.pins, bound.since, identity.Soft)
+		if r == nil {
+			return nil
+		}
+		i := slices.IndexFunc(got.pins, func(p pin) bool { return r.name != "" && p.Name == r.name })
+		if i < 0 || slices.ContainsFunc(bound.grants, func(g grant) bool { return g.required && g.name == r.name }) {
+			return r
+		}
+		clear(got.items[i].Value)
+		got.items, got.pins = slices.Delete(got.items, i, i+1), slices.Delete(got.pins, i, i+1)
+		bound.withheld = append(bound.withheld, identity.Resolved{Name: r.name, Err: r})
 	}
-	return nil
 }
 
 // revoked returns the epoch of what is revoked, and what must not be used any more of what
