@@ -78,7 +78,7 @@ func records(ctx context.Context, client *workflow.Client, id workflow.RunID, st
 func until(done func() bool) {
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
-	for range 6000 {
+	for range 18000 { // three minutes at least: the machine may be busy
 		if done() {
 			return
 		}
