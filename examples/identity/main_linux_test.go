@@ -224,7 +224,10 @@ func TestVault(t *testing.T) {
 	t.Setenv(vaultEnv, mount+"/example")
 	got := apptest.Printed(t, example)
 	got = regexp.MustCompile(`(TOKEN@\d+)@\S+`).ReplaceAllString(got, "$1") // Vault's versions say when, too
-	want := strings.ReplaceAll(output, "file://deploy-token", reference("acme", "deploy-token"))
+	want := regexp.MustCompile(`file://(\S+) of profile (\w+)`).ReplaceAllStringFunc(output, func(s string) string {
+		path, profile, _ := strings.Cut(strings.TrimPrefix(s, "file://"), " of profile ")
+		return reference(profile, path) + " of profile " + profile
+	})
 	apptest.Same(t, got, want)
 	left, err := c.Logical().ListWithContext(ctx, mount+"/metadata/example/acme")
 	if err != nil || left != nil {
