@@ -21,7 +21,7 @@ import (
 var postgres = sync.OnceValues(func() (*devdb.DB, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
-	return devdb.Open(ctx, devdb.Config{})
+	return devdb.Open(ctx, devdb.Config{Dir: clusterDir()})
 })
 
 // PostgresURL returns the connection string of a Postgres whose user may create
