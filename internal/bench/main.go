@@ -70,6 +70,10 @@ times what goes through the proxy of a local sandbox: a large body, in pairs wit
 relay of two hops, and small requests, beside direct ones. Linux only.`},
 	{"redact", benchRedact, false, `
 times what takes 50 secret values out of a stream, on one core, and its memory.`},
+	{"revoke", benchRevoke, true, `
+revokes secrets that commands use every 10 ms in local sandboxes and, with an engine, in containers,
+while things are in order and while they are not, and times until they do so no more. It needs root on
+Linux, two minutes, and a quiet machine.`},
 }
 
 // bench is what the suites share.
@@ -96,6 +100,7 @@ func main() {
 	bootstrap.Init()
 	hello()
 	egressPart()
+	revokePart()
 	if os.Getenv(envChild) != "" {
 		exit(child())
 	}
@@ -146,7 +151,7 @@ func run() (err error) {
 	}
 	b := &bench{options: options{parked: *parked, scale: *scale, wal: *wal, log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))}}
 	b.report = &report{Command: strings.Join(append([]string{"go run ./internal/bench"}, os.Args[1:]...), " "), Machine: measure.Machine()}
-	if slices.ContainsFunc(wanted, func(s string) bool { return s == "sandbox" || s == "docker" || s == "egress" }) { // first: it may be built from sources, which may change meanwhile
+	if slices.ContainsFunc(wanted, func(s string) bool { return slices.Contains([]string{"sandbox", "docker", "egress", "revoke"}, s) }) { // first: it may be built from sources, which may change meanwhile
 		b.runner, b.runnerErr = program.Find(ctx, program.Want{})
 	}
 	var errs []error

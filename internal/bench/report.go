@@ -19,6 +19,7 @@ type report struct {
 	Postgres string            `json:",omitempty"`
 	Settings map[string]string `json:",omitempty"` // of Postgres
 	Results  []result
+	Tables   []table `json:",omitempty"`
 	Notes    []string
 
 	suite string
@@ -31,6 +32,13 @@ type result struct {
 	Unit        string
 	Bar         float64 `json:",omitempty"` // the highest value that is good enough
 	Missed      bool    `json:",omitempty"`
+}
+
+// table is what is no list of figures.
+type table struct {
+	Suite, Title string
+	Columns      []string
+	Rows         [][]string
 }
 
 func (r *report) add(name string, value float64, unit string) { r.bar(name, value, unit, 0) }
@@ -74,7 +82,9 @@ func (r *report) write(w io.Writer, asJSON bool) error {
 		}
 		fmt.Fprintf(&b, "- Postgres: %s\n- Settings: %s\n", r.Postgres, strings.Join(settings, " "))
 	}
-	b.WriteString("\n| | figure | | bar |\n|---|---:|---|---|\n")
+	if len(r.Results) > 0 {
+		b.WriteString("\n| | figure | | bar |\n|---|---:|---|---|\n")
+	}
 	for _, x := range r.Results {
 		bar := ""
 		if x.Bar != 0 {
@@ -84,6 +94,12 @@ func (r *report) write(w io.Writer, asJSON bool) error {
 			}
 		}
 		fmt.Fprintf(&b, "| %s: %s | %s | %s | %s |\n", x.Suite, x.Name, measure.Number(x.Value), x.Unit, bar)
+	}
+	for _, t := range r.Tables {
+		fmt.Fprintf(&b, "\n%s: %s\n\n| %s |\n|---%s|\n", t.Suite, t.Title, strings.Join(t.Columns, " | "), strings.Repeat("|---:", len(t.Columns)-1))
+		for _, row := range t.Rows {
+			fmt.Fprintf(&b, "| %s |\n", strings.Join(row, " | "))
+		}
 	}
 	if len(r.Notes) > 0 {
 		b.WriteString("\n")
