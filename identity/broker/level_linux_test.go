@@ -13,6 +13,7 @@ import (
 	"github.com/stepward/stepward/identity"
 	"github.com/stepward/stepward/identity/broker"
 	"github.com/stepward/stepward/internal/brokerlink"
+	"github.com/stepward/stepward/internal/testenv"
 )
 
 // other is a user that is nobody's, and not the test's.
@@ -21,9 +22,7 @@ const other = 65523
 // A worker is kept from the broker's secrets if it can neither read its memory nor its key, put another key in
 // its place, nor become someone who can. Each way is one change to a set-up that is L1.
 func TestLevelOf(t *testing.T) {
-	if os.Getuid() != 0 {
-		t.Skip("needs root: files of several users")
-	}
+	testenv.Require(t, testenv.PartRoot)
 	for _, c := range []struct {
 		name   string
 		uid    int
@@ -86,9 +85,7 @@ func chain(errs ...error) error {
 // A secret that demands a level is issued from that on, and what it was issued at is on record; below, the
 // refusal says what is wrong with the set-up. Who connects is who the kernel says.
 func TestMinLevel(t *testing.T) {
-	if os.Getuid() != 0 {
-		t.Skip("needs root: a worker of another user")
-	}
+	testenv.Require(t, testenv.PartRoot)
 	defer broker.SetEngines()()
 	for uid, at := range map[int]identity.Level{0: identity.L1Dev, other: identity.L1} {
 		t.Run(at.String(), func(t *testing.T) {
