@@ -42,8 +42,14 @@ const (
 )
 
 // openBroker finds the way to the broker, if any step needs one. A child is started by the
-// first step that does.
+// first step that does. In a program that was root, what starts it learns its database now, also from a worker
+// that needs none; or ends, as the broker is another.
 func (w *worker) openBroker() error {
+	if w.Broker == "" {
+		brokerlink.Pin(brokerlink.NewSetup(w.Pool, w.Schema))
+	} else {
+		brokerlink.Release()
+	}
 	for _, d := range w.defs {
 		if needsBroker(d) {
 			link, err := newLink(w)
@@ -156,6 +162,9 @@ func (l *lent) call(ctx context.Context, timeout time.Duration, f func(ctx conte
 		cancel()
 		if err != nil {
 			if start, ok := errors.AsType[*brokerlink.StartError](err); ok && start.Away {
+				if errors.Is(err, brokerlink.ErrLauncher) {
+					l.h.w.log.ErrorContext(ctx, "steps with secrets are left to other workers", "error", err)
+				}
 				err = &awayError{err}
 			}
 			return err

@@ -16,6 +16,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/stepward/stepward/audit"
+	"github.com/stepward/stepward/internal/brokerlink"
 	"github.com/stepward/stepward/internal/engine"
 	"github.com/stepward/stepward/internal/program"
 	"github.com/stepward/stepward/sandbox"
@@ -235,13 +236,21 @@ func cure(err error) error {
 	case errors.As(err, &image):
 		return &engine.ParkError{Reason: "image", Err: err}
 	case errors.As(err, &unsupported):
-		return &engine.ParkError{Reason: "unsupported", Err: err}
+		return &engine.ParkError{Reason: "unsupported", Err: asUser(err)}
 	case errors.As(err, &runner):
 		return &engine.ParkError{Reason: "program", Err: err}
 	case errors.As(err, &unavailable):
-		return &engine.ParkError{Reason: "no_backend", Err: err}
+		return &engine.ParkError{Reason: "no_backend", Err: asUser(err)}
 	}
 	return err
+}
+
+// asUser says that what a backend lacks may be root.
+func asUser(err error) error {
+	if !brokerlink.LeftRoot() {
+		return err
+	}
+	return fmt.Errorf("%w (this program gave up root: see bootstrap.Config.User)", err)
 }
 
 // quoted shows the end of a guest's standard error.

@@ -78,14 +78,14 @@ func Run(ctx context.Context, cfg Config) error {
 		return err
 	}
 	defer w.closeTxPool()
-	if err := w.openBroker(); err != nil {
-		return err
-	}
-	defer w.broker.Close()
 	w.box = &payload.Box{Codec: cfg.Codec, Store: cfg.Blobs, Pool: cfg.Pool, Q: q}
 	w.commits = &batch.Group[write, error]{Run: w.commit, MaxItems: 512, MaxBytes: 4 << 20, Size: write.size}
 	err = w.start(ctx, func(ctx context.Context) error { return db.Check(ctx, w.Pool, w.q) })
 	if err == nil {
+		err = w.openBroker() // for a database that is there
+	}
+	if err == nil {
+		defer w.broker.Close()
 		w.chooseBackend(ctx)
 		w.warm = w.newWarm()
 		err = w.start(ctx, w.define)
@@ -218,7 +218,7 @@ func (w *worker) chooseBackend(ctx context.Context) {
 	if ctx.Err() != nil {
 		return
 	}
-	w.backendErr = errors.Join(errs...)
+	w.backendErr = asUser(errors.Join(errs...))
 	w.log.ErrorContext(ctx, "no sandbox backend works here: workflows with sandboxed steps are left to other workers", "error", w.backendErr)
 }
 

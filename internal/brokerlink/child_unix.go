@@ -48,7 +48,7 @@ func startChild(ctx context.Context, setup Setup, log func(string)) (*child, err
 	if !ready.Load() {
 		return nil, errors.New("this program cannot be started as a broker: bootstrap.Init is not the first call in its main, and worker.Config.Broker names no other")
 	}
-	if separated() {
+	if LeftRoot() {
 		return launch(ctx, setup, log)
 	}
 	ours, theirs, err := pair()

@@ -32,7 +32,7 @@ func (e *AddressError) Error() string {
 // A StartError reports that a broker does not start. A deploy may cure that.
 type StartError struct {
 	Err  error
-	Away bool // its database is, or it took too long: it may start the next time
+	Away bool // its database is, or what starts it, or it took too long: it may start the next time, or elsewhere
 }
 
 func (e *StartError) Error() string { return "the broker of secrets does not start: " + e.Err.Error() }
@@ -83,9 +83,9 @@ func pings() *http.HTTP2Config {
 }
 
 // Child returns the way to a broker that is a child of this process, started at the first call, and
-// again when it has ended. setup describes its database; log is given what it writes.
+// again when it has ended. setup describes its database: in a process that was root, that of [Pin]. log is
+// given what it writes.
 func Child(setup Setup, log func(line string)) *Link {
-	pin(setup)
 	return &Link{start: func(ctx context.Context) (*child, error) { return startChild(ctx, setup, log) }}
 }
 
@@ -108,7 +108,7 @@ func (l *Link) Client(ctx context.Context) (rpcconnect.BrokerClient, error) {
 	}
 	c, err := l.start(ctx)
 	if err != nil {
-		return nil, &StartError{Err: err, Away: errors.Is(err, errAway) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded)}
+		return nil, &StartError{Err: err, Away: errors.Is(err, errAway) || errors.Is(err, ErrLauncher) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded)}
 	}
 	l.child = c
 	l.client = rpcconnect.NewBrokerClient(rpc.Transport(c.conn), rpc.BaseURL, rpc.ClientOptions()...)
@@ -124,6 +124,9 @@ func (l *Link) Pid() int {
 	}
 	return l.child.pid()
 }
+
+// ErrLauncher reports that the process that was left behind to start brokers has ended.
+var ErrLauncher = errors.New("what starts brokers under their own user has ended: start this program again")
 
 // errAway reports a child that cannot reach its database.
 var errAway = errors.New("its database is away")

@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -22,16 +23,63 @@ import (
 	"github.com/stepward/stepward/internal/rpc"
 )
 
-// launcher is the way to the process that starts brokers under a user of their own; nil: there is
-// none.
-var launcher atomic.Pointer[net.UnixConn]
+// launcher is the way to the process that starts brokers under a user of their own. What it does
+// for this process is settled once: a worker that is taken over later changes nothing.
+var launcher struct {
+	mu      sync.Mutex
+	conn    *net.UnixConn // nil: there is none, or not any more
+	settled bool          // by Pin or Release
+	left    bool          // this process was root, and is not
+}
+
+const changesUser = 1<<unix.CAP_SETUID | 1<<unix.CAP_SETGID
+
+// held returns which rights to change its user this thread has, and which of them it may take.
+func held() (effective, permitted uint32) {
+	h := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&h, &data[0]); err != nil {
+		return 0, 0
+	}
+	return data[0].Effective & changesUser, data[0].Permitted & changesUser
+}
 
 // CanSeparate reports whether this process may change its user.
 func CanSeparate() bool {
-	h := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var data [2]unix.CapUserData
-	const need = 1<<unix.CAP_SETUID | 1<<unix.CAP_SETGID
-	return unix.Capget(&h, &data[0]) == nil && data[0].Effective&need == need
+	effective, _ := held()
+	return effective == changesUser
+}
+
+// Hindered returns why this process cannot become one of the users, or start what does: it is in a user
+// namespace without them. Empty: it can.
+func Hindered(users ...User) string {
+	if b, err := os.ReadFile("/proc/self/setgroups"); err == nil && strings.TrimSpace(string(b)) == "deny" {
+		return "its user namespace has no setgroups"
+	}
+	for _, u := range users {
+		if !mapped("/proc/self/uid_map", u.UID) {
+			return fmt.Sprintf("its user namespace has no user %d", u.UID)
+		}
+		if !mapped("/proc/self/gid_map", u.GID) {
+			return fmt.Sprintf("its user namespace has no group %d", u.GID)
+		}
+	}
+	return ""
+}
+
+// mapped reports whether a map of a user namespace has an id. A kernel without maps has all.
+func mapped(path string, id int) bool {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return true
+	}
+	for line := range strings.Lines(string(b)) {
+		var first, outside, n int64
+		if _, err := fmt.Sscan(line, &first, &outside, &n); err == nil && first <= int64(id) && int64(id)-first < n {
+			return true
+		}
+	}
+	return false
 }
 
 // Separate leaves a process behind that starts brokers as their user, and has this one go on as
@@ -59,10 +107,13 @@ func Separate(worker, broker User) error {
 		return fmt.Errorf("start what starts brokers: %w", err)
 	}
 	go cmd.Wait()
+	worker.settle()
 	if err := worker.become(); err != nil {
 		return err
 	}
-	launcher.Store(conn)
+	launcher.mu.Lock()
+	defer launcher.mu.Unlock()
+	launcher.conn, launcher.left = conn, true
 	return nil
 }
 
@@ -73,7 +124,8 @@ func (u User) become() error {
 			return fmt.Errorf("become user %d: %w", u.UID, err)
 		}
 	}
-	if err := syscall.Setuid(0); err == nil || CanSeparate() {
+	effective, permitted := held()
+	if err := syscall.Setuid(0); err == nil || effective|permitted != 0 {
 		return fmt.Errorf("become user %d: this process could still be root", u.UID)
 	}
 	// The kernel has made it unreadable for its own user, and so unable to set up what it starts.
@@ -99,21 +151,55 @@ func unixConn(fd int) (*net.UnixConn, error) {
 	return c.(*net.UnixConn), nil
 }
 
-// pin tells the launcher which database brokers are for. It takes the first that it hears of,
-// which is before any run was claimed: a worker that is taken over later cannot name another.
-func pin(setup Setup) {
-	if l := launcher.Load(); l != nil {
-		if b, err := json.Marshal(setup); err == nil {
-			_, _ = l.Write(b) // a start tells what is wrong
-		}
+// Pin tells the launcher which database brokers are for, before any run is claimed. It starts none before,
+// and none for another: the first counts.
+func Pin(setup Setup) {
+	launcher.mu.Lock()
+	defer launcher.mu.Unlock()
+	if launcher.conn == nil || launcher.settled {
+		return
+	}
+	launcher.settled = true
+	if b, err := json.Marshal(setup); err == nil {
+		_, _ = launcher.conn.Write(b) // a start tells what is wrong
 	}
 }
 
-// separated reports whether brokers have a user of their own.
-func separated() bool { return launcher.Load() != nil }
+// Release ends the launcher unless there is a database that brokers are for: this process needs none.
+func Release() {
+	launcher.mu.Lock()
+	defer launcher.mu.Unlock()
+	if launcher.conn == nil || launcher.settled {
+		return
+	}
+	launcher.settled = true
+	_ = launcher.conn.Close()
+	launcher.conn = nil
+}
+
+// LeftRoot reports whether this process was root, and has given that up.
+func LeftRoot() bool {
+	launcher.mu.Lock()
+	defer launcher.mu.Unlock()
+	return launcher.left
+}
+
+// launching returns the way to the launcher.
+func launching() (*net.UnixConn, error) {
+	launcher.mu.Lock()
+	defer launcher.mu.Unlock()
+	if launcher.conn == nil {
+		return nil, errors.New("a worker of this program was the first to run, and has another in worker.Config.Broker: what starts brokers under their own user has ended")
+	}
+	return launcher.conn, nil
+}
 
 // launch has the launcher start a broker.
 func launch(ctx context.Context, setup Setup, log func(string)) (*child, error) {
+	way, err := launching()
+	if err != nil {
+		return nil, err
+	}
 	input, err := json.Marshal(setup)
 	if err != nil {
 		return nil, err
@@ -131,8 +217,11 @@ func launch(ctx context.Context, setup Setup, log func(string)) (*child, error) 
 	defer far.Close()
 	says, stderr, err := os.Pipe()
 	if err == nil {
-		_, _, err = launcher.Load().WriteMsgUnix(input, unix.UnixRights(int(theirs.Fd()), int(far.Fd()), int(stderr.Fd())), nil)
+		_, _, err = way.WriteMsgUnix(input, unix.UnixRights(int(theirs.Fd()), int(far.Fd()), int(stderr.Fd())), nil)
 		stderr.Close()
+		if errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET) {
+			err = ErrLauncher
+		}
 	}
 	if err != nil {
 		ours.Close()
@@ -172,6 +261,8 @@ func launch(ctx context.Context, setup Setup, log func(string)) (*child, error) 
 		c.stop()
 		if text := told.Load(); text != nil {
 			err = errors.New(*text)
+		} else if c.pid() == 0 && ctx.Err() == nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+			err = ErrLauncher // it has not come to a start
 		}
 		return nil, fmt.Errorf("%w%s", err, said.text())
 	}
@@ -194,7 +285,7 @@ func Launch() error {
 	if err != nil {
 		return err
 	}
-	l := &launching{as: as}
+	l := &launches{as: as}
 	buf, oob := make([]byte, 64<<10), make([]byte, unix.CmsgSpace(16*4))
 	for {
 		n, oobn, flags, _, err := conn.ReadMsgUnix(buf, oob)
@@ -208,14 +299,20 @@ func Launch() error {
 	}
 }
 
-// launching is what the launcher knows.
-type launching struct {
+// mostBrokers is how many brokers a launcher has at a time. Each worker of the program has one, and one more
+// that ends.
+const mostBrokers = 8
+
+// launches is what the launcher knows.
+type launches struct {
 	as    User
-	setup []byte // that brokers are for
+	setup []byte // that brokers are for; nil: not known yet
+	has   atomic.Int32
 }
 
-// take takes one message: a setup, and with it the ends of a broker's connections if one is to start.
-func (l *launching) take(setup, rights []byte, flags int) {
+// take takes one message: the setup that brokers are for, or one with the ends of the connections of a broker
+// that is to start.
+func (l *launches) take(setup, rights []byte, flags int) {
 	var files []*os.File
 	if all, err := unix.ParseSocketControlMessage(rights); err == nil {
 		for _, m := range all {
@@ -226,12 +323,24 @@ func (l *launching) take(setup, rights []byte, flags int) {
 			}
 		}
 	}
-	if flags&unix.MSG_TRUNC == 0 && l.setup == nil {
+	whole := flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) == 0
+	if whole && l.setup == nil && len(files) == 0 {
 		l.setup = append(l.setup, setup...)
 	}
 	if len(files) == 3 {
-		same := flags&unix.MSG_TRUNC == 0 && string(setup) == string(l.setup)
-		go l.start(files[0], files[1], files[2], same)
+		refusal := ""
+		switch {
+		case l.setup == nil:
+			refusal = "brokers under their own user start when worker.Run has reached its database, and not before"
+		case !whole || string(setup) != string(l.setup):
+			refusal = "brokers under their own user serve the database that a worker first named in this process, and no other: see bootstrap.Config.User"
+		case l.has.Load() >= mostBrokers:
+			refusal = fmt.Sprintf("this program has %d brokers, and may have no more at a time", mostBrokers)
+		}
+		if refusal == "" {
+			l.has.Add(1)
+		}
+		go l.start(files[0], files[1], files[2], refusal)
 		return
 	}
 	for _, f := range files {
@@ -239,10 +348,13 @@ func (l *launching) take(setup, rights []byte, flags int) {
 	}
 }
 
-// start starts a broker, and ends it when the worker says so. control is told how it does.
-func (l *launching) start(conn, far, stderr *os.File, same bool) {
+// start starts a broker, and ends it when the worker says so. control is told how it does, or why it does not.
+func (l *launches) start(conn, far, stderr *os.File, refusal string) {
 	defer conn.Close()
 	defer stderr.Close()
+	if refusal == "" {
+		defer l.has.Add(-1)
+	}
 	control, err := net.FileConn(far)
 	far.Close()
 	if err != nil {
@@ -250,8 +362,8 @@ func (l *launching) start(conn, far, stderr *os.File, same bool) {
 	}
 	defer control.Close()
 	tell := func(text string) { _, _ = io.WriteString(control, strings.ReplaceAll(text, "\n", " ")+"\n") }
-	if !same {
-		tell("brokers under their own user serve the database that was first named in this process, and no other: see bootstrap.Config.User")
+	if refusal != "" {
+		tell(refusal)
 		return
 	}
 	l.as.settle()
@@ -280,15 +392,20 @@ func (l *launching) start(conn, far, stderr *os.File, same bool) {
 	}
 }
 
-// settle makes the user's home if it has none. Without, the broker says what it lacks.
+// settle makes the user's home if it is one of those without a name. Without, the user says what it lacks.
 func (u User) settle() {
-	if err := os.MkdirAll(u.Home, 0o755); err != nil {
+	if u.UID == 0 || filepath.Dir(filepath.Clean(u.Home)) != homes || os.MkdirAll(u.Home, 0o755) != nil {
 		return
 	}
-	info, err := os.Lstat(u.Home)
-	if err != nil || !info.IsDir() || info.Sys().(*syscall.Stat_t).Uid != 0 || u.UID == 0 || !strings.HasPrefix(u.Home, homes+"/") {
+	fd, err := unix.Open(u.Home, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
 		return
 	}
-	_ = os.Chmod(u.Home, 0o700)
-	_ = os.Lchown(u.Home, u.UID, u.GID)
+	defer unix.Close(fd)
+	var info unix.Stat_t
+	if err := unix.Fstat(fd, &info); err != nil || info.Uid != 0 {
+		return
+	}
+	_ = unix.Fchmod(fd, 0o700)
+	_ = unix.Fchown(fd, u.UID, u.GID)
 }

@@ -19,8 +19,16 @@ func Launching() bool { return false }
 // Launch is for Linux.
 func Launch() error { return errors.ErrUnsupported }
 
-func pin(Setup) {}
+// Hindered is for Linux.
+func Hindered(...User) string { return "" }
 
-func separated() bool { return false }
+// Pin is for Linux.
+func Pin(Setup) {}
+
+// Release is for Linux.
+func Release() {}
+
+// LeftRoot is for Linux.
+func LeftRoot() bool { return false }
 
 func launch(context.Context, Setup, func(string)) (*child, error) { return nil, errors.ErrUnsupported }

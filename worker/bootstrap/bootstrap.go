@@ -52,10 +52,13 @@ type Config struct {
 	// The change is made by Init, on Linux, for good, and without supplementary groups: what needs
 	// root, be it a port, a file or Docker's socket (which makes root of who may use it), is to be prepared
 	// outside, or the program stays root; and the sandboxes of package local are those of an ordinary user. HOME is that of the user, or below /var/lib/stepward. The broker has the environment that the
-	// program was started with, and reads stores as BrokerUser; its database is the first that a worker of
-	// the program names.
+	// program was started with, and reads stores as BrokerUser. Its database is that of the first worker.Run that has
+	// reached one, whether or not it has steps with secrets; a worker.Config.Broker there ends what starts
+	// brokers. Until then, or for ever in a program that runs no worker, who takes the program over could name a database of
+	// its own: a program that also serves others than its workers, calls worker.Run first.
 	//
-	// Default to 65521 and 65522. A User "root" stays, with level identity.L1Dev.
+	// Default to 65521 and 65522. A User "root" stays, with level identity.L1Dev; so does a program in a
+	// user namespace that lacks the default users.
 	User, BrokerUser string
 }
 

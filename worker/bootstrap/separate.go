@@ -33,7 +33,16 @@ func (c Config) separate(definitions []*workflow.Definition) error {
 	if broker.UID == worker.UID {
 		return fmt.Errorf("Config.User and Config.BrokerUser are both user %d", worker.UID)
 	}
-	fmt.Fprintf(os.Stderr, "stepward: started as root: goes on as user %d, and its broker of secrets as user %d (see bootstrap.Config.User)\n", worker.UID, broker.UID)
+	if why := brokerlink.Hindered(worker, broker); why != "" {
+		if c.User != "" || c.BrokerUser != "" {
+			return fmt.Errorf("become Config.User, with a broker as Config.BrokerUser: %s", why)
+		}
+		fmt.Fprintf(os.Stderr, "stepward: started as root, and stays root, so that secrets are level L1-dev: %s (see bootstrap.Config.User)\n", why)
+		return nil
+	}
+	fmt.Fprintf(os.Stderr, "stepward: started as root: goes on as user %d, and its broker of secrets as user %d. Out of reach from here on are files "+
+		"that only root may write, ports under 1024, Docker's socket, limits by cgroups, and Postgres where it takes root as a peer. "+
+		"bootstrap.Config{User: \"root\"} stays root, with secrets at level L1-dev\n", worker.UID, broker.UID)
 	return brokerlink.Separate(worker, broker)
 }
 

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
 	"maps"
@@ -43,9 +44,7 @@ func reach(pid, store string) map[string]bool {
 // broker's memory nor its files: what demands L1 is issued. The same program as an ordinary user can read the
 // files, and as root all; its secrets are L1-dev.
 func TestSeparate(t *testing.T) {
-	if os.Getuid() != 0 {
-		t.Skip("needs root: it starts as that")
-	}
+	testenv.Require(t, testenv.PartRoot)
 	const worker, broker = 65521, 65522
 	for _, c := range []struct {
 		name       string
@@ -134,6 +133,66 @@ func TestSeparate(t *testing.T) {
 				t.Errorf("%v\n%s", err, &log)
 			}
 		})
+	}
+}
+
+// A worker that has given up root has no broker for another database either if it needs none, or has another.
+func TestSeparateWithoutBroker(t *testing.T) {
+	testenv.Require(t, testenv.PartRoot)
+	pool, schema := testenv.Postgres(t)
+	if err := workflow.Migrate(t.Context(), pool, workflow.MigrateOptions{Schema: schema}); err != nil {
+		t.Fatal(err)
+	}
+	client, err := workflow.NewClient(workflow.ClientConfig{Pool: pool, Schema: schema})
+	if err != nil {
+		t.Fatal(err)
+	}
+	store := storeOf(t, 65522) // a broker would start
+	for _, at := range []string{"", "unix:///nowhere/socket"} {
+		p := exec.Command("/proc/self/exe")
+		p.Dir = "/"
+		p.Env = append(os.Environ(), envUser+"=", envStore+"="+store, envBroker+"="+at, envDatabase+"="+pool.Config().ConnString(), envSchema+"="+schema)
+		var log bytes.Buffer
+		p.Stderr = &log
+		in, err := p.StdinPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		out, err := p.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := p.Start(); err != nil {
+			t.Fatal(err)
+		}
+		run, err := words.Enqueue(t.Context(), client, "ada", workflow.EnqueueOptions{})
+		if err == nil {
+			_, err = run.Result(t.Context()) // it works
+		}
+		can := make(map[string]bool)
+		if err == nil {
+			fmt.Fprintln(in, p.Process.Pid)
+			err = json.NewDecoder(out).Decode(&can)
+		}
+		in.Close()
+		if err := errors.Join(err, p.Wait()); err != nil || can["root"] || can["a broker for another database"] {
+			t.Errorf("broker %q: the worker has %v; %v\n%s", at, can, err, &log)
+		}
+	}
+}
+
+// Who cannot become the default users goes on as root, and says so.
+func TestStaysRoot(t *testing.T) {
+	testenv.Require(t, testenv.PartRoot)
+	one := []syscall.SysProcIDMap{{ContainerID: 0, HostID: 0, Size: 1}}
+	for why, groups := range map[string]bool{"no setgroups": false, "no user 65521": true} {
+		p := exec.CommandContext(t.Context(), "/proc/self/exe", "-test.run=^$")
+		p.Dir = "/"
+		p.Env = append(os.Environ(), envUser+"=")
+		p.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUSER, UidMappings: one, GidMappings: one, GidMappingsEnableSetgroups: groups}
+		if out, err := p.CombinedOutput(); err != nil || !strings.Contains(string(out), "stays root") || !strings.Contains(string(out), why) {
+			t.Errorf("%s: %v: %s", why, err, out)
+		}
 	}
 }
 
