@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"connectrpc.com/connect"
@@ -94,12 +95,15 @@ type lent struct {
 	end   func(error) // of the attempt
 	stop  context.CancelFunc
 	over  sync.WaitGroup
+
+	listed  []string    // the secrets of the step
+	revoked atomic.Bool // the sandbox is told that it is over, and its end waits for nothing
 }
 
 // lend has the broker seal the secrets of an attempt to its sandbox, or go on with what
 // another worker had it seal, and renews them from then on.
 func (h *host) lend(ctx context.Context, a engine.Attempt, b *box, end func(error)) (*lent, error) {
-	l := &lent{h: h, b: b, end: end, taken: a.Sandbox != "", claim: &rpc.Claim{
+	l := &lent{h: h, b: b, end: end, taken: a.Sandbox != "", listed: a.Step.Secrets, claim: &rpc.Claim{
 		Run: h.t.run, Seq: int32(a.Seq), Attempt: int32(a.Number), Epoch: int32(h.t.epoch), Session: h.t.session, Sandbox: b.id,
 	}}
 	err := errUnopened
@@ -279,6 +283,7 @@ func (l *lent) renew(ctx context.Context) error {
 	var revoked error
 	if answer.Msg.Revoked != "" {
 		revoked = &brokerlink.Refusal{Reason: cmp.Or(answer.Msg.Reason, "revoked"), Err: errors.New(answer.Msg.Revoked)}
+		l.revoked.Store(true)
 		l.end(l.fault(revoked)) // first: the sandbox kills what runs in it
 		ctx = context.WithoutCancel(ctx)
 	}
@@ -314,8 +319,12 @@ func (l *lent) keep(ctx context.Context) {
 	}
 }
 
-// ask puts what was found on its way out into the ledger. A sandbox that has ended does not say any more.
+// ask puts what was found on its way out into the ledger. A sandbox that has ended does not say any more, and one whose
+// secrets are revoked is not asked.
 func (l *lent) ask(ctx context.Context) {
+	if l.revoked.Load() {
+		return
+	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), foundTimeout)
 	defer cancel()
 	counts, err := l.b.sb.Secrets().Found(ctx)
@@ -323,7 +332,7 @@ func (l *lent) ask(ctx context.Context) {
 		l.h.w.log.DebugContext(ctx, "what was redacted is not known", "sandbox", l.b.id, "error", err)
 		return
 	}
-	l.b.used.found(counts)
+	l.b.used.found(counts, l.listed)
 }
 
 // looks returns look; nil without secrets.

@@ -63,11 +63,24 @@ func (l *ledger) add(name string, u sandbox.Usage, err error) {
 	}
 }
 
-// found takes note of what the sandbox has kept to itself.
-func (l *ledger) found(counts map[string]map[string]int64) {
+// found takes note of what the sandbox has kept to itself, which it says itself: of what may be said, as the names that
+// its step lists, and no more.
+func (l *ledger) found(counts map[string]map[string]int64, listed []string) {
+	known := make(map[string]map[string]int64)
+	for _, name := range listed {
+		name, _ = strings.CutSuffix(name, "?")
+		for _, class := range redact.Classes() {
+			if n := counts[name][class]; n > 0 {
+				if known[name] == nil {
+					known[name] = make(map[string]int64)
+				}
+				known[name][class] = n
+			}
+		}
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.used.Redacted = counts
+	l.used.Redacted = known
 }
 
 // maxLook is how much of one text is looked through.

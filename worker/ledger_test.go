@@ -23,9 +23,50 @@ func TestLedgerSuspects(t *testing.T) {
 	if kinds := l.suspect([]byte(key)); kinds != nil {
 		t.Errorf("got %v", kinds)
 	}
-	l.found(map[string]map[string]int64{"TOKEN": {"raw": 2}})
+	l.found(map[string]map[string]int64{"TOKEN": {"raw": 2}}, []string{"TOKEN"})
 	if raw := string(l.json()); !strings.Contains(raw, `"suspected":{"aws-access-key":2}`) || !strings.Contains(raw, `"redacted":{"TOKEN":{"raw":2}}`) || strings.Contains(raw, key) {
 		t.Errorf("got %s", raw)
+	}
+}
+
+// A sandbox that is not what it was says what it likes. Nothing of that keeps the event of its end from being
+// written, or is in it but counts of what there is.
+func TestLedgerBelievesLittle(t *testing.T) {
+	var l ledger
+	l.found(map[string]map[string]int64{
+		"TOKEN":      {"raw": 2, "r\x00w": 1, "json": -1, "hex": 0, strings.Repeat("x", 1<<20): 1},
+		"OPTIONAL":   {"base64 twice": 1},
+		"NOT_LISTED": {"raw": 1},
+		"NUL\x00":    {"raw": 1},
+		"SILENT":     {"json": -1},
+	}, []string{"TOKEN", "OPTIONAL?", "SILENT"})
+	if raw := string(l.json()); !strings.Contains(raw, `"redacted":{"OPTIONAL":{"base64 twice":1},"TOKEN":{"raw":2}}`) || len(raw) > 1000 {
+		t.Errorf("got %.1000s", raw)
+	}
+	l.found(map[string]map[string]int64{"TOKEN": {"raw": -1}}, []string{"TOKEN"})
+	if raw := l.json(); raw != nil {
+		t.Errorf("got %s", raw)
+	}
+}
+
+// A sandbox whose secrets are revoked is destroyed, and not asked first what it found.
+func TestRevokedIsNotAsked(t *testing.T) {
+	l := &lent{b: &box{}} // which there is no way to
+	l.revoked.Store(true)
+	l.ask(t.Context())
+	if raw := l.b.used.json(); raw != nil {
+		t.Errorf("got %s", raw)
+	}
+}
+
+// A late word about a session that is over does not hide what is known of the one that goes on.
+func TestRevokedSession(t *testing.T) {
+	w := &worker{}
+	w.lease.id.Store(2)
+	w.revoked.Store(2)
+	w.revokedNow(1, errors.New("revoked"))
+	if !w.isRevoked() {
+		t.Error("the worker takes itself for one that is not revoked")
 	}
 }
 

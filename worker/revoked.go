@@ -16,7 +16,8 @@ func (w *worker) isRevoked() bool {
 // revokedNow is called with the broker's word that the worker is revoked. It leaves runs whose steps have secrets to
 // others from now on, and says so: those it has go back as they come to such a step.
 func (w *worker) revokedNow(session int64, why error) {
-	if w.revoked.Swap(session) == session {
+	was := w.revoked.Load()
+	if session != w.lease.session() || was == session || !w.revoked.CompareAndSwap(was, session) { // a turn of a session that is over says nothing of the next
 		return
 	}
 	w.log.Error("this worker is revoked: runs that need secrets are left to others", "session", fmt.Sprintf("%x", uint64(session)), "error", why)

@@ -58,6 +58,9 @@ func (s *Set) forget() {
 	}
 }
 
+// digitClass is that of what is found in the view of digits.
+const digitClass = "hex"
+
 // patterns returns what stands for a value: in the views of bytes, and in that of digits.
 func patterns(s *Set, name, value string) (all, digits []*pattern) {
 	for _, part := range parts(value) {
@@ -73,7 +76,7 @@ func patterns(s *Set, name, value string) (all, digits []*pattern) {
 		}
 		// A value that ends with a line break is often printed without it.
 		if inner := strings.Trim(part, "\r\n"); len(inner) >= minLength {
-			digits = append(digits, &pattern{set: s, name: name, class: "hex", part: inner, encode: nibbles,
+			digits = append(digits, &pattern{set: s, name: name, class: digitClass, part: inner, encode: nibbles,
 				head: binary.BigEndian.Uint64([]byte(inner))})
 		}
 	}

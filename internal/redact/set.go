@@ -95,6 +95,16 @@ type Count struct {
 	N     int
 }
 
+// Classes returns all that a [Count] may have.
+func Classes() (all []string) {
+	for _, c := range codecs() {
+		all = append(all, c.class)
+	}
+	all = append(all, digitClass)
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
 // Counts returns what was found so far, by name and class.
 func (s *Set) Counts() []Count {
 	s.mu.Lock()
