@@ -1,12 +1,26 @@
 package broker
 
-import "github.com/stepward/stepward/identity"
+import (
+	"net"
+
+	"github.com/stepward/stepward/identity"
+)
 
 // Stands is what a user comes to, of the process status that it is of, at a broker with its key in a
 // directory.
 func Stands(dir string, uid int, status string) (identity.Level, string) {
 	u := user{uid: uid}
 	u.read(status)
+	s := (&broker{Config: Config{Dir: dir}}).stands(u)
+	return s.level, s.why
+}
+
+// StandsAt is what the peer of a unix connection comes to.
+func StandsAt(dir string, c net.Conn) (identity.Level, string) {
+	u, err := peer(c.(*net.UnixConn))
+	if err != nil {
+		return identity.L0, err.Error()
+	}
 	s := (&broker{Config: Config{Dir: dir}}).stands(u)
 	return s.level, s.why
 }

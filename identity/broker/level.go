@@ -27,6 +27,7 @@ type user struct {
 	uid    int
 	groups []int
 	caps   uint64 // that it may use
+	unseen bool   // its groups and caps are not known
 }
 
 // stands returns how far a user, on the broker's host, is kept from it: one that can read its memory
@@ -38,6 +39,8 @@ func (b *broker) stands(u user) standing {
 		return dev("the worker runs as root")
 	case u.uid == os.Geteuid():
 		return dev("the worker runs as the broker's user")
+	case u.unseen:
+		return dev("the worker's process cannot be seen from here")
 	case u.caps&^harmless != 0:
 		return dev("the worker has capabilities, with which it could read what is the broker's")
 	}
@@ -52,9 +55,9 @@ func (b *broker) stands(u user) standing {
 	return standing{level: identity.L1}
 }
 
-// harmless are capabilities that open no files and no processes of others: to bind a port, and those of
-// the network.
-const harmless = 1<<10 | 1<<11 | 1<<12 | 1<<13
+// harmless are capabilities that open no files and no processes of others, nor what others say to each other: to
+// bind a port, and to broadcast.
+const harmless = 1<<10 | 1<<11
 
 // engines are the sockets of those who make root of everyone that may use them.
 var engines = []string{

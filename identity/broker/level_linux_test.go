@@ -36,6 +36,8 @@ func TestLevelOf(t *testing.T) {
 		{name: "root", uid: 0, want: identity.L1Dev, why: "root"},
 		{name: "the broker's user", uid: os.Geteuid(), want: identity.L1Dev},
 		{name: "with CAP_DAC_READ_SEARCH", uid: other, status: "CapPrm:\t0000000000000004\n", want: identity.L1Dev, why: "capabilities"},
+		{name: "with CAP_NET_ADMIN", uid: other, status: "CapPrm:\t0000000000001000\n", want: identity.L1Dev, why: "capabilities"},
+		{name: "with CAP_NET_RAW", uid: other, status: "CapPrm:\t0000000000002000\n", want: identity.L1Dev, why: "capabilities"},
 		{name: "with CAP_SYS_PTRACE", uid: other, status: "CapPrm:\t0000000000080000\n", want: identity.L1Dev, why: "capabilities"},
 		{name: "the key can be read", uid: other, change: func(dir, _ string) error { return os.Chmod(filepath.Join(dir, "broker.key"), 0o604) }, want: identity.L1Dev, why: "broker.key"},
 		{name: "by a group", uid: other, status: "Groups:\t7 65524 \n", change: func(dir, _ string) error {
@@ -70,6 +72,56 @@ func TestLevelOf(t *testing.T) {
 				t.Errorf("got %v: %s; want %v: %s", got, why, c.want, c.why)
 			}
 		})
+	}
+}
+
+// Of a process that cannot be seen, as it has ended, or is in another process namespace, nobody knows what it
+// may do. The first connection is the control.
+func TestLevelUnseen(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root: a worker of another user")
+	}
+	defer broker.SetEngines()()
+	dir, err := os.MkdirTemp("", "broker") // short, and open to others
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	keys, door := filepath.Join(dir, "keys"), filepath.Join(dir, "door")
+	if err := chain(os.Mkdir(keys, 0o700), os.WriteFile(filepath.Join(keys, "broker.key"), nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	ln, err := net.Listen("unix", door)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	if err := chain(os.Chmod(dir, 0o755), os.Chmod(door, 0o777)); err != nil {
+		t.Fatal(err)
+	}
+	c := exec.Command("/proc/self/exe")
+	c.Env, c.Stderr = append(os.Environ(), envKnock+"="+door), os.Stderr
+	c.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: other, Gid: other}, Pdeathsig: syscall.SIGKILL}
+	end, err := c.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	conn, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if got, why := broker.StandsAt(keys, conn); got != identity.L1 || why != "" {
+		t.Errorf("got %v: %s", got, why)
+	}
+	if err := chain(end.Close(), c.Wait()); err != nil {
+		t.Fatal(err)
+	}
+	if got, why := broker.StandsAt(keys, conn); got != identity.L1Dev || why != "the worker's process cannot be seen from here" {
+		t.Errorf("got %v: %s", got, why)
 	}
 }
 

@@ -19,6 +19,7 @@ const (
 	envDir   = "BROKER_TEST_DIR"   // of its key
 	envPoint = "BROKER_TEST_POINT" // where it ends, once
 	envDoor  = "BROKER_TEST_DOOR"  // instead, it passes connections on to this broker
+	envKnock = "BROKER_TEST_KNOCK" // instead, it connects there, and stays until its input ends
 )
 
 func TestMain(m *testing.M) {
@@ -49,6 +50,18 @@ func TestMain(m *testing.M) {
 	if door := os.Getenv(envDoor); door != "" {
 		fmt.Fprintln(os.Stderr, relay(door))
 		os.Exit(1)
+	}
+	if door := os.Getenv(envKnock); door != "" {
+		c, err := net.Dial("unix", door)
+		if err == nil {
+			_, err = io.Copy(io.Discard, os.Stdin)
+			c.Close()
+		}
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
 	}
 	brokerlink.CanServe()
 	os.Exit(m.Run())

@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"net"
@@ -14,25 +15,47 @@ import (
 )
 
 // peer returns the user of a unix connection's other end. What the kernel does not say with the connection,
-// groups and capabilities, is of the process that made it, if that can be seen from here.
+// groups and capabilities, is of the process that made it, if that can be seen from here, and is there still: by
+// now its number may be another's.
 func peer(c *net.UnixConn) (u user, err error) {
 	raw, err := c.SyscallConn()
 	if err != nil {
 		return u, err
 	}
 	var cred *unix.Ucred
-	if cerr := raw.Control(func(fd uintptr) { cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) }); cerr != nil {
+	var process int
+	var perr error
+	if cerr := raw.Control(func(fd uintptr) {
+		cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
+		process, perr = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_PEERPIDFD)
+	}); cerr != nil {
 		return u, cerr
+	}
+	if perr == nil {
+		defer func() { _ = unix.Close(process) }()
 	}
 	if err != nil {
 		return u, err
 	}
 	u = user{uid: int(cred.Uid), groups: []int{int(cred.Gid)}}
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", cred.Pid))
-	if err == nil {
+	switch {
+	case err != nil, perr == nil && ended(process), perr != nil && !errors.Is(perr, unix.ENOPROTOOPT): // which is Linux before 6.5
+		u.unseen = true
+	default:
 		u.read(string(status))
 	}
 	return u, nil
+}
+
+// ended reports whether there is not, or may not be, the process of a descriptor any more.
+func ended(process int) bool {
+	for {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(process), Events: unix.POLLIN}}, 0)
+		if !errors.Is(err, unix.EINTR) {
+			return n > 0 || err != nil
+		}
+	}
 }
 
 // read adds what is in the status of a process.
