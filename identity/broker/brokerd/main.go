@@ -116,9 +116,13 @@ func serve(ctx context.Context, o options, cfg broker.Config) error {
 // kernel.
 func listen(path string) (net.Listener, error) {
 	if info, err := os.Lstat(path); err == nil && info.Mode()&os.ModeSocket != 0 {
-		if c, err := net.Dial("unix", path); err == nil {
+		c, err := net.Dial("unix", path)
+		switch {
+		case err == nil:
 			c.Close()
 			return nil, fmt.Errorf("another broker serves %s", path)
+		case !errors.Is(err, syscall.ECONNREFUSED): // as of one that is busy
+			return nil, fmt.Errorf("whether another broker serves %s is not known: %w", path, err)
 		}
 		if err := os.Remove(path); err != nil {
 			return nil, err

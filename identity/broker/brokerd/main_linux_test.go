@@ -10,6 +10,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"math/big"
@@ -25,6 +26,7 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
+	"golang.org/x/sys/unix"
 
 	"github.com/stepward/stepward/identity/broker"
 	"github.com/stepward/stepward/identity/filestore"
@@ -49,6 +51,33 @@ func brokerd(t *testing.T, args ...string) *exec.Cmd {
 	c := exec.CommandContext(t.Context(), "/proc/self/exe", args...)
 	c.Env = append(os.Environ(), envMain+"=1")
 	return c
+}
+
+// A socket whose owner is too busy to answer is not taken from it.
+func TestBusySocket(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	if len(path) > 100 {
+		t.Skip("the path is too long for a socket")
+	}
+	busy, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(busy)
+	if err := errors.Join(unix.Bind(busy, &unix.SockaddrUnix{Name: path}), unix.Listen(busy, 0)); err != nil {
+		t.Fatal(err)
+	}
+	waiting, err := net.Dial("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer waiting.Close()
+	if ln, err := listen(path); err == nil || !errors.Is(err, syscall.EAGAIN) {
+		t.Errorf("got %v, %v", ln, err)
+	}
+	if _, err := os.Lstat(path); err != nil {
+		t.Error(err)
+	}
 }
 
 // A service answers those that it is for at both of its doors, says whether it is well, and ends when it is told
