@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -163,8 +164,8 @@ func (v View) rules(b Binding, place Scope) (out []rule) {
 		case v.Engine == nil:
 			r.broken = "it cannot be evaluated here: identity.Options.Engine is not set"
 		default:
-			if r.policy, err = v.Engine(text); err != nil {
-				r.broken = "it cannot be evaluated: " + err.Error()
+			if r.policy, err = read(v.Engine, text); err != nil {
+				r.policy, r.broken = nil, "it cannot be evaluated: "+err.Error()
 			}
 		}
 		out = append(out, r)
@@ -172,13 +173,31 @@ func (v View) rules(b Binding, place Scope) (out []rule) {
 	return out
 }
 
-func (r rule) decide(q Question) Ruling {
-	out := Ruling{Reason: r.broken}
-	if r.policy != nil {
-		out = r.policy.Decide(q)
+// read has an engine read a policy, whatever it does.
+func read(engine Engine, text string) (p Policy, err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = errEngine
+		}
+	}()
+	return engine(text)
+}
+
+// errEngine does not say what an engine's panic had in it.
+var errEngine = errors.New("its engine panicked")
+
+// decide denies what an engine panics at.
+func (r rule) decide(q Question) (out Ruling) {
+	defer func() {
+		if v := recover(); v != nil {
+			out = Ruling{Reason: "it cannot be evaluated: " + errEngine.Error()}
+		}
+		out.From, out.Digest, out.Command = r.From, r.Digest, q.Command
+	}()
+	if r.policy == nil {
+		return Ruling{Reason: r.broken}
 	}
-	out.From, out.Digest, out.Command = r.From, r.Digest, q.Command
-	return out
+	return r.policy.Decide(q)
 }
 
 // judge asks all policies about a key. Commands that one of them denies are taken from it; it

@@ -54,6 +54,29 @@ func started(t *testing.T, then, now []identity.Profile, l identity.Lister) (str
 	return strings.Join(got[0].Key.Commands, " "), nil
 }
 
+// broken is an engine, and a policy, with a mistake.
+type broken struct{}
+
+func (broken) Decide(identity.Question) identity.Ruling { panic("s3cr3t-canary") }
+
+// What an engine panics at is denied, and what it said is nobody's.
+func TestEnginePanics(t *testing.T) {
+	profiles := []identity.Profile{tokens, of("p", identity.Scope{Tenant: "acme"}, permitAll)}
+	b, err := identity.View{Profiles: profiles}.Bind(atPublish, nil, []identity.Lister{publish})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, engine := range map[string]identity.Engine{
+		"reading": func(string) (identity.Policy, error) { panic("s3cr3t-canary") },
+		"asked":   func(string) (identity.Policy, error) { return broken{}, nil },
+	} {
+		_, withheld, err := b.Start(identity.View{Profiles: profiles, Engine: engine}, publish, identity.Use{})
+		if !errors.Is(err, identity.ErrDenied) || !strings.Contains(err.Error(), "panicked") || strings.Contains(err.Error(), "canary") || len(withheld) > 0 {
+			t.Errorf("%s: got %v, %v", name, withheld, err)
+		}
+	}
+}
+
 // Each policy whose scope a step is in has to permit: a narrower one does not widen.
 func TestPolicies(t *testing.T) {
 	for name, c := range map[string]struct {
