@@ -246,10 +246,7 @@ func (v View) grants(place Scope, run map[string]Key, s Lister, use Use) (out, w
 
 // of adds a key to a use.
 func (u Use) of(r Resolved) Use {
-	u.Key, u.Version = r.Name, r.Key.Version
-	if r.From.ID != 0 {
-		u.Profiles = []int64{r.From.ID}
-	}
+	u.Key, u.Version, u.Profiles = r.Name, r.Key.Version, r.Profiles()
 	return u
 }
 

@@ -39,6 +39,21 @@ type Resolved struct {
 	Err error
 }
 
+// Profiles returns the ids of the profiles that give a name: of what wins; of what a run says itself, of all that
+// it says that in the place of.
+func (r Resolved) Profiles() (ids []int64) {
+	from := []Origin{r.From}
+	if r.From.Breadth == breadths[runBreadth] {
+		from = r.Shadowed
+	}
+	for _, o := range from {
+		if o.ID != 0 {
+			ids = append(ids, o.ID)
+		}
+	}
+	return ids
+}
+
 // Resolve returns what profiles say at a place, by name. Those that do not
 // apply there are passed over. run is what the enqueue of a run says: it is the
 // narrowest scope, and can hide, restrict and re-point what others set, but add no

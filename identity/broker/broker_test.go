@@ -385,6 +385,38 @@ func TestKeysOfRun(t *testing.T) {
 	}
 }
 
+// A run that says itself what its profile has is the profile's still: what is revoked with that, or deleted, it
+// loses as others do. The first renewal is the control.
+func TestProfileOfKeysOfRun(t *testing.T) {
+	f := newFixture(t, "DEPLOY_TOKEN")
+	f.store.values["x"] = "s3cr3t-canary"
+	f.put("DEPLOY_TOKEN", identity.Key{Ref: "mem://x"})
+	f.bind(map[string]identity.Key{"DEPLOY_TOKEN": {Ref: "mem://x", Commands: []string{"deploy"}}})
+	link := f.serve()
+	o, err := get(t.Context(), link, f.claim)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n, err := renew(t.Context(), link, f.claim, o); err != nil || n.State != envelope.Renewed {
+		t.Fatalf("got %+v, %v", n, err)
+	}
+	revoke := func(state identity.State, want envelope.State) {
+		t.Helper()
+		err := f.profiles.Revoke(t.Context(), identity.Revocation{Tenant: "acme", Kind: identity.KindProfile, Target: "deploy_token", State: state})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n, err := renew(t.Context(), link, f.claim, o); err != nil || n.State != want {
+			t.Errorf("%v: got %+v, %v", state, n, err)
+		}
+	}
+	revoke(identity.Soft, envelope.Renewed)
+	if _, err := get(t.Context(), link, f.attempt(1, 2, "publish#2")); reason(err) != "revoked" {
+		t.Errorf("a start: %v", err)
+	}
+	revoke(identity.Hard, envelope.Revoked)
+}
+
 // What a run may have shrinks after its enqueue, and does not grow: a key that is new is not given
 // out, one that refers to something else neither, unless it says that runs follow; a new version of the
 // same is.

@@ -76,6 +76,9 @@ func (b *broker) fetch(ctx context.Context, f facts, bound bound) (*fetched, err
 			File: g.key.File, Strict: g.key.Strict, Value: a.value.Bytes,
 		}
 		p := pin{Name: g.name, From: g.from, Policies: g.rulings, Ref: g.key.Ref, Version: a.value.Version, Leased: a.value.Lease != ""}
+		if g.from.ID == 0 {
+			p.Profiles = g.profiles
+		}
 		if g.key.Ref != "" {
 			p.Fingerprint = b.root.fingerprint(f.tenant, g.name, a.value.Bytes)
 		}

@@ -85,7 +85,8 @@ var point = func(string) {}
 type pin struct {
 	Name        string          `json:"name"`
 	From        identity.Origin `json:"from"`
-	Ref         string          `json:"ref,omitempty"` // none: a knob
+	Profiles    []int64         `json:"profiles,omitempty"` // ids of those that it is of beside From, where that is the run
+	Ref         string          `json:"ref,omitempty"`      // none: a knob
 	Version     string          `json:"version,omitempty"`
 	Created     *time.Time      `json:"created,omitempty"`
 	Fingerprint string          `json:"fingerprint,omitempty"`

@@ -19,6 +19,7 @@ type grant struct {
 	name     string
 	key      identity.Key
 	from     identity.Origin
+	profiles []int64 // see identity.Resolved.Profiles
 	rulings  []identity.Ruling
 	required bool
 }
@@ -58,7 +59,7 @@ func (b *broker) resolve(ctx context.Context, f facts) (bound, error) {
 	epochs := v.Revocations.Epochs
 	out := bound{withheld: withheld, digest: binding.Digest(), since: binding.Epoch, revocations: epochs[f.tenant], epochs: epochs}
 	for _, r := range all {
-		out.grants = append(out.grants, grant{name: r.Name, key: r.Key, from: r.From, rulings: r.Rulings, required: r.Key.Required})
+		out.grants = append(out.grants, grant{name: r.Name, key: r.Key, from: r.From, profiles: r.Profiles(), rulings: r.Rulings, required: r.Key.Required})
 	}
 	return out, nil
 }
@@ -191,7 +192,7 @@ func (c current) worst(f facts, pins []pin, since map[string]int64, from identit
 	uses := []identity.Use{f.use()}
 	for _, p := range pins {
 		use := f.use()
-		use.Key, use.Version, use.Issued, use.Profiles = p.Name, p.Version, p.Epochs, []int64{p.From.ID}
+		use.Key, use.Version, use.Issued, use.Profiles = p.Name, p.Version, p.Epochs, append([]int64{p.From.ID}, p.Profiles...)
 		uses = append(uses, use)
 	}
 	for _, use := range uses {

@@ -32,7 +32,8 @@
 //
 // What is denied to a command is taken from that command; what is denied to the function of
 // a guest step, or to all commands of a tool step, the step does not get. Without any
-// policy, the keys of profiles alone decide.
+// policy, the keys of profiles alone decide. resource.profile is empty for a key that the run says
+// itself: forbid what nobody may have by resource.path.
 //
 // # What is refused
 //
