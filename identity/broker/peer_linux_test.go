@@ -47,6 +47,9 @@ func TestLimits(t *testing.T) {
 		_, err := client.Issue(t.Context(), connect.NewRequest(&rpc.IssueRequest{Claim: f.claim, Hello: hello}))
 		return connect.CodeOf(err)
 	}
+	if code := issue(bytes.Repeat([]byte{1}, 60<<10)); code != connect.CodeFailedPrecondition { // is read, and no hello
+		t.Errorf("a message of 60 KiB: %v", code)
+	}
 	if code := issue(bytes.Repeat([]byte{1}, 65<<10)); code != connect.CodeResourceExhausted {
 		t.Errorf("a message of 65 KiB: %v", code)
 	}

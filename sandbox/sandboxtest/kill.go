@@ -67,6 +67,9 @@ func testKill(t *testing.T, s *sandbox.Sandbox) {
 				t.Fatal(err)
 			}
 			w.wait(t)
+			if args[0] == "hang" && run(t, s, "count", "probe:hang") == "0" { // the control of the zeros below
+				t.Error("what hangs is not seen")
+			}
 			begin := time.Now()
 			cancel()
 			err := c.Wait()

@@ -80,6 +80,13 @@ func testSuccessor(t *testing.T, b sandbox.Backend, o Options) {
 			t.Fatal(err)
 		}
 	}
+	listed := strings.Fields(run(t, first, "list", sandbox.Workspace, "/tmp")) // the control
+	for _, name := range left {
+		top := strings.Join(strings.Split(name, "/")[:3], "/")
+		if got, err := first.ReadFile(bounded(t), name); err != nil || string(got) != "planted" || !slices.Contains(listed, top) {
+			t.Errorf("%s, where it is: %q, %v, among %q", name, got, err, listed)
+		}
+	}
 	if err := first.Destroy(bounded(t)); err != nil {
 		t.Fatal(err)
 	}

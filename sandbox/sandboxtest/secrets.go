@@ -330,6 +330,17 @@ func testLapse(t *testing.T, b sandbox.Backend, spec sandbox.Spec) {
 			t.Errorf("a renewal with %s: %v", name, err)
 		}
 	}
+	first, err := s.Secrets().Challenge(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Secrets().Challenge(ctx); err != nil {
+		t.Fatal(err)
+	}
+	late := envelope.Renewal{Envelope: l.id, Challenge: [32]byte(first), State: envelope.Renewed}
+	if err := s.Secrets().Renew(ctx, late.Encode(l.key)); !errors.Is(err, sandbox.ErrSecret) {
+		t.Errorf("a renewal that answers an earlier challenge: %v", err)
+	}
 	if err := s.Command(program, verbPrefix+"pwd").Run(ctx); !errors.Is(err, sandbox.ErrLapsed) {
 		t.Errorf("refused renewals thaw: %v", err)
 	}
