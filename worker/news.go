@@ -18,25 +18,24 @@ import (
 	"github.com/stepward/stepward/workflow"
 )
 
+// pageOfSignals is how many signals of a name a statement reads at most.
+const pageOfSignals = 1000
+
 // Look implements engine.Host.
-func (h *host) Look(ctx context.Context, after int64, children []int64) (engine.News, error) {
+func (h *host) Look(ctx context.Context, after map[string]int64, children []int64) (engine.News, error) {
 	var news engine.News
 	err := h.w.retry(ctx, h.t, func(ctx context.Context) error {
 		news = engine.News{}
-		rows, err := h.w.Pool.Query(ctx, h.w.q.SignalList, h.t.run, after)
-		if err != nil {
-			return err
+		if len(after) > 0 {
+			if err := h.signals(ctx, after, &news); err != nil {
+				return err
+			}
 		}
-		var s engine.Signal
-		_, err = pgx.ForEachRow(rows, []any{&s.ID, &s.Name, &s.Payload}, func() error {
-			news.Signals = append(news.Signals, s)
-			s.Payload = nil
+		if len(children) == 0 {
 			return nil
-		})
-		if err != nil || len(children) == 0 {
-			return err
 		}
-		if rows, err = h.w.Pool.Query(ctx, h.w.q.ChildEnds, children); err != nil {
+		rows, err := h.w.Pool.Query(ctx, h.w.q.ChildEnds, children)
+		if err != nil {
 			return err
 		}
 		var c engine.ChildEnd
@@ -50,6 +49,29 @@ func (h *host) Look(ctx context.Context, after int64, children []int64) (engine.
 		return err
 	})
 	return news, err
+}
+
+// signals reads a page of the signals of each name.
+func (h *host) signals(ctx context.Context, after map[string]int64, news *engine.News) error {
+	var names []string
+	var ids []int64
+	for name, id := range after {
+		names, ids = append(names, name), append(ids, id)
+	}
+	rows, err := h.w.Pool.Query(ctx, h.w.q.SignalList, h.t.run, names, ids, pageOfSignals)
+	if err != nil {
+		return err
+	}
+	var s engine.Signal
+	read := make(map[string]int, len(after))
+	_, err = pgx.ForEachRow(rows, []any{&s.ID, &s.Name, &s.Payload}, func() error {
+		news.Signals = append(news.Signals, s)
+		s.Payload = nil
+		read[s.Name]++
+		news.More = news.More || read[s.Name] == pageOfSignals
+		return nil
+	})
+	return err
 }
 
 // Child implements engine.Host.

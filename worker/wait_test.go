@@ -89,6 +89,32 @@ func TestSignals(t *testing.T) {
 	}
 }
 
+// However many signals nobody awaits, the one that somebody awaits arrives.
+func TestReceiveAmongOthers(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	run := f.enqueue(1)
+	f.exec("INSERT INTO stepward.signal (run_id, name, payload) SELECT $1::bigint, 'other', '\"x\"'::bytea FROM generate_series(1, 5000)", run.ID)
+	if err := note.Send(t.Context(), f.client, run.ID, "it"); err != nil {
+		t.Fatal(err)
+	}
+	f.start(worker.Config{Workflows: []*workflow.Definition{defines(func(ctx workflow.Context, n int) (int, error) {
+		got, err := note.Receive(ctx, 0)
+		if err == nil && got != "it" {
+			err = fmt.Errorf("got %q", got)
+		}
+		if err != nil {
+			return 0, err
+		}
+		_, err = workflow.NewSignal[string]("other").Receive(ctx, 0) // which is older
+		return n, err
+	})}})
+	ends(t, run, 1)
+	if n := f.count("SELECT count(*) FROM stepward.signal WHERE NOT received"); n != 4999 {
+		t.Errorf("%d signals are left", n)
+	}
+}
+
 func TestReceiveTimeout(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)

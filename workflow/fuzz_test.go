@@ -41,7 +41,7 @@ func (memory) Write(context.Context, engine.Batch) error { return nil }
 func (memory) Child(context.Context, engine.Child) (int64, error) {
 	return 7, nil
 }
-func (memory) Look(context.Context, int64, []int64) (engine.News, error) {
+func (memory) Look(context.Context, map[string]int64, []int64) (engine.News, error) {
 	return engine.News{}, nil
 }
 

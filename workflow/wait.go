@@ -95,38 +95,47 @@ func (f *future) listen() {
 // news is what has arrived and was not handed over.
 type news struct {
 	signals  []engine.Signal
-	last     int64 // the newest signal that was read
+	last     map[string]int64 // the newest signal of each name that was read
 	children map[int64]engine.ChildEnd
 	looking  bool
 	again    bool // something may have arrived since
 }
 
-// look asks for news, if anything waits for them.
+// look asks for news, if anything waits for them that has not arrived yet: signals that
+// nobody awaits stay in Postgres.
 func (t *turn) look() {
 	if t.news.looking {
 		t.news.again = true
 		return
 	}
 	var children []int64
-	wanted := false
+	missing := make(map[string]int)
 	for _, f := range t.armed {
-		if f.wait == nil || !waitsForOthers(f.wait) {
-			continue
-		}
-		wanted = true
-		if f.wait.Child > 0 {
+		switch {
+		case f.wait == nil:
+		case f.wait.Child > 0:
 			children = append(children, f.wait.Child)
+		case f.wait.Signal != "":
+			missing[f.wait.Signal]++
 		}
 	}
-	if !wanted {
+	for _, s := range t.news.signals {
+		missing[s.Name]--
+	}
+	after := make(map[string]int64)
+	for name, n := range missing {
+		if n > 0 {
+			after[name] = t.news.last[name]
+		}
+	}
+	if len(children) == 0 && len(after) == 0 {
 		return
 	}
 	t.news.looking, t.news.again = true, false
 	t.attempts++
 	t.begun++
-	last := t.news.last
 	t.group.Go(func() {
-		n, err := t.in.Host.Look(t.ctx, last, children)
+		n, err := t.in.Host.Look(t.ctx, after, children)
 		t.inbox.post(func() {
 			t.attempts--
 			t.news.looking = false
@@ -138,8 +147,11 @@ func (t *turn) look() {
 				return
 			}
 			t.news.signals = append(t.news.signals, n.Signals...)
-			if len(n.Signals) > 0 {
-				t.news.last = n.Signals[len(n.Signals)-1].ID
+			for _, s := range n.Signals {
+				if t.news.last == nil {
+					t.news.last = make(map[string]int64)
+				}
+				t.news.last[s.Name] = s.ID
 			}
 			for _, c := range n.Children {
 				if t.news.children == nil {
@@ -147,7 +159,7 @@ func (t *turn) look() {
 				}
 				t.news.children[c.Run] = c
 			}
-			if t.news.again {
+			if t.news.again || n.More {
 				t.look()
 			}
 		})

@@ -139,9 +139,10 @@ type Host interface {
 	// Late reports whether it is its deadline that has canceled the run.
 	Late(ctx context.Context) (bool, error)
 
-	// Look returns the signals with an id above after that no turn has
-	// received, oldest first, and the children that have ended.
-	Look(ctx context.Context, after int64, children []int64) (News, error)
+	// Look returns the signals of the names in after, each with an id above the
+	// one there, that no turn has received, oldest first, and the children that
+	// have ended.
+	Look(ctx context.Context, after map[string]int64, children []int64) (News, error)
 
 	// Shown returns up to where what the body shows is on record.
 	Shown(ctx context.Context) (Place, error)
@@ -281,6 +282,7 @@ type Limit struct {
 // News is what has arrived for a run.
 type News struct {
 	Signals  []Signal
+	More     bool // there may be more signals of one of the names
 	Children []ChildEnd
 }
 

@@ -185,13 +185,13 @@ func (r *memRun) Late(context.Context) (bool, error) {
 }
 
 // Look implements engine.Host.
-func (r *memRun) Look(_ context.Context, after int64, children []int64) (n engine.News, err error) {
+func (r *memRun) Look(_ context.Context, after map[string]int64, children []int64) (n engine.News, err error) {
 	e := r.e
 	defer r.call()()
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for _, s := range r.signals {
-		if s.ID > after && !s.by {
+		if last, ok := after[s.Name]; ok && s.ID > last && !s.by {
 			n.Signals = append(n.Signals, s.Signal)
 		}
 	}

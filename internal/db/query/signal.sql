@@ -15,7 +15,12 @@ WITH sent AS (
 SELECT EXISTS (SELECT FROM woken), (SELECT count(*) FROM told);
 
 -- name: SignalList
-SELECT id, name, payload FROM stepward.signal WHERE run_id = $1 AND id > $2 AND NOT received ORDER BY id LIMIT 1000;
+-- Of each name in $2 the first $4 with an id above that in $3: however many there are of another name, those of this one come.
+SELECT s.id, x.name, s.payload FROM unnest($2::text[], $3::bigint[]) AS x(name, after)
+CROSS JOIN LATERAL (
+    SELECT id, payload FROM stepward.signal WHERE run_id = $1 AND name = x.name AND id > x.after AND NOT received ORDER BY id LIMIT $4
+) s
+ORDER BY s.id;
 
 -- name: ChildEnds
 SELECT id, state::text, output, error FROM stepward.run WHERE id = ANY($1::bigint[]) AND state <> 'live';
