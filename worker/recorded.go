@@ -62,7 +62,7 @@ func (w *worker) history(ctx context.Context, in *engine.Turn) error {
 	var seq int
 	var a engine.Attempts
 	var left, since float64
-	_, err = pgx.ForEachRow(rows, []any{&seq, &a.Last, &a.Failed, &left, &a.Details, &a.Sandbox, &since}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&seq, &a.Key, &a.Last, &a.Failed, &left, &a.Details, &a.Sandbox, &since}, func() error {
 		a.Wait, a.Began = max(seconds(left), 0), time.Now().Add(-seconds(since))
 		attempts[seq] = a
 		a.Details = nil

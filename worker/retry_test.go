@@ -97,6 +97,33 @@ func TestRetryAfter(t *testing.T) {
 	}
 }
 
+// A step that a deploy has put in the place of one that failed inherits nothing of it.
+func TestAnotherStepBeginsAnew(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	old := workflow.NewStep("old", func(ctx context.Context, n int) (int, error) {
+		return 0, errors.Join(workflow.Heartbeat(ctx, "half"), errors.New("not yet"))
+	}, workflow.StepOptions{HeartbeatTimeout: time.Minute, Retry: workflow.Retry{Backoff: 24 * time.Hour, MaxBackoff: 24 * time.Hour}})
+	stop := f.start(worker.Config{Workflows: []*workflow.Definition{defines(passes(old), old)}})
+	run := f.enqueue(21)
+	f.waits(run.ID)
+	stop()
+	f.exec("UPDATE stepward.timer SET wake_at = clock_timestamp()")
+	next := workflow.NewStep("next", func(ctx context.Context, n int) (int, error) {
+		info, _ := workflow.StepInfoFrom(ctx)
+		var p string
+		if there, err := info.Details(&p); there || err != nil || info.Attempt > 3 {
+			return 0, workflow.Permanent(fmt.Errorf("attempt %d has details, %v: %w", info.Attempt, there, err))
+		}
+		if info.Attempt == 2 {
+			return 0, errors.New("the first one of this step fails")
+		}
+		return 2 * n, nil
+	}, workflow.StepOptions{Retry: workflow.Retry{MaxAttempts: 2, Backoff: time.Millisecond}})
+	f.start(worker.Config{Workflows: []*workflow.Definition{defines(passes(next), next)}})
+	ends(t, run, 42)
+}
+
 // A step's deadline interrupts an attempt, and lets no attempt wait that could
 // not begin in time.
 func TestStepDeadline(t *testing.T) {

@@ -186,6 +186,40 @@ func TestGuestSurvivesDeploy(t *testing.T) {
 	}
 }
 
+// A step that a deploy has put in the place of one that is under way in a sandbox begins in one of its own.
+func TestAnotherStepLeavesGuestAlone(t *testing.T) {
+	t.Parallel()
+	host, b := containers(t)
+	f := newFixture(t)
+	const n = 300
+	run := f.enqueueCount(counting{N: n})
+	p := f.startVictim(victimConfig{Engine: host, DrainTimeout: time.Millisecond}, "")
+	eventually(t, "the guest counts", func() bool { return f.count("SELECT count(*) FROM stepward.entry") > 10 })
+	p.signal(syscall.SIGTERM)
+	p.diedOf(0)
+	other := workflow.Define(census, func(ctx workflow.Context, in counting) (string, error) {
+		return countOnce.Run(ctx, [2]int{in.N, in.Size})
+	}, workflow.Options{Version: "1", Steps: []workflow.Declared{countStep, countOnce}})
+	cfg := worker.Config{Name: "other", Workflows: []*workflow.Definition{other}, Backends: []sandbox.Backend{b}}
+	stop := f.start(cfg)
+	if out, err := run.Result(t.Context()); err != nil || out != "begun 1, attempt 2" {
+		t.Fatalf("got %q, %v", out, err)
+	}
+	steps, err := f.client.Steps(t.Context(), run.ID, 0)
+	if err != nil || len(steps) != 2 || steps[0].Step != "count" || steps[0].Recorded || steps[1].Step != "count-once" || !steps[1].Recorded {
+		t.Errorf("steps: %+v, %v", steps, err)
+	}
+	stop()
+	f.start(cfg) // which sweeps first of all
+	eventually(t, "the sandbox that nobody goes on with is gone", func() bool {
+		listed, err := b.List(t.Context(), f.schema)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(listed) == 0
+	})
+}
+
 // So it is with a sandbox that was ready before the step was.
 func TestWarmGuestSurvivesDeploy(t *testing.T) {
 	t.Parallel()

@@ -19,7 +19,9 @@ func (b *branch) call(s *scope, step *engine.Step, key string, in any) *future {
 	if b.t.steps[step.Name] != step {
 		b.park("undeclared_step", &DefinitionError{Workflow: b.t.def.Workflow, Step: step.Name, Reason: fmt.Sprintf("the body of version %q calls it, and Options.Steps does not list it", b.t.def.Version)})
 	}
-	f.attempts = b.t.in.Attempts[f.seq]
+	if f.attempts = b.t.in.Attempts[f.seq]; f.attempts.Key != key {
+		f.attempts = engine.Attempts{Last: f.attempts.Last} // the number is taken
+	}
 	b.passes(f, "input of step "+key, in)
 	return f
 }

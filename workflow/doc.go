@@ -207,7 +207,11 @@
 // [Options].Version and keep the old one until its runs have ended, or ask Patched of
 // a [Context], which tells runs that began before a change of the body from later
 // ones. A history that does not fit parks the run with a *[NonDeterminismError], and
-// repeats or skips nothing. [Client.Repin] moves runs to another version.
+// repeats or skips nothing. [Client.Repin] moves runs to another version. A step that
+// has no result yet is no history: another one in its place begins anew, without its
+// failures, its delay or its heartbeats, and not in its sandbox. The same one with
+// another input is taken for it: a function that runs in a sandbox then goes on with the
+// input that it began with.
 //
 // # The record of a run, and other code
 //

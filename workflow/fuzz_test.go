@@ -98,7 +98,7 @@ func FuzzTurn(f *testing.F) {
 				c.Output, c.Error = nil, []byte(out)
 			}
 			if seen[c.Seq] || c.Seq > 1000 { // the table has one row for a place
-				turn.Attempts[i] = engine.Attempts{Last: c.Seq, Failed: c.Done}
+				turn.Attempts[i] = engine.Attempts{Key: c.Key, Last: c.Seq, Failed: c.Done}
 				continue
 			}
 			seen[c.Seq] = true

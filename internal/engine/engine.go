@@ -364,6 +364,7 @@ type Beat struct {
 
 // Attempts is what earlier turns left behind of a step.
 type Attempts struct {
+	Key    string        // of the call that they are of: another version, or another order of results, may have put it there
 	Last   int           // the highest number given
 	Failed int           // how many ended with an error
 	Wait   time.Duration // until the next may start

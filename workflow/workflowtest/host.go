@@ -45,9 +45,13 @@ func (r *memRun) Write(_ context.Context, b engine.Batch) error {
 	}
 	for _, f := range b.Failures {
 		r.failures = append(r.failures, f)
-		a := engine.Attempts{Last: f.Attempt, Failed: r.attempts[f.Seq].Failed + 1, Details: f.Details}
+		before := r.attempts[f.Seq]
+		if before.Key != f.Key {
+			before = engine.Attempts{}
+		}
+		a := engine.Attempts{Key: f.Key, Last: f.Attempt, Failed: before.Failed + 1, Details: f.Details}
 		if a.Details == nil {
-			a.Details = r.attempts[f.Seq].Details
+			a.Details = before.Details
 		}
 		r.attempts[f.Seq] = a
 		r.retryAt[f.Seq] = e.clock.Add(f.Delay)

@@ -15,9 +15,10 @@ FROM stepward.run r JOIN stepward.step s ON s.run_id = r.id AND s.seq = ANY($4)
 WHERE r.id = $1 AND r.epoch = $2 AND r.session = $3;
 
 -- name: AttemptHistory
--- Of the steps without a checkpoint: how many failed, the last number given, the wait that is left, and what was reported last;
--- and if the last has begun in a sandbox, and its end is not on record, that and for how long.
-SELECT a.seq, max(a.attempt)::int, (count(a.error) FILTER (WHERE a.forgiven IS NULL))::int,
+-- Of the steps without a checkpoint: the last number given, how many failed, the wait that is left, and what was reported last;
+-- and if the last has begun in a sandbox, and its end is not on record, that and for how long. Where versions have put
+-- one step after another in a place: of that which was tried last.
+SELECT DISTINCT ON (a.seq) a.seq, a.key, max(a.attempt)::int, (count(a.error) FILTER (WHERE a.forgiven IS NULL))::int,
        coalesce(extract(epoch FROM max(a.retry_at) FILTER (WHERE a.forgiven IS NULL) - clock_timestamp()), 0)::float8,
        (array_agg(a.details ORDER BY a.attempt DESC) FILTER (WHERE a.details IS NOT NULL))[1],
        coalesce((array_agg(CASE WHEN a.sandbox_id IS NOT NULL AND a.error IS NULL AND a.forgiven IS NULL AND EXISTS (
@@ -26,7 +27,8 @@ SELECT a.seq, max(a.attempt)::int, (count(a.error) FILTER (WHERE a.forgiven IS N
        extract(epoch FROM clock_timestamp() - max(a.started_at))::float8
 FROM stepward.attempt a
 WHERE a.run_id = $1 AND NOT EXISTS (SELECT FROM stepward.step s WHERE s.run_id = $1 AND s.seq = a.seq)
-GROUP BY a.seq;
+GROUP BY a.seq, a.key
+ORDER BY a.seq, max(a.attempt) DESC;
 
 -- name: WaitList
 SELECT seq, key, CASE WHEN wake_at IS NULL THEN -1 ELSE greatest(extract(epoch FROM wake_at - clock_timestamp()), 0) END::float8, coalesce(signal, ''), coalesce(child_id, 0)
