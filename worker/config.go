@@ -112,6 +112,7 @@ type Config struct {
 	Health *Health
 
 	history int // bytes of results that a turn reads when it begins; historyDefault
+	page    int // checkpoints that a statement reads at most; pageOfSteps
 }
 
 // Defaults of [Config].
@@ -139,6 +140,7 @@ func (c Config) withDefaults() Config {
 	c.MaxSandboxes = cmp.Or(c.MaxSandboxes, 2*runtime.NumCPU())
 	c.MaxBytes = cmp.Or(c.MaxBytes, engine.MaxBytesDefault)
 	c.history = cmp.Or(c.history, historyDefault)
+	c.page = cmp.Or(c.page, pageOfSteps)
 	if c.Logger == nil {
 		c.Logger = slog.Default()
 	}

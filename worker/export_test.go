@@ -6,3 +6,9 @@ func (c Config) WithHistory(bytes int) Config {
 	c.history = bytes
 	return c
 }
+
+// WithPage returns a Config whose turns read so many checkpoints at a time.
+func (c Config) WithPage(steps int) Config {
+	c.page = steps
+	return c
+}

@@ -11,6 +11,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
 	"github.com/stepward/stepward/internal/db"
 	"github.com/stepward/stepward/worker"
 	"github.com/stepward/stepward/workflow"
@@ -154,6 +157,90 @@ func TestHistoryIsFenced(t *testing.T) {
 		t.Error("the body got the result of another turn")
 	}
 	stop()
+	q, err := db.New(f.schema)
+	if err != nil {
+		t.Fatal(err)
+	}
+	results := "SELECT count(*) FROM (" + strings.TrimSuffix(strings.TrimSpace(q.StepResults), ";") + ") x"
+	args := func(back int) []any {
+		var epoch int
+		var session int64
+		if err := f.pool.QueryRow(t.Context(), f.sql("SELECT epoch, session FROM stepward.run")).Scan(&epoch, &session); err != nil {
+			t.Fatal(err)
+		}
+		return []any{run.ID, epoch - back, session, []int{1}}
+	}
+	f.exec("UPDATE stepward.run SET session = coalesce(session, 1)")
+	if n, old := f.count(results, args(0)...), f.count(results, args(1)...); n != 1 || old != 0 {
+		t.Errorf("%d results of the turn that holds the run, %d of the one before", n, old)
+	}
+}
+
+// taking takes a run from the turn that reads a second page of its history.
+type taking struct {
+	take        func() error
+	pages, held atomic.Int32
+	err         atomic.Value
+}
+
+func (x *taking) TraceQueryStart(ctx context.Context, _ *pgx.Conn, data pgx.TraceQueryStartData) context.Context {
+	switch {
+	case strings.HasPrefix(data.SQL, "/* stepward TurnHeld */"):
+		x.held.Add(1)
+	case strings.HasPrefix(data.SQL, "/* stepward StepHistory */") && x.pages.Add(1) == 2:
+		if err := x.take(); err != nil {
+			x.err.Store(err)
+		}
+	}
+	return ctx
+}
+
+func (*taking) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
+
+// Nor does it execute the body with pages of its history that are of different turns.
+func TestPagesAreFenced(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	x := &taking{take: func() error {
+		_, err := f.pool.Exec(t.Context(), f.sql("UPDATE stepward.run SET epoch = epoch + 1"))
+		return err
+	}}
+	var mixed atomic.Bool
+	steps := passes(double, keep)
+	body := func(ctx workflow.Context, n int) (int, error) {
+		if n := x.pages.Load(); n > 0 && n <= 3 { // a later turn has read more
+			mixed.Store(true)
+		}
+		if n, err := steps(ctx, n); err != nil {
+			return n, err
+		}
+		_, err := note.Receive(ctx, 0)
+		return n, err
+	}
+	cfg := worker.Config{DrainTimeout: time.Millisecond, Workflows: []*workflow.Definition{defines(body, double, keep)}}.WithPage(1)
+	stop := f.start(cfg)
+	run := f.enqueue(21)
+	eventually(t, "the run waits", func() bool { return f.count("SELECT count(*) FROM stepward.wait") == 1 })
+	stop()
+	pool := f.pool.Config()
+	pool.ConnConfig.Tracer = x
+	var err error
+	if cfg.Pool, err = pgxpool.NewWithConfig(t.Context(), pool); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(cfg.Pool.Close)
+	stop = f.start(cfg)
+	if err := note.Send(t.Context(), f.client, run.ID, "x"); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the turn looks whether it has the run", func() bool { return x.held.Load() > 0 })
+	stop()
+	if mixed.Load() {
+		t.Error("the body was executed")
+	}
+	if err := x.err.Load(); err != nil {
+		t.Error(err)
+	}
 }
 
 // 10,000 signals that nobody awaited yet are received in their order.

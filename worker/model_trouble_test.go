@@ -147,7 +147,7 @@ func (f *fleet) begin(name string) {
 	cfg := worker.Config{Name: name, Pool: m.pool, LeaseTTL: 5 * time.Second, DrainTimeout: time.Millisecond,
 		Workflows: []*workflow.Definition{randomV1, childV1}}
 	if name == "one" { // reads results one by one
-		cfg = cfg.WithHistory(1)
+		cfg = cfg.WithHistory(1).WithPage(10)
 	}
 	m.stop = f.start(cfg)
 }

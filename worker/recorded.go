@@ -19,15 +19,15 @@ const pageOfSteps = 1000
 
 // history reads what earlier turns left behind: checkpoints, a page at a time,
 // attempts and waits.
-func (w *worker) history(ctx context.Context, in *engine.Turn) error {
+func (w *worker) history(ctx context.Context, t *heldTurn, in *engine.Turn) error {
 	var steps []engine.Checkpoint
 	room := w.Config.history
-	for after, n := -1, pageOfSteps; n == pageOfSteps; {
+	for after, n := -1, w.page; n == w.page; {
 		statement := w.q.StepHistory
 		if room < 0 {
 			statement = w.q.StepSizes
 		}
-		rows, err := w.Pool.Query(ctx, statement, in.Run, after, pageOfSteps)
+		rows, err := w.Pool.Query(ctx, statement, in.Run, after, w.page)
 		if err != nil {
 			return err
 		}
@@ -81,7 +81,20 @@ func (w *worker) history(ctx context.Context, in *engine.Turn) error {
 		waits[x.Seq] = x
 		return nil
 	})
+	if err == nil && len(steps) >= w.page { // read by more than one statement: not a part of each of two turns' results
+		err = w.stillHeld(ctx, t)
+	}
 	in.Steps, in.Attempts, in.Waits = steps, attempts, waits
+	return err
+}
+
+// stillHeld returns engine.ErrLeaseLost if a run is another turn's.
+func (w *worker) stillHeld(ctx context.Context, t *heldTurn) error {
+	var held bool
+	err := w.Pool.QueryRow(ctx, w.q.TurnHeld, t.run, t.epoch, t.session).Scan(&held)
+	if err == nil && !held {
+		err = engine.ErrLeaseLost
+	}
 	return err
 }
 
@@ -100,7 +113,7 @@ func (h *host) fetch(ctx context.Context, next []*engine.Checkpoint) error {
 			break
 		}
 		apart[c.Seq], seqs = c, append(seqs, c.Seq)
-		if len(seqs) == pageOfSteps {
+		if len(seqs) == h.w.page {
 			break
 		}
 	}

@@ -130,7 +130,7 @@ func (w *worker) work(ctx context.Context, t *heldTurn) engine.End {
 		in.Tick = t.tick.UTC()
 	}
 	if t.epoch > 1 {
-		if err := w.retry(ctx, t, func(ctx context.Context) error { return w.history(ctx, &in) }); err != nil {
+		if err := w.retry(ctx, t, func(ctx context.Context) error { return w.history(ctx, t, &in) }); err != nil {
 			return engine.End{Kind: engine.Lost, Err: err}
 		}
 	}

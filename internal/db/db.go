@@ -33,7 +33,7 @@ type Queries struct {
 
 	DefinitionNewest, DefinitionGet, DefinitionInsert, RequirementGet, RequirementInsert, RequirementsOf string
 
-	Claim, Commit, CommitOutcome, TurnLeave, TurnLock, TurnRenew, TurnList, TurnReap string
+	Claim, Commit, CommitOutcome, TurnLeave, TurnHeld, TurnLock, TurnRenew, TurnList, TurnReap string
 
 	SignalSend, SignalList, ChildEnds, ChildWait, ChildInsert, ChildPatience, ChildParent, NoticeTake, NoticeWake string
 

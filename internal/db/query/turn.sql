@@ -229,6 +229,10 @@ WITH locked AS MATERIALIZED (
 )
 SELECT dest FROM held;
 
+-- name: TurnHeld
+-- Whether a run is held in an epoch.
+SELECT EXISTS (SELECT FROM stepward.run r WHERE r.id = $1 AND r.epoch = $2 AND r.session = $3);
+
 -- name: TurnLock
 -- Before ChildWait and the commit of a step in a transaction, in theirs. Like all of a turn it does not wait, with a connection in
 -- its hands, for who has locked the run: it fails with lock_not_available, and is repeated.
