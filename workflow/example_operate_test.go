@@ -51,6 +51,44 @@ func ExampleClient_Each() {
 	// sent to grace <nil>
 }
 
+// A run that is canceled goes on with what it gave to Finally, and then ends.
+func ExampleClient_Cancel() {
+	ctx := context.Background()
+	booked := make(chan struct{})
+	book := workflow.NewStep("book", func(_ context.Context, city string) (string, error) {
+		close(booked)
+		return city, nil
+	}, workflow.StepOptions{})
+	giveBack := workflow.NewStep("give-back", mail[string], workflow.StepOptions{})
+	paid := workflow.NewSignal[int]("paid")
+	trip := workflow.DurableWorkflow[string, string]{Name: "trip"}
+	client, _, stop := serve(ctx, workflow.Define(trip, func(ctx workflow.Context, city string) (string, error) {
+		ctx.Finally(func(ctx workflow.Context) error { _, err := giveBack.Run(ctx, city); return err })
+		if _, err := book.Run(ctx, city); err != nil {
+			return "", err
+		}
+		_, err := paid.Receive(ctx, 0)
+		return city, err
+	}, workflow.Options{Steps: []workflow.Declared{book, giveBack}}))
+	defer stop()
+	run, err := trip.Enqueue(ctx, client, "Rome", workflow.EnqueueOptions{})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	<-booked
+	if err := client.Cancel(ctx, run.ID); err != nil {
+		fmt.Println(err)
+	}
+	_, err = run.Result(ctx)
+	fmt.Println("canceled:", errors.Is(err, workflow.ErrCanceled))
+	steps, err := client.Steps(ctx, run.ID, 0)
+	fmt.Println(steps[len(steps)-1].Step, err)
+	// Output:
+	// canceled: true
+	// give-back <nil>
+}
+
 // Runs of an old version move to one that fits what they have on record. Those
 // that a worker executes are paused for it.
 func ExampleClient_Repin() {
