@@ -22,21 +22,21 @@ import (
 // rootFile has the secret that all of a broker's own keys come from.
 const rootFile = "broker.key"
 
-// A KeyError reports that the broker's own key cannot be used.
-type KeyError struct {
+// A RootError reports that the file of the broker's own key, which all its others come from, cannot be used.
+type RootError struct {
 	File   string
 	Reason string
 	Err    error
 }
 
-func (e *KeyError) Error() string {
+func (e *RootError) Error() string {
 	if e.Err != nil {
 		return fmt.Sprintf("broker: %s: %s: %v", e.File, e.Reason, e.Err)
 	}
 	return fmt.Sprintf("broker: %s: %s", e.File, e.Reason)
 }
 
-func (e *KeyError) Unwrap() error { return e.Err }
+func (e *RootError) Unwrap() error { return e.Err }
 
 // root is what a broker has of its own: a key to sign with, one for what it
 // stores, and one for fingerprints. Brokers of one directory are the same broker.
@@ -93,7 +93,7 @@ func readRoot(path string) ([]byte, error) {
 		return nil, err
 	}
 	if mode := info.Mode(); !mode.IsRegular() || mode.Perm()&0o077 != 0 && !lax {
-		return nil, &KeyError{File: path, Reason: fmt.Sprintf("mode is %v, and others could read it: want -rw-------", mode)}
+		return nil, &RootError{File: path, Reason: fmt.Sprintf("mode is %v, and others could read it: want -rw-------", mode)}
 	}
 	text, err := io.ReadAll(io.LimitReader(f, 1024))
 	if err != nil {
@@ -102,7 +102,7 @@ func readRoot(path string) ([]byte, error) {
 	defer clear(text)
 	secret := make([]byte, 32)
 	if n, err := hex.Decode(secret, []byte(strings.TrimSpace(string(text)))); err != nil || n != len(secret) {
-		return nil, &KeyError{File: path, Reason: "it does not hold a key: want 64 hexadecimal digits"}
+		return nil, &RootError{File: path, Reason: "it does not hold a key: want 64 hexadecimal digits"}
 	}
 	return secret, nil
 }
@@ -110,11 +110,11 @@ func readRoot(path string) ([]byte, error) {
 // makeRoot makes the file, or leaves that which another broker makes at the same time.
 func makeRoot(dir, path string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return &KeyError{File: path, Reason: "make its directory", Err: err}
+		return &RootError{File: path, Reason: "make its directory", Err: err}
 	}
 	f, err := os.CreateTemp(dir, rootFile+".*") // 0600
 	if err != nil {
-		return &KeyError{File: path, Reason: "make it", Err: err}
+		return &RootError{File: path, Reason: "make it", Err: err}
 	}
 	defer os.Remove(f.Name())
 	secret := make([]byte, 32)
@@ -125,7 +125,7 @@ func makeRoot(dir, path string) error {
 		err = os.Link(f.Name(), path)
 	}
 	if err != nil && !errors.Is(err, fs.ErrExist) {
-		return &KeyError{File: path, Reason: "make it", Err: err}
+		return &RootError{File: path, Reason: "make it", Err: err}
 	}
 	return nil
 }

@@ -80,7 +80,7 @@ func TestBadKey(t *testing.T) {
 		if err := errors.Join(os.WriteFile(path, []byte(c.text), 0o600), os.Chmod(path, c.mode)); err != nil {
 			t.Fatal(err)
 		}
-		var bad *broker.KeyError
+		var bad *broker.RootError
 		if err := start(); !errors.As(err, &bad) || bad.File != path || strings.Contains(err.Error(), string(good[:20])) {
 			t.Errorf("%s: got %v", name, err)
 		}
