@@ -4,6 +4,7 @@ package broker_test
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"sync"
 	"syscall"
@@ -24,6 +25,12 @@ func (s *said) line(l string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.b.WriteString(l + "\n")
+}
+
+func (s *said) text() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.String()
 }
 
 func (f *fixture) child(log *said) *brokerlink.Link {
@@ -128,22 +135,33 @@ func TestNoAuditNoSecret(t *testing.T) {
 	}
 }
 
-// Why a broker does not start is what its worker hears.
+// Why a broker does not start is what its worker hears, and logs, without values that what it says quotes.
 func TestChildDoesNotStart(t *testing.T) {
 	f := newFixture(t)
-	t.Setenv(envDir, "")
-	var log said
-	_, err := f.child(&log).Client(t.Context())
-	start, ok := errors.AsType[*brokerlink.StartError](err)
-	if !ok || start.Away || !strings.Contains(err.Error(), "the passphrase is wrong") {
-		t.Errorf("got %v", err)
-	}
 	t.Setenv(envDir, t.TempDir())
+	var log said
+	for _, c := range []struct{ env, says, heard string }{
+		{envSays, "the passphrase is wrong", "the passphrase is wrong"}, // the control
+		{envSays, "cannot reach https://ada:canary1@vault.example.com/x?key=canary2", "cannot reach https://…@vault.example.com/x?…"},
+		{envSays, "Vault did not take hvs." + strings.Repeat("canary3", 6), "kept back: it has vault-token"},
+		{envPanic, "no store for canary4", "panic: what it is about is kept back"},
+	} {
+		t.Setenv(c.env, c.says)
+		_, err := f.child(&log).Client(t.Context())
+		start, ok := errors.AsType[*brokerlink.StartError](err)
+		if !ok || start.Away || !strings.Contains(err.Error(), c.heard) || !strings.Contains(log.text(), c.heard) {
+			t.Errorf("%s: got %v", c.says, err)
+		}
+		if shown := fmt.Sprint(err) + log.text(); strings.Contains(shown, "canary") {
+			t.Errorf("%s: it says too much: %s", c.says, shown)
+		}
+		t.Setenv(c.env, "")
+	}
 	setup := brokerlink.NewSetup(f.pool, f.schema)
 	setup.Host, setup.Port = "127.0.0.1", 1 // where nobody listens
 	link := brokerlink.Child(setup, log.line)
 	defer link.Close()
-	_, err = link.Client(t.Context())
+	_, err := link.Client(t.Context())
 	if start, ok := errors.AsType[*brokerlink.StartError](err); !ok || !start.Away { // that passes
 		t.Errorf("got %v", err)
 	}

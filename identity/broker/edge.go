@@ -3,7 +3,6 @@ package broker
 import (
 	"errors"
 	"fmt"
-	"regexp"
 	"strings"
 
 	"github.com/stepward/stepward/internal/redact"
@@ -21,12 +20,6 @@ func (e *storeError) Error() string { return e.text }
 // Is says what the store's error is.
 func (e *storeError) Is(target error) bool { return errors.Is(e.err, target) }
 
-// What addresses have of those who ask.
-var (
-	userinfo = regexp.MustCompile(`(\w://)[^\s/@"']+@`)
-	query    = regexp.MustCompile(`(\w://[^\s?"']*)\?[^\s"']*`)
-)
-
 // outward makes a store's error one that a worker may have, and that may be recorded: stores are
 // made of clients that quote requests and answers. It is without the value that the store
 // returned with it, and without what addresses authenticate with; a text with what looks like somebody's
@@ -37,8 +30,7 @@ func outward(err error, value []byte) error {
 	if set.Add("value", secret, true) == nil {
 		text = set.Redact(text)
 	}
-	text = query.ReplaceAllString(userinfo.ReplaceAllString(text, "${1}…@"), "${1}?…")
-	kinds := redact.Shapes([]byte(text))
+	text, kinds := redact.Foreign(text)
 	if secret != "" && strings.Contains(text, secret) { // too short to be redacted
 		kinds = append(kinds, "the value")
 	}

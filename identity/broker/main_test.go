@@ -2,6 +2,7 @@ package broker_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -18,6 +19,8 @@ import (
 const (
 	envDir   = "BROKER_TEST_DIR"   // of its key
 	envPoint = "BROKER_TEST_POINT" // where it ends, once
+	envSays  = "BROKER_TEST_SAYS"  // instead, what it does not start with
+	envPanic = "BROKER_TEST_PANIC" // or what it panics with
 	envDoor  = "BROKER_TEST_DOOR"  // instead, it passes connections on to this broker
 	envKnock = "BROKER_TEST_KNOCK" // instead, it connects there, and stays until its input ends
 )
@@ -36,8 +39,11 @@ func TestMain(m *testing.M) {
 			})
 		}
 		err := broker.Child(context.Background(), func(context.Context) (broker.Config, error) {
-			if os.Getenv(envDir) == "" {
-				return broker.Config{}, fmt.Errorf("the passphrase is wrong")
+			if text := os.Getenv(envPanic); text != "" {
+				panic(text)
+			}
+			if text := os.Getenv(envSays); text != "" {
+				return broker.Config{}, errors.New(text)
 			}
 			return broker.Config{Dir: os.Getenv(envDir), Stores: map[string]broker.Store{"mem": everything{}}}, nil
 		})

@@ -77,8 +77,9 @@ func startChild(ctx context.Context, setup Setup, log func(string)) (*child, err
 	cmd.ExtraFiles = []*os.File{theirs}
 	cmd.Stdin = strings.NewReader(string(input))
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // ^C is for the worker, which needs it until it has drained
-	said, stderr := &tail{}, &lineWriter{to: log}
-	cmd.Stderr = io.MultiWriter(said, stderr)
+	said := &tail{}
+	stderr := said.lines(setup, log)
+	cmd.Stderr = stderr
 	if err := cmd.Start(); err != nil {
 		ours.Close()
 		return nil, fmt.Errorf("start the broker: %w", err)
@@ -199,11 +200,18 @@ type tail struct {
 	b  []byte
 }
 
-func (t *tail) Write(p []byte) (int, error) {
+// lines returns what takes what the child writes, for the tail and for a log.
+func (t *tail) lines(setup Setup, log func(string)) *lineWriter {
+	return &lineWriter{to: newSaying(setup, func(line string) {
+		t.add(line + "\n")
+		log(line)
+	}).line}
+}
+
+func (t *tail) add(p string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.b = append(t.b, p[:min(len(p), 2048-len(t.b))]...)
-	return len(p), nil
 }
 
 func (t *tail) text() string {

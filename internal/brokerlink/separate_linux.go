@@ -232,7 +232,8 @@ func launch(ctx context.Context, setup Setup, log func(string)) (*child, error) 
 	far.Close()
 	c := &child{ended: make(chan struct{}), gone: make(chan struct{}), kill: func() { control.Close() }}
 	c.end = sync.OnceFunc(func() { close(c.ended) })
-	said, lines := &tail{}, &lineWriter{to: log}
+	said := &tail{}
+	lines := said.lines(setup, log)
 	var told atomic.Pointer[string]
 	go func() {
 		defer close(c.gone)
@@ -240,7 +241,7 @@ func launch(ctx context.Context, setup Setup, log func(string)) (*child, error) 
 		defer says.Close()
 		var quiet sync.WaitGroup
 		quiet.Go(func() {
-			_, _ = io.Copy(io.MultiWriter(said, lines), says)
+			_, _ = io.Copy(lines, says)
 			lines.flush()
 		})
 		r := bufio.NewScanner(control)
