@@ -161,7 +161,7 @@ func TestScheduleOptions(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	o := workflow.ScheduleOptions{Name: "hourly", Every: hour, Tenant: "acme", Priority: 7, Timeout: 2 * hour,
-		Attributes: map[string]any{"kind": "report", "level": 3}, Limit: workflow.Limit{Key: "reports", Rate: 5}}
+		Attributes: map[string]any{"kind": "report", "level": 3}, Limit: workflow.Limit{Key: "reports", Rate: 5}, Project: "web", Environment: "prod"}
 	s := f.schedule(true, o)
 	before := f.count("SELECT xmin::text::bigint FROM stepward.schedule")
 	f.schedule(true, o)
@@ -169,7 +169,7 @@ func TestScheduleOptions(t *testing.T) {
 		t.Error("the row was written again")
 	}
 	st := s.status()
-	if st.Priority != 7 || st.Timeout != 2*hour || st.Limit != (workflow.Limit{Key: "reports", Rate: 5, Per: time.Second}) || st.Attributes["kind"] != "report" || st.Attributes["level"] != int64(3) {
+	if st.Priority != 7 || st.Timeout != 2*hour || st.Limit != (workflow.Limit{Key: "reports", Rate: 5, Per: time.Second}) || st.Attributes["kind"] != "report" || st.Attributes["level"] != int64(3) || st.Project != "web" || st.Environment != "prod" {
 		t.Errorf("got %+v", st)
 	}
 	f.rewind("hourly", 2*hour)
@@ -186,16 +186,21 @@ func TestScheduleOptions(t *testing.T) {
 		if r.Tenant != "acme" || r.Priority != 7 || r.Limit != "reports" || r.Attributes["level"] != int64(3) || left < hour || left > 3*hour {
 			t.Errorf("a run: %+v", r)
 		}
+		if f.count(`SELECT count(*) FROM stepward.binding WHERE run_id = $1 AND convert_from(body, 'UTF8')::jsonb -> 'place' @> '{"project": "web", "environment": "prod"}'`, int64(id)) != 1 {
+			t.Errorf("run %v is not of its project and environment", id)
+		}
 	}
-	o.Priority, o.Attributes = -3, nil
+	o.Priority, o.Attributes, o.Project = -3, nil, "api"
 	f.schedule(true, o)
-	if st := s.status(); st.Priority != -3 || st.Attributes != nil {
+	if st := s.status(); st.Priority != -3 || st.Attributes != nil || st.Project != "api" || st.Environment != "prod" {
 		t.Errorf("after the change: %+v", st)
 	}
 	for field, change := range map[string]func(*workflow.ScheduleOptions){
 		"Priority":              func(o *workflow.ScheduleOptions) { o.Priority = 1001 },
 		"Timeout":               func(o *workflow.ScheduleOptions) { o.Timeout = -1 },
 		"Limit.Key":             func(o *workflow.ScheduleOptions) { o.Limit.Key = "" },
+		"Project":               func(o *workflow.ScheduleOptions) { o.Project = "a\x00" },
+		"Environment":           func(o *workflow.ScheduleOptions) { o.Environment = "a\x00" },
 		`Attributes["no name"]`: func(o *workflow.ScheduleOptions) { o.Attributes = map[string]any{"no name": 1} },
 	} {
 		bad := o
