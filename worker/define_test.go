@@ -166,14 +166,14 @@ func TestDefineOrderOfVersions(t *testing.T) {
 	}
 }
 
-// What a step lists of a tenant's names is in its definition, for the broker to read.
+// What a step lists of a tenant's names, and its time limit, are in its definition, for the broker to read.
 func TestDefineSecrets(t *testing.T) {
 	f := newFixture(t)
 	step := workflow.NewStep("publish", func(context.Context, int) (int, error) { return 0, nil },
-		workflow.StepOptions{Mode: workflow.Identity, Secrets: []string{"DEPLOY_TOKEN", "REGION?"}})
+		workflow.StepOptions{Mode: workflow.Identity, Secrets: []string{"DEPLOY_TOKEN", "REGION?"}, Timeout: 3 * time.Hour})
 	f.start(worker.Config{Workflows: []*workflow.Definition{workflow.Define(workflow.DurableWorkflow[int, int]{Name: "secret"},
 		func(workflow.Context, int) (int, error) { return 0, nil }, workflow.Options{Steps: []workflow.Declared{step}})}})
 	eventually(t, "the definition is written", func() bool {
-		return f.count(`SELECT count(*) FROM stepward.definition WHERE workflow = 'secret' AND convert_from(steps, 'UTF8')::jsonb #> '{0,secrets}' = '["DEPLOY_TOKEN", "REGION?"]'`) == 1
+		return f.count(`SELECT count(*) FROM stepward.definition WHERE workflow = 'secret' AND convert_from(steps, 'UTF8')::jsonb -> 0 @> '{"secrets": ["DEPLOY_TOKEN", "REGION?"], "timeout_ns": 10800000000000}'`) == 1
 	})
 }

@@ -398,10 +398,12 @@ func (w *worker) defineOne(ctx context.Context, tx pgx.Tx, e *engine.Definition,
 		Tool    bool         `json:"tool,omitempty"`
 		Spec    sandbox.Spec `json:"sandbox"`
 		Secrets []string     `json:"secrets,omitempty"`
+
+		Timeout time.Duration `json:"timeout_ns,omitempty"` // for the broker: what is made for an attempt ends with it
 	}
 	steps := []step{}
 	for _, s := range e.Steps {
-		steps = append(steps, step{Name: s.Name, Mode: workflow.Mode(s.Mode).String(), Tool: s.Tool, Spec: s.Spec, Secrets: s.Secrets})
+		steps = append(steps, step{Name: s.Name, Mode: workflow.Mode(s.Mode).String(), Tool: s.Tool, Spec: s.Spec, Secrets: s.Secrets, Timeout: s.Timeout})
 	}
 	data, err := json.Marshal(steps)
 	if err != nil {

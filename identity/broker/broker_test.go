@@ -2,8 +2,10 @@ package broker_test
 
 import (
 	"errors"
+	"math"
 	"strings"
 	"testing"
+	"time"
 
 	"connectrpc.com/connect"
 	"google.golang.org/protobuf/proto"
@@ -72,6 +74,30 @@ func TestIssue(t *testing.T) {
 	}
 	if strings.Contains(all, "s3cr3t") || !strings.Contains(all, "L1-dev") || !strings.Contains(all, "mem://acme/deploy") {
 		t.Errorf("on record is %s", all)
+	}
+}
+
+// What a store makes for an attempt ends by itself soon after the time limit of its step; after an hour if that has none.
+func TestUntil(t *testing.T) {
+	f := newFixture(t, "DEPLOY_TOKEN")
+	f.store.values["x"] = "s3cr3t-canary"
+	f.put("DEPLOY_TOKEN", identity.Key{Ref: "mem://x"})
+	link := f.serve()
+	for i, c := range []struct{ limit, least, most time.Duration }{
+		{0, time.Hour, time.Hour},
+		{time.Second, time.Second, time.Second + broker.LeaseMargin},
+		{3 * time.Hour, 3 * time.Hour, 3*time.Hour + broker.LeaseMargin},
+		{math.MaxInt64, 10 * 365 * 24 * time.Hour, 11 * 365 * 24 * time.Hour},
+	} {
+		f.exec(`UPDATE stepward.definition SET steps = convert_to(jsonb_set(convert_from(steps, 'UTF8')::jsonb, '{0,timeout_ns}', to_jsonb($1::bigint))::text, 'UTF8')`, int64(c.limit))
+		before := time.Now()
+		if _, err := get(t.Context(), link, f.attempt(1, 2+i, "publish#2")); err != nil {
+			t.Fatal(err)
+		}
+		until := f.store.asked[i].Until
+		if until.Before(before.Add(c.least)) || until.After(time.Now().Add(c.most)) {
+			t.Errorf("of an attempt of %v it is %v from %v", c.limit, until.Sub(before), before)
+		}
 	}
 }
 

@@ -2,6 +2,9 @@ package broker
 
 import "context"
 
+// LeaseMargin is for TestUntil.
+const LeaseMargin = leaseMargin
+
 // SetPoint has f called at each point of an issue.
 func SetPoint(f func(string)) { point = f }
 

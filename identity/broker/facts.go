@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -51,6 +52,8 @@ type stepDefinition struct {
 	Name    string   `json:"name"`
 	Tool    bool     `json:"tool"`
 	Secrets []string `json:"secrets"`
+
+	Timeout time.Duration `json:"timeout_ns"` // of an attempt; 0: none
 }
 
 // facts reads what is on record. It refuses an attempt that is not the worker's, or is over.

@@ -13,8 +13,21 @@ import (
 	"github.com/stepward/stepward/workflow"
 )
 
-// leaseFor bounds what stores give out for one attempt, where nobody comes back to end it.
-const leaseFor = time.Hour
+// What stores give out for one attempt ends by itself, where nobody comes back to end it: leaseMargin after the attempt's
+// time limit, and after leaseFor if there is none. leaseMost is more than any store promises.
+const (
+	leaseMargin = time.Minute
+	leaseFor    = time.Hour
+	leaseMost   = 10 * 365 * 24 * time.Hour
+)
+
+// lasts is how long an attempt that has not begun later than now may still take.
+func (d stepDefinition) lasts() time.Duration {
+	if d.Timeout <= 0 {
+		return leaseFor
+	}
+	return min(d.Timeout, leaseMost) + leaseMargin
+}
 
 // fetched is what stores have for an attempt.
 type fetched struct {
@@ -107,7 +120,7 @@ func (b *broker) get(ctx context.Context, f facts, g grant) (Value, error) {
 	defer cancel()
 	v, err := ask(ctx, store, Request{
 		Path: path, Version: g.key.Version, Tenant: f.tenant,
-		Attempt: fmt.Sprintf("%v/%s/%d", workflow.RunID(f.run), f.key, f.attempt), Until: time.Now().Add(leaseFor),
+		Attempt: fmt.Sprintf("%v/%s/%d", workflow.RunID(f.run), f.key, f.attempt), Until: time.Now().Add(f.def.lasts()),
 	})
 	switch {
 	case err == nil:

@@ -30,7 +30,8 @@ type Request struct {
 	Tenant  string // a store that can tell refuses what is another tenant's
 
 	// Attempt identifies the attempt that the value is for, and Until is when that is
-	// over for certain. A store that gives out leases ties them to it.
+	// over for certain; if its step has no time limit, an hour from now. A store that gives out leases ties
+	// them to it.
 	Attempt string
 	Until   time.Time
 }
