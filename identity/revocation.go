@@ -14,7 +14,7 @@ type State int
 // The states.
 const (
 	Active     State = iota
-	Deprecated       // all as before; who enqueues is told
+	Deprecated       // all as before; each use is on record as event key.deprecated, and [Profiles.Explain] says it
 	Soft             // no new use: enqueues are refused, and starts, but what runs ends normally
 	Hard             // and what runs is stopped, within 15 seconds
 )

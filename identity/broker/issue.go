@@ -20,6 +20,9 @@ import (
 // is about to leave is on record before anything can be sealed.
 func (b *broker) issue(ctx context.Context, c claim, hello []byte) (*rpc.IssueResponse, error) {
 	f, err := b.facts(ctx, c)
+	if err == nil {
+		err = b.rates.take(c.run, time.Now()) // after the fence: who only names a run takes no place of it
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -56,20 +59,25 @@ func (b *broker) issueTo(ctx context.Context, f facts, hello []byte) (*rpc.Issue
 	got, err := b.fetch(ctx, f, bound)
 	defer got.wipe()
 	point("fetched")
-	if err == nil {
-		err = b.recheck(ctx, f, &bound, got)
-	}
-	if err == nil {
-		err = b.withhold(ctx, f, bound)
-	}
-	if err == nil {
-		err = b.record(ctx, f, id, at.level, bound, got, sealer.RenewalKey())
+	said := 0
+	var now current
+	for again := true; again && err == nil; { // until nothing was revoked in between
+		if now, err = b.recheck(ctx, f, &bound, got); err != nil {
+			break
+		}
+		if err = b.withhold(ctx, f, bound.withheld[said:]); err != nil {
+			break
+		}
+		said = len(bound.withheld)
+		point("checked")
+		again, err = b.record(ctx, f, id, at.level, bound, got, sealer.RenewalKey(), now.Epochs)
 	}
 	if err != nil {
 		b.release(ctx, got.leases)
 		return nil, err
 	}
 	point("recorded")
+	b.warn(ctx, f, now, got.pins)
 	out, err := sealer.Seal(got.items)
 	if err != nil {
 		return nil, err
@@ -98,35 +106,36 @@ type pin struct {
 	Epochs map[string]int64 `json:"epochs,omitempty"`
 }
 
-// record writes down what is about to leave, with an event. Nothing has left if it fails.
-func (b *broker) record(ctx context.Context, f facts, id envelope.ID, at identity.Level, bound bound, got *fetched, renewal []byte) error {
+// record writes down what is about to leave, with an event. Nothing has left if it fails. Nothing was written, and
+// what is revoked is to be looked at again, if that is not what it was at these epochs.
+func (b *broker) record(ctx context.Context, f facts, id envelope.ID, at identity.Level, bound bound, got *fetched, renewal []byte, now map[string]int64) (again bool, err error) {
 	about := hex.EncodeToString(id[:])
 	pins, err := json.Marshal(got.pins)
 	if err != nil {
-		return err
+		return false, err
 	}
 	var leases []byte
 	if len(got.leases) > 0 {
 		plain, err := json.Marshal(got.leases)
 		if err != nil {
-			return err
+			return false, err
 		}
 		leases = b.root.seal(plain, "leases "+about)
 	}
-	var ok bool
-	err = b.Pool.QueryRow(ctx, b.q.IssuePut, f.args(id[:], at.String(), bound.revocations, string(pins), b.root.seal(renewal, "renewal "+about), leases, b.actor)...).Scan(&ok)
+	var ok *bool
+	err = b.Pool.QueryRow(ctx, b.q.IssuePut, f.args(id[:], at.String(), bound.revocations, string(pins), b.root.seal(renewal, "renewal "+about), leases, b.actor, now[f.tenant], now[""])...).Scan(&ok)
 	if err != nil {
-		return fmt.Errorf("broker: record what would be issued: %w", err)
+		return false, fmt.Errorf("broker: record what would be issued: %w", err)
 	}
-	if !ok {
-		return refuse(reasonFenced, "", "broker: the attempt has gone to another worker, or is over")
+	if ok != nil && !*ok {
+		return false, refuse(reasonFenced, "", "broker: the attempt has gone to another worker, or is over")
 	}
-	return nil
+	return ok == nil, nil
 }
 
 // withhold records what the attempt can do without, and does not get. That nothing sets it needs no event.
-func (b *broker) withhold(ctx context.Context, f facts, bound bound) error {
-	for _, w := range bound.withheld {
+func (b *broker) withhold(ctx context.Context, f facts, withheld []identity.Resolved) error {
+	for _, w := range withheld {
 		if errors.Is(w.Err, identity.ErrMissing) {
 			continue
 		}
@@ -136,6 +145,20 @@ func (b *broker) withhold(ctx context.Context, f facts, bound bound) error {
 		}
 	}
 	return nil
+}
+
+// warn records which keys are deprecated of what was issued. They are none the worse if that cannot be recorded.
+func (b *broker) warn(ctx context.Context, f facts, now current, pins []pin) {
+	for _, p := range pins {
+		state, why := now.Of(f.useOf(p))
+		if state != identity.Deprecated {
+			continue
+		}
+		what := map[string]any{"name": p.Name, "version": p.Version, "attempt": f.attempt, "deprecated": naming(why)}
+		if err := b.note(ctx, f, audit.KeyDeprecated, what, nil); err != nil {
+			b.Logger.WarnContext(ctx, "that a key is deprecated was not recorded", "run", f.run, "name", p.Name, "error", err)
+		}
+	}
 }
 
 // refused records a no. It stands also if that cannot be recorded.

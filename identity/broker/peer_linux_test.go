@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/stepward/stepward/identity"
 	"github.com/stepward/stepward/internal/brokerlink"
@@ -36,7 +37,7 @@ func TestPeers(t *testing.T) {
 	}
 }
 
-// A message has a limit, and one run cannot ask for ever.
+// A message has a limit, and one run cannot ask for ever. Who only names it takes none of its places.
 func TestLimits(t *testing.T) {
 	f := newFixture(t)
 	client, err := f.serve().Client(t.Context())
@@ -52,6 +53,18 @@ func TestLimits(t *testing.T) {
 	}
 	if code := issue(bytes.Repeat([]byte{1}, 65<<10)); code != connect.CodeResourceExhausted {
 		t.Errorf("a message of 65 KiB: %v", code)
+	}
+	own := f.claim
+	f.claim = proto.CloneOf(own)
+	f.claim.Session++
+	for range 400 {
+		if code := issue(nil); code != connect.CodeFailedPrecondition {
+			t.Fatalf("a worker that does not have the run: %v", code)
+		}
+	}
+	f.claim = own
+	if code := issue(nil); code == connect.CodeResourceExhausted {
+		t.Error("calls of another worker count")
 	}
 	refused := 0
 	for range 400 {

@@ -26,6 +26,7 @@ func (f *fixture) policy(text string) {
 // last is the newest event of a kind.
 func (f *fixture) last(kind string) (out struct {
 	Reason, Name, Error string
+	Deprecated          string
 	Policies            []identity.Ruling
 	Secrets             []struct {
 		Name     string
@@ -148,5 +149,35 @@ func TestOptionalVersionRevoked(t *testing.T) {
 	revoke("DEPLOY_TOKEN")
 	if _, err := get(t.Context(), link, f.attempt(1, 3, "publish#2")); reason(err) != "revoked" {
 		t.Errorf("got %v", err)
+	}
+}
+
+// A key that is deprecated is issued as before, and both the run's record and its explanation say so.
+func TestDeprecated(t *testing.T) {
+	f := newFixture(t, "DEPLOY_TOKEN", "REGION")
+	f.store.values["x"] = "s3cr3t-canary"
+	f.put("DEPLOY_TOKEN", identity.Key{Ref: "mem://x"})
+	f.put("REGION", identity.Key{Knob: "eu"})
+	link := f.serve()
+	ask := func(attempt int) {
+		t.Helper()
+		if o, err := get(t.Context(), link, f.attempt(1, attempt, "publish#2")); err != nil || len(o.Items) != 2 {
+			t.Fatalf("got %+v, %v", o.Items, err)
+		}
+	}
+	ask(2)
+	if n := f.events(audit.KeyDeprecated); n != 0 { // the control
+		t.Errorf("%d events", n)
+	}
+	if err := f.profiles.Revoke(t.Context(), identity.Revocation{Tenant: "acme", Kind: identity.KindKey, Target: "DEPLOY_TOKEN", State: identity.Deprecated}); err != nil {
+		t.Fatal(err)
+	}
+	ask(3)
+	if n, d := f.events(audit.KeyDeprecated), f.last(audit.KeyDeprecated); n != 1 || d.Name != "DEPLOY_TOKEN" || d.Deprecated != "key DEPLOY_TOKEN" {
+		t.Errorf("%d events: %+v", n, d)
+	}
+	e, err := f.profiles.Explain(t.Context(), runID)
+	if err != nil || e.Keys[0].State != identity.Deprecated || e.Keys[0].Err != nil || e.Keys[1].State != identity.Active || !strings.Contains(e.String(), "; deprecated\n") {
+		t.Errorf("got %+v, %v", e, err)
 	}
 }

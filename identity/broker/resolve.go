@@ -129,14 +129,20 @@ func untrusted(r identity.Revocations, f facts, since map[string]int64, from ide
 }
 
 func revokedBy(reason, name string, why identity.Revocation) *refusal {
-	what := why.Kind
-	if why.Target != "" {
-		what += " " + why.Target
-	}
 	if name != "" {
 		name += ": "
 	}
-	return refuse(reason, strings.TrimSuffix(name, ": "), "broker: %s%s is revoked (%v)", name, what, why.State)
+	return refuse(reason, strings.TrimSuffix(name, ": "), "broker: %s%s is revoked (%v)", name, naming(why), why.State)
+}
+
+// naming says what a revocation is of.
+func naming(r identity.Revocation) string { return strings.TrimSpace(r.Kind + " " + r.Target) }
+
+// useOf is what is asked about a secret that was given to an attempt.
+func (f facts) useOf(p pin) identity.Use {
+	use := f.use()
+	use.Key, use.Version, use.Issued, use.Profiles = p.Name, p.Version, p.Epochs, append([]int64{p.From.ID}, p.Profiles...)
+	return use
 }
 
 // digest is that of what the run was bound to.
@@ -147,20 +153,20 @@ func (b *broker) digest(ctx context.Context, f facts) ([32]byte, error) {
 
 // recheck refuses what the stores gave in a version that is revoked: which version that is nobody knew
 // before; and what was revoked in the meantime.
-// An attempt that can do without goes on without.
-func (b *broker) recheck(ctx context.Context, f facts, bound *bound, got *fetched) error {
+// An attempt that can do without goes on without. It returns what it has looked at.
+func (b *broker) recheck(ctx context.Context, f facts, bound *bound, got *fetched) (current, error) {
 	v, err := b.current(ctx, f)
 	if err != nil {
-		return err
+		return v, err
 	}
 	for {
 		r := v.worst(f, got.pins, bound.since, identity.Soft)
 		if r == nil {
-			return nil
+			return v, nil
 		}
 		i := slices.IndexFunc(got.pins, func(p pin) bool { return r.name != "" && p.Name == r.name })
 		if i < 0 || slices.ContainsFunc(bound.grants, func(g grant) bool { return g.required && g.name == r.name }) {
-			return r
+			return v, r
 		}
 		clear(got.items[i].Value)
 		got.items, got.pins = slices.Delete(got.items, i, i+1), slices.Delete(got.pins, i, i+1)
@@ -191,9 +197,7 @@ func (b *broker) current(ctx context.Context, f facts) (current, error) {
 func (c current) worst(f facts, pins []pin, since map[string]int64, from identity.State) *refusal {
 	uses := []identity.Use{f.use()}
 	for _, p := range pins {
-		use := f.use()
-		use.Key, use.Version, use.Issued, use.Profiles = p.Name, p.Version, p.Epochs, append([]int64{p.From.ID}, p.Profiles...)
-		uses = append(uses, use)
+		uses = append(uses, f.useOf(p))
 	}
 	for _, use := range uses {
 		use.Bound = since

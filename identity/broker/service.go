@@ -3,7 +3,6 @@ package broker
 import (
 	"context"
 	"crypto/ed25519"
-	"time"
 
 	"connectrpc.com/connect"
 
@@ -34,9 +33,6 @@ func (s service) Begin(ctx context.Context, req *connect.Request[rpc.BeginReques
 // Issue implements rpcconnect.BrokerHandler.
 func (s service) Issue(ctx context.Context, req *connect.Request[rpc.IssueRequest]) (*connect.Response[rpc.IssueResponse], error) {
 	c, err := claimed(req.Msg.Claim)
-	if err == nil {
-		err = s.b.rates.take(c.run, time.Now())
-	}
 	if err != nil {
 		return nil, wire(err)
 	}

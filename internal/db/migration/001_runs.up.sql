@@ -397,29 +397,6 @@ CREATE INDEX issue_run ON stepward.issue (run_id, seq, attempt);
 CREATE INDEX issue_live ON stepward.issue (issued_at) WHERE closed_at IS NULL;
 CREATE INDEX issue_leases ON stepward.issue (tried_at NULLS FIRST) WHERE leases IS NOT NULL;
 
--- Records an envelope that is about to leave, if the attempt is still that worker's. A function of the owner, as a
--- broker locks the run, and changes nothing of it.
-CREATE FUNCTION stepward.put_issue(run bigint, epoch int, session bigint, seq int, attempt int, sandbox text,
-    envelope bytea, level text, revocation bigint, pins jsonb, renewal bytea, leases bytea, who text) RETURNS boolean
-LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    WITH held AS MATERIALIZED (
-        SELECT r.id FROM stepward.run r WHERE r.id = $1 AND r.epoch = $2 AND r.session = $3 AND r.state = 'live' FOR NO KEY UPDATE
-    ), going AS MATERIALIZED (
-        SELECT a.key FROM stepward.attempt a JOIN held ON held.id = a.run_id
-        WHERE a.seq = $4 AND a.attempt = $5 AND a.epoch = $2 AND a.sandbox_id = $6 AND a.error IS NULL
-          AND NOT EXISTS (SELECT FROM stepward.step s WHERE s.run_id = a.run_id AND s.seq = a.seq)
-    ), kept AS (
-        INSERT INTO stepward.issue (id, run_id, seq, attempt, step, sandbox_id, level, revocation, pins, renewal, leases)
-        SELECT $7, $1, $4, $5, key, $6, $8, $9, $10, $11, $12 FROM going
-    ), noted AS (
-        INSERT INTO stepward.event (run_id, kind, actor, step, detail)
-        SELECT $1, 'envelope.issued', $13, key,
-               convert_to(json_build_object('envelope', encode($7, 'hex'), 'sandbox', $6, 'attempt', $5, 'level', $8, 'secrets', $10)::text, 'UTF8') FROM going
-    )
-    SELECT EXISTS (SELECT FROM going)
-$$;
-REVOKE EXECUTE ON FUNCTION stepward.put_issue FROM PUBLIC;
-
 -- Names for a customer's secrets, and what they refer to. No value is in here. Empty columns of a
 -- scope are any.
 CREATE TABLE stepward.profile (
@@ -473,6 +450,35 @@ CREATE TABLE stepward.binding (
 );
 
 CREATE INDEX revocation_target ON stepward.revocation (tenant, kind, target);
+
+-- Records an envelope that is about to leave, if the attempt is still that worker's (else: false), and nothing was revoked
+-- since these epochs of its tenant and of the deployment (else: null). Who revokes waits for it, and it for them. A function of
+-- the owner, as a broker locks these rows, and changes nothing of them.
+CREATE FUNCTION stepward.put_issue(run bigint, epoch int, session bigint, seq int, attempt int, sandbox text,
+    envelope bytea, level text, revocation bigint, pins jsonb, renewal bytea, leases bytea, who text, tenant_epoch bigint, deployment_epoch bigint) RETURNS boolean
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    WITH held AS MATERIALIZED (
+        SELECT r.id, r.tenant FROM stepward.run r WHERE r.id = $1 AND r.epoch = $2 AND r.session = $3 AND r.state = 'live' FOR NO KEY UPDATE
+    ), ours AS MATERIALIZED (
+        SELECT a.key FROM stepward.attempt a JOIN held ON held.id = a.run_id
+        WHERE a.seq = $4 AND a.attempt = $5 AND a.epoch = $2 AND a.sandbox_id = $6 AND a.error IS NULL
+          AND NOT EXISTS (SELECT FROM stepward.step s WHERE s.run_id = a.run_id AND s.seq = a.seq)
+    ), revoked AS MATERIALIZED (
+        SELECT e.tenant, e.epoch FROM stepward.identity_epoch e JOIN held ON e.tenant IN ('', held.tenant)
+        ORDER BY e.tenant FOR SHARE OF e
+    ), going AS MATERIALIZED (
+        SELECT key FROM ours WHERE NOT EXISTS (SELECT FROM revoked v WHERE v.epoch > CASE v.tenant WHEN '' THEN $15 ELSE $14 END)
+    ), kept AS (
+        INSERT INTO stepward.issue (id, run_id, seq, attempt, step, sandbox_id, level, revocation, pins, renewal, leases)
+        SELECT $7, $1, $4, $5, key, $6, $8, $9, $10, $11, $12 FROM going
+    ), noted AS (
+        INSERT INTO stepward.event (run_id, kind, actor, step, detail)
+        SELECT $1, 'envelope.issued', $13, key,
+               convert_to(json_build_object('envelope', encode($7, 'hex'), 'sandbox', $6, 'attempt', $5, 'level', $8, 'secrets', $10)::text, 'UTF8') FROM going
+    )
+    SELECT CASE WHEN EXISTS (SELECT FROM going) THEN true WHEN NOT EXISTS (SELECT FROM ours) THEN false END
+$$;
+REVOKE EXECUTE ON FUNCTION stepward.put_issue FROM PUBLIC;
 
 -- Makes a run that this transaction has added the fork of another one: with its chance, with the results
 -- of what it had called before a place in program order, and with the signals that those received; with

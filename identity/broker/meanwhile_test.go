@@ -1,0 +1,67 @@
+package broker_test
+
+import (
+	"testing"
+
+	"github.com/stepward/stepward/identity"
+	"github.com/stepward/stepward/identity/broker"
+)
+
+// What is revoked after the broker has looked, and before it has recorded, does not leave. What has nothing to do
+// with the attempt is looked at as well, and stops nothing.
+func TestRevokedMeanwhile(t *testing.T) {
+	f := newFixture(t, "DEPLOY_TOKEN")
+	f.store.values["x"], f.store.leases = "s3cr3t-canary", true
+	f.put("DEPLOY_TOKEN", identity.Key{Ref: "mem://x"})
+	meanwhile := make(chan identity.Revocation, 1)
+	looks := make(chan struct{}, 10)
+	broker.SetPoint(func(at string) {
+		if at != "checked" {
+			return
+		}
+		looks <- struct{}{}
+		select {
+		case r := <-meanwhile:
+			if err := f.profiles.Revoke(t.Context(), r); err != nil {
+				t.Error(err)
+			}
+		default:
+		}
+	})
+	t.Cleanup(func() { broker.SetPoint(func(string) {}) })
+	link := f.serve()
+	issued, ended := 0, 0
+	for i, c := range []struct {
+		r      identity.Revocation
+		looks  int
+		reason string
+	}{
+		{identity.Revocation{Tenant: "globex", Kind: identity.KindTenant}, 1, ""}, // the control: of nobody here
+		{identity.Revocation{Tenant: "acme", Kind: identity.KindKey, Target: "OTHER"}, 2, ""},
+		{identity.Revocation{Kind: identity.KindWorkflow, Target: "other"}, 2, ""},
+		{identity.Revocation{Tenant: "acme", Kind: identity.KindKey, Target: "DEPLOY_TOKEN"}, 1, "revoked"},
+		{identity.Revocation{Kind: identity.KindWorkflow, Target: "site"}, 1, "revoked"},
+	} {
+		f.exec("DELETE FROM stepward.revocation")
+		c.r.State = identity.Soft
+		meanwhile <- c.r
+		o, err := get(t.Context(), link, f.attempt(1, 2+i, "publish#2"))
+		if (err == nil) != (c.reason == "") || reason(err) != c.reason || (err == nil) != (len(o.Items) == 1) {
+			t.Errorf("%+v: got %+v, %v", c.r, o.Items, err)
+		}
+		if err == nil {
+			issued++
+		} else {
+			ended++
+		}
+		if f.issued() != issued || f.events("envelope.issued") != issued || len(f.store.ended) != ended {
+			t.Errorf("%+v: %d are on record, and ended are %v", c.r, f.issued(), f.store.ended)
+		}
+		if len(looks) != c.looks {
+			t.Errorf("%+v: it looked %d times, want %d", c.r, len(looks), c.looks)
+		}
+		for len(looks) > 0 {
+			<-looks
+		}
+	}
+}
