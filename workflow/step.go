@@ -26,6 +26,8 @@ type StepOptions struct {
 	// Secrets are the names that the step may have of what the tenant's profiles
 	// give it, secrets and knobs: see package identity. Above Sandboxed. With a "?" at its
 	// end, a name may be missing; without, the step does not begin then. Up to 100.
+	// What a store makes for an attempt, such as a user of a database, lasts a minute longer than its Timeout, and
+	// an hour if that is none.
 	Secrets []string
 
 	// OnSandboxLost says what an attempt ends with whose sandbox was lost: it ended by
