@@ -382,7 +382,7 @@ func TestGrantsOfBroker(t *testing.T) {
 		case "IssueOpened", "IssueClose":
 			args = slices.Concat(claim, []any{"broker"})
 		case "IssuePut":
-			args = slices.Concat(claim, []any{[]byte{1}, "L1", int64(0), "[]", []byte{1}, nil, "broker"})
+			args = slices.Concat(claim, []any{[]byte{1}, "L1", int64(0), "[]", []byte{1}, nil, "broker", int64(0), int64(0)})
 		case "IssueSweep":
 			args = []any{"broker"}
 		case "IssueLeases":
