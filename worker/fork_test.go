@@ -100,7 +100,7 @@ func TestFork(t *testing.T) {
 		t.Fatal(err)
 	}
 	all := strings.Split(count.take(), ", ")
-	before := f.everyStep()
+	before := f.onRecord()
 
 	fork, out := f.forks(id, workflow.ForkOptions{From: "b#2"})
 	if got := count.take(); out != want || got != strings.Join(all[2:], ", ") {
@@ -114,8 +114,8 @@ func TestFork(t *testing.T) {
 	if got := count.take(); out == want || out[strings.LastIndex(out, " "):] != want[strings.LastIndex(want, " "):] || got != strings.Join(all, ", ") {
 		t.Errorf("from the beginning: %q, and executed %q", out, got)
 	}
-	if first, _, _ := strings.Cut(before, "\n"); !strings.Contains(f.everyStep(), first) {
-		t.Errorf("the run itself was\n%s\nis\n%s", before, f.everyStep())
+	if first, _, _ := strings.Cut(before, "\n"); !strings.Contains(f.onRecord(), first) {
+		t.Errorf("the run itself was\n%s\nis\n%s", before, f.onRecord())
 	}
 	if n := f.count("SELECT count(*) FROM stepward.run WHERE tenant = 'acme'"); n != 4 {
 		t.Errorf("%d runs of the tenant", n)

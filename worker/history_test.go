@@ -56,7 +56,7 @@ func TestReplay(t *testing.T) {
 		t.Fatal(err)
 	}
 	stop()
-	before := f.everyStep()
+	before := f.onRecord()
 	document, err := f.client.Export(t.Context(), run.ID)
 	if err != nil {
 		t.Fatal(err)
@@ -110,7 +110,7 @@ func TestReplay(t *testing.T) {
 			}
 		}
 	}
-	if after := f.everyStep(); after != before {
+	if after := f.onRecord(); after != before {
 		t.Errorf("steps were\n%s\nare\n%s", before, after)
 	}
 	if n := f.count("SELECT count(*) FROM stepward.claim"); n != 1 {

@@ -6,6 +6,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -65,6 +66,24 @@ func (f *fixture) replayedBy(cfg worker.Config) workflow.Run[int] {
 // inputs are sealed, and results read one at a time.
 func TestNonDeterminismParks(t *testing.T) {
 	input := func(ctx workflow.Context, n int) (int, error) { return passes(double, keep, gate)(ctx, n+1) }
+	instant := func(ctx workflow.Context, n int) (int, error) { // many, so that some would be written before the mismatch is found
+		first := double.Go(ctx, n+1)
+		keep.Go(ctx, 2*n)
+		for range 1_100 {
+			ctx.Now()
+		}
+		return first.Get(ctx)
+	}
+	shows := func(ctx workflow.Context, n int) (int, error) {
+		n, err := double.Run(ctx, n)
+		for range 18 { // more than is kept for a commit
+			err = errors.Join(err, notes.Append(ctx, strings.Repeat("x", 60<<10)))
+		}
+		if err = errors.Join(err, reached.Set(ctx, "far"), ctx.SetAttribute("page", n)); err != nil {
+			return 0, err
+		}
+		return passes(double, gate)(ctx, n)
+	}
 	for name, test := range map[string]struct {
 		body   bodyOf
 		want   string
@@ -74,6 +93,8 @@ func TestNonDeterminismParks(t *testing.T) {
 		"inserts":        {passes(double, double, keep, gate), "step 2 was recorded as keep, and the body calls double#2", false},
 		"input":          {input, "step 1, double, was recorded with another input", false},
 		"missing":        {passes(double), "returned without calling step 2, keep", false},
+		"shows":          {shows, "step 2 was recorded as keep, and the body calls double#2", false},
+		"sealed instant": {instant, "step 1, double, was recorded with another input", true},
 		"sealed inserts": {passes(double, double, keep, gate), "step 2 was recorded as keep, and the body calls double#2", true},
 		"sealed input":   {input, "step 1, double, was recorded with another input", true},
 	} {
@@ -86,15 +107,15 @@ func TestNonDeterminismParks(t *testing.T) {
 				f.encodes(cfg.Codec)
 			}
 			run := f.replayedBy(cfg)
-			before := f.everyStep()
+			before := f.onRecord()
 			cfg.Workflows = []*workflow.Definition{defines(test.body, double, keep, gate)}
 			stop := f.start(cfg)
 			if s := f.parksAs(run.ID, "nondeterminism"); !strings.Contains(s.Err.Message, test.want) {
 				t.Errorf("got %q", s.Err.Message)
 			}
 			stop()
-			if after := f.everyStep(); after != before {
-				t.Errorf("steps were\n%s\nare\n%s", before, after)
+			if after := f.onRecord(); after != before {
+				t.Errorf("on record was\n%s\nis\n%s", before, after)
 			}
 			cfg.Workflows = []*workflow.Definition{defines(passes(double, keep, gate), double, keep, gate)}
 			f.start(cfg)
@@ -131,10 +152,119 @@ func TestInstantInPlaceOfUnfinishedParks(t *testing.T) {
 	}
 }
 
-func (f *fixture) everyStep() (text string) {
+// What a body that does not fit puts in the place of a child, or one that fails as
+// it is replayed or right after, does not cancel the child: with the old code back,
+// the run has its result.
+func TestMisfitKeepsChild(t *testing.T) {
+	timed := func(steps ...intStep) bodyOf {
+		return func(ctx workflow.Context, n int) (int, error) {
+			_, cancel := ctx.WithTimeout(time.Hour)
+			defer cancel()
+			if _, err := passes(steps...)(ctx, n); err != nil {
+				return 0, err
+			}
+			panic("no")
+		}
+	}
+	for name, test := range map[string]struct {
+		body   bodyOf
+		reason string
+	}{
+		"other place": {func(ctx workflow.Context, n int) (int, error) {
+			if err := workflow.Sleep(ctx, time.Hour); err != nil {
+				return 0, err
+			}
+			return passes(double, keep)(ctx, n)
+		}, "nondeterminism"},
+		"panics in the replay": {timed(double), "panic"},
+		"panics after it":      {timed(double, keep), "panic"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := newFixture(t)
+			run, kid, old := f.parent()
+			before := f.onRecord()
+			stop := f.start(worker.Config{Workflows: []*workflow.Definition{defines(test.body, double, keep)}})
+			f.parksAs(run.ID, test.reason)
+			stop()
+			if after := f.onRecord(); after != before {
+				t.Errorf("on record was\n%s\nis\n%s", before, after)
+			}
+			f.start(old)
+			if err := note.Send(t.Context(), f.client, kid, "x"); err != nil {
+				t.Fatal(err)
+			}
+			ends(t, run, 42+21)
+		})
+	}
+}
+
+// A body that fits what is on record, and does not start the child any more that
+// nothing came of yet, cancels it.
+func TestFitWithoutChildCancels(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	run, kid, old := f.parent()
+	old.Workflows[0] = defines(func(ctx workflow.Context, n int) (int, error) {
+		_, cancel := ctx.WithTimeout(2 * time.Hour)
+		defer cancel()
+		if _, err := passes(double, keep)(ctx, n); err != nil {
+			return 0, err
+		}
+		return 0, workflow.Sleep(ctx, time.Hour)
+	}, double, keep)
+	f.start(old)
+	eventually(t, "the child is canceled", func() bool { return f.state(kid).State == workflow.StateCanceled })
+	f.waits(run.ID)
+}
+
+// parent starts a run with a child that waits for a note, and two results on record.
+// No worker runs, and the next one, which may have another body, takes it up at once.
+func (f *fixture) parent() (run workflow.Run[int], kid workflow.RunID, cfg worker.Config) {
 	f.t.Helper()
-	if err := f.pool.QueryRow(f.t.Context(), f.sql("SELECT string_agg(s::text, E'\n' ORDER BY seq) FROM stepward.step s")).Scan(&text); err != nil {
+	child := workflow.DurableWorkflow[int, int]{Name: "kid"}
+	cfg.Workflows = []*workflow.Definition{
+		defines(func(ctx workflow.Context, n int) (int, error) {
+			k := child.Go(ctx, n)
+			n, err := passes(double, keep)(ctx, n)
+			if err != nil {
+				return 0, err
+			}
+			if _, err = note.Receive(ctx, 0); err != nil {
+				return 0, err
+			}
+			more, err := k.Get(ctx)
+			return n + more, err
+		}, double, keep),
+		workflow.Define(child, func(ctx workflow.Context, n int) (int, error) {
+			_, err := note.Receive(ctx, 0)
+			return n, err
+		}, workflow.Options{}),
+	}
+	stop := f.start(cfg)
+	run = f.enqueue(21)
+	f.waits(run.ID)
+	if err := f.pool.QueryRow(f.t.Context(), f.sql("SELECT child_id FROM stepward.wait WHERE child_id > 0")).Scan(&kid); err != nil {
 		f.t.Fatal(err)
+	}
+	f.waits(kid)
+	stop()
+	if err := note.Send(f.t.Context(), f.client, run.ID, "wakes it"); err != nil {
+		f.t.Fatal(err)
+	}
+	return run, kid, cfg
+}
+
+// onRecord returns the rows of all that a turn may write beside its end, those of
+// steps first.
+func (f *fixture) onRecord() (text string) {
+	f.t.Helper()
+	for _, table := range []string{"step", "wait", "notice", "shown", "entry", "progress", "attribute"} {
+		var rows string
+		if err := f.pool.QueryRow(f.t.Context(), f.sql("SELECT coalesce(string_agg(left(x::text, 500), E'\n' ORDER BY x), '') FROM stepward."+table+" x")).Scan(&rows); err != nil {
+			f.t.Fatal(err)
+		}
+		text += rows + "\n-- of " + table + "\n"
 	}
 	return text
 }

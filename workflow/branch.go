@@ -147,7 +147,7 @@ func (b *branch) spins() {
 	if t.spun++; t.spun > maxSpun {
 		b.park("spinning", errSpins)
 	}
-	if len(t.pending.Checkpoints) >= spunFlush && !t.in.Verify {
+	if len(t.pending.Checkpoints) >= spunFlush && len(t.replay) == 0 && !t.in.Verify {
 		t.flush(t.ctx)
 		b.exitIfLeft()
 	}

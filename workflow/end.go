@@ -90,7 +90,9 @@ func (t *turn) leave(e engine.End) {
 func (t *turn) park(reason string, err error) { t.leave(parked(reason, err)) }
 
 // leaves unwinds the branches, and waits for what still executes: its result is
-// written, unless the run has ended or is somebody else's.
+// written, unless the run has ended or is somebody else's. In the middle of a replay
+// nothing has executed: what the body did since comes again with the next one, and
+// if the body does not fit, must not come at all.
 func (t *turn) leaves(ctx context.Context) engine.End {
 	if t.left.Kind != engine.Released { // of those, steps go on to their end
 		t.stop(cmp.Or(t.lost(), errRunEnds))
@@ -102,6 +104,9 @@ func (t *turn) leaves(ctx context.Context) engine.End {
 	t.stop(errRunEnds)
 	for post := t.inbox.take(); post != nil; post = t.inbox.take() {
 		post()
+	}
+	if len(t.replay) > 0 {
+		t.pending = engine.Batch{}
 	}
 	if !t.left.Final() && t.left.Kind != engine.Lost && !t.in.Verify && !t.pending.Empty() {
 		end := *t.left

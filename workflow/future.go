@@ -178,15 +178,9 @@ func (t *turn) launch(f *future, start func()) {
 	f.start = start
 	t.queue = append(t.queue, f)
 	if f.wait != nil {
-		saved, ok := t.in.Waits[f.seq]
-		switch {
-		case ok && saved.Key == f.key:
+		if saved, ok := t.in.Waits[f.seq]; ok && saved.Key == f.key {
 			f.wait.Left, f.wait.Child, f.written = saved.Left, saved.Child, true
 			delete(t.in.Waits, f.seq)
-		case saved.Child > 0: // of another version
-			t.pending.Cancel = append(t.pending.Cancel, saved.Child)
-			saved.Child = 0
-			t.in.Waits[f.seq] = saved
 		}
 		t.fresh = append(t.fresh, f)
 	}

@@ -179,7 +179,7 @@ func (b *branch) show(size int, add func(*engine.Batch)) {
 	}
 	add(&t.pending)
 	t.pending.Shown = s.place
-	if s.bytes += size; s.bytes > maxPendingShown {
+	if s.bytes += size; s.bytes > maxPendingShown && len(t.replay) == 0 {
 		t.flush(t.ctx)
 		b.exitIfLeft()
 	}

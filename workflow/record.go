@@ -61,9 +61,15 @@ func (t *turn) record(c *engine.Checkpoint) {
 	t.pending.Checkpoints = append(t.pending.Checkpoints, *c)
 }
 
-// prepare writes down what is about to be waited for.
+// prepare writes down what is about to be waited for. It takes the place of what
+// another version waited for there: the body fits all that is on record.
 func (t *turn) prepare() {
 	for _, f := range t.fresh {
+		if other := t.in.Waits[f.seq]; other.Child > 0 {
+			t.pending.Cancel = append(t.pending.Cancel, other.Child)
+			other.Child = 0
+			t.in.Waits[f.seq] = other
+		}
 		if f.done || f.written || f.step == nil && f.wait.Signal == "" && f.wait.Left <= t.in.Patience {
 			continue
 		}
