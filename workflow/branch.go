@@ -50,9 +50,9 @@ func (b *branch) run() {
 	if b.over {
 		return
 	}
-	b.resume <- struct{}{}
 	blocked := b.t.in.Blocked
 	if blocked == nil {
+		b.resume <- struct{}{}
 		<-b.t.yield
 		return
 	}
@@ -61,6 +61,7 @@ func (b *branch) run() {
 	} else {
 		b.t.watch.Reset(engine.BlockedAfter)
 	}
+	b.resume <- struct{}{}
 	select {
 	case <-b.t.yield:
 	case <-b.t.watch.C:
@@ -69,6 +70,18 @@ func (b *branch) run() {
 		blocked(false)
 	}
 	b.t.watch.Stop()
+}
+
+// asks makes a call of the engine that may take long, as in an outage. It is not the
+// body that keeps the baton meanwhile.
+func (t *turn) asks(call func()) {
+	if t.watch == nil {
+		call()
+		return
+	}
+	t.watch.Stop()
+	call()
+	t.watch.Reset(engine.BlockedAfter)
 }
 
 // start begins the goroutine of a branch. Its functions are called one after

@@ -161,7 +161,7 @@ func (b *branch) show(size int, add func(*engine.Batch)) {
 	}
 	if !s.known && t.in.Epoch > 1 {
 		var err error
-		if s.before, err = t.in.Host.Shown(t.ctx); err != nil {
+		if t.asks(func() { s.before, err = t.in.Host.Shown(t.ctx) }); err != nil {
 			end := refused(err)
 			if cause := context.Cause(t.ctx); cause != nil {
 				end = interrupted(cause)

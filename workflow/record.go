@@ -83,7 +83,9 @@ func (t *turn) prepare() {
 func (t *turn) flush(ctx context.Context) {
 	b := t.pending
 	t.pending, t.shows.bytes = engine.Batch{}, 0
-	if err := t.in.Host.Write(context.WithoutCancel(ctx), b); err != nil {
-		t.leave(refused(err))
-	}
+	t.asks(func() {
+		if err := t.in.Host.Write(context.WithoutCancel(ctx), b); err != nil {
+			t.leave(refused(err))
+		}
+	})
 }

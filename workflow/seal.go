@@ -91,7 +91,12 @@ func (t *turn) open(stored []byte) (v []byte, hash uint64, err error) {
 
 // opened makes a checkpoint that is on record what it was when it was made, once.
 // A value that cannot be read or opened ends the turn.
-func (t *turn) opened(c *engine.Checkpoint) bool {
+func (t *turn) opened(c *engine.Checkpoint) (ok bool) {
+	t.asks(func() { ok = t.opens(c) })
+	return ok
+}
+
+func (t *turn) opens(c *engine.Checkpoint) bool {
 	if c.Apart > 0 {
 		err := t.in.Fetch(t.ctx, t.replay[slices.Index(t.replay, c):])
 		switch cause := context.Cause(t.ctx); {
