@@ -222,9 +222,10 @@
 //
 // A worker that takes a run up reads what is called and in which order, and up to 16
 // MiB of results; more of them in pages of 4 MiB, as the body comes to them. It lets go
-// of each as the body takes it. So a long record costs a worker the time of a replay, and
-// some hundred bytes of memory for each call: ContinueAsNew keeps it short. A Client that
-// exports or replays a run reads its record whole.
+// of each as the body takes it, but for what the body itself keeps: a [Future] has its
+// result, and [Map] those of its items until it returns. So a long record costs a worker
+// the time of a replay, and some hundred bytes of memory for each call: ContinueAsNew
+// keeps it short. A Client that exports or replays a run reads its record whole.
 //
 // [Client.Fork] makes a run of another one: what was called before some place is
 // taken over, and the rest is executed anew, with mended code perhaps.

@@ -85,6 +85,7 @@ func fan[Out any](b *branch, g *group, fs []*future, limit int, start func(i int
 		if err != nil && failed == nil {
 			failed = err
 		}
+		f.output = nil // of two copies one will do
 		outs[i] = out
 	}
 	return outs, failed
