@@ -5,6 +5,7 @@ package worker_test
 import (
 	"context"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -45,6 +46,7 @@ func TestChildAddedWhileEnding(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	a := &adding{added: make(chan struct{}), goOn: make(chan struct{})}
+	goOn := sync.OnceFunc(func() { close(a.goOn) })
 	cfg := parsePool(t, testenv.PostgresURL(t))
 	cfg.ConnConfig.Tracer = a
 	pool, err := pgxpool.NewWithConfig(t.Context(), cfg)
@@ -70,12 +72,13 @@ func TestChildAddedWhileEnding(t *testing.T) {
 			return n, err
 		}, workflow.Options{}),
 	}})
+	t.Cleanup(goOn) // before the worker is stopped
 	run := f.enqueue(21)
 	eventually(t, "the step is on record", func() bool { return f.count("SELECT count(*) FROM stepward.step WHERE key = 'until'") == 1 })
 	if s := f.state(run.ID); !s.Finished.IsZero() {
 		t.Errorf("it has ended: %v", s.State)
 	}
-	close(a.goOn)
+	goOn()
 	ends(t, run, 21)
 	eventually(t, "the child is canceled", func() bool {
 		return f.count("SELECT count(*) FROM stepward.run WHERE workflow = 'kid' AND state = 'canceled'") == 1
