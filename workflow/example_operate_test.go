@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"sync/atomic"
 
 	"github.com/stepward/stepward/workflow"
@@ -55,8 +56,9 @@ func ExampleClient_Each() {
 func ExampleClient_Cancel() {
 	ctx := context.Background()
 	booked := make(chan struct{})
+	tell := sync.OnceFunc(func() { close(booked) })
 	book := workflow.NewStep("book", func(_ context.Context, city string) (string, error) {
-		close(booked)
+		tell() // again, if another worker takes over
 		return city, nil
 	}, workflow.StepOptions{})
 	giveBack := workflow.NewStep("give-back", mail[string], workflow.StepOptions{})

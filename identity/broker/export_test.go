@@ -1,12 +1,23 @@
 package broker
 
-import "context"
+import (
+	"context"
+	"testing"
+	"time"
+)
 
 // LeaseMargin is for TestUntil.
 const LeaseMargin = leaseMargin
 
 // SetPoint has f called at each point of an issue.
 func SetPoint(f func(string)) { point = f }
+
+// SetRatePer has places of runs come back after d, for as long as the test runs.
+func SetRatePer(t *testing.T, d time.Duration) {
+	before := ratePer
+	ratePer = d
+	t.Cleanup(func() { ratePer = before })
+}
 
 // Sweep looks once for what nobody has closed.
 func Sweep(ctx context.Context, cfg Config) error {

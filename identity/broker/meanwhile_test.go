@@ -2,6 +2,7 @@ package broker_test
 
 import (
 	"testing"
+	"time"
 
 	"github.com/stepward/stepward/identity"
 	"github.com/stepward/stepward/identity/broker"
@@ -63,5 +64,51 @@ func TestRevokedMeanwhile(t *testing.T) {
 		for len(looks) > 0 {
 			<-looks
 		}
+	}
+}
+
+// The first revocation of a tenant waits, as all do, for what is being recorded, and does not
+// return before a secret that has not left yet.
+func TestRevokedFirst(t *testing.T) {
+	f := newFixture(t, "DEPLOY_TOKEN")
+	f.store.values["x"] = "s3cr3t-canary"
+	f.put("DEPLOY_TOKEN", identity.Key{Ref: "mem://x"})
+	link := f.serve()
+	tx, err := f.pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback(t.Context()) //nolint:errcheck // it has ended
+	if _, err := tx.Exec(t.Context(), f.in("SELECT FROM stepward.run WHERE id = $1 FOR NO KEY UPDATE"), int64(runID)); err != nil {
+		t.Fatal(err)
+	}
+	waiting := func() int {
+		return f.count("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%'||$1||'%'", f.schema)
+	}
+	issued, revoked := make(chan error, 1), make(chan error, 1)
+	go func() {
+		_, err := get(t.Context(), link, f.claim)
+		issued <- err
+	}()
+	for waiting() < 1 && t.Context().Err() == nil {
+		time.Sleep(time.Millisecond)
+	}
+	go func() {
+		revoked <- f.profiles.Revoke(t.Context(), identity.Revocation{Tenant: "acme", Kind: identity.KindKey, Target: "DEPLOY_TOKEN", State: identity.Soft})
+	}()
+	for waiting() < 2 && len(revoked) == 0 && t.Context().Err() == nil {
+		time.Sleep(time.Millisecond)
+	}
+	if len(revoked) > 0 {
+		t.Error("the revocation is over before the envelope is on record")
+	}
+	if err := tx.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-issued; err != nil {
+		t.Error(err)
+	}
+	if err := <-revoked; err != nil {
+		t.Error(err)
 	}
 }

@@ -457,6 +457,10 @@ CREATE INDEX revocation_target ON stepward.revocation (tenant, kind, target);
 CREATE FUNCTION stepward.put_issue(run bigint, epoch int, session bigint, seq int, attempt int, sandbox text,
     envelope bytea, level text, revocation bigint, pins jsonb, renewal bytea, leases bytea, who text, tenant_epoch bigint, deployment_epoch bigint) RETURNS boolean
 LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    -- There must be rows to wait for.
+    INSERT INTO stepward.identity_epoch (tenant, epoch)
+    SELECT x.tenant, 0 FROM (SELECT '' AS tenant UNION SELECT r.tenant FROM stepward.run r WHERE r.id = $1) x ORDER BY x.tenant
+    ON CONFLICT DO NOTHING;
     WITH held AS MATERIALIZED (
         SELECT r.id, r.tenant FROM stepward.run r WHERE r.id = $1 AND r.epoch = $2 AND r.session = $3 AND r.state = 'live' FOR NO KEY UPDATE
     ), ours AS MATERIALIZED (
