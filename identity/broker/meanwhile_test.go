@@ -78,7 +78,7 @@ func TestRevokedFirst(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer tx.Rollback(t.Context()) //nolint:errcheck // it has ended
+	defer tx.Rollback(t.Context())
 	if _, err := tx.Exec(t.Context(), f.in("SELECT FROM stepward.run WHERE id = $1 FOR NO KEY UPDATE"), int64(runID)); err != nil {
 		t.Fatal(err)
 	}
