@@ -78,9 +78,7 @@ func TestLevelOf(t *testing.T) {
 // Of a process that cannot be seen, as it has ended, or is in another process namespace, nobody knows what it
 // may do. The first connection is the control.
 func TestLevelUnseen(t *testing.T) {
-	if os.Getuid() != 0 {
-		t.Skip("needs root: a worker of another user")
-	}
+	testenv.Require(t, testenv.PartRoot)
 	defer broker.SetEngines()()
 	dir, err := os.MkdirTemp("", "broker") // short, and open to others
 	if err != nil {

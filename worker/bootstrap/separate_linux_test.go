@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"maps"
 	"os"
@@ -38,6 +39,24 @@ func reach(pid, store string) map[string]bool {
 		"its key": key == nil, "its store": values == nil, "its environment": environ == nil, "its memory": memory == nil,
 		"signals": err == nil && unix.Kill(id, 0) == nil, "root": unix.Setuid(0) == nil,
 	}
+}
+
+// program starts this program as a user, with a worker.
+func program(t *testing.T, uid int, env ...string) (p *exec.Cmd, in io.WriteCloser, out io.Reader, log *bytes.Buffer) {
+	p, log = exec.Command("/proc/self/exe"), new(bytes.Buffer)
+	p.Dir, p.Env, p.Stderr = "/", append(os.Environ(), env...), log
+	p.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(uid)}}
+	in, err := p.StdinPipe()
+	if err == nil {
+		out, err = p.StdoutPipe()
+	}
+	if err == nil {
+		err = p.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p, in, out, log
 }
 
 // A program that root starts goes on as one user, and its broker as another, and then it can read neither the
@@ -77,23 +96,7 @@ func TestSeparate(t *testing.T) {
 				t.Fatal(err)
 			}
 			store := storeOf(t, c.owner)
-			p := exec.Command("/proc/self/exe")
-			p.Dir = "/"
-			p.Env = append(os.Environ(), envUser+"="+c.user, envStore+"="+store, envDatabase+"="+pool.Config().ConnString(), envSchema+"="+schema)
-			p.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(c.uid), Gid: uint32(c.uid)}}
-			var log bytes.Buffer
-			p.Stderr = &log
-			in, err := p.StdinPipe()
-			if err != nil {
-				t.Fatal(err)
-			}
-			out, err := p.StdoutPipe()
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := p.Start(); err != nil {
-				t.Fatal(err)
-			}
+			p, in, out, log := program(t, c.uid, envUser+"="+c.user, envStore+"="+store, envDatabase+"="+pool.Config().ConnString(), envSchema+"="+schema)
 			defer p.Wait()
 			defer in.Close()
 			for first := true; ; first = false {
@@ -105,7 +108,7 @@ func TestSeparate(t *testing.T) {
 				if want := hashed(token + "acme"); err != nil || len(result) != 2 || result[1] != want {
 					in.Close()
 					p.Wait()
-					t.Fatalf("got %q, %v\n%s", result, err, &log)
+					t.Fatalf("got %q, %v\n%s", result, err, log)
 				}
 				if !first {
 					break
@@ -130,7 +133,7 @@ func TestSeparate(t *testing.T) {
 			}
 			in.Close()
 			if err := p.Wait(); err != nil || strings.Contains(log.String(), token) {
-				t.Errorf("%v\n%s", err, &log)
+				t.Errorf("%v\n%s", err, log)
 			}
 		})
 	}
@@ -149,22 +152,7 @@ func TestSeparateWithoutBroker(t *testing.T) {
 	}
 	store := storeOf(t, 65522) // a broker would start
 	for _, at := range []string{"", "unix:///nowhere/socket"} {
-		p := exec.Command("/proc/self/exe")
-		p.Dir = "/"
-		p.Env = append(os.Environ(), envUser+"=", envStore+"="+store, envBroker+"="+at, envDatabase+"="+pool.Config().ConnString(), envSchema+"="+schema)
-		var log bytes.Buffer
-		p.Stderr = &log
-		in, err := p.StdinPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		out, err := p.StdoutPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := p.Start(); err != nil {
-			t.Fatal(err)
-		}
+		p, in, out, log := program(t, 0, envUser+"=", envStore+"="+store, envBroker+"="+at, envDatabase+"="+pool.Config().ConnString(), envSchema+"="+schema)
 		run, err := words.Enqueue(t.Context(), client, "ada", workflow.EnqueueOptions{})
 		if err == nil {
 			_, err = run.Result(t.Context()) // it works
@@ -176,7 +164,7 @@ func TestSeparateWithoutBroker(t *testing.T) {
 		}
 		in.Close()
 		if err := errors.Join(err, p.Wait()); err != nil || can["root"] || can["a broker for another database"] {
-			t.Errorf("broker %q: the worker has %v; %v\n%s", at, can, err, &log)
+			t.Errorf("broker %q: the worker has %v; %v\n%s", at, can, err, log)
 		}
 	}
 }

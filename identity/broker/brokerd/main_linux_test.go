@@ -55,10 +55,12 @@ func brokerd(t *testing.T, args ...string) *exec.Cmd {
 
 // A socket whose owner is too busy to answer is not taken from it.
 func TestBusySocket(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "s")
-	if len(path) > 100 {
-		t.Skip("the path is too long for a socket")
+	dir, err := os.MkdirTemp("", "brokerd") // short
+	if err != nil {
+		t.Fatal(err)
 	}
+	defer os.RemoveAll(dir)
+	path := filepath.Join(dir, "s")
 	busy, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
