@@ -167,7 +167,7 @@ func (l *lent) call(ctx context.Context, timeout time.Duration, f func(ctx conte
 		if err != nil {
 			if start, ok := errors.AsType[*brokerlink.StartError](err); ok && start.Away {
 				if errors.Is(err, brokerlink.ErrLauncher) {
-					l.h.w.log.ErrorContext(ctx, "steps with secrets are left to other workers", "error", err)
+					l.h.w.log.ErrorContext(ctx, "no broker can be started: steps with secrets are handed back", "error", err)
 				}
 				err = &awayError{err}
 			}
