@@ -137,3 +137,32 @@ func TestContinueAsNewIsAnother(t *testing.T) {
 	}
 	ends(t, run, 3)
 }
+
+// An endless run does not keep what it has received, and loses nothing that it has not.
+func TestContinueAsNewForgetsReceived(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	run := f.enqueue(1)
+	other := workflow.NewSignal[string]("other")
+	for _, s := range []string{"a", "b", "c", "d"} {
+		if err := errors.Join(note.Send(t.Context(), f.client, run.ID, s), other.Send(t.Context(), f.client, run.ID, s)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f.start(worker.Config{Workflows: []*workflow.Definition{defines(func(ctx workflow.Context, n int) (int, error) {
+		if got, err := note.Receive(ctx, 0); err != nil || got != string(rune('a'+n-1)) {
+			return 0, errors.Join(errors.New("got "+got), err)
+		}
+		if n == 3 {
+			return n, nil
+		}
+		return 0, changing.ContinueAsNew(n + 1)
+	})}})
+	ends(t, run, 3)
+	if got := f.count("SELECT count(*) FROM stepward.signal WHERE received"); got != 1 { // by the last
+		t.Errorf("%d signals are kept that were received", got)
+	}
+	if got := f.count("SELECT count(*) FROM stepward.signal WHERE NOT received"); got != 5 {
+		t.Errorf("%d signals are left, not 5", got)
+	}
+}

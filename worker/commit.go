@@ -61,7 +61,7 @@ func (x write) size() int {
 	for _, p := range x.Progress {
 		n += len(p.Value) + 100
 	}
-	n += 300*len(x.Attributes) + 100*len(x.Waits) + 16*(len(x.Dropped)+len(x.Received)+len(x.Cancel))
+	n += 300*len(x.Attributes) + 100*len(x.Waits) + 16*(len(x.Dropped)+len(x.Cancel)) + 120*len(x.Received)
 	return n
 }
 
@@ -215,7 +215,7 @@ func arguments(writes []write, channel string) []any {
 		cDone                         []int
 		wRun, dRun, sRun, sID         []int64
 		wSeq, dSeq                    []int
-		wKey                          []string
+		wKey, sName                   []string
 		wLeft                         []*float64
 		wSignal                       []*string
 		nRun, nChild, bRun            []int64
@@ -260,8 +260,8 @@ func arguments(writes []write, channel string) []any {
 		for _, seq := range x.Dropped {
 			dRun, dSeq = append(dRun, x.t.run), append(dSeq, seq)
 		}
-		for _, id := range x.Received {
-			sRun, sID = append(sRun, x.t.run), append(sID, id)
+		for _, s := range x.Received {
+			sRun, sID, sName = append(sRun, x.t.run), append(sID, s.ID), append(sName, s.Name)
 		}
 		for _, id := range x.Cancel {
 			nRun, nChild = append(nRun, x.t.run), append(nChild, id)
@@ -281,7 +281,7 @@ func arguments(writes []write, channel string) []any {
 		aRun, aSeq, aKey, aAttempt, aEpoch, aMode, aAgo, aElapsed, aSandbox, aError, aDelay,
 		eRun, eState, eOutput, eError,
 		cDone, wRun, wSeq, wKey, wLeft, wSignal, dRun, dSeq, sRun, sID, nRun, nChild, bRun, bKey}
-	return append(append(args, out.columns()...), told, aDetails, channel, out.eGuest)
+	return append(append(args, out.columns()...), told, aDetails, channel, out.eGuest, sName)
 }
 
 func optional(s string) *string {

@@ -71,7 +71,7 @@ var everything = engine.Batch{
 	Beats:       []engine.Beat{{Seq: 3, Key: "c", Attempt: 1, Details: []byte("1")}},
 	Waits:       []engine.Wait{{Seq: 6, Key: "signal:s", Left: -1, Signal: "s"}},
 	Dropped:     []int{5},
-	Received:    []int64{1, 2},
+	Received:    []engine.Signal{{ID: 1, Name: "s"}, {ID: 2, Name: "s"}},
 	Cancel:      []int64{9},
 	Entries:     []engine.Entry{{Stream: "s", Payload: []byte("1")}, {Stream: "s", Step: "c", Attempt: 1, Payload: []byte("1")}},
 	Progress:    []engine.Progress{{Name: "body", Value: []byte("1"), Body: true}, {Name: "step", Value: []byte("1")}},

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stepward/stepward/internal/db"
 	"github.com/stepward/stepward/worker"
 	"github.com/stepward/stepward/workflow"
 )
@@ -112,6 +113,47 @@ func TestReceiveAmongOthers(t *testing.T) {
 	ends(t, run, 1)
 	if n := f.count("SELECT count(*) FROM stepward.signal WHERE NOT received"); n != 4999 {
 		t.Errorf("%d signals are left", n)
+	}
+}
+
+// What looks for signals of one name reads those alone, however many others wait in the
+// same run.
+func TestSignalsReadByName(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.exec("INSERT INTO stepward.signal (run_id, name, payload) SELECT 7, CASE WHEN n = 10000 THEN 'it' ELSE 'other' END, '1' FROM generate_series(1, 20000) n")
+	f.exec("INSERT INTO stepward.wait (run_id, seq, key, signal) VALUES (7, 1, 'signal:none', 'none')")
+	f.exec("INSERT INTO stepward.run (id, tenant, workflow, input, version, requirement_id) VALUES (7, '', 'none', '0', '1', 1)")
+	f.exec("INSERT INTO stepward.turn (run_id, session, epoch) VALUES (7, 1, 1)")
+	f.exec("ANALYZE stepward.signal, stepward.wait")
+	q, err := db.New(f.schema)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, look := range []struct {
+		what, sql string
+		args      []any
+	}{
+		{"SignalList", q.SignalList, []any{int64(7), []string{"it", "none"}, []int64{0, 0}, 1000}},
+		{"arrived", f.sql("SELECT stepward.arrived(7)"), nil},
+		{"TurnList", q.TurnList, []any{int64(1)}},
+	} {
+		var plans []struct {
+			Plan struct {
+				Hit  int `json:"Shared Hit Blocks"`
+				Read int `json:"Shared Read Blocks"`
+			}
+		}
+		for range 2 { // the first one reads the catalog
+			if err := f.pool.QueryRow(t.Context(), "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) "+look.sql, look.args...).Scan(&plans); err != nil {
+				t.Fatal(err)
+			}
+		}
+		pages := plans[0].Plan.Hit + plans[0].Plan.Read
+		t.Logf("%s reads %d pages", look.what, pages)
+		if pages > 20 {
+			t.Errorf("%s reads %d pages", look.what, pages)
+		}
 	}
 }
 

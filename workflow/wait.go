@@ -199,7 +199,7 @@ func (t *turn) match() bool {
 					return true
 				}
 				t.news.signals = append(t.news.signals[:i:i], t.news.signals[i+1:]...)
-				t.pending.Received = append(t.pending.Received, s.ID)
+				t.pending.Received = append(t.pending.Received, engine.Signal{ID: s.ID, Name: s.Name})
 				t.settle(f, f.checkpoint(v, nil))
 				return true
 			}

@@ -176,9 +176,9 @@ type Batch struct {
 	Failures    []Failure
 	Beats       []Beat
 	Waits       []Wait
-	Dropped     []int   // waits that ended without a checkpoint, by seq
-	Received    []int64 // signals that a checkpoint holds
-	Cancel      []int64 // children that nobody waits for any more
+	Dropped     []int    // waits that ended without a checkpoint, by seq
+	Received    []Signal // that a checkpoint holds; without the payload
+	Cancel      []int64  // children that nobody waits for any more
 	Entries     []Entry
 	Progress    []Progress
 	Attributes  []Attribute

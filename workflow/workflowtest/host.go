@@ -66,8 +66,8 @@ func (r *memRun) Write(_ context.Context, b engine.Batch) error {
 	for _, seq := range b.Dropped {
 		delete(r.waits, seq)
 	}
-	for _, id := range b.Received {
-		r.signals[id-1].by = true
+	for _, s := range b.Received {
+		r.signals[s.ID-1].by = true
 	}
 	for _, id := range b.Cancel {
 		e.runs[id-1].cancel()

@@ -161,8 +161,8 @@ CREATE TABLE stepward.wait (
     PRIMARY KEY (run_id, seq)
 );
 
--- What was sent to a run. A value that its body has received stays, with the
--- place of the call that received it.
+-- What was sent to a run. A value that its body has received stays until the
+-- run begins anew. The key leads to those of one name, however many others there are.
 CREATE TABLE stepward.signal (
     run_id   bigint NOT NULL,
     id       bigint GENERATED ALWAYS AS IDENTITY,
@@ -170,7 +170,7 @@ CREATE TABLE stepward.signal (
     received boolean NOT NULL DEFAULT false,
     name     text NOT NULL,
     payload  bytea NOT NULL,
-    PRIMARY KEY (run_id, id)
+    PRIMARY KEY (run_id, name, id)
 ) WITH (fillfactor = 90);
 
 -- Whether something has arrived that a run waits for. It is volatile: so it sees
@@ -178,7 +178,8 @@ CREATE TABLE stepward.signal (
 -- statement's lock on the run.
 CREATE FUNCTION stepward.arrived(run bigint) RETURNS boolean LANGUAGE plpgsql VOLATILE AS $$
 BEGIN
-    RETURN EXISTS (SELECT FROM stepward.wait w JOIN stepward.signal s ON s.run_id = w.run_id AND s.name = w.signal AND NOT s.received WHERE w.run_id = run)
+    RETURN EXISTS (SELECT FROM stepward.wait w CROSS JOIN LATERAL ( -- the order has it probe the key, whatever the statistics say
+            SELECT FROM stepward.signal s WHERE s.run_id = w.run_id AND s.name = w.signal AND NOT s.received ORDER BY s.id LIMIT 1) s WHERE w.run_id = run)
         OR EXISTS (SELECT FROM stepward.wait w JOIN stepward.run c ON c.id = w.child_id WHERE w.run_id = run AND c.state <> 'live');
 END $$;
 

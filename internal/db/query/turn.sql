@@ -77,7 +77,7 @@ ORDER BY id = 0, round, tenant COLLATE "C", id;
 -- The writes of many turns in one statement. $1 session; $2, $3 the turns (run, epoch); $4 to $14
 -- checkpoints; $15 to $25 attempts, with what they report in $60, and an error without a delay for one that does not count; $26 to $29 finished runs; $30 the checkpoints' place in the order
 -- of results; $31 to $35 waits; $36, $37 waits that ended without a checkpoint; $38, $39 signals that
--- a checkpoint holds; $40, $41 children to cancel; $42, $43 blobs that it refers to; $44 to $46 up to where
+-- a checkpoint holds, with their names in $63; $40, $41 children to cancel; $42, $43 blobs that it refers to; $44 to $46 up to where
 -- the body's calls are shown; $47 to $51 entries, with the numbers that guests gave them in $62; $52 to $55 progress; $56 to $58 attributes; $59 runs
 -- whose watchers are told, through the channel $61. A run that does not come back is no
 -- longer this session's: nothing of it was written. Nor was it of one that comes back with -1: somebody
@@ -129,8 +129,8 @@ WITH held AS MATERIALIZED (
     DELETE FROM stepward.wait USING unnest($36::bigint[], $37::int[]) AS x(run_id, seq), held
     WHERE held.id = x.run_id AND wait.run_id = x.run_id AND wait.seq = x.seq
 ), received AS (
-    UPDATE stepward.signal SET received = true FROM unnest($38::bigint[], $39::bigint[]) AS x(run_id, id), held
-    WHERE held.id = x.run_id AND signal.run_id = x.run_id AND signal.id = x.id
+    UPDATE stepward.signal SET received = true FROM unnest($38::bigint[], $39::bigint[], $63::text[]) AS x(run_id, id, name), held
+    WHERE held.id = x.run_id AND signal.run_id = x.run_id AND signal.name = x.name AND signal.id = x.id
 ), notices AS (
     INSERT INTO stepward.notice (run_id, cancel)
     SELECT parent_id, false FROM finished WHERE parent_id IS NOT NULL
@@ -255,6 +255,8 @@ WITH held AS MATERIALIZED (
     DELETE FROM stepward.attempt USING held WHERE attempt.run_id = held.id
 ), waits AS (
     DELETE FROM stepward.wait USING held WHERE wait.run_id = held.id
+), received AS (
+    DELETE FROM stepward.signal USING held WHERE signal.run_id = held.id AND signal.received
 ), unused AS (
     DELETE FROM stepward.blob_use USING held WHERE blob_use.run_id = held.id AND NOT blob_use.signal RETURNING blob_use.key
 ), used AS (
@@ -278,7 +280,7 @@ SELECT CASE WHEN pause THEN 'parked' ELSE 'ready' END FROM held;
 -- name: TurnList
 SELECT t.run_id, t.epoch, r.cancel, r.pause,
        EXISTS (SELECT FROM stepward.wait w WHERE w.run_id = t.run_id
-               AND (EXISTS (SELECT FROM stepward.signal s WHERE s.run_id = w.run_id AND s.name = w.signal AND NOT s.received)
+               AND ((SELECT true FROM stepward.signal s WHERE s.run_id = w.run_id AND s.name = w.signal AND NOT s.received ORDER BY s.id LIMIT 1)
                     OR EXISTS (SELECT FROM stepward.run c WHERE c.id = w.child_id AND c.state <> 'live')))
 FROM stepward.turn t JOIN stepward.run r ON r.id = t.run_id
 WHERE t.session = $1;

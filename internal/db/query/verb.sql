@@ -127,7 +127,7 @@ WITH failure AS MATERIALIZED (
     ) g JOIN (
         SELECT (regexp_match(key, '(?:^|/)signal:([^#:]+)(?:#[0-9]+)?$'))[1] AS name, count(*) AS n FROM gone WHERE attempt = 0 AND error = '' GROUP BY 1
     ) k ON k.name = g.name AND g.n <= k.n
-    WHERE signal.run_id = $1 AND signal.id = g.id
+    WHERE signal.run_id = $1 AND signal.name = g.name AND signal.id = g.id
 ), unshown AS (
     -- up to the last result before; of a fork, whose numbers leave some out, a lower one will be used anew
     UPDATE stepward.shown SET done = coalesce((SELECT max(s.done) FROM stepward.step s WHERE s.run_id = $1 AND s.done < first.done), 0), n = 2147483647
