@@ -55,7 +55,7 @@ const (
 	SandboxTaken     = "sandbox.taken"     // another worker goes on in it; detail: sandbox, attempt, and the session that it is from
 	SandboxEgress    = "sandbox.egress"    // detail: sandbox, and what was decided about each endpoint so far; the newest of a sandbox has all
 	SandboxDestroyed = "sandbox.destroyed" // detail: sandbox, and what its commands used
-	EnvelopeIssued   = "envelope.issued"   // by the broker, before it left; detail: envelope, sandbox, attempt, level, and of each secret its name, origin, reference, version and fingerprint
+	EnvelopeIssued   = "envelope.issued"   // by the broker, before it left; detail: envelope, sandbox, attempt, level, why it is no more, and of each secret its name, origin, reference, version and fingerprint
 	EnvelopeOpened   = "envelope.opened"   // in its sandbox; detail: envelope
 	EnvelopeRefused  = "envelope.refused"  // detail: reason, name of the secret, attempt, error; policies, if they were asked
 	KeyWithheld      = "key.withheld"      // from an attempt that can do without; detail: name, attempt, error; policies, if they were asked

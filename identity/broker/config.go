@@ -44,6 +44,10 @@ type Config struct {
 	// signs those of the workers. A worker without one is not let in.
 	TLS *tls.Config
 
+	// Attestors can tell, by the name of a backend, whether a sandbox of it is out of the workers' reach: level
+	// L2 needs one.
+	Attestors map[string]Attestor
+
 	// Freeze is how long a sandbox goes on with secrets that cannot be renewed, and
 	// Kill, when it is ended. Both count from the last renewal. Default to 15 and 90
 	// seconds, which are the most.
@@ -85,6 +89,11 @@ func (c Config) withDefaults() (Config, error) {
 		}
 		if s == nil {
 			bad("Config.Stores: no store for %q", scheme)
+		}
+	}
+	for backend, a := range c.Attestors {
+		if backend == "" || a == nil {
+			bad("Config.Attestors: no attestor for %q", backend)
 		}
 	}
 	if c.TLS != nil && (c.TLS.ClientCAs == nil || len(c.TLS.Certificates) == 0 && c.TLS.GetCertificate == nil) {

@@ -29,6 +29,7 @@
 //
 // # What it does not do
 //
-// It does not attest the sandbox: a worker that is hostile, and not merely dumped or logged, could
-// send it a hello of its own for an attempt that it has, and is on record with it.
+// Without an [Attestor] it does not attest the sandbox: a worker that is hostile, and not merely dumped or logged,
+// could send it a hello of its own for an attempt that it has, and is on record with it. With one, level L2, the hello
+// has a proof in it that only the sandbox's tool runner can have made, for this attempt and with this key.
 package broker

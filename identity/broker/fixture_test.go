@@ -225,6 +225,11 @@ type sandbox struct {
 
 // begin calls Begin and makes a key.
 func begin(ctx context.Context, l *brokerlink.Link, c *rpc.Claim) (*sandbox, error) {
+	return beginAs(ctx, l, c, envelope.Witness{})
+}
+
+// beginAs does so in a sandbox with a witness.
+func beginAs(ctx context.Context, l *brokerlink.Link, c *rpc.Claim, w envelope.Witness) (*sandbox, error) {
 	client, err := l.Client(ctx)
 	if err != nil {
 		return nil, err
@@ -237,13 +242,18 @@ func begin(ctx context.Context, l *brokerlink.Link, c *rpc.Claim) (*sandbox, err
 	if err != nil {
 		return nil, err
 	}
-	key, err := open.NewKey(facts, r.Msg.PublicKey)
+	key, err := open.NewKey(facts, r.Msg.PublicKey, w)
 	return &sandbox{client, c, key}, err
 }
 
 // ask has an envelope issued and opens it.
 func (s *sandbox) ask(ctx context.Context) (envelope.Opened, error) {
-	r, err := s.client.Issue(ctx, connect.NewRequest(&rpc.IssueRequest{Claim: s.claim, Hello: s.key.Hello()}))
+	return s.send(ctx, s.key.Hello())
+}
+
+// send does so with the hello that a worker makes of its.
+func (s *sandbox) send(ctx context.Context, hello []byte) (envelope.Opened, error) {
+	r, err := s.client.Issue(ctx, connect.NewRequest(&rpc.IssueRequest{Claim: s.claim, Hello: hello}))
 	if err != nil {
 		return envelope.Opened{}, err
 	}

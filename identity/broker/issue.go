@@ -38,9 +38,13 @@ func (b *broker) issueTo(ctx context.Context, f facts, hello []byte) (*rpc.Issue
 	if err != nil {
 		return nil, err
 	}
-	at := standingOf(ctx)
+	sealed := b.sealed(f, bound.digest)
+	at, unknown := b.attest(ctx, sealed, hello, standingOf(ctx))
 	for _, g := range bound.grants {
 		if g.key.MinLevel > at.level {
+			if unknown != nil && g.key.MinLevel == identity.L2 {
+				return nil, fmt.Errorf("broker: %s demands level L2: %w", g.name, unknown)
+			}
 			why := at.why
 			if why == "" {
 				why = "nothing here promises more"
@@ -51,7 +55,7 @@ func (b *broker) issueTo(ctx context.Context, f facts, hello []byte) (*rpc.Issue
 	var id envelope.ID
 	rand.Read(id[:])
 	sealer, err := seal.New(b.root.sign, hello, envelope.Head{
-		ID: id, Facts: b.sealed(f, bound.digest), Terms: envelope.Terms{Freeze: b.Freeze, Kill: b.Kill}, Epoch: bound.revocations,
+		ID: id, Facts: sealed, Terms: envelope.Terms{Freeze: b.Freeze, Kill: b.Kill}, Epoch: bound.revocations,
 	})
 	if err != nil {
 		return nil, refuse(reasonDenied, "", "broker: the sandbox's hello: %w", err)
@@ -70,7 +74,7 @@ func (b *broker) issueTo(ctx context.Context, f facts, hello []byte) (*rpc.Issue
 		}
 		said = len(bound.withheld)
 		point("checked")
-		again, err = b.record(ctx, f, id, at.level, bound, got, sealer.RenewalKey(), now.Epochs)
+		again, err = b.record(ctx, f, id, at, bound, got, sealer.RenewalKey(), now.Epochs)
 	}
 	if err != nil {
 		b.release(ctx, got.leases)
@@ -108,7 +112,7 @@ type pin struct {
 
 // record writes down what is about to leave, with an event. Nothing has left if it fails. Nothing was written, and
 // what is revoked is to be looked at again, if that is not what it was at these epochs.
-func (b *broker) record(ctx context.Context, f facts, id envelope.ID, at identity.Level, bound bound, got *fetched, renewal []byte, now map[string]int64) (again bool, err error) {
+func (b *broker) record(ctx context.Context, f facts, id envelope.ID, at standing, bound bound, got *fetched, renewal []byte, now map[string]int64) (again bool, err error) {
 	about := hex.EncodeToString(id[:])
 	pins, err := json.Marshal(got.pins)
 	if err != nil {
@@ -123,7 +127,7 @@ func (b *broker) record(ctx context.Context, f facts, id envelope.ID, at identit
 		leases = b.root.seal(plain, "leases "+about)
 	}
 	var ok *bool
-	err = b.Pool.QueryRow(ctx, b.q.IssuePut, f.args(id[:], at.String(), bound.revocations, string(pins), b.root.seal(renewal, "renewal "+about), leases, b.actor, now[f.tenant], now[""])...).Scan(&ok)
+	err = b.Pool.QueryRow(ctx, b.q.IssuePut, f.args(id[:], at.level.String(), bound.revocations, string(pins), b.root.seal(renewal, "renewal "+about), leases, b.actor, now[f.tenant], now[""], at.why)...).Scan(&ok)
 	if err != nil {
 		return false, fmt.Errorf("broker: record what would be issued: %w", err)
 	}

@@ -17,6 +17,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/stepward/stepward/internal/envelope/seal"
 )
 
 // rootFile has the secret that all of a broker's own keys come from.
@@ -45,6 +47,7 @@ type root struct {
 	store  cipher.AEAD
 	prints []byte
 	nonces []byte
+	proofs seal.ProofKey
 }
 
 // openRoot reads the key of a directory, or makes it.
@@ -71,6 +74,12 @@ func openRoot(dir string) (*root, error) {
 		r.store, err = cipher.NewGCMWithRandomNonce(block)
 	}
 	r.prints, r.nonces = derive(secret, "fingerprint", 32), derive(secret, "nonce", 32)
+	if err != nil {
+		return nil, err
+	}
+	seed = derive(secret, "proof", 32)
+	r.proofs, err = seal.NewProofKey(seed)
+	clear(seed)
 	return r, err
 }
 

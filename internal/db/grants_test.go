@@ -382,7 +382,7 @@ func TestGrantsOfBroker(t *testing.T) {
 		case "IssueOpened", "IssueClose":
 			args = slices.Concat(claim, []any{"broker"})
 		case "IssuePut":
-			args = slices.Concat(claim, []any{[]byte{1}, "L1", int64(0), "[]", []byte{1}, nil, "broker", int64(0), int64(0)})
+			args = slices.Concat(claim, []any{[]byte{1}, "L1", int64(0), "[]", []byte{1}, nil, "broker", int64(0), int64(0), ""})
 		case "IssueSweep":
 			args = []any{"broker"}
 		case "IssueLeases":
@@ -410,16 +410,16 @@ func TestGrantsOfBroker(t *testing.T) {
 		}
 	}
 	for sql, may := range map[string]bool{
-		"SELECT pins FROM stepward.issue":                                                         true,
-		"SELECT renewal FROM stepward.issue":                                                      false,
-		"UPDATE stepward.issue SET opened_at = NULL":                                              false,
-		"SELECT stepward.put_issue(1, 1, 1, 1, 1, 'x', 'x', 'L1', 0, '[]', 'x', NULL, 'x', 0, 0)": false,
+		"SELECT pins FROM stepward.issue":                                                             true,
+		"SELECT renewal FROM stepward.issue":                                                          false,
+		"UPDATE stepward.issue SET opened_at = NULL":                                                  false,
+		"SELECT stepward.put_issue(1, 1, 1, 1, 1, 'x', 'x', 'L1', 0, '[]', 'x', NULL, 'x', 0, 0, '')": false,
 	} {
 		if err := attempt(t, clients, q, sql); refused(err) == may || may && err != nil {
 			t.Errorf("client: %s: got %v", sql, err)
 		}
 	}
-	if err := attempt(t, workers, q, "SELECT stepward.put_issue(1, 1, 1, 1, 1, 'x', 'x', 'L1', 0, '[]', 'x', NULL, 'x', 0, 0)"); err != nil {
+	if err := attempt(t, workers, q, "SELECT stepward.put_issue(1, 1, 1, 1, 1, 'x', 'x', 'L1', 0, '[]', 'x', NULL, 'x', 0, 0, '')"); err != nil {
 		t.Errorf("worker, whose child a broker may be: %v", err)
 	}
 }

@@ -35,7 +35,7 @@ var brokerPublic, brokerPrivate, _ = ed25519.GenerateKey(nil)
 
 func newKey(t *testing.T, f envelope.Facts) *open.Key {
 	t.Helper()
-	k, err := open.NewKey(f, brokerPublic)
+	k, err := open.NewKey(f, brokerPublic, envelope.Witness{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -287,7 +287,7 @@ func TestHelloRefused(t *testing.T) {
 	if _, err := seal.New(brokerPrivate, k.Hello(), envelope.Head{Facts: facts}); err == nil {
 		t.Error("an envelope without an id")
 	}
-	if _, err := open.NewKey(facts, brokerPublic[:31]); !errors.Is(err, envelope.ErrMalformed) {
+	if _, err := open.NewKey(facts, brokerPublic[:31], envelope.Witness{}); !errors.Is(err, envelope.ErrMalformed) {
 		t.Errorf("half a broker's key: %v", err)
 	}
 }
@@ -419,7 +419,7 @@ func TestFactsTravel(t *testing.T) {
 
 // FuzzFrame: what is read has one form, and it is the one that was read.
 func FuzzFrame(f *testing.F) {
-	k, err := open.NewKey(facts, brokerPublic)
+	k, err := open.NewKey(facts, brokerPublic, envelope.Witness{})
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -453,4 +453,92 @@ func FuzzFrame(f *testing.F) {
 			t.Error("another form of one renewal")
 		}
 	})
+}
+
+// TestProof: the proof in a hello is for one broker, about one key and one attempt, whatever a worker puts
+// together from those that it has seen; and a hello without it is another hello.
+func TestProof(t *testing.T) {
+	ours, err := seal.NewProofKey(bytes.Repeat([]byte{7}, 32))
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := seal.NewProofKey(bytes.Repeat([]byte{7}, 32))
+	if err != nil || !bytes.Equal(ours.Public(), again.Public()) {
+		t.Errorf("another key comes of the same seed: %v", err)
+	}
+	theirs, err := seal.NewProofKey(bytes.Repeat([]byte{8}, 32))
+	if err != nil {
+		t.Fatal(err)
+	}
+	hello := func(f envelope.Facts, to seal.ProofKey) envelope.Hello {
+		t.Helper()
+		k, err := open.NewKey(f, brokerPublic, envelope.Witness{Backend: "docker", Secret: []byte("canary-3"), Broker: to.Public()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if bytes.Contains(k.Hello(), []byte("canary")) {
+			t.Error("the proof can be read on the way")
+		}
+		h, err := envelope.ReadHello(k.Hello())
+		if err != nil || !bytes.Equal(h.Encode(), k.Hello()) {
+			t.Fatalf("%v", err)
+		}
+		return h
+	}
+	good := hello(facts, ours)
+	if secret, err := ours.Open(good, facts); err != nil || string(secret) != "canary-3" {
+		t.Fatalf("got %q, %v", secret, err)
+	}
+	if _, err := ours.Open(hello(facts, theirs), facts); !errors.Is(err, envelope.ErrSealed) {
+		t.Errorf("sealed to another broker: %v", err)
+	}
+	for name, change := range map[string]func(*envelope.Hello){
+		"key":      func(h *envelope.Hello) { h.PublicKey = hello(facts, ours).PublicKey },
+		"backend":  func(h *envelope.Hello) { h.Backend = "kubernetes" },
+		"versions": func(h *envelope.Hello) { h.Versions = append(h.Versions, 9) },
+		"proof":    func(h *envelope.Hello) { h.Proof = hello(facts, ours).Proof },
+		"none":     func(h *envelope.Hello) { h.Proof = nil },
+	} {
+		h := good
+		change(&h)
+		if _, err := ours.Open(h, facts); !errors.Is(err, envelope.ErrSealed) {
+			t.Errorf("another %s: %v", name, err)
+		}
+	}
+	v := reflect.TypeOf(facts)
+	for i := range v.NumField() {
+		other := facts
+		switch f := reflect.ValueOf(&other).Elem().Field(i); f.Kind() {
+		case reflect.String:
+			f.SetString(f.String() + "x")
+		case reflect.Array:
+			f.Index(31).SetUint(77)
+		default:
+			f.SetInt(f.Int() + 1)
+		}
+		if _, err := ours.Open(good, other); !errors.Is(err, envelope.ErrSealed) {
+			t.Errorf("for another %s: %v", v.Field(i).Name, err)
+		}
+	}
+	k, err := open.NewKey(facts, brokerPublic, envelope.Witness{Backend: "docker", Secret: []byte("x"), Broker: ours.Public()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h, err := envelope.ReadHello(k.Hello())
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.Backend, h.Proof = "", nil
+	raw, _ := sealed(t, h.Encode(), head, items())
+	if _, err := k.Open(raw); !errors.Is(err, envelope.ErrFacts) {
+		t.Errorf("an envelope for a hello whose proof was taken away: %v", err)
+	}
+	for name, w := range map[string]envelope.Witness{
+		"no secret": {Backend: "docker", Broker: ours.Public()}, "no key": {Backend: "docker", Secret: []byte("x")},
+		"too much": {Backend: "docker", Broker: ours.Public(), Secret: make([]byte, 9<<10)},
+	} {
+		if _, err := open.NewKey(facts, brokerPublic, w); !errors.Is(err, envelope.ErrMalformed) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
 }

@@ -23,7 +23,7 @@ const guestBegin = 15 * time.Second
 var late *time.Timer
 
 // newKey makes the key of an attempt. Nil: the program has no part that can.
-var newKey func(f envelope.Facts, broker []byte) (Key, error)
+var newKey func(f envelope.Facts, broker []byte, w envelope.Witness) (Key, error)
 
 // A Key opens one envelope, once: see package envelope.
 type Key interface {
@@ -34,7 +34,7 @@ type Key interface {
 // Early serves as the part of the sandbox that the environment names, before main,
 // and does not return then. The process of a guest, which needs all of the program,
 // goes on to [Main], and ends if it does not get there. See package early.
-func Early(keys func(f envelope.Facts, broker []byte) (Key, error)) {
+func Early(keys func(f envelope.Facts, broker []byte, w envelope.Witness) (Key, error)) {
 	newKey = keys
 	switch mode := os.Getenv(EnvMode); mode {
 	case "":

@@ -78,11 +78,16 @@ func serveSocket() error {
 			return err
 		}
 	}
+	witness, err := readWitness() // while nothing can be asked to run here
+	if err != nil {
+		return err
+	}
 	ln, err := listen(os.Getenv(EnvSocket))
 	if err != nil {
 		return err
 	}
 	s := newServer(cfg)
+	s.execs.secrets.witness = witness
 	s.execs.met = findMet()
 	return s.serve(ln, terminated(cfg.landlock))
 }

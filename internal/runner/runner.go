@@ -60,6 +60,10 @@ const (
 	EnvInstall     = "STEPWARD_INSTALL"      // path
 	EnvInstallMode = "STEPWARD_INSTALL_MODE" // octal
 	EnvWithout     = confine.EnvWithout
+
+	EnvWitness       = "STEPWARD_WITNESS"        // backend whose attestor knows the runner's secret; empty: there is none
+	EnvWitnessFile   = "STEPWARD_WITNESS_FILE"   // that has the secret; empty: the standard input
+	EnvWitnessBroker = "STEPWARD_WITNESS_BROKER" // the broker's key for proofs, in base64
 )
 
 // FewThreads is for the environment of a part beside the runner, see package confine.

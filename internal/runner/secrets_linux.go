@@ -22,6 +22,7 @@ type secrets struct {
 	leash    *leash
 	redactor *redact.Set // has each value before anything else does
 	closed   func() bool // this process cannot be read by what it runs
+	witness  envelope.Witness
 
 	mu     sync.Mutex
 	first  *envelope.Facts // a sandbox is of one tenant and run, and of one broker
@@ -63,7 +64,7 @@ func (s *secrets) makeKey(raw, broker []byte) (hello []byte, err error) {
 		return nil, fmt.Errorf("%w: the sandbox is of one run", envelope.ErrFacts)
 	}
 	asked := boottime.Now()
-	key, err := newKey(f, broker)
+	key, err := newKey(f, broker, s.witness)
 	if err != nil {
 		return nil, err
 	}

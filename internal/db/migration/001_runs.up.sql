@@ -384,6 +384,7 @@ CREATE TABLE stepward.issue (
     step       text NOT NULL,
     sandbox_id text NOT NULL,
     level      text NOT NULL, -- how far the worker could be trusted with it
+    why        text NOT NULL DEFAULT '', -- it is no more
     revocation bigint NOT NULL, -- the tenant's epoch of revocations
     pins       jsonb NOT NULL,
     renewal    bytea NOT NULL, -- the key of its renewals, and its leases, sealed under the broker's own
@@ -456,7 +457,7 @@ CREATE INDEX revocation_target ON stepward.revocation (tenant, kind, target);
 -- since these epochs of its tenant and of the deployment (else: null). Who revokes waits for it, and it for them. A function of
 -- the owner, as a broker locks these rows, and changes nothing of them.
 CREATE FUNCTION stepward.put_issue(run bigint, epoch int, session bigint, seq int, attempt int, sandbox text,
-    envelope bytea, level text, revocation bigint, pins jsonb, renewal bytea, leases bytea, who text, tenant_epoch bigint, deployment_epoch bigint) RETURNS boolean
+    envelope bytea, level text, revocation bigint, pins jsonb, renewal bytea, leases bytea, who text, tenant_epoch bigint, deployment_epoch bigint, why text) RETURNS boolean
 LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
     -- There must be rows to wait for.
     INSERT INTO stepward.identity_epoch (tenant, epoch)
@@ -474,12 +475,12 @@ LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS 
     ), going AS MATERIALIZED (
         SELECT key FROM ours WHERE NOT EXISTS (SELECT FROM revoked v WHERE v.epoch > CASE v.tenant WHEN '' THEN $15 ELSE $14 END)
     ), kept AS (
-        INSERT INTO stepward.issue (id, run_id, seq, attempt, step, sandbox_id, level, revocation, pins, renewal, leases)
-        SELECT $7, $1, $4, $5, key, $6, $8, $9, $10, $11, $12 FROM going
+        INSERT INTO stepward.issue (id, run_id, seq, attempt, step, sandbox_id, level, why, revocation, pins, renewal, leases)
+        SELECT $7, $1, $4, $5, key, $6, $8, $16, $9, $10, $11, $12 FROM going
     ), noted AS (
         INSERT INTO stepward.event (run_id, kind, actor, step, detail)
         SELECT $1, 'envelope.issued', $13, key,
-               convert_to(json_build_object('envelope', encode($7, 'hex'), 'sandbox', $6, 'attempt', $5, 'level', $8, 'secrets', $10)::text, 'UTF8') FROM going
+               convert_to(json_build_object('envelope', encode($7, 'hex'), 'sandbox', $6, 'attempt', $5, 'level', $8, 'why', $16, 'secrets', $10)::text, 'UTF8') FROM going
     )
     SELECT CASE WHEN EXISTS (SELECT FROM going) THEN true WHEN NOT EXISTS (SELECT FROM ours) THEN false END
 $$;

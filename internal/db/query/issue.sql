@@ -17,7 +17,7 @@ WHERE r.id = $1 AND r.epoch = $2 AND r.session = $3 AND r.state = 'live'
 -- name: IssuePut
 -- Records what is about to leave. False: the attempt is not that worker's any more; null: something was revoked since these
 -- epochs of the tenant and of the deployment. Then nothing was written.
-SELECT stepward.put_issue($1::bigint, $2::int, $3::bigint, $4::int, $5::int, $6::text, $7::bytea, $8::text, $9::bigint, $10::jsonb, $11::bytea, $12::bytea, $13::text, $14::bigint, $15::bigint);
+SELECT stepward.put_issue($1::bigint, $2::int, $3::bigint, $4::int, $5::int, $6::text, $7::bytea, $8::text, $9::bigint, $10::jsonb, $11::bytea, $12::bytea, $13::text, $14::bigint, $15::bigint, $16::text);
 
 -- name: IssueOpened
 -- The envelope that was issued last is open. Again is no change; no row: there is none.

@@ -20,8 +20,8 @@ type Key struct {
 	private hpke.PrivateKey // nil: used
 }
 
-// NewKey makes a key for the facts. What it opens has to be signed by the broker.
-func NewKey(f envelope.Facts, broker []byte) (*Key, error) {
+// NewKey makes a key for the facts. What it opens has to be signed by the broker. Its hello has the proof of a witness.
+func NewKey(f envelope.Facts, broker []byte, w envelope.Witness) (*Key, error) {
 	if len(broker) != ed25519.PublicKeySize {
 		return nil, fmt.Errorf("%w: the broker's key has %d bytes", envelope.ErrMalformed, len(broker))
 	}
@@ -29,8 +29,29 @@ func NewKey(f envelope.Facts, broker []byte) (*Key, error) {
 	if err != nil {
 		return nil, fmt.Errorf("envelope: %w", err)
 	}
-	h := envelope.Hello{Versions: []byte{envelope.Version}, PublicKey: private.PublicKey().Bytes()}
+	h := envelope.Hello{Versions: []byte{envelope.Version}, PublicKey: private.PublicKey().Bytes(), Backend: w.Backend}
+	if w.Backend != "" {
+		if h.Proof, err = prove(w, h.ProofInfo(f)); err != nil {
+			return nil, err
+		}
+	}
 	return &Key{facts: f, broker: broker, hello: h.Encode(), private: private}, nil
+}
+
+// prove seals the secret of a witness to the broker.
+func prove(w envelope.Witness, info []byte) ([]byte, error) {
+	if !w.Fits() {
+		return nil, fmt.Errorf("%w: a witness of %d bytes", envelope.ErrMalformed, len(w.Secret))
+	}
+	public, err := hpke.MLKEM768X25519().NewPublicKey(w.Broker)
+	if err != nil {
+		return nil, fmt.Errorf("%w: the broker's key for proofs: %w", envelope.ErrMalformed, err)
+	}
+	proof, err := hpke.Seal(public, hpke.HKDFSHA256(), hpke.AES256GCM(), info, w.Secret)
+	if err != nil {
+		return nil, fmt.Errorf("envelope: %w", err)
+	}
+	return proof, nil
 }
 
 // Hello is what the broker seals to.

@@ -15,5 +15,7 @@ import (
 )
 
 func init() {
-	runner.Early(func(f envelope.Facts, broker []byte) (runner.Key, error) { return open.NewKey(f, broker) })
+	runner.Early(func(f envelope.Facts, broker []byte, w envelope.Witness) (runner.Key, error) {
+		return open.NewKey(f, broker, w)
+	})
 }

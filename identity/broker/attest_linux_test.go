@@ -1,0 +1,189 @@
+package broker_test
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"connectrpc.com/connect"
+
+	"github.com/stepward/stepward/identity"
+	"github.com/stepward/stepward/identity/broker"
+	"github.com/stepward/stepward/internal/envelope"
+	"github.com/stepward/stepward/internal/testenv"
+)
+
+// roll knows the secrets of sandboxes.
+type roll map[string]string
+
+func (r roll) Attest(_ context.Context, sandbox string, secret []byte) error {
+	switch {
+	case r[sandbox] == "unknown":
+		return fmt.Errorf("connection refused, said about %s", secret)
+	case r[sandbox] == "" || r[sandbox] != string(secret):
+		return fmt.Errorf("%w: it is no secret of %s", broker.ErrDenied, sandbox)
+	}
+	return nil
+}
+
+// A secret that demands L2 is issued to a sandbox that proves its key, and to no other, whatever a worker makes of
+// what it has seen. What is wrong is on record, and a secret that demands L1 is issued with it.
+func TestAttest(t *testing.T) {
+	testenv.Require(t, testenv.PartRoot)
+	defer broker.SetEngines()()
+	f := newFixture(t, "DEPLOY_TOKEN")
+	f.store.values["x"] = "s3cr3t-canary"
+	f.cfg.Peers = []uint32{other}
+	boxes := roll{}
+	f.cfg.Attestors = map[string]broker.Attestor{"docker": boxes}
+	public, err := broker.ProofKey(f.cfg.Dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := base64.StdEncoding.DecodeString(public)
+	if err != nil {
+		t.Fatal(err)
+	}
+	foreign, err := broker.ProofKey(t.TempDir())
+	if err != nil || foreign == public {
+		t.Fatalf("got %q, %v", foreign, err)
+	}
+	foreignKey, _ := base64.StdEncoding.DecodeString(foreign)
+	link := f.serveTo(other)
+	witness := func(secret string) envelope.Witness {
+		return envelope.Witness{Backend: "docker", Secret: []byte(secret), Broker: key}
+	}
+	n := 1
+	for _, c := range []struct {
+		name string
+		with envelope.Witness
+		hand func(envelope.Hello) envelope.Hello // what the worker makes of it
+		want identity.Level
+		why  string
+	}{
+		{name: "attested", with: witness("its own secret"), want: identity.L2},
+		{name: "no proof", want: identity.L1, why: "not proven"},
+		{name: "the secret of another", with: witness("another secret"), want: identity.L1, why: "no secret of box"},
+		{name: "another backend", with: envelope.Witness{Backend: "other", Secret: []byte("its own secret"), Broker: key}, want: identity.L1, why: "no attestor for sandboxes of other"},
+		{name: "another broker", with: envelope.Witness{Backend: "docker", Secret: []byte("its own secret"), Broker: foreignKey}, want: identity.L1, why: "not of this attempt and key"},
+		{name: "stripped", with: witness("its own secret"), want: identity.L1, why: "not proven", hand: func(h envelope.Hello) envelope.Hello {
+			h.Backend, h.Proof = "", nil
+			return h
+		}},
+		{name: "another key", with: witness("its own secret"), want: identity.L1, why: "not of this attempt and key", hand: func(h envelope.Hello) envelope.Hello {
+			s, err := beginAs(t.Context(), link, f.claim, witness("of the worker"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			swapped, err := envelope.ReadHello(s.key.Hello())
+			if err != nil {
+				t.Fatal(err)
+			}
+			h.PublicKey = swapped.PublicKey
+			return h
+		}},
+		{name: "away", with: witness("its own secret"), want: identity.L1, why: "could not be attested"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			for _, least := range []identity.Level{identity.L1, identity.L2} {
+				f.exec("DELETE FROM stepward.profile")
+				f.put("DEPLOY_TOKEN", identity.Key{Ref: "mem://x", MinLevel: least})
+				n++
+				claim := f.attempt(1, n, "publish#2")
+				boxes[claim.Sandbox] = "its own secret"
+				if c.name == "away" {
+					boxes[claim.Sandbox] = "unknown"
+				}
+				s, err := beginAs(t.Context(), link, claim, c.with)
+				if err != nil {
+					t.Fatal(err)
+				}
+				hello := s.key.Hello()
+				if c.hand != nil {
+					h, err := envelope.ReadHello(hello)
+					if err != nil {
+						t.Fatal(err)
+					}
+					hello = c.hand(h).Encode()
+				}
+				before := f.issued()
+				o, err := s.send(t.Context(), hello)
+				switch {
+				case least > c.want && c.name == "away":
+					if reason(err) != "" || connect.CodeOf(err) != connect.CodeUnavailable || strings.Contains(err.Error(), "its own secret") {
+						t.Errorf("%v: got %v", least, err)
+					}
+				case least > c.want:
+					if reason(err) != "level" || !strings.Contains(err.Error(), c.why) {
+						t.Errorf("%v: got %v", least, err)
+					}
+				case c.hand != nil: // it was sealed to what the sandbox has not said
+					if !errors.Is(err, envelope.ErrFacts) && !errors.Is(err, envelope.ErrSealed) {
+						t.Errorf("%v: got %v", least, err)
+					}
+				case err != nil || len(o.Items) != 1:
+					t.Errorf("%v: got %v", least, err)
+				}
+				if issued := f.issued() - before; (issued == 1) != (least <= c.want) {
+					t.Errorf("%v: %d were issued", least, issued)
+				}
+			}
+			var level, why, event string
+			if err := f.pool.QueryRow(t.Context(), f.in(`SELECT i.level, i.why, (SELECT convert_from(detail, 'UTF8') FROM stepward.event WHERE kind = 'envelope.issued' ORDER BY id DESC LIMIT 1)
+				FROM stepward.issue i ORDER BY issued_at DESC LIMIT 1`)).Scan(&level, &why, &event); err != nil {
+				t.Fatal(err)
+			}
+			if level != c.want.String() || !strings.Contains(why, c.why) || (why == "") != (c.why == "") || !strings.Contains(event, c.want.String()) || !strings.Contains(event, c.why) {
+				t.Errorf("on record is %s: %s; %s", level, why, event)
+			}
+			if strings.Contains(why+event, "its own secret") {
+				t.Errorf("so is the secret: %s %s", why, event)
+			}
+		})
+	}
+}
+
+// A proof is of use for what it was made for: not for another attempt, nor in another claim of the same, with the
+// same key.
+func TestProofAgain(t *testing.T) {
+	testenv.Require(t, testenv.PartRoot)
+	defer broker.SetEngines()()
+	f := newFixture(t, "DEPLOY_TOKEN")
+	f.store.values["x"] = "s3cr3t-canary"
+	f.put("DEPLOY_TOKEN", identity.Key{Ref: "mem://x", MinLevel: identity.L2})
+	f.cfg.Peers = []uint32{other}
+	later := f.attempt(1, 2, "publish#2")
+	f.cfg.Attestors = map[string]broker.Attestor{"docker": roll{f.claim.Sandbox: "one secret", later.Sandbox: "one secret"}} // which a worker has no sandboxes of
+	public, err := broker.ProofKey(f.cfg.Dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, _ := base64.StdEncoding.DecodeString(public)
+	link := f.serveTo(other)
+	first, err := beginAs(t.Context(), link, f.claim, envelope.Witness{Backend: "docker", Secret: []byte("one secret"), Broker: key})
+	if err != nil {
+		t.Fatal(err)
+	}
+	hello := first.key.Hello()
+	first.claim = later
+	if _, err := first.send(t.Context(), hello); reason(err) != "level" {
+		t.Errorf("for another attempt: %v", err)
+	}
+	f.exec("INSERT INTO stepward.claim (run_id, epoch, session) VALUES ($1, 1, 7), ($1, 2, 7)", int64(runID))
+	f.exec("UPDATE stepward.run SET epoch = 2")
+	f.exec("UPDATE stepward.attempt SET epoch = 2")
+	first.claim = f.claim
+	f.claim.Epoch = 2
+	if _, err := first.send(t.Context(), hello); reason(err) != "level" {
+		t.Errorf("in another claim: %v", err)
+	}
+	f.exec("UPDATE stepward.run SET epoch = 1")
+	f.exec("UPDATE stepward.attempt SET epoch = 1")
+	f.claim.Epoch = 1
+	if o, err := first.send(t.Context(), hello); err != nil || len(o.Items) != 1 { // the control
+		t.Errorf("for what it was made for: %v", err)
+	}
+}

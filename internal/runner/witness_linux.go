@@ -1,0 +1,46 @@
+package runner
+
+import (
+	"bytes"
+	"encoding/base64"
+	"fmt"
+	"io"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/stepward/stepward/internal/envelope"
+)
+
+// readWitness takes what the runner proves itself to the broker with. That it is gone for what runs here later is
+// up to who put it there, but for the standard input, of which nothing is left.
+func readWitness() (w envelope.Witness, err error) {
+	if w.Backend = os.Getenv(EnvWitness); w.Backend == "" {
+		return w, nil
+	}
+	if w.Broker, err = base64.StdEncoding.DecodeString(os.Getenv(EnvWitnessBroker)); err != nil {
+		return w, fmt.Errorf("%s: %w", EnvWitnessBroker, err)
+	}
+	name, in := os.Getenv(EnvWitnessFile), os.Stdin
+	if name != "" {
+		if in, err = os.Open(name); err != nil {
+			return w, fmt.Errorf("%s: %w", EnvWitnessFile, err)
+		}
+		defer in.Close()
+	}
+	if w.Secret, err = io.ReadAll(io.LimitReader(in, 64<<10)); err != nil {
+		return w, fmt.Errorf("%s: %w", EnvWitness, err)
+	}
+	if w.Secret = bytes.TrimSpace(w.Secret); !w.Fits() {
+		return w, fmt.Errorf("%s: %d bytes are none", EnvWitness, len(w.Secret))
+	}
+	if name != "" {
+		return w, nil
+	}
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		return w, err
+	}
+	defer null.Close()
+	return w, unix.Dup3(int(null.Fd()), 0, 0)
+}
