@@ -246,7 +246,7 @@ func (l *lent) fault(err error) error {
 		return &engine.Fault{Kind: "sandbox", Message: r.Error(), Type: fmt.Sprintf("%T", r), Orphan: true, Err: err}
 	case "revoked":
 		return &engine.Fault{Kind: "revoked", Message: r.Error(), Permanent: true, Err: err}
-	case "unresolved", "denied", "pin":
+	case "unresolved", "denied", "pin", "mismatch":
 		return &engine.Fault{Kind: "identity", Message: r.Error(), Permanent: true, Err: err}
 	case "level", "store":
 		return &engine.ParkError{Reason: "identity", Err: r}

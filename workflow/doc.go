@@ -228,7 +228,8 @@
 // keeps it short. A Client that exports or replays a run reads its record whole.
 //
 // [Client.Fork] makes a run of another one: what was called before some place is
-// taken over, and the rest is executed anew, with mended code perhaps.
+// taken over, and the rest is executed anew, with mended code perhaps; with the secrets of
+// now, or, with [ForkOptions].Reproduce, with those of then or none.
 //
 // # Values
 //

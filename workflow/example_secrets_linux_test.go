@@ -89,7 +89,23 @@ func ExampleStepOptions_secrets() {
 	fmt.Println(run.Result(ctx))
 	_, err = release.Enqueue(ctx, client, "a site", workflow.EnqueueOptions{Tenant: "globex"})
 	fmt.Println(err)
+
+	// What executes anew has the token of today, or, to find out what went wrong, that of then.
+	if _, err := store.Put(ctx, "acme", "deploy-token", []byte("hammerhead-2f6d0c91")); err != nil {
+		fmt.Println(err)
+		return
+	}
+	for _, reproduce := range []bool{false, true} {
+		fork, err := client.Fork(ctx, run.ID, workflow.ForkOptions{From: "upload", Reproduce: reproduce})
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		fmt.Println(release.Handle(client, fork).Result(ctx))
+	}
 	// Output:
 	// a site for eu, with [REDACTED:DEPLOY_TOKEN], uploaded with 16 letters <nil>
 	// workflow: enqueue release: identity: step build: DEPLOY_TOKEN: no profile sets it
+	// a site for eu, with [REDACTED:DEPLOY_TOKEN], uploaded with 19 letters <nil>
+	// a site for eu, with [REDACTED:DEPLOY_TOKEN], uploaded with 16 letters <nil>
 }

@@ -31,6 +31,13 @@ type ForkOptions struct {
 	// Signals gives the fork those signals as well that the run received at
 	// From or later, or has not received. Without it the fork waits for its own.
 	Signals bool
+
+	// Reproduce gives steps that execute in the fork the secrets that steps of the same
+	// key were given last in the run: the same values, in the versions of then, or the step fails
+	// with a *[RecordedError] of Kind "identity"; "revoked" if they are. So does a step with secrets that
+	// the run has not executed, and each of a child that the fork starts. What is denied now is not given.
+	// Without it they get the current values. Children that are started on their own do anyway.
+	Reproduce bool
 }
 
 // Fork adds a run with the tenant, priority, tick, [Limit] and input of another one, and with the
@@ -117,10 +124,14 @@ func (c *Client) forkTx(ctx context.Context, tx pgx.Tx, id RunID, o ForkOptions)
 	}
 	fork := RunID(results[0].Run)
 	var copied int
-	if err := tx.QueryRow(ctx, c.q.RunFork, int64(id), int64(fork), *place, o.Signals).Scan(&copied); err != nil {
+	if err := tx.QueryRow(ctx, c.q.RunFork, int64(id), int64(fork), *place, o.Signals, o.Reproduce).Scan(&copied); err != nil {
 		return 0, err
 	}
-	detail, err := json.Marshal(map[string]any{"run": id, "fork": fork, "steps": copied})
+	what := map[string]any{"run": id, "fork": fork, "steps": copied}
+	if o.Reproduce {
+		what["reproduce"] = true
+	}
+	detail, err := json.Marshal(what)
 	if err != nil {
 		return 0, err
 	}

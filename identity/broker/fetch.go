@@ -92,11 +92,15 @@ func (b *broker) fetch(ctx context.Context, f facts, bound bound) (*fetched, err
 		if g.from.ID == 0 {
 			p.Profiles = g.profiles
 		}
-		if g.key.Ref != "" {
-			p.Fingerprint = b.root.fingerprint(f.tenant, g.name, a.value.Bytes)
-		}
+		p.Fingerprint = b.root.fingerprint(f.tenant, g.name, a.value.Bytes)
 		if p.Version == "" {
 			p.Epochs = bound.epochs
+		}
+		if g.pinned != nil {
+			p.Repeats = bound.repeats
+			if again := g.again(&p, b.root.mark); err == nil && again != nil {
+				err = again
+			}
 		}
 		if !a.value.Created.IsZero() {
 			p.Created = &a.value.Created
@@ -119,12 +123,14 @@ func (b *broker) get(ctx context.Context, f facts, g grant) (Value, error) {
 	ctx, cancel := context.WithTimeout(ctx, b.Timeout)
 	defer cancel()
 	v, err := ask(ctx, store, Request{
-		Path: path, Version: g.key.Version, Tenant: f.tenant,
+		Path: path, Version: g.version(), Tenant: f.tenant,
 		Attempt: fmt.Sprintf("%v/%s/%d", workflow.RunID(f.run), f.key, f.attempt), Until: time.Now().Add(f.def.lasts()),
 	})
 	switch {
 	case err == nil:
 		return v, checkValue(g, v)
+	case errors.Is(err, ErrNoSecret) && g.pinned != nil:
+		return v, refuse(reasonPin, g.name, "broker: %s: %w", g.name, err)
 	case errors.Is(err, ErrNoSecret):
 		return v, &missing{refuse(reasonUnresolved, g.name, "broker: %s: %w", g.name, err)}
 	case errors.Is(err, ErrNoVersion):

@@ -160,11 +160,16 @@ func (f *fixture) put(name string, k identity.Key) {
 // bind binds the run to what its tenant has now, and to what was said with the run.
 func (f *fixture) bind(keys map[string]identity.Key) {
 	f.t.Helper()
+	f.exec("DELETE FROM stepward.binding")
+	f.bindRun(runID, identity.Scope{Tenant: "acme", Workflow: "site"}, keys)
+}
+
+func (f *fixture) bindRun(run int64, place identity.Scope, keys map[string]identity.Key) {
+	f.t.Helper()
 	q, err := db.New(f.schema)
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	place := identity.Scope{Tenant: "acme", Workflow: "site"}
 	v, err := identity.Load(f.t.Context(), f.pool, q, []identity.Scope{place}, nil, nil, keys)
 	if err != nil {
 		f.t.Fatal(err)
@@ -177,8 +182,7 @@ func (f *fixture) bind(keys map[string]identity.Key) {
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	f.exec("DELETE FROM stepward.binding")
-	f.exec("INSERT INTO stepward.binding (run_id, body) VALUES ($1, $2)", int64(runID), body)
+	f.exec("INSERT INTO stepward.binding (run_id, body) VALUES ($1, $2)", run, body)
 }
 
 // serve starts a broker on a unix socket and returns the way to it.

@@ -104,6 +104,10 @@ type pin struct {
 	Fingerprint string          `json:"fingerprint,omitempty"`
 	Leased      bool            `json:"leased,omitempty"`
 
+	// Repeats is the run that had this before; Equivalent, that it is no more than made the same way, for who asks.
+	Repeats    int64 `json:"repeats,omitempty"`
+	Equivalent bool  `json:"equivalent,omitempty"`
+
 	Policies []identity.Ruling `json:"policies,omitempty"` // also those that keep it from a command
 
 	// Epochs is of what has no version: what was revoked before, it is not of.

@@ -16,10 +16,11 @@ const (
 	reasonUnresolved = "unresolved" // a secret that it needs is not there
 	reasonDenied     = "denied"     // by a profile or a store
 	reasonRevoked    = "revoked"
-	reasonWorker     = "worker"  // the worker that asks is revoked: another one may ask
-	reasonSandbox    = "sandbox" // one that had it before is, and knows the way into the sandbox: a new one may have it
-	reasonLevel      = "level"   // a secret demands more than this set-up can promise
-	reasonPin        = "pin"     // the store has another value than it had
+	reasonWorker     = "worker"   // the worker that asks is revoked: another one may ask
+	reasonSandbox    = "sandbox"  // one that had it before is, and knows the way into the sandbox: a new one may have it
+	reasonLevel      = "level"    // a secret demands more than this set-up can promise
+	reasonPin        = "pin"      // the store has not, or no more, the version that is asked for
+	reasonMismatch   = "mismatch" // it gives another value under the same version
 	reasonUnopened   = "unopened"
 	reasonStore      = "store" // there is no such store here, or it is broken
 )

@@ -22,6 +22,7 @@ type grant struct {
 	profiles []int64 // see identity.Resolved.Profiles
 	rulings  []identity.Ruling
 	required bool
+	pinned   *pin // what it has to be; nil: the current one
 }
 
 // bound is what an attempt gets, and what that was decided by.
@@ -32,12 +33,13 @@ type bound struct {
 	since       map[string]int64    // the epochs of then
 	revocations int64               // the tenant's epoch
 	epochs      map[string]int64    // and that of the deployment
+	repeats     int64               // the run that its own repeats; 0: none
 }
 
 // resolve says what an attempt gets: of what its step lists, what the profiles say now, if its run
 // was bound to it. The set may have shrunk since, and has not grown.
 func (b *broker) resolve(ctx context.Context, f facts) (bound, error) {
-	binding, err := b.binding(ctx, f)
+	binding, again, err := b.binding(ctx, f)
 	if err != nil {
 		return bound{}, err
 	}
@@ -61,21 +63,28 @@ func (b *broker) resolve(ctx context.Context, f facts) (bound, error) {
 	for _, r := range all {
 		out.grants = append(out.grants, grant{name: r.Name, key: r.Key, from: r.From, profiles: r.Profiles(), rulings: r.Rulings, required: r.Key.Required})
 	}
-	return out, nil
+	return out, again.pin(f, &out)
 }
 
-// binding reads what the run was bound to when it was enqueued; nothing, if that is not on record.
-func (b *broker) binding(ctx context.Context, f facts) (out identity.Binding, err error) {
-	var body []byte
-	err = b.Pool.QueryRow(ctx, b.q.BindingGet, f.run).Scan(&body)
-	if err == nil {
+// binding reads what the run was bound to when it was enqueued, nothing, if that is not on record; and what it repeats.
+func (b *broker) binding(ctx context.Context, f facts) (out identity.Binding, r repeated, err error) {
+	var body, pins []byte
+	var run *int64
+	err = b.Pool.QueryRow(ctx, b.q.BindingGet, f.run, f.key).Scan(&body, &run, &pins)
+	if err == nil && body != nil {
 		err = json.Unmarshal(body, &out)
 	}
-	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
-		return out, fmt.Errorf("broker: read what the run was bound to: %w", err)
+	if err == nil && pins != nil {
+		err = json.Unmarshal(pins, &r.pins)
+	}
+	if err != nil {
+		return out, r, fmt.Errorf("broker: read what the run was bound to: %w", err)
+	}
+	if run != nil {
+		r.run = *run
 	}
 	out.Place.Tenant, out.Place.Workflow = f.tenant, f.workflow // whatever the binding says
-	return out, nil
+	return out, r, nil
 }
 
 // unresolved is the refusal that an error of package identity is.
@@ -147,7 +156,7 @@ func (f facts) useOf(p pin) identity.Use {
 
 // digest is that of what the run was bound to.
 func (b *broker) digest(ctx context.Context, f facts) ([32]byte, error) {
-	binding, err := b.binding(ctx, f)
+	binding, _, err := b.binding(ctx, f)
 	return binding.Digest(), err
 }
 

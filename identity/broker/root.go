@@ -46,6 +46,7 @@ type root struct {
 	sign   ed25519.PrivateKey
 	store  cipher.AEAD
 	prints []byte
+	mark   string // which key its fingerprints are made with
 	nonces []byte
 	proofs seal.ProofKey
 }
@@ -74,6 +75,7 @@ func openRoot(dir string) (*root, error) {
 		r.store, err = cipher.NewGCMWithRandomNonce(block)
 	}
 	r.prints, r.nonces = derive(secret, "fingerprint", 32), derive(secret, "nonce", 32)
+	r.mark = hex.EncodeToString(derive(secret, "fingerprint's name", 4)) + "-"
 	if err != nil {
 		return nil, err
 	}
@@ -152,9 +154,9 @@ func (r *root) open(sealed []byte, about string) ([]byte, error) {
 	return plain, nil
 }
 
-// fingerprint tells whether a value is the same again, to this broker alone.
+// fingerprint tells whether a value is the same again, to this broker alone. It begins with the broker's mark.
 func (r *root) fingerprint(tenant, name string, value []byte) string {
-	return hex.EncodeToString(mac(r.prints, []byte(tenant), []byte(name), value)[:16])
+	return r.mark + hex.EncodeToString(mac(r.prints, []byte(tenant), []byte(name), value)[:16])
 }
 
 // nonce is that of an attempt under one claim of its run: nobody else can know it before Begin.

@@ -230,7 +230,7 @@ func TestGrants(t *testing.T) {
 		}
 		// Results go into a run that is just being added, and into no other.
 		var copied int
-		if err := clients.QueryRow(ctx, q.In("SELECT stepward.fork($1, $2, 9, true)"), int64(early.ID), int64(late.ID)).Scan(&copied); err == nil {
+		if err := clients.QueryRow(ctx, q.In("SELECT stepward.fork($1, $2, 9, true, true)"), int64(early.ID), int64(late.ID)).Scan(&copied); err == nil {
 			t.Error("a client put results into a run")
 		}
 		if steps, err := client.Steps(ctx, early.ID, 0); err != nil || len(steps) != 6 {
@@ -316,6 +316,14 @@ func TestGrants(t *testing.T) {
 			t.Errorf("worker: %s: %v", sql, err)
 		}
 	}
+	// What a fork reproduces is the record's word, and nobody's else.
+	for who, pool := range map[string]*pgxpool.Pool{"client": clients, "worker": workers} {
+		for _, sql := range []string{"INSERT INTO stepward.binding (run_id, body, pins) VALUES (1, '{}', '{}')", "UPDATE stepward.binding SET pins = NULL"} {
+			if err := attempt(t, pool, q, sql); !refused(err) {
+				t.Errorf("%s: %s: got %v", who, sql, err)
+			}
+		}
+	}
 	// What is administered with a client's role: a worker gives itself no secret.
 	for _, sql := range []string{
 		"INSERT INTO stepward.profile (tenant, name, project, environment, workflow, step, actor, keys) VALUES ('x', 'x', '', '', '', '', 'x', '{}')",
@@ -374,7 +382,7 @@ func TestGrantsOfBroker(t *testing.T) {
 		t.Error(err)
 	}
 	claim := []any{int64(1), 1, int64(1), 1, 1, "box"}
-	for name, sql := range map[string]string{"IssueFacts": q.IssueFacts, "IssueOpen": q.IssueOpen, "IssueOpened": q.IssueOpened, "IssueClose": q.IssueClose, "IssueSweep": q.IssueSweep, "IssueLeases": q.IssueLeases, "IssuePut": q.IssuePut, "ProfileApply": q.ProfileApply, "PolicyGet": q.PolicyGet} {
+	for name, sql := range map[string]string{"IssueFacts": q.IssueFacts, "IssueOpen": q.IssueOpen, "IssueOpened": q.IssueOpened, "IssueClose": q.IssueClose, "IssueSweep": q.IssueSweep, "IssueLeases": q.IssueLeases, "IssuePut": q.IssuePut, "BindingGet": q.BindingGet, "ProfileApply": q.ProfileApply, "PolicyGet": q.PolicyGet} {
 		args := claim
 		switch name {
 		case "IssueOpen":
@@ -387,6 +395,8 @@ func TestGrantsOfBroker(t *testing.T) {
 			args = []any{"broker"}
 		case "IssueLeases":
 			args = nil
+		case "BindingGet":
+			args = []any{int64(1), "publish"}
 		case "ProfileApply":
 			args = []any{[]string{"acme"}, nil, nil, nil}
 		case "PolicyGet":

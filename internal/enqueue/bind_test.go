@@ -84,8 +84,8 @@ func (b *binder) add(items ...enqueue.Item) []enqueue.Result {
 func (b *binder) bound(run int64) (v identity.Binding, ok bool) {
 	b.Helper()
 	var body []byte
-	err := b.pool.QueryRow(b.Context(), b.q.BindingGet, run).Scan(&body)
-	if errors.Is(err, pgx.ErrNoRows) {
+	err := b.pool.QueryRow(b.Context(), b.q.BindingGet, run, "").Scan(&body, nil, nil)
+	if err == nil && body == nil {
 		return v, false
 	}
 	if err == nil {

@@ -84,9 +84,8 @@ var Cases = []Group{
 		{ID: 17, Name: "the broker's own token ends", Tests: []string{"identity/vault TestLeaseOfAnAttempt", "identity/vault TestTokenEnds"}},
 	}},
 	{"Replay", []Case{
-		{ID: 36, Name: "what was issued is to be issued again: the version is deleted, destroyed, another's", Tests: []string{"identity/vault TestVersionsThatEnd", "identity/broker TestRefusals/a version that is gone", "identity/broker TestRevokedVersion", "identity/awssecrets TestVersions"},
-			Except: "a run that repeats another with its pins: there is none yet"},
-		{ID: 37, Name: "a step that is done is resumed after its key was revoked", Tests: []string{"internal/canary TestCanary"}},
+		{ID: 36, Name: "what was issued is to be issued again: the version is deleted, destroyed, another's", Tests: []string{"identity/vault TestVersionsThatEnd", "identity/broker TestRefusals/a version that is gone", "identity/broker TestRevokedVersion", "identity/awssecrets TestVersions", "identity/broker TestReproduce"}},
+		{ID: 37, Name: "a step that is done is resumed after its key was revoked", Tests: []string{"internal/canary TestCanary", "identity/broker TestReproduce"}},
 	}},
 	{"Requests while a step works", []Case{
 		{ID: 38, Name: "a worker is killed at each point of a request", Except: noJIT},

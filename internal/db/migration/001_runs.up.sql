@@ -448,7 +448,8 @@ CREATE TABLE stepward.revocation (
 -- What a run was bound to when it was enqueued: names and references. What its steps get is never more.
 CREATE TABLE stepward.binding (
     run_id bigint PRIMARY KEY,
-    body   bytea NOT NULL -- JSON
+    body   bytea NOT NULL, -- JSON
+    pins   jsonb -- run: that which this one repeats; steps: by key, what that one was given last; null: it repeats none
 );
 
 CREATE INDEX revocation_target ON stepward.revocation (tenant, kind, target);
@@ -491,8 +492,9 @@ REVOKE EXECUTE ON FUNCTION stepward.put_issue FROM PUBLIC;
 -- the others, if it shall have them. A function of the owner, as nobody else may write results that no
 -- worker has recorded. Not taken over is a time limit that passed when the body had made the call at that place
 -- (it would end that call at once), nor the cancelation of the run, unless what is there was called after
--- it. Returns how many results were taken over.
-CREATE FUNCTION stepward.fork(source bigint, target bigint, place int, others boolean) RETURNS int
+-- it. One that shall reproduce the other has on record which versions of secrets that was given. Returns how many
+-- results were taken over.
+CREATE FUNCTION stepward.fork(source bigint, target bigint, place int, others boolean, reproduce boolean) RETURNS int
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     n int;
@@ -517,6 +519,17 @@ BEGIN
             = (r.requirement_id, stepward.gate(r.limit_key, r.epoch), r.tenant, stepward.rank(r.id, r.priority), r.id);
         UPDATE stepward.run SET epoch = 1 WHERE id = target;
         INSERT INTO stepward.ready (requirement_id, run_id) SELECT r.requirement_id, r.id FROM stepward.run r WHERE r.id = target AND r.limit_key IS NOT NULL;
+    END IF;
+    IF reproduce THEN -- of a step that has not executed there again, what it was to repeat itself
+        INSERT INTO stepward.binding AS b (run_id, body, pins)
+        SELECT target, '{}', jsonb_build_object('run', source,
+                   'steps', coalesce((SELECT x.pins -> 'steps' FROM stepward.binding x WHERE x.run_id = source), '{}')
+                         || coalesce((SELECT jsonb_object_agg(i.step, i.pins) FROM (
+                                          SELECT DISTINCT ON (i.step) i.step, i.pins FROM stepward.issue i WHERE i.run_id = source
+                                             AND (EXISTS (SELECT FROM stepward.attempt a WHERE (a.run_id, a.seq, a.key) = (i.run_id, i.seq, i.step))
+                                                  OR EXISTS (SELECT FROM stepward.step s WHERE (s.run_id, s.seq, s.key) = (i.run_id, i.seq, i.step)))
+                                          ORDER BY i.step, i.issued_at DESC) i), '{}'))
+        ON CONFLICT (run_id) DO UPDATE SET pins = excluded.pins;
     END IF;
     INSERT INTO stepward.attribute (run_id, name, value) SELECT target, name, value FROM stepward.attribute WHERE run_id = source;
     -- Large values are shared. It may be more than is referred to.

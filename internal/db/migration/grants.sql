@@ -21,7 +21,7 @@ GRANT INSERT, UPDATE, DELETE ON stepward.schedule TO :client; -- it makes, pause
 GRANT INSERT, UPDATE, DELETE ON stepward.profile TO :client; -- what holds no secret
 GRANT INSERT ON stepward.policy TO :client;
 GRANT INSERT, UPDATE ON stepward.identity_epoch TO :client;
-GRANT INSERT ON stepward.binding TO :client;
+GRANT INSERT (run_id, body) ON stepward.binding TO :client; -- what is pinned, a fork writes
 GRANT INSERT ON stepward.revocation TO :client; -- and takes none back
 GRANT EXECUTE ON FUNCTION stepward.fork TO :client;
 GRANT INSERT ON stepward_river.river_job TO :client;
@@ -33,7 +33,8 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA stepward, stepward_
 GRANT USAGE ON ALL SEQUENCES IN SCHEMA stepward, stepward_river TO :worker;
 REVOKE INSERT, UPDATE, DELETE ON stepward.migration FROM :worker;
 REVOKE UPDATE, DELETE ON stepward.event, stepward.claim FROM :worker; -- a record is written once
-REVOKE UPDATE, DELETE ON stepward.binding FROM :worker;
+REVOKE INSERT, UPDATE, DELETE ON stepward.binding FROM :worker;
+GRANT INSERT (run_id, body) ON stepward.binding TO :worker;
 REVOKE INSERT, UPDATE, DELETE ON stepward.profile, stepward.policy, stepward.identity_epoch, stepward.revocation FROM :worker; -- it gives itself nothing
 REVOKE UPDATE ON stepward.step FROM :worker; -- and so are steps, which go when a run begins anew
 GRANT EXECUTE ON FUNCTION stepward.expire_runs TO :worker; -- it deletes runs that ended, with their records, and leaves an event
@@ -41,7 +42,7 @@ GRANT EXECUTE ON FUNCTION stepward.put_issue TO :worker; -- of which the broker 
 -- A broker of its own reads what its answers depend on, and records them.
 GRANT USAGE ON SCHEMA stepward TO :broker;
 GRANT SELECT ON stepward.migration, stepward.definition, stepward.issue, stepward.binding, stepward.profile, stepward.policy, stepward.identity_epoch, stepward.revocation TO :broker;
-GRANT SELECT (id, tenant, workflow, version, epoch, session, state) ON stepward.run TO :broker;
+GRANT SELECT (id, parent_id, tenant, workflow, version, epoch, session, state) ON stepward.run TO :broker;
 GRANT SELECT (run_id, seq, attempt, epoch, started_at, key, mode, sandbox_id, error) ON stepward.attempt TO :broker;
 GRANT SELECT (run_id, epoch, session, at) ON stepward.claim TO :broker;
 GRANT SELECT (run_id, seq) ON stepward.step TO :broker;

@@ -81,7 +81,15 @@ SELECT pg_advisory_xact_lock_shared(hashtextextended('stepward identity ' || t, 
 FROM (SELECT DISTINCT t FROM unnest(array_append($1::text[], '')) AS t ORDER BY t) x;
 
 -- name: BindingGet
-SELECT body FROM stepward.binding WHERE run_id = $1;
+-- What a run is bound to; null: nothing. Which run it repeats, or the nearest of those that it is a child of; and the pins that it has
+-- itself for a step.
+WITH RECURSIVE up AS (
+    SELECT r.id, r.parent_id, b.body, b.pins FROM stepward.run r LEFT JOIN stepward.binding b ON b.run_id = r.id WHERE r.id = $1
+    UNION ALL
+    SELECT r.id, r.parent_id, b.body, b.pins FROM up JOIN stepward.run r ON r.id = up.parent_id LEFT JOIN stepward.binding b ON b.run_id = r.id
+    WHERE up.pins IS NULL
+)
+SELECT (SELECT body FROM up WHERE id = $1), (SELECT (pins ->> 'run')::bigint FROM up WHERE pins IS NOT NULL), (SELECT pins -> 'steps' -> $2::text FROM up WHERE id = $1);
 
 -- name: BindingKin
 -- Of a run, or of the nearest of those that it is a child of; the number of steps up.

@@ -46,7 +46,7 @@ SELECT r.tenant, r.workflow, r.version, r.requirement_id, r.input, coalesce(r.pr
 FROM stepward.run r LEFT JOIN stepward.run_limit l ON l.key = r.limit_key WHERE r.id = $1;
 
 -- name: RunFork
-SELECT stepward.fork($1, $2, $3, $4);
+SELECT stepward.fork($1, $2, $3, $4, $5);
 
 -- name: RunForked
 INSERT INTO stepward.event (run_id, kind, actor, step, detail)
