@@ -13,6 +13,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/pkg/stdcopy"
+	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/client"
 
 	"github.com/stepward/stepward/internal/runner"
@@ -44,8 +45,8 @@ func (b *Backend) Dial(ctx context.Context, id string) (net.Conn, error) {
 }
 
 // dialExec reaches the runner through docker exec.
-func (b *Backend) dialExec(ctx context.Context, api *client.Client, container, id string) (net.Conn, error) {
-	made, err := api.ExecCreate(ctx, container, client.ExecCreateOptions{
+func (b *Backend) dialExec(ctx context.Context, api *client.Client, name, id string) (net.Conn, error) {
+	made, err := api.ExecCreate(ctx, name, client.ExecCreateOptions{
 		Cmd: []string{ProgramPath}, Env: []string{runner.EnvMode + "=dial", runner.FewThreads},
 		AttachStdin: true, AttachStdout: true, AttachStderr: true,
 	})
@@ -58,16 +59,18 @@ func (b *Backend) dialExec(ctx context.Context, api *client.Client, container, i
 	if err != nil {
 		return nil, fmt.Errorf("sandbox: dial %s: %w", id, err)
 	}
-	c := &execConn{Conn: res.Conn, r: res.Reader}
-	stop := context.AfterFunc(ctx, func() { c.Close() })
+	watching, unwatch := context.WithCancel(context.WithoutCancel(ctx))
+	c := &execConn{Conn: res.Conn, r: res.Reader, unwatch: unwatch}
+	stop := context.AfterFunc(ctx, func() { _ = c.Close() })
 	defer stop()
 	if err := c.connected(); err != nil {
-		c.Close()
+		_ = c.Close() // the first error counts
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
 		return nil, fmt.Errorf("%w: dial %s: %w", sandbox.ErrLost, id, err)
 	}
+	go c.watch(watching, api, name)
 	return c, nil
 }
 
@@ -80,6 +83,34 @@ type execConn struct {
 	have   int    // bytes of head that were read
 	left   uint32 // bytes of the frame that were not
 	stderr []byte
+
+	unwatch func()
+}
+
+// watch ends the connection with its container. When that goes at once, as gVisor does at
+// the ceiling of its memory, the engine leaves the streams of its processes open.
+func (c *execConn) watch(ctx context.Context, api *client.Client, id string) {
+	wait := api.ContainerWait(ctx, id, client.ContainerWaitOptions{Condition: container.WaitConditionNotRunning})
+	select {
+	case <-wait.Result:
+	case err := <-wait.Error:
+		if !errdefs.IsNotFound(err) { // nor does anybody wait when the connection is closed
+			return
+		}
+	}
+	select {
+	case <-time.After(lastWords):
+	case <-ctx.Done():
+	}
+	_ = c.Close() // nobody hears of it
+}
+
+// lastWords is how long what was sent before a container ended may be on its way.
+const lastWords = time.Second
+
+func (c *execConn) Close() error {
+	c.unwatch()
+	return c.Conn.Close()
 }
 
 // What is kept of a dial process's errors.
