@@ -67,7 +67,7 @@ func beVictim(config string) error {
 	b = New(Config{REST: as(c.rest, v.Account), Namespace: v.Namespace, RunnerImage: v.Image})
 	b.found = &found{can: v.Can, userns: v.UserNS}
 	return worker.Run(ctx, worker.Config{
-		Pool: pool, Schema: v.Schema, Name: v.Name, Workflows: []*workflow.Definition{censusV1, swarmV1}, Backends: []sandbox.Backend{b},
+		Pool: pool, Schema: v.Schema, Name: v.Name, Workflows: []*workflow.Definition{censusV1, followV1, swarmV1}, Backends: []sandbox.Backend{b},
 		Warm: v.Warm, LeaseTTL: v.LeaseTTL, MaxSandboxes: v.MaxSandboxes,
 		Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	})
