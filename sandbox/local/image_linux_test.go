@@ -35,12 +35,12 @@ func scratch(t *testing.T) string {
 func imageBackend(t *testing.T) *local.Backend {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "images")
-	t.Cleanup(func() { open(t, dir) })
+	t.Cleanup(func() { open(dir) })
 	return local.New(local.Config{Program: sandboxtest.BuildProbe(t), Images: dir})
 }
 
 // open lets a tree be removed by its owner.
-func open(t *testing.T, dir string) {
+func open(dir string) {
 	_ = filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {
 		if err == nil && d.IsDir() {
 			return os.Chmod(name, 0o700)
@@ -229,7 +229,7 @@ func TestImageWithoutLoader(t *testing.T) {
 		t.Fatalf("%v: %s", err, out)
 	}
 	b := local.New(local.Config{Program: exe, Images: filepath.Join(dir, "images")})
-	t.Cleanup(func() { open(t, dir) })
+	t.Cleanup(func() { open(dir) })
 	_, err := sandbox.Start(t.Context(), b, sandbox.Options{Spec: sandbox.Spec{Image: scratch(t)}})
 	var ie *sandbox.ImageError
 	if !errors.As(err, &ie) || !strings.Contains(ie.Reason, "/ld-") || !strings.Contains(ie.Reason, exe) {
