@@ -24,8 +24,8 @@ import (
 	"github.com/stepward/stepward/workflow"
 )
 
-// swarmSize is how many sandboxes TestNoSandboxIsLeft has made; 500 take a quarter of
-// an hour.
+// swarmSize is how many sandboxes TestNoSandboxIsLeft has made; of 500, some 40 are there
+// at a time, and they take a quarter of an hour.
 var swarmSize = flag.Int("swarm", 12, "sandboxes that TestNoSandboxIsLeft makes")
 
 var (
@@ -48,7 +48,7 @@ var (
 	}, workflow.StepOptions{Mode: workflow.Sandboxed, Sandbox: sandbox.Spec{Limits: sandbox.Limits{Memory: 128 << 20, PIDs: 64}}})
 
 	swarmV1 = workflow.Define(swarm, func(ctx workflow.Context, n int) (int, error) {
-		_, err := workflow.Map(ctx, make([]int, n), placeSwarm, workflow.MapOptions{Limit: 8})
+		_, err := workflow.Map(ctx, make([]int, n), placeSwarm, workflow.MapOptions{Limit: 24})
 		return n, err
 	}, workflow.Options{Version: "1", Steps: []workflow.Declared{placeSwarm}})
 )
@@ -86,7 +86,7 @@ func TestNoSandboxIsLeft(t *testing.T) {
 	started := 0
 	begin := func() *process {
 		started++
-		return in.startVictim(victim{Name: fmt.Sprint("victim-", started), LeaseTTL: 3 * time.Second, MaxSandboxes: 4, Warm: worker.Warm{Min: 1, Max: 2}})
+		return in.startVictim(victim{Name: fmt.Sprint("victim-", started), LeaseTTL: 3 * time.Second, MaxSandboxes: max(4, *swarmSize/25), Warm: worker.Warm{Min: 1, Max: 2}})
 	}
 	kill := func(v *process) {
 		if err := v.cmd.Process.Signal(syscall.SIGKILL); err != nil {
