@@ -117,9 +117,12 @@ func TestLimitsThatCannotHold(t *testing.T) {
 
 // A tag that moves changes no sandbox that is there, and what a sandbox is made of is on
 // record. Who names an image by its digest gets that one or none, whatever a tag says.
-func TestMovedTag(t *testing.T) {
+func TestMovedTag(t *testing.T) { testMovedTag(t, backend(t)) }
+
+func TestGVisorMovedTag(t *testing.T) { testMovedTag(t, gvisor(t)) }
+
+func testMovedTag(t *testing.T, b *Backend) {
 	const tag = "stepward/moving:1"
-	b := backend(t)
 	if _, err := b.Probe(t.Context()); err != nil {
 		t.Fatal(err)
 	}

@@ -248,13 +248,22 @@ func (b *Backend) nothingLeft(t *testing.T, id string) {
 // Another process opens the sandbox and goes on at the byte where the reader was;
 // the command ran once.
 func TestCommandOutlivesWorker(t *testing.T) {
-	const n = 1_000_000 // numbers: more than what is between the command and its reader holds
 	if os.Getenv("DOCKER_TEST_COMMAND") != "" {
-		doomed(t, n)
+		doomed(t)
 	}
-	b := backend(t)
+	testCommandOutlivesWorker(t, backend(t))
+}
+
+func TestGVisorCommandOutlivesWorker(t *testing.T) { testCommandOutlivesWorker(t, gvisor(t)) }
+
+// outliving are the numbers that the command prints: more than what is between it and
+// its reader holds.
+const outliving = 1_000_000
+
+func testCommandOutlivesWorker(t *testing.T, b *Backend) {
+	const n = outliving
 	c := exec.CommandContext(t.Context(), "/proc/self/exe", "-test.run=^TestCommandOutlivesWorker$")
-	c.Env = append(os.Environ(), "DOCKER_TEST_COMMAND=1", "DOCKER_TEST_HOST="+b.config.Host, "DOCKER_TEST_PROGRAM="+b.config.Program)
+	c.Env = append(os.Environ(), "DOCKER_TEST_COMMAND=1", "DOCKER_TEST_HOST="+b.config.Host, "DOCKER_TEST_PROGRAM="+b.config.Program, "DOCKER_TEST_RUNTIME="+b.config.Runtime)
 	out, err := c.Output()
 	if err == nil || !strings.Contains(err.Error(), "killed") {
 		t.Fatalf("the worker was not killed: %v\n%s", err, out)
@@ -304,8 +313,8 @@ func TestCommandOutlivesWorker(t *testing.T) {
 }
 
 // doomed is the worker that is killed.
-func doomed(t *testing.T, n int) {
-	b := New(Config{Host: os.Getenv("DOCKER_TEST_HOST"), Program: os.Getenv("DOCKER_TEST_PROGRAM")})
+func doomed(t *testing.T) {
+	b := New(Config{Host: os.Getenv("DOCKER_TEST_HOST"), Program: os.Getenv("DOCKER_TEST_PROGRAM"), Runtime: os.Getenv("DOCKER_TEST_RUNTIME")})
 	s, err := sandbox.Start(t.Context(), b, sandbox.Options{Labels: sandbox.Labels{Epoch: 1}})
 	if err != nil {
 		t.Fatal(err)
@@ -318,7 +327,7 @@ func doomed(t *testing.T, n int) {
 		t.Fatal(err)
 	}
 	r, w := io.Pipe()
-	c := s.Command("/workspace/probe", "probe:numbers", fmt.Sprint(n))
+	c := s.Command("/workspace/probe", "probe:numbers", fmt.Sprint(outliving))
 	c.ID, c.Stdout = "job", w
 	if err := c.Start(t.Context()); err != nil {
 		t.Fatal(err)

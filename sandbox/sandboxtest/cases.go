@@ -68,12 +68,12 @@ var Cases = []Group{
 		{ID: 24, Name: "a fork bomb", Tests: []string{"TestBackend/processes", "TestBackend/kill/bomb"}},
 		{ID: 25, Name: "10,000 zombies", Tests: []string{"TestEscape/zombies"}},
 		{ID: 26, Name: "a child keeps the output open after its parent's end", Tests: []string{"TestEscape/held output", "TestBackend/guest"}},
-		{ID: 27, Name: "the runner is killed, traced, or meant to run out of memory", Tests: []string{"TestLayers/escape", "TestBackend/limits"}},
+		{ID: 27, Name: "the runner is killed, traced, or meant to run out of memory", Tests: []string{"TestLayers/escape", "TestBackend/limits", "gvisor TestGVisorCeiling"}},
 		{ID: 28, Name: "LD_PRELOAD, PATH, BASH_ENV and such in a command's environment", Tests: []string{"TestEscape/environment"}},
 		{ID: 29, Name: "arguments and variables that cannot be: none, 2 MiB, NUL, =", Tests: []string{"TestEscape/odd commands", "TestBackend/command"}},
 		{ID: 30, Name: "a process id is used again before the kill", Tests: []string{"internal/runner TestLateKill"}},
 		{ID: 31, Name: "a timeout at the moment of the end", Tests: []string{"TestEscape/timeout at the end"}},
-		{ID: 32, Name: "the worker is killed during a command, another goes on", Tests: []string{"docker TestCommandOutlivesWorker", "local TestKilledWorker", "kubernetes TestSandboxOutlivesWorker"}},
+		{ID: 32, Name: "the worker is killed during a command, another goes on", Tests: []string{"docker TestCommandOutlivesWorker", "gvisor TestGVisorCommandOutlivesWorker", "local TestKilledWorker", "kubernetes TestSandboxOutlivesWorker", "kubernetes TestToolStepSurvivesWorker"}},
 		{ID: 33, Name: "the clock jumps", Tests: []string{"TestEscape/system calls", "worker TestClockSteps"}},
 	}},
 	{"Secrets", []Case{
@@ -124,7 +124,7 @@ var Cases = []Group{
 		{ID: 70, Name: "typing into a terminal", Tests: []string{"TestEscape/terminal"}},
 		{ID: 71, Name: "inherited descriptors", Tests: []string{"TestEscape/descriptors", "TestLayers/escape", "local TestNothingIsInherited"}},
 		{ID: 72, Name: "leaving the cgroup", Tests: []string{"TestEscape/proc and sys"}},
-		{ID: 73, Name: "memory, swap, shared memory, files and inodes without limit", Tests: []string{"TestBackend/limits", "local TestInodes", "docker TestInodes"}, Except: "on kubernetes and gVisor, the number of files: they count as memory"},
+		{ID: 73, Name: "memory, swap, shared memory, files and inodes without limit", Tests: []string{"TestBackend/limits", "local TestInodes", "docker TestInodes", "gvisor TestGVisorCeiling"}, Except: "on kubernetes and gVisor, the number of files: they count as memory"},
 	}},
 	{"Control", []Case{
 		{ID: 74, Name: "forged, huge, truncated answers of a runner", Tests: []string{"sandbox FuzzEvents", "internal/tunnel FuzzFrames"}},
@@ -132,7 +132,7 @@ var Cases = []Group{
 		{ID: 76, Name: "two workers take one warm sandbox", Tests: []string{"TestBackend/claim", "internal/warm TestTake"}},
 		{ID: 77, Name: "a renewal races the end of a lease", Tests: []string{"worker TestReapWhileEnding"}},
 		{ID: 78, Name: "a name is used again", Tests: []string{"TestBackend/connections", "TestLeak/successor"}},
-		{ID: 79, Name: "a tag moves under the pool", Tests: []string{"docker TestMovedTag", "kubernetes TestMovedTag"}, NotApplicable: map[string]string{"local": "there is no pool, and a tree has the name of its image's digest"}},
+		{ID: 79, Name: "a tag moves under the pool", Tests: []string{"docker TestMovedTag", "gvisor TestGVisorMovedTag", "kubernetes TestMovedTag"}, NotApplicable: map[string]string{"local": "there is no pool, and a tree has the name of its image's digest"}},
 		{ID: 80, Name: "what is required cannot be had", Tests: []string{"TestBackend/life", "sandbox TestRequireUnmet"}},
 	}},
 	{"Images", []Case{

@@ -24,18 +24,22 @@ type test struct {
 
 // testsOf returns the tests of a case on a backend.
 func testsOf(c sandboxtest.Case, backend string) (out []test) {
+	home := "sandbox/" + backend
+	if backend == gvisor {
+		home = "sandbox/docker"
+	}
 	for _, s := range c.Tests {
 		pkg, name, ok := strings.Cut(s, " ")
 		switch {
 		case strings.HasPrefix(s, "Test"):
-			pkg, name = "sandbox/"+backend, s
+			pkg, name = home, s
 			if backend == gvisor {
-				pkg, name = "sandbox/docker", "TestGVisor"+strings.TrimPrefix(s, "Test")
+				name = "TestGVisor" + strings.TrimPrefix(s, "Test")
 			}
 		case ok && slices.Contains(backends, pkg) && pkg != backend:
 			continue
 		case ok && pkg == backend:
-			pkg = "sandbox/" + backend
+			pkg = home
 		}
 		out = append(out, test{pkg, strings.ReplaceAll(name, " ", "_")})
 	}
