@@ -105,3 +105,54 @@ func TestTooManySteps(t *testing.T) {
 	}
 	ends(t, next, 8)
 }
+
+// What a new body shows anew before it has asked for all results on record waits for
+// that, and must not fill the memory of the worker meanwhile. Shown later, it is written
+// by the piece.
+func TestShowsMuchInReplay(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	const n = 300
+	long := strings.Repeat("x", 60<<10)
+	shows := func(ctx workflow.Context, times int) (err error) {
+		for range times {
+			err = errors.Join(err, lines.Append(ctx, long))
+		}
+		return err
+	}
+	body := func(before, after int) *workflow.Definition {
+		return defines(func(ctx workflow.Context, n int) (int, error) {
+			if err := shows(ctx, before); err != nil {
+				return 0, err
+			}
+			n, err := double.Run(ctx, n)
+			if err == nil {
+				err = shows(ctx, after)
+			}
+			if err == nil {
+				_, err = note.Receive(ctx, 0)
+			}
+			return n, err
+		}, double)
+	}
+	run := f.enqueue(21)
+	stop := f.start(worker.Config{Workflows: []*workflow.Definition{body(0, 0)}})
+	f.waits(run.ID)
+	stop()
+	if err := note.Send(t.Context(), f.client, run.ID, "go on"); err != nil {
+		t.Fatal(err)
+	}
+	stop = f.start(worker.Config{Workflows: []*workflow.Definition{body(n, 0)}})
+	if s := f.parksAs(run.ID, "too_many"); !strings.Contains(s.Err.Message, "16 MiB") {
+		t.Errorf("the limit is not named: %v", s.Err)
+	}
+	stop()
+	if n := f.count("SELECT count(*) FROM stepward.entry"); n != 0 {
+		t.Errorf("%d entries are there", n)
+	}
+	f.start(worker.Config{Workflows: []*workflow.Definition{body(0, n)}})
+	ends(t, run, 42)
+	if got := f.count("SELECT count(*) FROM stepward.entry"); got != n {
+		t.Errorf("%d entries are there, not %d", got, n)
+	}
+}

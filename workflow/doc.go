@@ -166,8 +166,9 @@
 // reason, not failed: its code does not fit its history, a step is not declared,
 // no worker has a backend, its worker died five times, its body passes a call what
 // that cannot take, makes 100,000 calls in a row that have nothing to wait for, has
-// more than 10,000 under way at once, or makes more than 200,000 before it ends or
-// begins anew. See [RunStatus].Reason and [Client.Resume].
+// more than 10,000 under way at once, makes more than 200,000 before it ends or
+// begins anew, or shows more than 16 MiB anew during a replay. See
+// [RunStatus].Reason and [Client.Resume].
 //
 // # Operating
 //

@@ -139,12 +139,20 @@ type shows struct {
 	place      engine.Place
 	known      bool // up to where it was on record before this turn
 	before     engine.Place
-	bytes      int      // that are pending
+	bytes      int      // that are pending, with what holds them
 	attributes []string // that the body has set
 }
 
-// maxPendingShown is how much of it is kept for the next commit.
-const maxPendingShown = 1 << 20
+// maxPendingShown is how much of it is kept for the next commit. While results are
+// replayed there is none, as a body that turns out not to fit them writes nothing:
+// then maxReplayShown is.
+const (
+	maxPendingShown = 1 << 20
+	maxReplayShown  = 16 << 20
+	shownOverhead   = 100 // of each in memory
+)
+
+var errManyShown = fmt.Errorf("workflow: the body shows more than %d MiB of progress, stream entries and attributes, which it did not show before, while results are on record that it has not asked for yet: let it show less, or later", maxReplayShown>>20)
 
 // show adds to the next commit what a call of the body shows, unless it is on
 // record: an earlier turn made the same call. Such calls leave no checkpoint. They
@@ -179,7 +187,11 @@ func (b *branch) show(size int, add func(*engine.Batch)) {
 	}
 	add(&t.pending)
 	t.pending.Shown = s.place
-	if s.bytes += size; s.bytes > maxPendingShown && len(t.replay) == 0 {
+	s.bytes += size + shownOverhead
+	switch {
+	case len(t.replay) > 0 && s.bytes > maxReplayShown:
+		b.park("too_many", errManyShown)
+	case len(t.replay) == 0 && s.bytes > maxPendingShown:
 		t.flush(t.ctx)
 		b.exitIfLeft()
 	}

@@ -138,7 +138,7 @@ var cures = map[string]string{
 	"program":         "give the worker a program for sandboxes, then Client.Resume",
 	"spinning":        "deploy a body that returns when its calls cannot succeed, and waits with Sleep or Receive",
 	"storage":         "see to what Postgres or the BlobStore refused, then Client.Resume",
-	"too_many":        "deploy a body that has fewer calls under way at once, or hands a part of them to child runs",
+	"too_many":        "deploy a body that has fewer calls under way at once, or hands a part of them to child runs, and shows less at once",
 	"undeclared_step": "list the step in Options.Steps and deploy",
 	"undecodable":     "deploy types that the recorded value fits, or Client.Fork from the call that has it",
 	"unencodable":     "see to the Codec or the BlobStore, then Client.Resume",
