@@ -95,9 +95,7 @@ var loads = []load{
 	},
 	{ // a fifth more at most
 		name: "the same with a limit of concurrency and rate that holds none back", unit: "run", units: 500, statements: 0.24, commits: 0.24, rows: 9.2, bytes: 1725,
-		do: func(ctx context.Context, a *app) error {
-			return a.batch(ctx, 500, workflow.Limit{Key: "wide", Concurrency: 10_000, Rate: 1_000_000})
-		},
+		do: func(ctx context.Context, a *app) error { return a.batch(ctx, 500, wide) },
 	},
 	{
 		name: "100 signals to one run", unit: "signal", units: 100, statements: 2.5, commits: 2.5, rows: 5.2, bytes: 1100,
@@ -133,6 +131,12 @@ var loads = []load{
 		},
 	},
 }
+
+// wide is a limit that holds nothing back.
+var wide = workflow.Limit{Key: "wide", Concurrency: 10_000, Rate: 1_000_000}
+
+// limitFactor is how many times as much a run with a limit may cost as one without.
+const limitFactor = 1.2
 
 // waiting counts the runs that are in no worker's memory.
 func (a *app) waiting(ctx context.Context) (n int, err error) {
@@ -219,34 +223,68 @@ func (b *bench) price(ctx context.Context, l load, times int) (prices []price, e
 	}
 	a.counter.take()
 	for i := range 1 + times {
-		from, err := b.cluster.Mark(ctx)
+		p, x, err := a.priceOnce(ctx, l)
 		if err != nil {
 			return nil, err
-		}
-		if err := l.do(ctx, a); err != nil {
-			return nil, fmt.Errorf("%s: %w", l.name, err)
-		}
-		to, err := b.cluster.Mark(ctx)
-		if err != nil {
-			return nil, err
-		}
-		x, names, total := from.To(to), a.counter.take(), 0
-		for _, n := range names {
-			total += n
 		}
 		if b.wal && i == times {
 			if err := b.walTable(ctx, a.schema, l.name, x, l.units); err != nil {
 				return nil, err
 			}
 		}
-		n := float64(l.units)
-		prices = append(prices, price{float64(total) / n, x.Xacts / n, x.Bytes / n, 0, names})
+		prices = append(prices, p)
 	}
 	rows, err := a.rows(ctx)
 	for i := range prices {
 		prices[i].rows = rows / float64((1+times)*l.units)
 	}
 	return prices[1:], err
+}
+
+// priceOnce does a load once; the rows are not counted.
+func (a *app) priceOnce(ctx context.Context, l load) (price, measure.Cost, error) {
+	from, err := a.c.Mark(ctx)
+	if err != nil {
+		return price{}, measure.Cost{}, err
+	}
+	if err := l.do(ctx, a); err != nil {
+		return price{}, measure.Cost{}, fmt.Errorf("%s: %w", l.name, err)
+	}
+	to, err := a.c.Mark(ctx)
+	if err != nil {
+		return price{}, measure.Cost{}, err
+	}
+	x, names, total := from.To(to), a.counter.take(), 0
+	for _, n := range names {
+		total += n
+	}
+	n := float64(l.units)
+	return price{float64(total) / n, x.Xacts / n, x.Bytes / n, 0, names}, x, nil
+}
+
+// priceLimits works off runs without and with a limit that holds none back, in turn on
+// one worker, and returns what each costs at least.
+func (b *bench) priceLimits(ctx context.Context, pairs int) (without, with price, err error) {
+	a, err := b.newApp(ctx, worker.Config{Workflows: loadWorkflows, LeaseTTL: time.Hour, Logger: b.log})
+	if err != nil {
+		return price{}, price{}, err
+	}
+	defer a.close()
+	if err := a.work(ctx); err != nil {
+		return price{}, price{}, err
+	}
+	a.counter.take()
+	var prices [2][]price
+	for range 1 + pairs { // the first one makes pages and plans
+		for i, l := range []workflow.Limit{{}, wide} {
+			p, _, err := a.priceOnce(ctx, load{name: "runs of 1 step", units: 500, do: func(ctx context.Context, a *app) error { return a.batch(ctx, 500, l) }})
+			if err != nil {
+				return price{}, price{}, err
+			}
+			prices[i] = append(prices[i], p)
+		}
+	}
+	return least(prices[0][1:]), least(prices[1][1:]), nil
 }
 
 // rows counts what was ever written to the application's tables. It ends the
@@ -304,5 +342,12 @@ func benchCosts(ctx context.Context, b *bench) error {
 		b.report.bar(fmt.Sprintf("%s: WAL per %s", l.name, l.unit), p.bytes, "B", l.bytes)
 		b.report.note("%s: statements of a repetition: %v", l.name, p.names)
 	}
+	without, with, err := b.priceLimits(ctx, b.times(7))
+	if err != nil {
+		return err
+	}
+	b.report.bar("runs with a limit: statements, times as many", with.statements/without.statements, "", limitFactor)
+	b.report.bar("runs with a limit: write transactions, times as many", with.commits/without.commits, "", limitFactor)
+	b.report.bar("runs with a limit: WAL, times as much", with.bytes/without.bytes, "", limitFactor)
 	return nil
 }

@@ -104,3 +104,27 @@ func TestLoadCosts(t *testing.T) {
 		})
 	}
 }
+
+// A limit that holds nothing back costs a run at most a fifth of what it costs
+// anyway. How many statements there are depends on how many runs come together, so
+// there is room for a few of a batch's: 0.03 per run.
+func TestLimitCosts(t *testing.T) {
+	b := countingBench(t)
+	without, with, err := b.priceLimits(t.Context(), 5)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, x := range []struct {
+		what                string
+		with, without, room float64
+	}{
+		{"statements", with.statements, without.statements, 0.03},
+		{"write transactions", with.commits, without.commits, 0.03},
+		{"bytes of WAL", with.bytes, without.bytes, 0},
+	} {
+		t.Logf("%s per run: %.3f with a limit, %.3f without: %.2f times", x.what, x.with, x.without, x.with/x.without)
+		if x.with > limitFactor*x.without+x.room {
+			t.Errorf("a limit takes %.3f %s per run instead of %.3f", x.with, x.what, x.without)
+		}
+	}
+}
