@@ -25,27 +25,31 @@ var medley = part{Op: "seq", Parts: []part{
 }}
 
 // Workers and clients do their work whatever lies between them and Postgres:
-// a pooler in transaction mode with few connections, or a pool of two.
+// a pooler in transaction mode with few connections, or a pool of two, also when
+// their turns read what is on record by the piece.
 func TestConnections(t *testing.T) {
+	two := func(t *testing.T) *pgxpool.Config {
+		cfg := parsePool(t, testenv.PostgresURL(t))
+		cfg.MaxConns = 2
+		return cfg
+	}
 	for _, test := range []struct {
-		name string
-		pool func(t *testing.T) *pgxpool.Config
+		name  string
+		pool  func(t *testing.T) *pgxpool.Config
+		pages bool
 	}{
 		{"PgBouncer/exec", func(t *testing.T) *pgxpool.Config {
 			cfg := parsePool(t, testenv.PgBouncer(t, 4))
 			cfg.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeExec
 			return cfg
-		}},
+		}, false},
 		{"PgBouncer/describe", func(t *testing.T) *pgxpool.Config {
 			cfg := parsePool(t, testenv.PgBouncer(t, 4))
 			cfg.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
 			return cfg
-		}},
-		{"two", func(t *testing.T) *pgxpool.Config {
-			cfg := parsePool(t, testenv.PostgresURL(t))
-			cfg.MaxConns = 2
-			return cfg
-		}},
+		}, false},
+		{"two", two, false},
+		{"two/pages", two, true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
@@ -73,8 +77,12 @@ func TestConnections(t *testing.T) {
 			paid := workflow.DurableWorkflow[int, int]{Name: "paid"}
 			paidV1 := workflow.Define(paid, passes(double, pay, double), workflow.Options{Steps: []workflow.Declared{double, pay}})
 			for _, name := range []string{"one", "two"} {
-				f.start(worker.Config{Name: name, Pool: open(), HeartbeatURL: testenv.PostgresURL(t), LeaseTTL: 5 * time.Second,
-					Workflows: []*workflow.Definition{randomV1, childV1, paidV1}})
+				cfg := worker.Config{Name: name, Pool: open(), HeartbeatURL: testenv.PostgresURL(t), LeaseTTL: 5 * time.Second,
+					Workflows: []*workflow.Definition{randomV1, childV1, paidV1}}
+				if test.pages {
+					cfg = cfg.WithHistory(1).WithPage(2)
+				}
+				f.start(cfg)
 			}
 			in := program{App: f.schema, Part: medley}
 			want := in.model()
@@ -90,6 +98,11 @@ func TestConnections(t *testing.T) {
 					t.Fatal(err)
 				}
 				payments = append(payments, run)
+			}
+			if test.pages { // the next turns have something to read
+				for _, run := range runs {
+					f.waits(run.ID)
+				}
 			}
 			for range want.coins {
 				for _, run := range runs {
