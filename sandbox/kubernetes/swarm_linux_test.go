@@ -24,7 +24,7 @@ import (
 	"github.com/stepward/stepward/workflow"
 )
 
-// swarmSize is how many sandboxes TestNoSandboxIsLeft has made; of 500, some 40 are there
+// swarmSize is how many sandboxes TestNoSandboxIsLeft has made; of 500, some 30 are there
 // at a time, and they take a quarter of an hour.
 var swarmSize = flag.Int("swarm", 12, "sandboxes that TestNoSandboxIsLeft makes")
 
@@ -86,7 +86,7 @@ func TestNoSandboxIsLeft(t *testing.T) {
 	started := 0
 	begin := func() *process {
 		started++
-		return in.startVictim(victim{Name: fmt.Sprint("victim-", started), LeaseTTL: 3 * time.Second, MaxSandboxes: max(4, *swarmSize/25), Warm: worker.Warm{Min: 1, Max: 2}})
+		return in.startVictim(victim{Name: fmt.Sprint("victim-", started), LeaseTTL: 3 * time.Second, MaxSandboxes: max(4, *swarmSize/50), Warm: worker.Warm{Min: 1, Max: 2}})
 	}
 	kill := func(v *process) {
 		if err := v.cmd.Process.Signal(syscall.SIGKILL); err != nil {
