@@ -21,7 +21,7 @@ import (
 )
 
 // install copies this program to the path that the environment names, for
-// another container of the pod to start.
+// another container of the pod to start; and what the runner there is to prove itself with.
 func install() error {
 	path := os.Getenv(EnvInstall)
 	mode, err := strconv.ParseUint(os.Getenv(EnvInstallMode), 8, 9)
@@ -43,7 +43,10 @@ func install() error {
 		return err
 	}
 	_, err = io.Copy(to, from)
-	return errors.Join(err, to.Chmod(os.FileMode(mode)), to.Close())
+	if err := errors.Join(err, to.Chmod(os.FileMode(mode)), to.Close()); err != nil {
+		return err
+	}
+	return installWitness()
 }
 
 // loaderOf returns the dynamic loader that an executable asks for.

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"io"
+	"io/fs"
 	"net"
 	"os"
 	"os/exec"
@@ -45,6 +47,36 @@ func TestInstall(t *testing.T) {
 	}
 	if out, err := install("111"); err == nil {
 		t.Errorf("over what is there: %s", out)
+	}
+}
+
+// What a tool runner is to prove itself with is brought by the installer, and is gone when the tool runner serves.
+func TestInstallWitness(t *testing.T) {
+	dir := t.TempDir()
+	from, to := filepath.Join(dir, "token"), filepath.Join(dir, "witness")
+	if err := os.WriteFile(from, []byte("s3cr3t"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c := exec.Command(sandboxtest.BuildProbe(t))
+	c.Env = []string{
+		runner.EnvMode + "=install", runner.EnvInstall + "=" + filepath.Join(dir, "program"), runner.EnvInstallMode + "=111",
+		runner.EnvInstallWitness + "=" + from, runner.EnvWitnessFile + "=" + to,
+	}
+	if out, err := c.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if got, err := os.ReadFile(to); err != nil || string(got) != "s3cr3t" {
+		t.Fatalf("%q, %v", got, err)
+	}
+	witness := []string{runner.EnvWitness + "=x", runner.EnvWitnessFile + "=" + to, runner.EnvWitnessBroker + "=eA=="}
+	address, _, _ := onLoopback(t, witness...)
+	greeted(t, address)
+	if _, err := os.Stat(to); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the file of a runner that serves: %v", err)
+	}
+	_, c, stderr := onLoopback(t, witness...)
+	if err := c.Wait(); err == nil || !strings.Contains(stderr.String(), runner.EnvWitnessFile) {
+		t.Errorf("without the file: %v, %s", err, stderr)
 	}
 }
 

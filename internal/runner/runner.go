@@ -61,9 +61,10 @@ const (
 	EnvInstallMode = "STEPWARD_INSTALL_MODE" // octal
 	EnvWithout     = confine.EnvWithout
 
-	EnvWitness       = "STEPWARD_WITNESS"        // backend whose attestor knows the runner's secret; empty: there is none
-	EnvWitnessFile   = "STEPWARD_WITNESS_FILE"   // that has the secret; empty: the standard input
-	EnvWitnessBroker = "STEPWARD_WITNESS_BROKER" // the broker's key for proofs, in base64
+	EnvWitness        = "STEPWARD_WITNESS"         // backend whose attestor knows the runner's secret; empty: there is none
+	EnvWitnessFile    = "STEPWARD_WITNESS_FILE"    // that has the secret, and is removed; empty: the standard input
+	EnvInstallWitness = "STEPWARD_INSTALL_WITNESS" // file that install copies to EnvWitnessFile
+	EnvWitnessBroker  = "STEPWARD_WITNESS_BROKER"  // the broker's key for proofs, in base64
 )
 
 // FewThreads is for the environment of a part beside the runner, see package confine.

@@ -12,8 +12,8 @@ import (
 	"github.com/stepward/stepward/internal/envelope"
 )
 
-// readWitness takes what the runner proves itself to the broker with. That it is gone for what runs here later is
-// up to who put it there, but for the standard input, of which nothing is left.
+// readWitness takes what the runner proves itself to the broker with. Nothing is left of it for what runs here
+// later: a file is removed.
 func readWitness() (w envelope.Witness, err error) {
 	if w.Backend = os.Getenv(EnvWitness); w.Backend == "" {
 		return w, nil
@@ -27,6 +27,9 @@ func readWitness() (w envelope.Witness, err error) {
 			return w, fmt.Errorf("%s: %w", EnvWitnessFile, err)
 		}
 		defer in.Close()
+		if err := os.Remove(name); err != nil {
+			return w, fmt.Errorf("%s: %w", EnvWitnessFile, err)
+		}
 	}
 	if w.Secret, err = io.ReadAll(io.LimitReader(in, 64<<10)); err != nil {
 		return w, fmt.Errorf("%s: %w", EnvWitness, err)
@@ -43,4 +46,17 @@ func readWitness() (w envelope.Witness, err error) {
 	}
 	defer null.Close()
 	return w, unix.Dup3(int(null.Fd()), 0, 0)
+}
+
+// installWitness copies what the runner is to find.
+func installWitness() error {
+	from := os.Getenv(EnvInstallWitness)
+	if from == "" {
+		return nil
+	}
+	secret, err := os.ReadFile(from)
+	if err != nil {
+		return fmt.Errorf("%s: %w", EnvInstallWitness, err)
+	}
+	return os.WriteFile(os.Getenv(EnvWitnessFile), secret, 0o400)
 }

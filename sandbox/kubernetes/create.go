@@ -15,6 +15,7 @@ import (
 
 	"github.com/stepward/stepward/internal/layers"
 	"github.com/stepward/stepward/sandbox"
+	"github.com/stepward/stepward/sandbox/kubernetes/internal/shape"
 )
 
 // Create makes a pod and returns when its network is closed and its tool runner
@@ -54,7 +55,7 @@ func (b *Backend) Create(ctx context.Context, s sandbox.Creation) (sandbox.Enfor
 // imageOf returns the image of the sandbox, with its digest if the node says it.
 func imageOf(pod *core.Pod) string {
 	for _, s := range pod.Status.ContainerStatuses {
-		if s.Name != main {
+		if s.Name != shape.Main {
 			continue
 		}
 		if strings.Contains(s.ImageID, "@") || s.ImageID == "" {

@@ -21,6 +21,7 @@ import (
 
 	"github.com/stepward/stepward/internal/testenv"
 	"github.com/stepward/stepward/sandbox/kubernetes/internal/onboarding"
+	"github.com/stepward/stepward/sandbox/kubernetes/internal/shape"
 	"github.com/stepward/stepward/workflow"
 )
 
@@ -89,7 +90,7 @@ func TestDeployment(t *testing.T) {
 		}
 		return l.Items
 	}
-	const ofRun = labelSandbox + "," + labelRun + "!=0"
+	const ofRun = shape.LabelSandbox + "," + shape.LabelRun + "!=0"
 	eventually(t, "a customer keeps a sandbox", func() bool { l := list(ofRun); return len(l) == 1 && l[0].Status.Phase == core.PodRunning })
 	sets, err := p.admin.AppsV1().ReplicaSets(p.name).List(ctx, meta.ListOptions{})
 	if err != nil || len(sets.Items) != 1 {

@@ -22,6 +22,7 @@ import (
 
 	"github.com/stepward/stepward/internal/runner"
 	"github.com/stepward/stepward/sandbox"
+	"github.com/stepward/stepward/sandbox/kubernetes/internal/shape"
 )
 
 // Dial connects to the tool runner of a sandbox, whichever process made it,
@@ -32,14 +33,14 @@ func (b *Backend) Dial(ctx context.Context, id string) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	conn, err := c.forward(ctx, podName(id))
+	conn, err := c.forward(ctx, shape.PodName(id))
 	if err == nil {
 		return conn, nil
 	}
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
-	pod, gerr := c.api.CoreV1().Pods(c.namespace).Get(ctx, podName(id), meta.GetOptions{})
+	pod, gerr := c.api.CoreV1().Pods(c.namespace).Get(ctx, shape.PodName(id), meta.GetOptions{})
 	switch {
 	case apierrors.IsNotFound(gerr):
 		return nil, fmt.Errorf("%w: no sandbox %s on backend kubernetes", sandbox.ErrLost, id)
@@ -166,7 +167,7 @@ type forwarded struct {
 // open makes the streams, and waits for the tool runner's greeting.
 func (f *forwarded) open() error {
 	headers := http.Header{}
-	headers.Set(core.PortHeader, strconv.Itoa(port))
+	headers.Set(core.PortHeader, strconv.Itoa(shape.Port))
 	headers.Set(core.PortForwardRequestIDHeader, "0")
 	headers.Set(core.StreamType, core.StreamTypeError)
 	failure, err := f.over.CreateStream(headers)

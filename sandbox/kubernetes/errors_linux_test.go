@@ -16,6 +16,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/stepward/stepward/sandbox"
+	"github.com/stepward/stepward/sandbox/kubernetes/internal/shape"
 )
 
 // refusal checks that an error is an UnavailableError which says all of parts.
@@ -120,21 +121,21 @@ func TestAssess(t *testing.T) {
 		image     bool
 		part      string
 	}{
-		{main, waiting("ErrImagePull", "no match for platform in manifest: not found"), true, "wrong platform"},
-		{main, waiting("ImagePullBackOff", "docker.io/x:1: not found"), true, "not found"},
-		{installer, waiting("ErrImagePull", "401 unauthorized"), true, "PullSecrets"},
-		{main, waiting("ErrImagePull", "connection reset"), false, ""}, // may pass
-		{main, waiting("ContainerCreating", ""), false, ""},
-		{main, waiting("CreateContainerError", "no disk"), false, "no disk"},
-		{installer, terminated("exec format error"), true, "wrong platform"},
-		{installer, terminated("is dynamic: build it with CGO_ENABLED=0"), false, "CGO_ENABLED=0"},
-		{main, terminated("exec format error"), true, "wrong platform"},
-		{main, terminated("stepward: serve: " + openNetwork + ": x"), false, "does not enforce NetworkPolicy"},
-		{main, terminated("stat " + ProgramPath + ": no such file or directory"), false, "bootstrap.Init"},
+		{shape.Main, waiting("ErrImagePull", "no match for platform in manifest: not found"), true, "wrong platform"},
+		{shape.Main, waiting("ImagePullBackOff", "docker.io/x:1: not found"), true, "not found"},
+		{shape.Installer, waiting("ErrImagePull", "401 unauthorized"), true, "PullSecrets"},
+		{shape.Main, waiting("ErrImagePull", "connection reset"), false, ""}, // may pass
+		{shape.Main, waiting("ContainerCreating", ""), false, ""},
+		{shape.Main, waiting("CreateContainerError", "no disk"), false, "no disk"},
+		{shape.Installer, terminated("exec format error"), true, "wrong platform"},
+		{shape.Installer, terminated("is dynamic: build it with CGO_ENABLED=0"), false, "CGO_ENABLED=0"},
+		{shape.Main, terminated("exec format error"), true, "wrong platform"},
+		{shape.Main, terminated("stepward: serve: " + openNetwork + ": x"), false, "does not enforce NetworkPolicy"},
+		{shape.Main, terminated("stat " + ProgramPath + ": no such file or directory"), false, "bootstrap.Init"},
 	} {
-		pod := &core.Pod{Spec: core.PodSpec{InitContainers: []core.Container{{Name: installer, Image: "a"}}, Containers: []core.Container{{Name: main, Image: "b"}}}}
+		pod := &core.Pod{Spec: core.PodSpec{InitContainers: []core.Container{{Name: shape.Installer, Image: "a"}}, Containers: []core.Container{{Name: shape.Main, Image: "b"}}}}
 		status := []core.ContainerStatus{{Name: c.container, State: c.state}}
-		if c.container == installer {
+		if c.container == shape.Installer {
 			pod.Status.InitContainerStatuses = status
 		} else {
 			pod.Status.ContainerStatuses = status
@@ -278,7 +279,7 @@ func TestNetworkThatStaysOpen(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	delete(pod.Labels, labelNetwork)
+	delete(pod.Labels, shape.LabelNetwork)
 	made, err := c.api.CoreV1().Pods(p.name).Create(t.Context(), pod, meta.CreateOptions{})
 	if err != nil {
 		t.Fatal(err)

@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/fields"
 
 	"github.com/stepward/stepward/sandbox"
+	"github.com/stepward/stepward/sandbox/kubernetes/internal/shape"
 )
 
 // assess says whether the tool runner of a pod runs, or why it never will.
@@ -52,7 +53,7 @@ func ended(pod *core.Pod, container string, t *core.ContainerStateTerminated) er
 	case strings.Contains(t.Message, "exec format error"):
 		return &sandbox.ImageError{Backend: Name, Image: imageIn(pod, container), Reason: "wrong platform: the node cannot execute the tool runner"}
 	case strings.Contains(t.Message, ProgramPath) && strings.Contains(t.Message, "no such file"):
-		return unavailable("the tool runner is not on its volume: is bootstrap.Init the first call in main of the program in "+imageIn(pod, installer)+"?", nil)
+		return unavailable("the tool runner is not on its volume: is bootstrap.Init the first call in main of the program in "+imageIn(pod, shape.Installer)+"?", nil)
 	}
 	return unavailable("the tool runner ended at once. "+said(t), nil)
 }
@@ -125,8 +126,8 @@ func (c *cluster) tooLate(ctx context.Context, pod *core.Pod, bound time.Duratio
 		if w := s.State.Waiting; w != nil && (w.Reason == "ErrImagePull" || w.Reason == "ImagePullBackOff") {
 			return &sandbox.ImageError{Backend: Name, Image: imageIn(pod, s.Name), Reason: "cannot be pulled: " + w.Message}
 		}
-		if s.Name == installer && s.State.Running != nil {
-			return unavailable(late+"the program in image "+imageIn(pod, installer)+" does not end: is bootstrap.Init the first call in its main?", nil)
+		if s.Name == shape.Installer && s.State.Running != nil {
+			return unavailable(late+"the program in image "+imageIn(pod, shape.Installer)+" does not end: is bootstrap.Init the first call in its main?", nil)
 		}
 	}
 	if w := c.warning(ctx, pod); w != "" {

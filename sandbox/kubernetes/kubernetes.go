@@ -51,10 +51,11 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/stepward/stepward/sandbox"
+	"github.com/stepward/stepward/sandbox/kubernetes/internal/shape"
 )
 
 // Name is the name of this backend.
-const Name = "kubernetes"
+const Name = shape.Name
 
 // Config configures [New]. In a pod of the cluster all fields may be left zero.
 type Config struct {
@@ -95,12 +96,14 @@ type Config struct {
 
 	// MaxLife ends a sandbox whatever happens. Defaults to 24 hours.
 	MaxLife time.Duration
+
+	// ProofKey is the key for proofs of the broker that the worker uses, as broker.ProofKey tells it. Sandboxes can
+	// prove themselves to that broker then, by a token of their pod: see package attest. It is no secret.
+	ProofKey string
 }
 
 // ProgramPath is where the tool runner is found inside a sandbox.
-const ProgramPath = programDir + "/program"
-
-const programDir = "/stepward"
+const ProgramPath = shape.Program
 
 // Defaults of the limits, where the cluster can enforce them, and of what the
 // scheduler sets aside.

@@ -31,6 +31,10 @@ func TestMain(m *testing.M) {
 	if config, ok := os.LookupEnv(envVictim); ok {
 		os.Exit(mainOfVictim(config))
 	}
+	if door, ok := os.LookupEnv(envRelay); ok {
+		fmt.Fprintln(os.Stderr, relayTo(door))
+		os.Exit(1)
+	}
 	flag.Parse()
 	if f := flag.Lookup("test.parallel"); f.Value.String() == f.DefValue {
 		// Those that are parallel wait for the cluster most of the time.
@@ -152,9 +156,12 @@ func (p *place) lookOnce(t testing.TB) {
 }
 
 // manifests are the objects of examples/kubernetes.
-func manifests(t testing.TB) []*unstructured.Unstructured {
+func manifests(t testing.TB) []*unstructured.Unstructured { return objects(t, "stepward.yaml") }
+
+// objects are those of a file of examples/kubernetes.
+func objects(t testing.TB, file string) []*unstructured.Unstructured {
 	t.Helper()
-	raw, err := os.ReadFile(filepath.Join("..", "..", "examples", "kubernetes", "stepward.yaml"))
+	raw, err := os.ReadFile(filepath.Join("..", "..", "examples", "kubernetes", file))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -179,12 +186,19 @@ var paths = map[string]string{
 	"NetworkPolicy":  "/apis/networking.k8s.io/v1/namespaces/%s/networkpolicies",
 	"ResourceQuota":  "/api/v1/namespaces/%s/resourcequotas",
 	"Deployment":     "/apis/apps/v1/namespaces/%s/deployments",
+
+	"ClusterRole":        "/apis/rbac.authorization.k8s.io/v1/clusterroles",
+	"ClusterRoleBinding": "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings",
 }
 
 // apply makes an object in the namespace.
 func (p *place) apply(t testing.TB, o *unstructured.Unstructured) {
 	t.Helper()
-	o.SetNamespace(p.name)
+	path := paths[o.GetKind()]
+	if strings.Contains(path, "%s") {
+		o.SetNamespace(p.name)
+		path = fmt.Sprintf(path, p.name)
+	}
 	if subjects, ok, _ := unstructured.NestedSlice(o.Object, "subjects"); ok {
 		subjects[0].(map[string]any)["namespace"] = p.name
 		if err := unstructured.SetNestedSlice(o.Object, subjects, "subjects"); err != nil {
@@ -195,7 +209,7 @@ func (p *place) apply(t testing.TB, o *unstructured.Unstructured) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = p.admin.CoreV1().RESTClient().Post().AbsPath(fmt.Sprintf(paths[o.GetKind()], p.name)).
+	err = p.admin.CoreV1().RESTClient().Post().AbsPath(path).
 		Param("fieldValidation", "Strict").SetHeader("Content-Type", "application/json").Body(body).Do(t.Context()).Error()
 	if err != nil {
 		t.Fatalf("%s %s: %v", o.GetKind(), o.GetName(), err)

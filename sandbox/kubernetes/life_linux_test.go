@@ -20,6 +20,7 @@ import (
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/stepward/stepward/sandbox"
+	"github.com/stepward/stepward/sandbox/kubernetes/internal/shape"
 )
 
 const testToken = "a token of the life tests"
@@ -73,7 +74,7 @@ func TestSandboxOutlivesWorker(t *testing.T) {
 	if err := b.Destroy(bounded(t), id); err != nil {
 		t.Error(err)
 	}
-	if pod, err := p.admin.CoreV1().Pods(p.name).Get(t.Context(), podName(id), meta.GetOptions{}); !apierrors.IsNotFound(err) {
+	if pod, err := p.admin.CoreV1().Pods(p.name).Get(t.Context(), shape.PodName(id), meta.GetOptions{}); !apierrors.IsNotFound(err) {
 		t.Errorf("a pod is left: %v, %v", pod.Name, err)
 	}
 	if _, err := b.Dial(t.Context(), id); !errors.Is(err, sandbox.ErrLost) {
@@ -102,7 +103,7 @@ func TestPodShowsNothing(t *testing.T) {
 // shows returns what the cluster tells of a sandbox.
 func (p *place) shows(t *testing.T, id string) []byte {
 	t.Helper()
-	pod, err := p.admin.CoreV1().Pods(p.name).Get(t.Context(), podName(id), meta.GetOptions{})
+	pod, err := p.admin.CoreV1().Pods(p.name).Get(t.Context(), shape.PodName(id), meta.GetOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -111,7 +112,7 @@ func (p *place) shows(t *testing.T, id string) []byte {
 		t.Fatal(err)
 	}
 	raw, err := json.Marshal([]any{pod, events})
-	if err != nil || !bytes.Contains(raw, []byte(labelSandbox)) {
+	if err != nil || !bytes.Contains(raw, []byte(shape.LabelSandbox)) {
 		t.Fatalf("%s, %v", raw, err)
 	}
 	return raw
@@ -125,7 +126,7 @@ func TestCreateIsCanceled(t *testing.T) {
 	if _, err := b.Probe(bounded(t)); err != nil {
 		t.Fatal(err)
 	}
-	w, err := p.admin.CoreV1().Pods(p.name).Watch(t.Context(), meta.ListOptions{LabelSelector: labelSandbox})
+	w, err := p.admin.CoreV1().Pods(p.name).Watch(t.Context(), meta.ListOptions{LabelSelector: shape.LabelSandbox})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -138,7 +139,7 @@ func TestCreateIsCanceled(t *testing.T) {
 		failed <- err
 	}()
 	for ev := range w.ResultChan() {
-		if pod, ok := ev.Object.(*core.Pod); ok && pod.Name == podName("canceled") {
+		if pod, ok := ev.Object.(*core.Pod); ok && pod.Name == shape.PodName("canceled") {
 			break
 		}
 	}
@@ -173,7 +174,7 @@ func TestOwner(t *testing.T) {
 	if _, err := b.Create(bounded(t), creation("owned")); err != nil {
 		t.Fatal(err)
 	}
-	w, err := p.admin.CoreV1().Pods(p.name).Watch(bounded(t), meta.ListOptions{FieldSelector: "metadata.name=" + podName("owned")})
+	w, err := p.admin.CoreV1().Pods(p.name).Watch(bounded(t), meta.ListOptions{FieldSelector: "metadata.name=" + shape.PodName("owned")})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -186,7 +187,7 @@ func TestOwner(t *testing.T) {
 			break
 		}
 	}
-	if l, err := p.admin.CoreV1().Pods(p.name).List(t.Context(), meta.ListOptions{LabelSelector: labelSandbox}); err != nil || len(l.Items) > 0 {
+	if l, err := p.admin.CoreV1().Pods(p.name).List(t.Context(), meta.ListOptions{LabelSelector: shape.LabelSandbox}); err != nil || len(l.Items) > 0 {
 		t.Errorf("%d sandboxes outlive their owner, %v", len(l.Items), err)
 	}
 	// A pod that nothing controls owns them itself, and says what the image is.
@@ -222,7 +223,7 @@ func TestOrphanIsRemoved(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		l, err := p.admin.CoreV1().Pods(p.name).List(ctx, meta.ListOptions{LabelSelector: labelSandbox})
+		l, err := p.admin.CoreV1().Pods(p.name).List(ctx, meta.ListOptions{LabelSelector: shape.LabelSandbox})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -239,7 +240,7 @@ func TestOrphanIsRemoved(t *testing.T) {
 
 // A sandbox that used too much memory as a whole says so when it is dialled.
 func TestWhyEnded(t *testing.T) {
-	pod := &core.Pod{Spec: core.PodSpec{Containers: []core.Container{New(Config{}).mainContainer(&cluster{}, 0, sandbox.Limits{Memory: 128 << 20}, sandbox.Creation{})}}}
+	pod := &core.Pod{Spec: core.PodSpec{Containers: []core.Container{{Resources: New(Config{}).resources(sandbox.Limits{Memory: 128 << 20})}}}}
 	pod.Status.ContainerStatuses = []core.ContainerStatus{{State: core.ContainerState{Terminated: &core.ContainerStateTerminated{Reason: "OOMKilled"}}}}
 	if got := whyEnded(pod); !strings.Contains(got, "Limits.Memory, 128Mi") {
 		t.Errorf("%q", got)

@@ -14,6 +14,7 @@ import (
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/stepward/stepward/sandbox"
+	"github.com/stepward/stepward/sandbox/kubernetes/internal/shape"
 )
 
 // endedGrace is how long a pod that has ended is left for whoever made it to read
@@ -33,14 +34,14 @@ func (b *Backend) List(ctx context.Context, schema string) ([]sandbox.Listed, er
 		return nil, err
 	}
 	pods := c.api.CoreV1().Pods(c.namespace)
-	list, err := pods.List(ctx, meta.ListOptions{LabelSelector: labelSandbox + "=true"})
+	list, err := pods.List(ctx, meta.ListOptions{LabelSelector: shape.LabelSandbox + "=true"})
 	if err != nil {
 		return nil, c.refused("list pods", err)
 	}
 	var out []sandbox.Listed
 	for _, p := range list.Items {
 		var l sandbox.Labels
-		if err := json.Unmarshal([]byte(p.Annotations[annotationLabels]), &l); err != nil {
+		if err := json.Unmarshal([]byte(p.Annotations[shape.AnnotationLabels]), &l); err != nil {
 			continue // not made by this package
 		}
 		if isLeft(&p, l, time.Now()) {
@@ -50,7 +51,7 @@ func (b *Backend) List(ctx context.Context, schema string) ([]sandbox.Listed, er
 			}
 		}
 		if l.Schema == schema && !hasEnded(&p) {
-			out = append(out, sandbox.Listed{ID: p.Annotations[annotationID], Labels: l, Created: p.CreationTimestamp.Time})
+			out = append(out, sandbox.Listed{ID: p.Annotations[shape.AnnotationID], Labels: l, Created: p.CreationTimestamp.Time})
 		}
 	}
 	slices.SortFunc(out, func(a, b sandbox.Listed) int { return strings.Compare(a.ID, b.ID) })
@@ -86,7 +87,7 @@ func (b *Backend) Destroy(ctx context.Context, id string) error {
 		return err
 	}
 	pods := c.api.CoreV1().Pods(c.namespace)
-	pod, err := pods.Get(ctx, podName(id), meta.GetOptions{})
+	pod, err := pods.Get(ctx, shape.PodName(id), meta.GetOptions{})
 	if apierrors.IsNotFound(err) {
 		return nil
 	} else if err != nil {

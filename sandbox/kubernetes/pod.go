@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
-	"math/rand/v2"
 	"strconv"
 	"time"
 
@@ -15,39 +14,14 @@ import (
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/stepward/stepward/internal/layers"
-	"github.com/stepward/stepward/internal/runner"
 	"github.com/stepward/stepward/sandbox"
+	"github.com/stepward/stepward/sandbox/kubernetes/internal/shape"
 )
-
-// Names of the labels. Whatever has labelSandbox is a sandbox. What cannot be the
-// value of a label is in an annotation.
-const (
-	labelSandbox = "stepward.sandbox" // "true"
-	labelRun     = "stepward.run"
-	labelSession = "stepward.session"
-	labelNetwork = "stepward.network" // what the NetworkPolicy selects by
-	networkNone  = "none"
-
-	annotationID     = "stepward.id"
-	annotationLabels = "stepward.labels" // sandbox.Labels in JSON
-)
-
-// port is where the tool runner listens, on the loopback of the pod.
-const port = 39271
-
-// Names of the containers.
-const (
-	installer = "install"
-	main      = "sandbox"
-)
-
-// podName is a name for any id: that may end in a hyphen, which a name may not.
-func podName(id string) string { return "stepward-" + id + "-sandbox" }
 
 func podLabels(l sandbox.Labels) map[string]string {
 	return map[string]string{
-		labelSandbox: "true", labelNetwork: networkNone,
-		labelRun: strconv.FormatInt(l.Run, 10), labelSession: "s" + strconv.FormatInt(l.Session, 10),
+		shape.LabelSandbox: "true", shape.LabelNetwork: shape.NetworkNone,
+		shape.LabelRun: strconv.FormatInt(l.Run, 10), shape.LabelSession: "s" + strconv.FormatInt(l.Session, 10),
 	}
 }
 
@@ -58,30 +32,32 @@ func (b *Backend) describe(ctx context.Context, c *cluster, f found, limits sand
 	if err != nil {
 		return nil, err
 	}
+	life := cmp.Or(b.config.MaxLife, defaultMaxLife)
+	box := shape.Sandbox{
+		RunnerImage: c.runnerImage, Image: cmp.Or(s.Spec.Image, c.image), RuntimeClass: b.config.RuntimeClass,
+		UserNS: f.userns, ID: shape.NewID(f.userns),
+		TokenHash: hex.EncodeToString(s.TokenHash[:]), OrphanAfter: cmp.Or(s.OrphanAfter, sandbox.DefaultOrphanAfter).String(),
+		OpenFiles: strconv.Itoa(limits.OpenFiles), Without: off,
+		ProofKey: b.config.ProofKey, Expires: max(minExpires, int64(life/time.Second)),
+	}
+	if limits.PIDs != 0 {
+		box.PIDs = strconv.Itoa(limits.PIDs)
+	}
 	pod := &core.Pod{
 		ObjectMeta: meta.ObjectMeta{
-			Name: podName(s.ID), Labels: podLabels(s.Labels),
-			Annotations: map[string]string{annotationID: s.ID, annotationLabels: string(all)},
+			Name: shape.PodName(s.ID), Labels: podLabels(s.Labels),
+			Annotations: map[string]string{shape.AnnotationID: s.ID, shape.AnnotationLabels: string(all)},
 		},
-		Spec: core.PodSpec{
-			RestartPolicy: core.RestartPolicyNever, NodeSelector: b.config.NodeSelector,
-			ActiveDeadlineSeconds:         ref(int64(cmp.Or(b.config.MaxLife, defaultMaxLife) / time.Second)),
-			TerminationGracePeriodSeconds: ref(int64(1)),
-			AutomountServiceAccountToken:  ref(false), EnableServiceLinks: ref(false),
-			Hostname: "sandbox", HostUsers: hostUsers(f.userns),
-			DNSPolicy: core.DNSNone, DNSConfig: &core.PodDNSConfig{Nameservers: []string{"127.0.0.1"}},
-			SecurityContext: podSecurity(f.userns),
-			InitContainers:  []core.Container{b.installContainer(c)},
-			Containers:      []core.Container{b.mainContainer(c, off, limits, s)},
-			Volumes: []core.Volume{
-				volume("program", core.StorageMediumDefault, 0), volume("shm", core.StorageMediumMemory, 1<<20),
-				volume("workspace", core.StorageMediumMemory, limits.Disk), volume("tmp", core.StorageMediumMemory, limits.Disk),
-			},
-		},
+		Spec: box.Spec(),
 	}
-	if b.config.RuntimeClass != "" {
-		pod.Spec.RuntimeClassName = &b.config.RuntimeClass
-	}
+	pod.Spec.NodeSelector = b.config.NodeSelector
+	pod.Spec.ActiveDeadlineSeconds, pod.Spec.TerminationGracePeriodSeconds = ref(int64(life/time.Second)), ref(int64(1))
+	pod.Spec.InitContainers[0].Resources = b.resources(sandbox.Limits{Memory: DefaultRequestMemory * 2, CPU: 1})
+	pod.Spec.Containers[0].Resources = b.resources(limits)
+	shape.Limit(&pod.Spec, "shm", 1<<20)
+	shape.Limit(&pod.Spec, "witness", 1<<20)
+	shape.Limit(&pod.Spec, "workspace", limits.Disk)
+	shape.Limit(&pod.Spec, "tmp", limits.Disk)
 	for _, name := range b.config.PullSecrets {
 		pod.Spec.ImagePullSecrets = append(pod.Spec.ImagePullSecrets, core.LocalObjectReference{Name: name})
 	}
@@ -92,98 +68,10 @@ func (b *Backend) describe(ctx context.Context, c *cluster, f found, limits sand
 	return pod, nil
 }
 
+// minExpires is the least that a token of a pod may be asked to live, in seconds. It ends with its pod.
+const minExpires = 600
+
 func ref[T any](v T) *T { return &v }
-
-// hostUsers asks for a user namespace. Not to ask is nil, which old clusters know.
-func hostUsers(userns bool) *bool {
-	if userns {
-		return ref(false)
-	}
-	return nil
-}
-
-// Ids of sandboxes. Without user namespaces each has its own, or the limit of
-// processes, which the kernel counts by id, would be shared by all of a node.
-const (
-	idInUserNS = 10001
-	firstID    = 100_000
-	lastID     = 1<<31 - 2
-)
-
-func podSecurity(userns bool) *core.PodSecurityContext {
-	id := int64(idInUserNS)
-	if !userns {
-		id = firstID + rand.Int64N(lastID-firstID)
-	}
-	return &core.PodSecurityContext{
-		RunAsNonRoot: ref(true), RunAsUser: &id, RunAsGroup: &id,
-		SeccompProfile: &core.SeccompProfile{Type: core.SeccompProfileTypeRuntimeDefault},
-	}
-}
-
-func containerSecurity() *core.SecurityContext {
-	return &core.SecurityContext{
-		AllowPrivilegeEscalation: ref(false), ReadOnlyRootFilesystem: ref(true), Privileged: ref(false),
-		Capabilities: &core.Capabilities{Drop: []core.Capability{"ALL"}},
-	}
-}
-
-func volume(name string, medium core.StorageMedium, size int64) core.Volume {
-	dir := &core.EmptyDirVolumeSource{Medium: medium}
-	if size > 0 {
-		dir.SizeLimit = resource.NewQuantity(size, resource.BinarySI)
-	}
-	return core.Volume{Name: name, VolumeSource: core.VolumeSource{EmptyDir: dir}}
-}
-
-// installContainer copies the tool runner to a volume of the pod. It has the
-// environment of its image: nothing else runs beside it.
-func (b *Backend) installContainer(c *cluster) core.Container {
-	mode := "111" // the text of the program is none of the sandbox's business
-	if b.config.RuntimeClass != "" {
-		mode = "555" // gVisor cannot execute what it cannot read
-	}
-	return core.Container{
-		Name: installer, Image: c.runnerImage, ImagePullPolicy: core.PullIfNotPresent,
-		Env: []core.EnvVar{
-			{Name: runner.EnvMode, Value: "install"}, {Name: runner.EnvInstall, Value: ProgramPath}, {Name: runner.EnvInstallMode, Value: mode},
-		},
-		VolumeMounts:             []core.VolumeMount{{Name: "program", MountPath: programDir}},
-		SecurityContext:          containerSecurity(),
-		Resources:                b.resources(sandbox.Limits{Memory: DefaultRequestMemory * 2, CPU: 1}),
-		TerminationMessagePolicy: core.TerminationMessageFallbackToLogsOnError,
-	}
-}
-
-func (b *Backend) mainContainer(c *cluster, off layers.Set, limits sandbox.Limits, s sandbox.Creation) core.Container {
-	env := []core.EnvVar{
-		{Name: runner.EnvMode, Value: "serve"},
-		{Name: runner.EnvSocket, Value: "127.0.0.1:" + strconv.Itoa(port)},
-		{Name: runner.EnvTokenHash, Value: hex.EncodeToString(s.TokenHash[:])},
-		{Name: runner.EnvOrphanAfter, Value: cmp.Or(s.OrphanAfter, sandbox.DefaultOrphanAfter).String()},
-		{Name: runner.EnvOpenFiles, Value: strconv.Itoa(limits.OpenFiles)},
-	}
-	if limits.PIDs != 0 {
-		env = append(env, core.EnvVar{Name: runner.EnvPIDs, Value: strconv.Itoa(limits.PIDs)})
-	}
-	if off != 0 {
-		env = append(env, core.EnvVar{Name: runner.EnvWithout, Value: off.String()})
-	}
-	if !off.Has(layers.Network) { // the node knows the address
-		env = append(env, core.EnvVar{Name: runner.EnvClosed, Value: "$(KUBERNETES_SERVICE_HOST) $(KUBERNETES_SERVICE_PORT)"})
-	}
-	return core.Container{
-		Name: main, Image: cmp.Or(s.Spec.Image, c.image), ImagePullPolicy: core.PullIfNotPresent,
-		Command: []string{ProgramPath}, WorkingDir: runner.Workspace, Env: env,
-		VolumeMounts: []core.VolumeMount{
-			{Name: "program", MountPath: programDir, ReadOnly: true}, {Name: "shm", MountPath: "/dev/shm", ReadOnly: true},
-			{Name: "workspace", MountPath: runner.Workspace}, {Name: "tmp", MountPath: "/tmp"},
-		},
-		SecurityContext:          containerSecurity(),
-		Resources:                b.resources(limits),
-		TerminationMessagePolicy: core.TerminationMessageFallbackToLogsOnError,
-	}
-}
 
 // ephemeral bounds what a pod may take of its node's disk: the copy of the program
 // is all that there is.
@@ -229,7 +117,7 @@ func without(pod *core.Pod, off layers.Set, bind string) {
 		host("/var/tmp")
 	}
 	if off.Has(layers.Network) {
-		delete(pod.Labels, labelNetwork)
+		delete(pod.Labels, shape.LabelNetwork)
 	}
 	if off.Has(layers.PID) {
 		pod.Spec.HostPID = true

@@ -9,6 +9,8 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+
+	"github.com/stepward/stepward/sandbox/kubernetes/internal/shape"
 )
 
 // policyName is the NetworkPolicy that closes the network of sandboxes.
@@ -19,7 +21,7 @@ func denyAll() *networking.NetworkPolicy {
 	return &networking.NetworkPolicy{
 		ObjectMeta: meta.ObjectMeta{Name: policyName},
 		Spec: networking.NetworkPolicySpec{
-			PodSelector: meta.LabelSelector{MatchLabels: map[string]string{labelNetwork: networkNone}},
+			PodSelector: meta.LabelSelector{MatchLabels: map[string]string{shape.LabelNetwork: shape.NetworkNone}},
 			PolicyTypes: []networking.PolicyType{networking.PolicyTypeIngress, networking.PolicyTypeEgress},
 		},
 	}

@@ -20,6 +20,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/stepward/stepward/sandbox"
+	"github.com/stepward/stepward/sandbox/kubernetes/internal/shape"
 	"github.com/stepward/stepward/worker"
 	"github.com/stepward/stepward/workflow"
 )
@@ -192,7 +193,7 @@ type pods map[string]int64
 // note adds the pods that are there now, and returns how many there have been.
 func (all pods) note(t *testing.T, p *place) int {
 	t.Helper()
-	l, err := p.admin.CoreV1().Pods(p.name).List(t.Context(), meta.ListOptions{LabelSelector: labelSandbox})
+	l, err := p.admin.CoreV1().Pods(p.name).List(t.Context(), meta.ListOptions{LabelSelector: shape.LabelSandbox})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,6 +12,7 @@ import (
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/stepward/stepward/audit"
+	"github.com/stepward/stepward/sandbox/kubernetes/internal/shape"
 	"github.com/stepward/stepward/worker"
 	"github.com/stepward/stepward/workflow"
 )
@@ -83,11 +84,11 @@ func TestGuestSurvivesWorker(t *testing.T) {
 // onlyPod returns the pod of the installation's only sandbox.
 func (in *installation) onlyPod() core.Pod {
 	in.t.Helper()
-	l, err := in.admin.CoreV1().Pods(in.name).List(in.t.Context(), meta.ListOptions{LabelSelector: labelSandbox})
+	l, err := in.admin.CoreV1().Pods(in.name).List(in.t.Context(), meta.ListOptions{LabelSelector: shape.LabelSandbox})
 	if err != nil {
 		in.t.Fatal(err)
 	}
-	of := slices.DeleteFunc(l.Items, func(p core.Pod) bool { return !strings.Contains(p.Annotations[annotationLabels], in.schema) })
+	of := slices.DeleteFunc(l.Items, func(p core.Pod) bool { return !strings.Contains(p.Annotations[shape.AnnotationLabels], in.schema) })
 	if len(of) != 1 {
 		in.t.Fatalf("%d pods", len(of))
 	}

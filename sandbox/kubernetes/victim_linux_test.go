@@ -134,7 +134,10 @@ func (p *place) install(t testing.TB) *installation {
 // work runs a worker in this process until the test ends.
 func (in *installation) work(cfg worker.Config) {
 	in.t.Helper()
-	cfg.Pool, cfg.Schema, cfg.Name, cfg.Backends = in.pool, in.schema, "healthy", []sandbox.Backend{in.backend()}
+	cfg.Pool, cfg.Schema, cfg.Name = in.pool, in.schema, "healthy"
+	if cfg.Backends == nil {
+		cfg.Backends = []sandbox.Backend{in.backend()}
+	}
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- worker.Run(ctx, cfg) }()
