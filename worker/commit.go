@@ -253,7 +253,7 @@ func arguments(writes []write, channel string) []any {
 		for _, a := range x.Waits {
 			wRun, wSeq, wKey, wSignal = append(wRun, x.t.run), append(wSeq, a.Seq), append(wKey, a.Key), append(wSignal, optional(a.Signal))
 			wLeft = append(wLeft, nil)
-			if a.Left >= 0 {
+			if a.Left != engine.Never {
 				wLeft[len(wLeft)-1] = new(a.Left.Seconds())
 			}
 		}

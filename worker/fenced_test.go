@@ -69,7 +69,7 @@ var everything = engine.Batch{
 	Checkpoints: []engine.Checkpoint{{Seq: 1, Done: 1, Key: "a", Attempt: 1, Output: []byte("1")}},
 	Failures:    []engine.Failure{{Seq: 2, Key: "b", Attempt: 1, Error: []byte("{}")}},
 	Beats:       []engine.Beat{{Seq: 3, Key: "c", Attempt: 1, Details: []byte("1")}},
-	Waits:       []engine.Wait{{Seq: 6, Key: "signal:s", Left: -1, Signal: "s"}},
+	Waits:       []engine.Wait{{Seq: 6, Key: "signal:s", Left: engine.Never, Signal: "s"}},
 	Dropped:     []int{5},
 	Received:    []engine.Signal{{ID: 1, Name: "s"}, {ID: 2, Name: "s"}},
 	Cancel:      []int64{9},

@@ -76,8 +76,11 @@ func (w *worker) history(ctx context.Context, t *heldTurn, in *engine.Turn) erro
 		return err
 	}
 	var x engine.Wait
-	_, err = pgx.ForEachRow(rows, []any{&x.Seq, &x.Key, &left, &x.Signal, &x.Child}, func() error {
-		x.Left = seconds(left)
+	var until *float64
+	_, err = pgx.ForEachRow(rows, []any{&x.Seq, &x.Key, &until, &x.Signal, &x.Child}, func() error {
+		if x.Left = engine.Never; until != nil {
+			x.Left = seconds(*until)
+		}
 		waits[x.Seq] = x
 		return nil
 	})

@@ -3,6 +3,7 @@ package worker_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"runtime"
 	"strings"
 	"testing"
@@ -310,6 +311,13 @@ func TestBodyMisuseParks(t *testing.T) {
 		"captured": {func(outer workflow.Context, n int) (int, error) {
 			return workflow.Go(outer, "branch", func(workflow.Context) (int, error) { return double.Run(outer, n) }).Get(outer)
 		}, "goroutine", "uses the Context that it is passed"},
+		"cancel": {func(ctx workflow.Context, n int) (int, error) {
+			_, cancel := ctx.WithCancel()
+			done := make(chan struct{})
+			go func() { defer close(done); cancel() }()
+			<-done
+			return n, nil
+		}, "goroutine", "another goroutine"},
 		"goexit": {func(workflow.Context, int) (int, error) { runtime.Goexit(); return 0, nil }, "goexit", "runtime.Goexit"},
 		"panic":  {func(workflow.Context, int) (int, error) { panic(errors.New("boom")) }, "panic", "boom"},
 		"text":   {func(workflow.Context, int) (int, error) { return 0, (*textless)(nil) }, "panic", "nil pointer"},
@@ -350,6 +358,27 @@ func TestBodyMisuseParks(t *testing.T) {
 type textless struct{ text string }
 
 func (e *textless) Error() string { return e.text }
+
+// Whichever branch has the baton may cancel what another one began.
+func TestBranchCancels(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	run := f.enqueue(7)
+	f.start(worker.Config{Workflows: []*workflow.Definition{defines(func(ctx workflow.Context, n int) (int, error) {
+		in, cancel := ctx.WithCancel()
+		timed, stop := ctx.WithTimeout(time.Hour)
+		long := func(ctx workflow.Context) (int, error) { return n, workflow.Sleep(ctx, time.Hour) }
+		a, b := workflow.Go(in, "a", long), workflow.Go(timed, "b", long)
+		workflow.Go(ctx, "other", func(workflow.Context) (int, error) { cancel(); stop(); return 0, nil })
+		for _, f := range []*workflow.Future[int]{a, b} {
+			if _, err := f.Get(ctx); !errors.Is(err, workflow.ErrCanceled) {
+				return 0, fmt.Errorf("got %w; want canceled", err)
+			}
+		}
+		return n, nil
+	})}})
+	ends(t, run, 7)
+}
 
 // A step that panics or ends its goroutine has failed, and the stack is kept; and
 // so has one whose error panics when it is asked for its text.

@@ -197,10 +197,10 @@ func (f *future) fail(ctx context.Context, c *engine.Checkpoint, failed int, det
 	}
 }
 
-// arm keeps a future until its time has come; negative: until news end it.
+// arm keeps a future until its time has come; engine.Never: until news end it.
 func (t *turn) arm(f *future, left time.Duration) {
 	f.armedAt, f.due = t.in.Now(), time.Time{}
-	if left >= 0 {
+	if left != engine.Never {
 		f.due = f.armedAt.Add(left)
 	}
 	t.armed = append(t.armed, f)

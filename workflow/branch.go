@@ -114,6 +114,7 @@ func (b *branch) start(fn func(Context), last ...func(Context)) {
 			return
 		}
 		b.owner = goroutineID()
+		b.t.holder.Store(b)
 		fn(bodyContext{b, b.scope})
 		for _, f := range last {
 			f(bodyContext{b, newScope(b.t, nil)})
@@ -186,6 +187,7 @@ func (b *branch) await(ok func() bool) {
 	for b.exitIfLeft(); !ok(); b.exitIfLeft() {
 		b.t.yield <- struct{}{}
 		<-b.resume
+		b.t.holder.Store(b)
 	}
 }
 

@@ -100,7 +100,7 @@ func startChild(ctx Context, name string, o *EnqueueOptions, in any, detach bool
 		return f
 	}
 	b.passes(f, "input of "+f.key, in)
-	f.wait = &engine.Wait{Seq: f.seq, Key: f.key, Left: -1, Child: -1}
+	f.wait = &engine.Wait{Seq: f.seq, Key: f.key, Left: engine.Never, Child: -1}
 	f.written = true // Host.Child does that
 	b.t.launch(f, func() { f.child(c) })
 	return f

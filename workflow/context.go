@@ -55,12 +55,14 @@ type Context interface {
 	Finally(fn func(Context) error)
 
 	// WithCancel returns a Context whose calls return [ErrCanceled] once the
-	// function was called. Steps that execute then are interrupted.
+	// function was called, by whichever branch of the body. Steps that execute then are
+	// interrupted.
 	WithCancel() (Context, func())
 
 	// WithTimeout returns a Context whose calls return [ErrTimeout] once d has
 	// passed, and [ErrCanceled] once the function was called. Call it when the
-	// Context is done with. A run that has nothing else to wait for does not wait for d.
+	// Context is done with. What had come before d was over is handed over first, also when no
+	// worker had the run then. A run that has nothing else to wait for does not wait for d.
 	WithTimeout(d time.Duration) (Context, func())
 
 	at() (*branch, *scope) // seals the interface

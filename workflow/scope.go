@@ -80,7 +80,7 @@ func (c bodyContext) WithCancel() (Context, func()) {
 	b.enter()
 	in := newScope(b.t, s)
 	return bodyContext{b, in}, func() {
-		b.enter()
+		b.t.holder.Load().enter()
 		in.cancel(ErrCanceled)
 		s.drop(in)
 	}
@@ -96,7 +96,7 @@ func (c bodyContext) WithTimeout(d time.Duration) (Context, func()) {
 	f.watch(timeLimit{in})
 	b.t.launch(f, f.listen)
 	return bodyContext{b, in}, func() {
-		b.enter()
+		b.t.holder.Load().enter()
 		b.t.abandon(f, ErrCanceled)
 		in.cancel(ErrCanceled)
 		s.drop(in)

@@ -29,8 +29,9 @@ func (s Signal[T]) Name() string { return s.name }
 
 // Receive waits for the next value. After timeout, if it is not 0, it returns
 // [ErrTimeout]; when it is negative, as what is left until a time that has passed,
-// at once. A run that waits is in Postgres and costs a
-// worker nothing.
+// at once, unless a value is there. A value that was sent before the timeout had passed is
+// received, however late a worker has the run again, and so is one that is there by then. A
+// run that waits is in Postgres and costs a worker nothing.
 func (s Signal[T]) Receive(ctx Context, timeout time.Duration) (T, error) {
 	return s.Go(ctx, timeout).Get(ctx)
 }
@@ -46,7 +47,7 @@ func (s Signal[T]) Go(ctx Context, timeout time.Duration) *Future[T] {
 		b.t.resolve(f, nil, &StepError{Step: f.key, Err: s.badName()})
 		return &Future[T]{f}
 	}
-	f.wait = &engine.Wait{Seq: f.seq, Key: f.key, Left: -1, Signal: s.name}
+	f.wait = &engine.Wait{Seq: f.seq, Key: f.key, Left: engine.Never, Signal: s.name}
 	if timeout != 0 {
 		f.wait.Left = max(timeout, 0)
 	}

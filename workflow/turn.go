@@ -33,7 +33,8 @@ type turn struct {
 	in      engine.Turn
 	ctx     context.Context // of the attempts; ends with the turn
 	stop    context.CancelCauseFunc
-	misused atomic.Bool // a Context was used on a foreign goroutine
+	misused atomic.Bool            // a Context was used on a foreign goroutine
+	holder  atomic.Pointer[branch] // had the baton last
 
 	yield    chan struct{} // gives the baton back
 	watch    *time.Timer   // of who has it
@@ -237,20 +238,23 @@ func (t *turn) wait(ctx context.Context) {
 	now := t.in.Now()
 	next := time.Duration(-1) // until the first of what waits is due
 	stay := now               // until when a run that waits for others stays
+	var first *future
 	for _, f := range t.armed {
 		if f.step == nil && waitsForOthers(f.wait) && f.armedAt.Add(t.in.Sticky).After(stay) {
 			stay = f.armedAt.Add(t.in.Sticky)
 		}
-		if f.due.IsZero() {
-			continue
+		if !f.due.IsZero() && (first == nil || f.due.Before(first.due)) {
+			first = f
 		}
-		left := f.due.Sub(now)
-		if left <= 0 {
-			t.fire(f)
-			return
-		}
-		if next < 0 || left < next {
-			next = left
+	}
+	if first != nil {
+		next = max(first.due.Sub(now), 0)
+		if next == 0 {
+			if first.step != nil || t.heard(first.due) {
+				t.fire(first)
+				return
+			}
+			next = -1 // what Postgres answers comes first
 		}
 	}
 	pause := next
@@ -285,6 +289,20 @@ func (t *turn) wait(ctx context.Context) {
 	case <-t.in.News:
 		t.look()
 	}
+}
+
+// heard reports whether what had arrived at a time has been handed over to what waits
+// for it, and asks for it if not: no time is over before that, as its run may have been
+// nowhere, or told nothing, when it was.
+func (t *turn) heard(at time.Time) bool {
+	switch {
+	case t.news.looking:
+		t.news.again = t.news.again || t.news.asked.Before(at)
+		return false
+	case t.news.asked.Before(at):
+		t.look()
+	}
+	return !t.news.looking
 }
 
 func closed(c <-chan struct{}) bool {

@@ -97,6 +97,7 @@ type news struct {
 	signals  []engine.Signal
 	last     map[string]int64 // the newest signal of each name that was read
 	children map[int64]engine.ChildEnd
+	asked    time.Time // when the last look began
 	looking  bool
 	again    bool // something may have arrived since
 }
@@ -131,7 +132,7 @@ func (t *turn) look() {
 	if len(children) == 0 && len(after) == 0 {
 		return
 	}
-	t.news.looking, t.news.again = true, false
+	t.news.looking, t.news.again, t.news.asked = true, false, t.in.Now()
 	t.attempts++
 	t.begun++
 	t.group.Go(func() {

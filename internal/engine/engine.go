@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -236,10 +237,13 @@ type Outlet interface {
 type Wait struct {
 	Seq    int
 	Key    string
-	Left   time.Duration // until it ends by itself; negative: never does
+	Left   time.Duration // until it ends by itself, or Never; negative: since it should have
 	Signal string        // name of the signal that ends it
 	Child  int64         // run whose end ends it; negative: one that is on its own, and whose start only is not recorded yet
 }
+
+// Never is the Left of a Wait that does not end by itself.
+const Never time.Duration = math.MinInt64
 
 // A Child is a run that a body starts.
 type Child struct {

@@ -58,7 +58,7 @@ func (r *memRun) Write(_ context.Context, b engine.Batch) error {
 	}
 	for _, w := range b.Waits {
 		x := wait{Wait: w}
-		if w.Left >= 0 {
+		if w.Left != engine.Never {
 			x.until = e.clock.Add(w.Left)
 		}
 		r.waits[w.Seq] = x
@@ -151,7 +151,7 @@ func (r *memRun) Child(_ context.Context, c engine.Child) (int64, error) {
 		err := &workflow.KeyConflictError{Key: c.Unique, Run: child.id}
 		return 0, &engine.Fault{Kind: "conflict", Message: err.Error(), Type: fmt.Sprintf("%T", err), Permanent: true}
 	}
-	w := engine.Wait{Seq: c.Seq, Key: c.Key, Left: -1, Child: int64(child.id)}
+	w := engine.Wait{Seq: c.Seq, Key: c.Key, Left: engine.Never, Child: int64(child.id)}
 	if c.Detach { // as in Postgres
 		w.Child = -w.Child
 	}

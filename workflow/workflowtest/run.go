@@ -173,8 +173,8 @@ func (r *memRun) turn() {
 		t.Attempts[seq] = a
 	}
 	for seq, w := range r.waits {
-		if w.Left = -1; !w.until.IsZero() {
-			w.Left = max(w.until.Sub(e.clock), 0)
+		if w.Left = engine.Never; !w.until.IsZero() {
+			w.Left = w.until.Sub(e.clock)
 		}
 		t.Waits[seq] = w.Wait
 	}

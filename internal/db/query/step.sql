@@ -31,7 +31,7 @@ GROUP BY a.seq, a.key
 ORDER BY a.seq, max(a.attempt) DESC;
 
 -- name: WaitList
-SELECT seq, key, CASE WHEN wake_at IS NULL THEN -1 ELSE greatest(extract(epoch FROM wake_at - clock_timestamp()), 0) END::float8, coalesce(signal, ''), coalesce(child_id, 0)
+SELECT seq, key, extract(epoch FROM wake_at - clock_timestamp())::float8, coalesce(signal, ''), coalesce(child_id, 0)
 FROM stepward.wait WHERE run_id = $1;
 
 -- name: StepList
