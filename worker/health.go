@@ -33,6 +33,7 @@ type Report struct {
 	Backend    string        `json:"backend"`     // empty when no sandbox backend works here
 	Warm       int           `json:"warm"`        // sandboxes that wait for a step: see [Warm]
 	Revoked    bool          `json:"revoked"`     // the worker gets no secrets any more, and leaves runs that need some to others
+	Stranded   bool          `json:"stranded"`    // the same, as what starts brokers here has ended: start the program again
 }
 
 func (h *Health) attach(w *worker) {
@@ -50,7 +51,7 @@ func (h *Health) Report() (r Report, ok bool) {
 	if w == nil {
 		return Report{}, false
 	}
-	r = Report{Runs: w.held(), MaxRuns: w.MaxRuns, Steps: len(w.steps), Stuck: int(w.stuck.Load()), Blocked: int(w.blocked.Load()), LeaseSlack: w.lease.slack(), Revoked: w.isRevoked()}
+	r = Report{Runs: w.held(), MaxRuns: w.MaxRuns, Steps: len(w.steps), Stuck: int(w.stuck.Load()), Blocked: int(w.blocked.Load()), LeaseSlack: w.lease.slack(), Revoked: w.isRevoked(), Stranded: w.isStranded()}
 	if w.backend != nil {
 		r.Backend = w.backend.Name()
 	}

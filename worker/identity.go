@@ -166,8 +166,9 @@ func (l *lent) call(ctx context.Context, timeout time.Duration, f func(ctx conte
 		cancel()
 		if err != nil {
 			if start, ok := errors.AsType[*brokerlink.StartError](err); ok && start.Away {
-				if errors.Is(err, brokerlink.ErrLauncher) {
-					l.h.w.log.ErrorContext(ctx, "no broker can be started: steps with secrets are handed back", "error", err)
+				if errors.Is(err, brokerlink.ErrLauncher) { // nobody has to wait for that
+					l.h.w.strandedNow(l.h.t.session, err)
+					return err
 				}
 				err = &awayError{err}
 			}
@@ -232,6 +233,10 @@ func (l *lent) issue(ctx context.Context) error {
 
 // fault is what the attempt ends with. What an operator or a deploy can cure parks the run.
 func (l *lent) fault(err error) error {
+	if errors.Is(err, brokerlink.ErrLauncher) {
+		l.h.t.stop(engine.ErrHandBack)
+		return engine.ErrHandBack
+	}
 	r := brokerlink.Refused(err)
 	reason := ""
 	if r != nil {

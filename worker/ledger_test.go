@@ -65,8 +65,9 @@ func TestRevokedSession(t *testing.T) {
 	w.lease.id.Store(2)
 	w.revoked.Store(2)
 	w.revokedNow(1, errors.New("revoked"))
-	if !w.isRevoked() {
-		t.Error("the worker takes itself for one that is not revoked")
+	w.strandedNow(1, errors.New("stranded"))
+	if !w.isRevoked() || w.isStranded() {
+		t.Error("the worker takes itself for one that is not revoked, or that is stranded")
 	}
 }
 

@@ -48,7 +48,7 @@ func (h *host) sandboxed(ctx context.Context, a engine.Attempt, p *pulse, free, 
 	if w.backend == nil {
 		return nil, &engine.ParkError{Reason: "no_backend", Err: fmt.Errorf("step %s needs a sandbox: %w", a.Key, w.backendErr)}
 	}
-	if workflow.Mode(a.Step.Mode) >= workflow.Identity && w.isRevoked() {
+	if workflow.Mode(a.Step.Mode) >= workflow.Identity && w.rests() {
 		h.t.stop(engine.ErrHandBack)
 		return nil, engine.ErrHandBack
 	}

@@ -121,6 +121,7 @@ type worker struct {
 	wants        wants
 	rest         wants        // without those whose steps have secrets
 	revoked      atomic.Int64 // the session in which the broker has said that this worker is
+	stranded     atomic.Int64 // that in which no broker could be started any more
 	unservable   []int32      // requirements of own definitions that this worker cannot meet
 	box          *payload.Box
 	commits      *batch.Group[write, error]
@@ -156,7 +157,7 @@ type wants struct {
 
 // offers is what this worker claims.
 func (w *worker) offers() wants {
-	if w.isRevoked() {
+	if w.rests() {
 		return w.rest
 	}
 	return w.wants

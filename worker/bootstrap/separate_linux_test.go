@@ -131,11 +131,47 @@ func TestSeparate(t *testing.T) {
 			if err != nil || !maps.Equal(got, c.want) {
 				t.Errorf("the worker has %v, want %v; %v", got, c.want, err)
 			}
+			if c.level >= identity.L1 {
+				stranded(t, client, brokerOf(t, store))
+			}
 			in.Close()
 			if err := p.Wait(); err != nil || strings.Contains(log.String(), token) {
 				t.Errorf("%v\n%s", err, log)
 			}
 		})
+	}
+}
+
+// stranded ends what starts brokers, and the one that it has started. A run that needs one goes back,
+// and then is left to others; one that needs none is executed.
+func stranded(t *testing.T, client *workflow.Client, pid string) {
+	t.Helper()
+	status, err := os.ReadFile("/proc/" + pid + "/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, after, _ := strings.Cut(string(status), "PPid:")
+	launcher := strings.Fields(after)[0]
+	if err := errors.Join(kill(launcher), kill(pid)); err != nil {
+		t.Fatal(err)
+	}
+	run, err := ship.Enqueue(t.Context(), client, "now", workflow.EnqueueOptions{Tenant: "acme"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for {
+		if why, err := client.Why(t.Context(), run.ID); err != nil {
+			t.Fatal(err)
+		} else if why.Cause == "no_worker" {
+			break
+		}
+	}
+	plain, err := words.Enqueue(t.Context(), client, "ada", workflow.EnqueueOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out, err := plain.Result(t.Context()); err != nil || out != "ADA" {
+		t.Errorf("got %q, %v", out, err)
 	}
 }
 
