@@ -180,6 +180,7 @@ func TestRefusals(t *testing.T) {
 	}{
 		{"no profile has it", identity.Key{}, "", nil, "unresolved"},
 		{"the store does not", identity.Key{Ref: "mem://bad"}, "", nil, "unresolved"},
+		{"nobody has set the store up", identity.Key{Ref: "mem://bad"}, "", errors.Join(broker.ErrNoSecret, broker.ErrEmpty), "store"},
 		{"denied by a profile", identity.Key{Deny: true}, "", nil, "denied"},
 		{"denied by the store", identity.Key{Ref: "mem://bad"}, "", broker.ErrDenied, "denied"},
 		{"a version that is gone", identity.Key{Ref: "mem://bad", Version: "v0"}, "", broker.ErrNoVersion, "pin"},

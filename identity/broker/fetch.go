@@ -131,6 +131,8 @@ func (b *broker) get(ctx context.Context, f facts, g grant) (Value, error) {
 		return v, checkValue(g, v)
 	case errors.Is(err, ErrNoSecret) && g.pinned != nil:
 		return v, refuse(reasonPin, g.name, "broker: %s: %w", g.name, err)
+	case errors.Is(err, ErrEmpty) && g.required:
+		return v, refuse(reasonStore, g.name, "broker: %s: %w", g.name, err)
 	case errors.Is(err, ErrNoSecret):
 		return v, &missing{refuse(reasonUnresolved, g.name, "broker: %s: %w", g.name, err)}
 	case errors.Is(err, ErrNoVersion):

@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
+
 	"github.com/stepward/stepward/audit"
 	"github.com/stepward/stepward/identity"
 	"github.com/stepward/stepward/internal/envelope"
@@ -132,6 +134,9 @@ func (b *broker) record(ctx context.Context, f facts, id envelope.ID, at standin
 	}
 	var ok *bool
 	err = b.Pool.QueryRow(ctx, b.q.IssuePut, f.args(id[:], at.level.String(), bound.revocations, string(pins), b.root.seal(renewal, "renewal "+about), leases, b.actor, now[f.tenant], now[""], at.why)...).Scan(&ok)
+	if e, ok := errors.AsType[*pgconn.PgError](err); ok && e.Code == "55P03" {
+		return false, fmt.Errorf("broker: record what would be issued: somebody holds up the run, or what is revoked of its tenant: %w", err)
+	}
 	if err != nil {
 		return false, fmt.Errorf("broker: record what would be issued: %w", err)
 	}

@@ -1,7 +1,10 @@
 package broker_test
 
 import (
+	"strings"
 	"testing"
+
+	"connectrpc.com/connect"
 
 	"github.com/stepward/stepward/identity"
 	"github.com/stepward/stepward/identity/broker"
@@ -106,6 +109,35 @@ func TestRevokedFirst(t *testing.T) {
 		t.Error(err)
 	}
 	if err := <-revoked; err != nil {
+		t.Error(err)
+	}
+}
+
+// Who holds up what is revoked, and does not go on, holds up a start for a time: what was fetched for it is ended, the worker may ask
+// again, and then gets it.
+func TestHeldUp(t *testing.T) {
+	f := newFixture(t, "DEPLOY_TOKEN")
+	f.store.values["x"], f.store.leases = "s3cr3t-canary", true
+	f.put("DEPLOY_TOKEN", identity.Key{Ref: "mem://x"})
+	f.exec("ALTER FUNCTION stepward.put_issue SET lock_timeout = '10ms'")
+	link := f.serve()
+	tx, err := f.pool.Begin(t.Context())
+	if err == nil {
+		_, err = tx.Exec(t.Context(), f.in("INSERT INTO stepward.identity_epoch VALUES ('acme', 0)"))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback(t.Context())
+	_, err = get(t.Context(), link, f.claim)
+	if connect.CodeOf(err) != connect.CodeUnavailable || !strings.Contains(err.Error(), "holds up") || f.issued() != 0 || len(f.store.ended) != 1 {
+		t.Errorf("got %v, and ended are %v", err, f.store.ended)
+	}
+	if err := tx.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	f.exec("ALTER FUNCTION stepward.put_issue SET lock_timeout = '1min'")
+	if _, err := get(t.Context(), link, f.claim); err != nil {
 		t.Error(err)
 	}
 }

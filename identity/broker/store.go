@@ -52,6 +52,10 @@ var (
 	// ErrNoSecret reports that the store has nothing under the reference.
 	ErrNoSecret = errors.New("broker: no such secret")
 
+	// ErrEmpty reports a store that has no secret at all: nobody has set it up. Where it is wrapped
+	// beside ErrNoSecret, it counts for what a step cannot do without.
+	ErrEmpty = errors.New("broker: the store is empty")
+
 	// ErrNoVersion reports that the store has the secret, and not, or no more, the version.
 	ErrNoVersion = errors.New("broker: no such version of the secret")
 

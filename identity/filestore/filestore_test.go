@@ -89,6 +89,24 @@ func phrase(words string) func() ([]byte, error) {
 	return func() ([]byte, error) { return []byte(words), nil }
 }
 
+// A store that nobody has put anything into says so, and no other does.
+func TestEmpty(t *testing.T) {
+	s := open(t, place(t))
+	if _, err := get(s, "acme", "token", ""); !errors.Is(err, broker.ErrEmpty) || !errors.Is(err, broker.ErrNoSecret) {
+		t.Errorf("got %v", err)
+	}
+	put(t, s, "globex", "token", "a value")
+	if _, err := get(s, "acme", "token", ""); errors.Is(err, broker.ErrEmpty) || !errors.Is(err, broker.ErrNoSecret) {
+		t.Errorf("got %v", err)
+	}
+	if err := s.Delete(t.Context(), "globex", "token"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := get(s, "globex", "token", ""); errors.Is(err, broker.ErrEmpty) || !errors.Is(err, broker.ErrNoSecret) {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestOpenedAgain(t *testing.T) {
 	c := place(t)
 	s := open(t, c)

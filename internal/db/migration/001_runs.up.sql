@@ -455,11 +455,11 @@ CREATE TABLE stepward.binding (
 CREATE INDEX revocation_target ON stepward.revocation (tenant, kind, target);
 
 -- Records an envelope that is about to leave, if the attempt is still that worker's (else: false), and nothing was revoked
--- since these epochs of its tenant and of the deployment (else: null). Who revokes waits for it, and it for them. A function of
--- the owner, as a broker locks these rows, and changes nothing of them.
+-- since these epochs of its tenant and of the deployment (else: null). Who revokes waits for it, and it for them, for less
+-- than a worker waits for a broker. A function of the owner, as a broker locks these rows, and changes nothing of them.
 CREATE FUNCTION stepward.put_issue(run bigint, epoch int, session bigint, seq int, attempt int, sandbox text,
     envelope bytea, level text, revocation bigint, pins jsonb, renewal bytea, leases bytea, who text, tenant_epoch bigint, deployment_epoch bigint, why text) RETURNS boolean
-LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '10s' AS $$
     -- There must be rows to wait for.
     INSERT INTO stepward.identity_epoch (tenant, epoch)
     SELECT x.tenant, 0 FROM (SELECT '' AS tenant UNION SELECT r.tenant FROM stepward.run r WHERE r.id = $1) x ORDER BY x.tenant
