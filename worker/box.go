@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -193,13 +194,26 @@ func (h *host) holds(ctx context.Context) bool {
 	return err == nil
 }
 
+// A storedHandle is the handle of a sandbox, with what tells the input that its attempt
+// began with from another one.
+type storedHandle struct {
+	sandbox.Handle
+	InputHash uint64
+}
+
+func hashInput(b []byte) uint64 {
+	h := fnv.New64a()
+	h.Write(b) // never fails
+	return h.Sum64()
+}
+
 // handle returns what is stored for another worker to open the sandbox with; nil if that is
 // of no use.
 func (h *host) handle(ctx context.Context, a engine.Attempt, sb *sandbox.Sandbox) ([]byte, error) {
 	if !h.w.capabilities.Persistent || a.Step.Spec.Share || a.Step.Tool && !a.Step.Continue {
 		return nil, nil
 	}
-	raw, err := json.Marshal(sb.Handle())
+	raw, err := json.Marshal(storedHandle{Handle: sb.Handle(), InputHash: hashInput(a.Input)})
 	if err != nil {
 		return nil, err
 	}
@@ -234,7 +248,7 @@ func (h *host) takeOver(ctx context.Context, a engine.Attempt, b *box) (known ma
 	if stored == nil {
 		return nil, h.orphaned(opening, b.id, errors.New("no other worker can go on with it"))
 	}
-	var handle sandbox.Handle
+	var handle storedHandle
 	raw, _, err := h.open(always, stored)
 	if err == nil {
 		err = json.Unmarshal(raw, &handle)
@@ -242,7 +256,10 @@ func (h *host) takeOver(ctx context.Context, a engine.Attempt, b *box) (known ma
 	if err != nil {
 		return nil, err
 	}
-	sb, err := sandbox.Open(opening, w.backend, handle, sandbox.Options{Labels: h.labels(a), Done: b.used.add, Continue: a.Step.Continue})
+	if handle.InputHash != hashInput(a.Input) {
+		return nil, h.orphaned(opening, b.id, errors.New("the body passes another input now"))
+	}
+	sb, err := sandbox.Open(opening, w.backend, handle.Handle, sandbox.Options{Labels: h.labels(a), Done: b.used.add, Continue: a.Step.Continue})
 	if err != nil {
 		return nil, h.orphaned(opening, b.id, err)
 	}

@@ -220,6 +220,33 @@ func TestAnotherStepLeavesGuestAlone(t *testing.T) {
 	})
 }
 
+// A step that a deploy gives another input while it is under way in a sandbox is tried again with that, in
+// another one.
+func TestAnotherInputLeavesGuestAlone(t *testing.T) {
+	t.Parallel()
+	host, b := containers(t)
+	f := newFixture(t)
+	const n = 300
+	run := f.enqueueCount(counting{N: n})
+	p := f.startVictim(victimConfig{Engine: host, DrainTimeout: time.Millisecond}, "")
+	eventually(t, "the guest counts", func() bool { return f.count("SELECT count(*) FROM stepward.entry") > 10 })
+	p.signal(syscall.SIGTERM)
+	p.diedOf(0)
+	other := workflow.Define(census, func(ctx workflow.Context, in counting) (string, error) {
+		return countStep.Run(ctx, [2]int{20, in.Size})
+	}, workflow.Options{Version: "1", Steps: []workflow.Declared{countStep, countOnce}})
+	f.start(worker.Config{Name: "other", Workflows: []*workflow.Definition{other}, Backends: []sandbox.Backend{b}})
+	if out, err := run.Result(t.Context()); err != nil || out != "begun 1, attempt 2" {
+		t.Fatalf("got %q, %v", out, err)
+	}
+	if got := f.count("SELECT count(*) FROM stepward.entry WHERE attempt = 2"); got != 20 {
+		t.Errorf("it counted to %d, not 20", got)
+	}
+	if got := f.count("SELECT count(*) FROM stepward.sandbox WHERE destroyed_at IS NULL"); got > 1 { // that of the result may still be there
+		t.Errorf("%d sandboxes are there", got)
+	}
+}
+
 // So it is with a sandbox that was ready before the step was.
 func TestWarmGuestSurvivesDeploy(t *testing.T) {
 	t.Parallel()

@@ -211,8 +211,8 @@
 // repeats or skips nothing. [Client.Repin] moves runs to another version. A step that
 // has no result yet is no history: another one in its place begins anew, without its
 // failures, its delay or its heartbeats, and not in its sandbox. The same one with
-// another input is taken for it: a function that runs in a sandbox then goes on with the
-// input that it began with.
+// another input is taken for it, but where it runs in a sandbox, that one is lost, and
+// another attempt has the new input.
 //
 // # The record of a run, and other code
 //
