@@ -17,7 +17,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	authentication "k8s.io/api/authentication/v1"
 	authorization "k8s.io/api/authorization/v1"
@@ -366,7 +365,7 @@ func TestNotAttested(t *testing.T) {
 	t.Parallel()
 	p := newPlace(t, "baseline") // allows more
 	key := strings.Repeat("A", 1624)
-	ctx := bounded(t)
+	ctx := t.Context()
 	b := p.backend(func(c *Config) { c.ProofKey = key })
 	c, err := b.connect(ctx)
 	if err != nil {
@@ -556,9 +555,7 @@ func TestAttestorWithoutRights(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	defer cancel()
-	if err := a.Attest(ctx, "x", []byte("x")); err == nil || errors.Is(err, broker.ErrDenied) || !strings.Contains(err.Error(), "tokenreviews") {
+	if err := a.Attest(bounded(t), "x", []byte("x")); err == nil || errors.Is(err, broker.ErrDenied) || !strings.Contains(err.Error(), "tokenreviews") {
 		t.Errorf("a broker that may not ask: %v, want one that says it is not known", err)
 	}
 }
