@@ -59,6 +59,7 @@ const (
 	EnvelopeOpened   = "envelope.opened"   // in its sandbox; detail: envelope
 	EnvelopeRefused  = "envelope.refused"  // detail: reason, name of the secret, attempt, error; policies, if they were asked
 	KeyWithheld      = "key.withheld"      // from an attempt that can do without; detail: name, attempt, error; policies, if they were asked
+	KeyInjected      = "key.injected"      // put into requests, before the first of them and of each half minute; detail: name, host, count of uses, attempt, envelope
 	KeyDeprecated    = "key.deprecated"    // was issued all the same; detail: name, version, attempt, and what of it is deprecated
 	EnvelopeClosed   = "envelope.closed"   // nothing of it is of use any more; detail: envelope
 	ProfilePut       = "profile.put"       // of no run; detail: profile, scope, generation, and the names that were changed

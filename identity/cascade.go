@@ -60,8 +60,9 @@ func (r Resolved) Profiles() (ids []int64) {
 // name, nor a reference that none of the tenant's own profiles has.
 func Resolve(profiles []Profile, place Scope, run map[string]Key) map[string]Resolved {
 	layers := layersAt(profiles, place, run)
-	own := func(ref string) bool {
-		return slices.ContainsFunc(profiles, func(p Profile) bool { return p.Scope.Tenant == place.Tenant && place.Tenant != "" && p.refers(ref) })
+	own := func(ref string) (is, kept bool) {
+		kept = slices.ContainsFunc(profiles, func(p Profile) bool { return p.injects(ref) })
+		return slices.ContainsFunc(profiles, func(p Profile) bool { return p.Scope.Tenant == place.Tenant && place.Tenant != "" && p.refers(ref) }), kept
 	}
 	out := make(map[string]Resolved)
 	for _, l := range layers {
@@ -97,7 +98,7 @@ func layersAt(profiles []Profile, place Scope, run map[string]Key) (layers []lay
 	return layers
 }
 
-func resolve(layers []layer, name string, own func(ref string) bool) Resolved {
+func resolve(layers []layer, name string, own func(ref string) (is, kept bool)) Resolved {
 	r := Resolved{Name: name}
 	var winner, merged Key
 	var lock, set, last *layer // the broadest that locks, what is in force, what names it
@@ -116,17 +117,23 @@ func resolve(layers []layer, name string, own func(ref string) bool) Resolved {
 			r.Denied = append(r.Denied, l.origin)
 		}
 		if k.sets() {
+			is, kept := own(k.Ref)
 			switch {
 			case lock != nil && lock.breadth < l.breadth:
 				locked = fmt.Sprintf("%v, under %v", l.origin, lock.origin)
 			case l.breadth == runBreadth && set == nil:
 				added = "a run adds no name"
-			case l.breadth == runBreadth && k.Ref != "" && k.Ref != winner.Ref && !own(k.Ref):
+			case l.breadth == runBreadth && k.Ref != "" && k.Ref != winner.Ref && !is:
 				added = "no profile of the tenant has the reference that the run names"
+			case l.breadth == runBreadth && k.Ref != winner.Ref && kept:
+				added = "a profile keeps what the run names out of sandboxes"
+			case l.breadth == runBreadth && k.Inject != nil:
+				added = "a run does not say where a secret goes"
 			}
 			if set != nil {
 				r.Shadowed = append(r.Shadowed, set.origin)
 			}
+			k.Inject = cmp.Or(k.Inject, winner.Inject)
 			set, winner, r.Unset = l, k, Origin{}
 		}
 		if k.Unset {
@@ -171,6 +178,9 @@ func resolve(layers []layer, name string, own func(ref string) bool) Resolved {
 		fail(ErrMissing, "")
 	default:
 		merged.Ref, merged.Version, merged.Knob, merged.File, merged.Retarget, merged.Weak = winner.Ref, winner.Version, winner.Knob, winner.File, winner.Retarget, winner.Weak
+		if merged.Ref != "" {
+			merged.Inject = winner.Inject
+		}
 		r.From = set.origin
 	}
 	r.Key = merged

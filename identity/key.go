@@ -30,6 +30,8 @@ type Key struct {
 	File     bool  `json:"file,omitempty"`       // the variable holds the path of a file with the value
 	Retarget bool  `json:"retarget,omitempty"`   // runs that are enqueued follow when Ref changes; else they do not get the key
 	Weak     bool  `json:"weak_value,omitempty"` // accepts a value that is too short, or too plain, to be redacted
+
+	Inject *Inject `json:"inject,omitempty"` // the value does not enter the sandbox
 }
 
 // sets reports whether the key gives the name something.
@@ -59,8 +61,12 @@ func (k Key) problem(name string) string {
 		return "want one of Ref, Knob, Unset and Deny"
 	case given == 0 && !restricts:
 		return "says nothing: want one of Ref, Knob, Unset and Deny, or a restriction"
-	case k.Ref == "" && (k.Version != "" || k.File || k.Retarget || k.Weak):
-		return "Version, File, Retarget and Weak are of a Ref"
+	case k.Ref == "" && (k.Version != "" || k.File || k.Retarget || k.Weak || k.Inject != nil):
+		return "Version, File, Retarget, Weak and Inject are of a Ref"
+	case k.Inject != nil && k.Weak:
+		return "a value that cannot be redacted is not for Inject"
+	case k.Inject != nil && k.Inject.problem() != "":
+		return k.Inject.problem()
 	case k.Version != "" && !version.MatchString(k.Version):
 		return "bad Version: want 1 to 200 visible ASCII characters"
 	case k.Version != "" && k.Retarget:

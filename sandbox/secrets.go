@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 
 	"connectrpc.com/connect"
 
@@ -55,6 +56,13 @@ func (k Secrets) Deliver(ctx context.Context, envelope []byte) error {
 		_, err := c.Deliver(ctx, connect.NewRequest(&rpc.DeliverRequest{Envelope: envelope}))
 		return err
 	})
+}
+
+// Route has connections of the sandbox to these endpoints, "host:port" in lower case, made by connect from now on, and
+// by nothing else; where its [NetworkPolicy] allows them. What programs send there has to be TLS: it is not
+// looked into.
+func (k Secrets) Route(endpoints []string, connect func(ctx context.Context, endpoint string) (net.Conn, error)) {
+	k.s.network.gate.SetRoutes(endpoints, connect)
 }
 
 // Challenge returns what the next renewals have to answer, of all envelopes that the

@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -17,6 +18,7 @@ import (
 	"github.com/stepward/stepward/internal/engine"
 	"github.com/stepward/stepward/internal/rpc"
 	"github.com/stepward/stepward/internal/rpc/rpcconnect"
+	"github.com/stepward/stepward/internal/tunnel"
 	"github.com/stepward/stepward/sandbox"
 	"github.com/stepward/stepward/workflow"
 )
@@ -96,6 +98,7 @@ type lent struct {
 	stop  context.CancelFunc
 	over  sync.WaitGroup
 
+	routed  bool        // used by one goroutine at a time: who issues, and then who renews
 	listed  []string    // the secrets of the step
 	revoked atomic.Bool // the sandbox is told that it is over, and its end waits for nothing
 }
@@ -218,6 +221,7 @@ func (l *lent) issue(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	l.route(issued.Msg.Inject)
 	if err := l.b.sb.Secrets().Deliver(ctx, issued.Msg.Envelope); err != nil {
 		return err
 	}
@@ -285,6 +289,7 @@ func (l *lent) renew(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	l.route(answer.Msg.Inject)
 	var revoked error
 	if answer.Msg.Revoked != "" {
 		revoked = &brokerlink.Refusal{Reason: cmp.Or(answer.Msg.Reason, "revoked"), Err: errors.New(answer.Msg.Revoked)}
@@ -300,6 +305,24 @@ func (l *lent) renew(ctx context.Context) error {
 		return errUnopened // it was issued, and did not arrive
 	}
 	return err
+}
+
+// route has the sandbox's connections to some hosts made by the broker, where its TLS ends.
+func (l *lent) route(endpoints []string) {
+	if l.routed || len(endpoints) == 0 {
+		return
+	}
+	l.routed = true
+	l.b.sb.Secrets().Route(endpoints, func(ctx context.Context, endpoint string) (conn net.Conn, err error) {
+		err = l.call(ctx, brokerTimeout, func(ctx context.Context, c rpcconnect.BrokerClient) error {
+			conn, err = brokerlink.Inject(ctx, c, l.claim, endpoint)
+			return err
+		})
+		if r := brokerlink.Refused(err); r != nil {
+			return nil, tunnel.DeniedError(r.Error())
+		}
+		return conn, err
+	})
 }
 
 // keep renews until the attempt is over. A renewal that fails may work the next time; without

@@ -3,6 +3,7 @@ package broker
 import (
 	"cmp"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -47,6 +48,9 @@ type Config struct {
 	// Attestors can tell, by the name of a backend, whether a sandbox of it is out of the workers' reach: level
 	// L2 needs one.
 	Attestors map[string]Attestor
+
+	// Roots are what the hosts of identity.Inject are trusted by. Defaults to those of the system.
+	Roots *x509.CertPool
 
 	// Freeze is how long a sandbox goes on with secrets that cannot be renewed, and
 	// Kill, when it is ended. Both count from the last renewal. Default to 15 and 90

@@ -12,6 +12,7 @@ import (
 
 	"github.com/stepward/stepward/internal/envelope"
 	"github.com/stepward/stepward/internal/rpc"
+	"github.com/stepward/stepward/sandbox"
 	"github.com/stepward/stepward/workflow"
 )
 
@@ -54,6 +55,7 @@ type stepDefinition struct {
 	Secrets []string `json:"secrets"`
 
 	Timeout time.Duration `json:"timeout_ns"` // of an attempt; 0: none
+	Sandbox sandbox.Spec  `json:"sandbox"`
 }
 
 // facts reads what is on record. It refuses an attempt that is not the worker's, or is over.

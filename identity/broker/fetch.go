@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -50,7 +51,7 @@ func (f *fetched) wipe() {
 
 // fetch gets all that is granted, or fails. What it returns is to be wiped, and its leases
 // ended if nothing comes of it, also after a failure.
-func (b *broker) fetch(ctx context.Context, f facts, bound bound) (*fetched, error) {
+func (b *broker) fetch(ctx context.Context, f facts, bound bound, id envelope.ID, at standing) (*fetched, error) {
 	grants := bound.grants
 	type answer struct {
 		value Value
@@ -100,6 +101,17 @@ func (b *broker) fetch(ctx context.Context, f facts, bound bound) (*fetched, err
 			p.Repeats = bound.repeats
 			if again := g.again(&p, b.root.mark); err == nil && again != nil {
 				err = again
+			}
+		}
+		if inject := g.key.Inject; inject != nil {
+			if err == nil {
+				err = f.injectable(g, a.value)
+			}
+			clear(item.Value)
+			item.Store, item.Value = envelope.Placeholder, []byte(b.root.placeholder(id, g.name, cmp.Or(inject.Prefix, placeholderMark)))
+			p.Inject = inject
+			if at.of(g.key) != at.level {
+				p.Level = at.of(g.key)
 			}
 		}
 		if !a.value.Created.IsZero() {

@@ -86,13 +86,14 @@ type fixture struct {
 	store    *memory
 	cfg      broker.Config
 	claim    *rpc.Claim
+	ctx      context.Context //nolint:containedctx // of what serve starts
 }
 
 const runID = 1 << 40
 
 func newFixture(t *testing.T, secrets ...string) *fixture {
 	t.Helper()
-	f := &fixture{t: t, store: &memory{values: map[string]string{}, now: map[string]string{}, errs: map[string]error{}}}
+	f := &fixture{t: t, ctx: context.Background(), store: &memory{values: map[string]string{}, now: map[string]string{}, errs: map[string]error{}}}
 	f.pool, f.schema = testenv.Postgres(t)
 	if err := workflow.Migrate(t.Context(), f.pool, workflow.MigrateOptions{Schema: f.schema}); err != nil {
 		t.Fatal(err)
@@ -203,7 +204,7 @@ func (f *fixture) serve() *brokerlink.Link {
 
 func (f *fixture) serveOn(ln net.Listener, address string) *brokerlink.Link {
 	f.t.Helper()
-	ctx, stop := context.WithCancel(context.Background())
+	ctx, stop := context.WithCancel(f.ctx)
 	done := make(chan error, 1)
 	go func() { done <- broker.Serve(ctx, ln, f.cfg) }()
 	f.t.Cleanup(func() {

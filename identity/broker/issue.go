@@ -43,7 +43,7 @@ func (b *broker) issueTo(ctx context.Context, f facts, hello []byte) (*rpc.Issue
 	sealed := b.sealed(f, bound.digest)
 	at, unknown := b.attest(ctx, sealed, hello, standingOf(ctx))
 	for _, g := range bound.grants {
-		if g.key.MinLevel > at.level {
+		if g.key.MinLevel > at.of(g.key) {
 			if unknown != nil && g.key.MinLevel == identity.L2 {
 				return nil, fmt.Errorf("broker: %s demands level L2: %w", g.name, unknown)
 			}
@@ -51,7 +51,7 @@ func (b *broker) issueTo(ctx context.Context, f facts, hello []byte) (*rpc.Issue
 			if why == "" {
 				why = "nothing here promises more"
 			}
-			return nil, refuse(reasonLevel, g.name, "broker: %s demands level %v, and this set-up is %v: %s", g.name, g.key.MinLevel, at.level, why)
+			return nil, refuse(reasonLevel, g.name, "broker: %s demands level %v, and this set-up is %v: %s", g.name, g.key.MinLevel, at.of(g.key), why)
 		}
 	}
 	var id envelope.ID
@@ -62,7 +62,7 @@ func (b *broker) issueTo(ctx context.Context, f facts, hello []byte) (*rpc.Issue
 	if err != nil {
 		return nil, refuse(reasonDenied, "", "broker: the sandbox's hello: %w", err)
 	}
-	got, err := b.fetch(ctx, f, bound)
+	got, err := b.fetch(ctx, f, bound, id, at)
 	defer got.wipe()
 	point("fetched")
 	said := 0
@@ -84,11 +84,19 @@ func (b *broker) issueTo(ctx context.Context, f facts, hello []byte) (*rpc.Issue
 	}
 	point("recorded")
 	b.warn(ctx, f, now, got.pins)
-	out, err := sealer.Seal(got.items)
+	items, hosts := got.items, endpoints(got.pins)
+	if len(hosts) > 0 {
+		trusted, err := b.authorityOf(id, f, got.pins)
+		if err != nil {
+			return nil, err
+		}
+		items = append(items, trusted)
+	}
+	out, err := sealer.Seal(items)
 	if err != nil {
 		return nil, err
 	}
-	return &rpc.IssueResponse{Envelope: out, Id: id[:]}, nil
+	return &rpc.IssueResponse{Envelope: out, Id: id[:], Inject: hosts}, nil
 }
 
 // point is where tests end the broker.
@@ -109,6 +117,9 @@ type pin struct {
 	// Repeats is the run that had this before; Equivalent, that it is no more than made the same way, for who asks.
 	Repeats    int64 `json:"repeats,omitempty"`
 	Equivalent bool  `json:"equivalent,omitempty"`
+
+	Inject *identity.Inject `json:"inject,omitempty"` // it is not in the sandbox
+	Level  identity.Level   `json:"level,omitzero"`   // if it is not that of the envelope
 
 	Policies []identity.Ruling `json:"policies,omitempty"` // also those that keep it from a command
 

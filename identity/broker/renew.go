@@ -5,7 +5,6 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -24,35 +23,26 @@ func (b *broker) renew(ctx context.Context, c claim, challenge []byte) (*rpc.Ren
 	if err != nil {
 		return nil, err
 	}
-	var id, sealed []byte
-	var text string
-	var now int64
-	err = b.Pool.QueryRow(ctx, b.q.IssueOpen, c.run, c.seq, c.attempt, c.sandbox).Scan(&id, &text, &sealed, &now)
-	if errors.Is(err, pgx.ErrNoRows) {
-		return nil, refuse(reasonUnopened, "", "broker: nothing was issued to the attempt")
-	}
+	id, pins, sealed, now, err := b.openIssue(ctx, c)
 	if err != nil {
-		return nil, fmt.Errorf("broker: read what was issued: %w", err)
-	}
-	var pins []pin
-	if err := json.Unmarshal([]byte(text), &pins); err != nil || len(id) != len(envelope.ID{}) {
-		return nil, fmt.Errorf("broker: what was issued is not readable: %w", err)
+		return nil, err
 	}
 	epoch, revoked, err := b.revoked(ctx, f, pins)
 	if err != nil {
 		return nil, err
 	}
-	key, err := b.root.open(sealed, "renewal "+hex.EncodeToString(id))
+	key, err := b.root.open(sealed, "renewal "+hex.EncodeToString(id[:]))
 	if err != nil {
 		return nil, err
 	}
 	defer clear(key)
-	out := &rpc.RenewResponse{}
-	r := envelope.Renewal{Envelope: envelope.ID(id), Counter: uint64(now), Challenge: [32]byte(challenge), Epoch: epoch, State: envelope.Renewed}
+	out := &rpc.RenewResponse{Inject: endpoints(pins)}
+	r := envelope.Renewal{Envelope: id, Counter: uint64(now), Challenge: [32]byte(challenge), Epoch: epoch, State: envelope.Renewed}
 	if revoked != nil {
 		r.State = envelope.Revoked
 		out.Revoked, out.Reason = revoked.Error(), revoked.reason
 		b.refused(ctx, f, revoked)
+		b.endInjection(ctx, id, revoked)
 	}
 	out.Renewal = r.Encode(key)
 	return out, nil
@@ -73,11 +63,15 @@ func (b *broker) close(ctx context.Context, c claim) error {
 	if err != nil {
 		return err
 	}
-	_, err = pgx.CollectRows(rows, pgx.RowTo[[]byte])
-	if err == nil {
-		b.wake()
+	ids, err := pgx.CollectRows(rows, pgx.RowTo[[]byte])
+	if err != nil {
+		return err
 	}
-	return err
+	b.wake()
+	for _, id := range ids {
+		b.endInjection(ctx, envelope.ID(id), errors.New("broker: it is closed"))
+	}
+	return nil
 }
 
 // wake has leases ended soon.

@@ -49,6 +49,8 @@ type root struct {
 	mark   string // which key its fingerprints are made with
 	nonces []byte
 	proofs seal.ProofKey
+
+	authorities []byte // for what a sandbox trusts, and what stands for values in it
 }
 
 // openRoot reads the key of a directory, or makes it.
@@ -74,7 +76,7 @@ func openRoot(dir string) (*root, error) {
 	if err == nil {
 		r.store, err = cipher.NewGCMWithRandomNonce(block)
 	}
-	r.prints, r.nonces = derive(secret, "fingerprint", 32), derive(secret, "nonce", 32)
+	r.prints, r.nonces, r.authorities = derive(secret, "fingerprint", 32), derive(secret, "nonce", 32), derive(secret, "authority", 32)
 	r.mark = hex.EncodeToString(derive(secret, "fingerprint's name", 4)) + "-"
 	if err != nil {
 		return nil, err

@@ -18,6 +18,7 @@ import (
 
 	"github.com/stepward/stepward/identity"
 	"github.com/stepward/stepward/internal/db"
+	"github.com/stepward/stepward/internal/egress"
 	"github.com/stepward/stepward/internal/rpc"
 	"github.com/stepward/stepward/internal/rpc/rpcconnect"
 )
@@ -25,7 +26,7 @@ import (
 // Bounds of what a peer can make the broker do at a time.
 const (
 	maxFrame   = 64 << 10 // of a message to the broker
-	maxStreams = 256      // calls of one connection
+	maxStreams = 1024     // calls of one connection: maxInjectedAll of them may last
 	maxConns   = 1024
 )
 
@@ -51,8 +52,12 @@ type broker struct {
 	root   *root
 	actor  string
 	rates  rates
+	uses   rates         // of secrets that are put into requests
 	parent *standing     // of the worker that has started it, and has the only connection; nil: it is a service
 	closed chan struct{} // receives when something was closed
+
+	network    egress.Network // by which hosts are reached
+	injections injections
 }
 
 func open(ctx context.Context, cfg Config) (*broker, error) {
@@ -63,7 +68,7 @@ func open(ctx context.Context, cfg Config) (*broker, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &broker{Config: cfg, actor: "broker", closed: make(chan struct{}, 1)}
+	b := &broker{Config: cfg, actor: "broker", closed: make(chan struct{}, 1), network: egress.NetworkOf(ctx)}
 	if b.q, err = db.New(cfg.Schema); err != nil {
 		return nil, err
 	}
@@ -89,7 +94,7 @@ func (b *broker) serve(ctx context.Context, ln net.Listener) error {
 			}
 			return ctx
 		},
-		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: maxStreams, MaxReadFrameSize: 64 << 10, SendPingTimeout: 15 * time.Second, PingTimeout: 15 * time.Second},
+		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: maxStreams, MaxReadFrameSize: 64 << 10, MaxReceiveBufferPerStream: 128 << 10, MaxReceiveBufferPerConnection: 64 << 20, SendPingTimeout: 15 * time.Second, PingTimeout: 15 * time.Second},
 		ReadHeaderTimeout: 10 * time.Second, MaxHeaderBytes: 16 << 10,
 		ErrorLog: log.New(io.Discard, "", 0),
 	}
@@ -99,6 +104,7 @@ func (b *broker) serve(ctx context.Context, ln net.Listener) error {
 	loops.Go(func() { b.sweep(sweeping) })
 	defer loops.Wait()
 	defer stop()
+	defer b.endInjections(ctx)
 	defer context.AfterFunc(ctx, func() {
 		soon, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 		defer cancel()

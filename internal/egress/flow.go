@@ -2,6 +2,7 @@ package egress
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"strings"
@@ -36,6 +37,11 @@ func (f *flow) run() (sent, received int64, denied string) {
 	case kind == openingTLS:
 		if read, denied = f.checkTLS(read); denied != "" {
 			_, _ = f.client.Write(alert) // or the program has gone
+		}
+	case f.routed:
+		denied = "a secret is bound to this host, which is reached by HTTPS only"
+		if kind == openingHTTP {
+			_, _ = fmt.Fprintf(f.client, "HTTP/1.1 403 Forbidden\r\nConnection: close\r\nContent-Length: %d\r\n\r\nstepward: not allowed: %s\n", len(denied)+len("stepward: not allowed: \n"), denied)
 		}
 	case kind == openingHTTP:
 		if back.interrupt() {

@@ -41,6 +41,7 @@ type Gate struct {
 
 	mu      sync.Mutex
 	policy  *Policy
+	routes  map[string]Route // by endpoint
 	flows   map[*flow]bool
 	records map[recordKey]*Record
 	closed  bool
@@ -56,6 +57,7 @@ type flow struct {
 
 	client   net.Conn
 	upstream net.Conn
+	routed   bool   // upstream is a Route's, and addr not known
 	revoked  string // under g.mu: why it was ended
 }
 
@@ -90,7 +92,7 @@ func (g *Gate) Close() {
 
 // why says why the policy does not allow the flow, "" if it does.
 func (f *flow) why(p *Policy) string {
-	if why := p.permits(f.host, f.port); why != "" {
+	if why := p.permits(f.host, f.port); why != "" || f.routed {
 		return why
 	}
 	return p.permitsAddr(f.host, f.addr.Addr(), f.port)
@@ -162,29 +164,22 @@ func (g *Gate) admit(ctx context.Context, client net.Conn, req tunnel.Request) (
 		g.record(recordKey{h.String(), req.Port, Allowed, why}, 1, 0, 0)
 		return tunnel.FailedError(fmt.Sprintf("%s: %s", net.JoinHostPort(h.String(), fmt.Sprint(req.Port)), why))
 	}
-	addrs, err := g.resolve(ctx, h)
-	if err != nil {
+	f := &flow{g: g, host: h, port: req.Port, client: client}
+	if route := g.route(h, req.Port); route != nil {
+		f.routed = true
+		f.upstream, err = route(ctx, Endpoint(h.String(), req.Port))
+	} else {
+		f.upstream, f.addr, err = g.network.connect(ctx, policy, h, req.Port)
+	}
+	var denied tunnel.DeniedError
+	switch {
+	case errors.As(err, &denied):
+		return nil, deny(h.String(), string(denied))
+	case err != nil:
 		return nil, fail(err)
 	}
-	var good []netip.Addr
-	var why string
-	for _, a := range addrs {
-		if bad := policy.permitsAddr(h, a, req.Port); bad != "" {
-			why = bad
-			continue
-		}
-		good = append(good, a)
-	}
-	if len(good) == 0 {
-		return nil, deny(h.String(), why)
-	}
-	upstream, to, err := g.dial(ctx, good, req.Port)
-	if err != nil {
-		return nil, fail(err)
-	}
-	f := &flow{g: g, host: h, port: req.Port, addr: to, client: client, upstream: upstream}
 	g.mu.Lock()
-	why = f.why(g.policy) // which may have changed meanwhile
+	why := f.why(g.policy) // which may have changed meanwhile
 	if g.closed {
 		why = "the sandbox has ended"
 	}
@@ -193,7 +188,7 @@ func (g *Gate) admit(ctx context.Context, client net.Conn, req tunnel.Request) (
 	}
 	g.mu.Unlock()
 	if why != "" {
-		upstream.Close()
+		f.upstream.Close()
 		return nil, deny(h.String(), why)
 	}
 	return f, nil
@@ -203,41 +198,6 @@ func (g *Gate) current() *Policy {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.policy
-}
-
-func (g *Gate) resolve(ctx context.Context, h host) ([]netip.Addr, error) {
-	if h.addr.IsValid() {
-		return []netip.Addr{h.addr}, nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, resolveTimeout)
-	defer cancel()
-	addrs, err := g.network.Resolve(ctx, h.name)
-	if err == nil && len(addrs) == 0 {
-		err = errors.New("no such host")
-	}
-	for i, a := range addrs {
-		addrs[i] = a.Unmap().WithZone("")
-	}
-	return addrs, err
-}
-
-// maxDials is how many addresses of a name are tried.
-const maxDials = 4
-
-func (g *Gate) dial(ctx context.Context, addrs []netip.Addr, port int) (c net.Conn, to netip.AddrPort, err error) {
-	for _, a := range addrs[:min(len(addrs), maxDials)] {
-		to = netip.AddrPortFrom(a, uint16(port))
-		if c, err = g.dialAddr(ctx, to); err == nil {
-			return c, to, nil
-		}
-	}
-	return nil, to, err
-}
-
-func (g *Gate) dialAddr(ctx context.Context, to netip.AddrPort) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
-	defer cancel()
-	return g.network.Dial(ctx, to)
 }
 
 // reason is a short text for why a connection failed. It keeps apart what the

@@ -31,7 +31,7 @@ func (f *flow) serveHTTP(read []byte) (sent, received int64, denied string) {
 		case c := <-first:
 			return c, nil
 		default: // the server closed that one, or is asked twice at a time
-			return f.g.dialAddr(ctx, f.addr)
+			return f.g.network.dialAddr(ctx, f.addr)
 		}
 	}
 	two := bytes.HasPrefix(read, []byte("PRI ")) // not left to the server, which waits for more than a short request has

@@ -24,6 +24,12 @@ type Item struct {
 // Knob is the Store of what is no secret: a setting, which may be seen.
 const Knob = "knob"
 
+// What else an item can be whose Store is no store.
+const (
+	Placeholder = "placeholder" // a word that the broker puts a secret in the place of, in requests
+	Authority   = "authority"   // the certificate, in PEM, that programs with a Placeholder trust the broker by
+)
+
 // Bounds of what an envelope holds.
 const (
 	MaxItems = 256

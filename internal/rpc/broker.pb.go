@@ -260,7 +260,8 @@ func (x *IssueRequest) GetHello() []byte {
 type IssueResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Envelope      []byte                 `protobuf:"bytes,1,opt,name=envelope,proto3" json:"envelope,omitempty"`
-	Id            []byte                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"` // of the envelope
+	Id            []byte                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`         // of the envelope
+	Inject        []string               `protobuf:"bytes,3,rep,name=inject,proto3" json:"inject,omitempty"` // "host:port", to which the sandbox is connected by Inject alone
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -305,6 +306,13 @@ func (x *IssueResponse) GetEnvelope() []byte {
 func (x *IssueResponse) GetId() []byte {
 	if x != nil {
 		return x.Id
+	}
+	return nil
+}
+
+func (x *IssueResponse) GetInject() []string {
+	if x != nil {
+		return x.Inject
 	}
 	return nil
 }
@@ -446,6 +454,7 @@ type RenewResponse struct {
 	Renewal       []byte                 `protobuf:"bytes,1,opt,name=renewal,proto3" json:"renewal,omitempty"`
 	Revoked       string                 `protobuf:"bytes,2,opt,name=revoked,proto3" json:"revoked,omitempty"` // why this one is the last; empty: it is not
 	Reason        string                 `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`   // as in Refusal: "revoked", "worker", "sandbox"
+	Inject        []string               `protobuf:"bytes,4,rep,name=inject,proto3" json:"inject,omitempty"`   // as in IssueResponse
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -499,6 +508,13 @@ func (x *RenewResponse) GetReason() string {
 		return x.Reason
 	}
 	return ""
+}
+
+func (x *RenewResponse) GetInject() []string {
+	if x != nil {
+		return x.Inject
+	}
+	return nil
 }
 
 type CloseRequest struct {
@@ -581,6 +597,110 @@ func (*CloseResponse) Descriptor() ([]byte, []int) {
 	return file_broker_proto_rawDescGZIP(), []int{10}
 }
 
+type InjectRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Claim         *Claim                 `protobuf:"bytes,1,opt,name=claim,proto3" json:"claim,omitempty"` // in the first message, with endpoint
+	Endpoint      string                 `protobuf:"bytes,2,opt,name=endpoint,proto3" json:"endpoint,omitempty"`
+	Data          []byte                 `protobuf:"bytes,3,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *InjectRequest) Reset() {
+	*x = InjectRequest{}
+	mi := &file_broker_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *InjectRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*InjectRequest) ProtoMessage() {}
+
+func (x *InjectRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_broker_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use InjectRequest.ProtoReflect.Descriptor instead.
+func (*InjectRequest) Descriptor() ([]byte, []int) {
+	return file_broker_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *InjectRequest) GetClaim() *Claim {
+	if x != nil {
+		return x.Claim
+	}
+	return nil
+}
+
+func (x *InjectRequest) GetEndpoint() string {
+	if x != nil {
+		return x.Endpoint
+	}
+	return ""
+}
+
+func (x *InjectRequest) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+type InjectResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Data          []byte                 `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *InjectResponse) Reset() {
+	*x = InjectResponse{}
+	mi := &file_broker_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *InjectResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*InjectResponse) ProtoMessage() {}
+
+func (x *InjectResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_broker_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use InjectResponse.ProtoReflect.Descriptor instead.
+func (*InjectResponse) Descriptor() ([]byte, []int) {
+	return file_broker_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *InjectResponse) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
 type Refusal struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Reason        string                 `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"` // "unresolved", "revoked", "worker", "sandbox", "denied", "level", "pin", "fenced", "unopened", "store"
@@ -591,7 +711,7 @@ type Refusal struct {
 
 func (x *Refusal) Reset() {
 	*x = Refusal{}
-	mi := &file_broker_proto_msgTypes[11]
+	mi := &file_broker_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -603,7 +723,7 @@ func (x *Refusal) String() string {
 func (*Refusal) ProtoMessage() {}
 
 func (x *Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_broker_proto_msgTypes[11]
+	mi := &file_broker_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -616,7 +736,7 @@ func (x *Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
 func (*Refusal) Descriptor() ([]byte, []int) {
-	return file_broker_proto_rawDescGZIP(), []int{11}
+	return file_broker_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Refusal) GetReason() string {
@@ -653,32 +773,41 @@ const file_broker_proto_rawDesc = "" +
 	"public_key\x18\x02 \x01(\fR\tpublicKey\"U\n" +
 	"\fIssueRequest\x12/\n" +
 	"\x05claim\x18\x01 \x01(\v2\x19.stepward.broker.v1.ClaimR\x05claim\x12\x14\n" +
-	"\x05hello\x18\x02 \x01(\fR\x05hello\";\n" +
+	"\x05hello\x18\x02 \x01(\fR\x05hello\"S\n" +
 	"\rIssueResponse\x12\x1a\n" +
 	"\benvelope\x18\x01 \x01(\fR\benvelope\x12\x0e\n" +
-	"\x02id\x18\x02 \x01(\fR\x02id\"@\n" +
+	"\x02id\x18\x02 \x01(\fR\x02id\x12\x16\n" +
+	"\x06inject\x18\x03 \x03(\tR\x06inject\"@\n" +
 	"\rOpenedRequest\x12/\n" +
 	"\x05claim\x18\x01 \x01(\v2\x19.stepward.broker.v1.ClaimR\x05claim\"\x10\n" +
 	"\x0eOpenedResponse\"]\n" +
 	"\fRenewRequest\x12/\n" +
 	"\x05claim\x18\x01 \x01(\v2\x19.stepward.broker.v1.ClaimR\x05claim\x12\x1c\n" +
-	"\tchallenge\x18\x02 \x01(\fR\tchallenge\"[\n" +
+	"\tchallenge\x18\x02 \x01(\fR\tchallenge\"s\n" +
 	"\rRenewResponse\x12\x18\n" +
 	"\arenewal\x18\x01 \x01(\fR\arenewal\x12\x18\n" +
 	"\arevoked\x18\x02 \x01(\tR\arevoked\x12\x16\n" +
-	"\x06reason\x18\x03 \x01(\tR\x06reason\"?\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x16\n" +
+	"\x06inject\x18\x04 \x03(\tR\x06inject\"?\n" +
 	"\fCloseRequest\x12/\n" +
 	"\x05claim\x18\x01 \x01(\v2\x19.stepward.broker.v1.ClaimR\x05claim\"\x0f\n" +
-	"\rCloseResponse\"5\n" +
+	"\rCloseResponse\"p\n" +
+	"\rInjectRequest\x12/\n" +
+	"\x05claim\x18\x01 \x01(\v2\x19.stepward.broker.v1.ClaimR\x05claim\x12\x1a\n" +
+	"\bendpoint\x18\x02 \x01(\tR\bendpoint\x12\x12\n" +
+	"\x04data\x18\x03 \x01(\fR\x04data\"$\n" +
+	"\x0eInjectResponse\x12\x12\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data\"5\n" +
 	"\aRefusal\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x12\n" +
-	"\x04name\x18\x02 \x01(\tR\x04name2\x91\x03\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name2\xe6\x03\n" +
 	"\x06Broker\x12L\n" +
 	"\x05Begin\x12 .stepward.broker.v1.BeginRequest\x1a!.stepward.broker.v1.BeginResponse\x12L\n" +
 	"\x05Issue\x12 .stepward.broker.v1.IssueRequest\x1a!.stepward.broker.v1.IssueResponse\x12O\n" +
 	"\x06Opened\x12!.stepward.broker.v1.OpenedRequest\x1a\".stepward.broker.v1.OpenedResponse\x12L\n" +
 	"\x05Renew\x12 .stepward.broker.v1.RenewRequest\x1a!.stepward.broker.v1.RenewResponse\x12L\n" +
-	"\x05Close\x12 .stepward.broker.v1.CloseRequest\x1a!.stepward.broker.v1.CloseResponseB/Z-github.com/stepward/stepward/internal/rpc;rpcb\x06proto3"
+	"\x05Close\x12 .stepward.broker.v1.CloseRequest\x1a!.stepward.broker.v1.CloseResponse\x12S\n" +
+	"\x06Inject\x12!.stepward.broker.v1.InjectRequest\x1a\".stepward.broker.v1.InjectResponse(\x010\x01B/Z-github.com/stepward/stepward/internal/rpc;rpcb\x06proto3"
 
 var (
 	file_broker_proto_rawDescOnce sync.Once
@@ -692,7 +821,7 @@ func file_broker_proto_rawDescGZIP() []byte {
 	return file_broker_proto_rawDescData
 }
 
-var file_broker_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_broker_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_broker_proto_goTypes = []any{
 	(*Claim)(nil),          // 0: stepward.broker.v1.Claim
 	(*BeginRequest)(nil),   // 1: stepward.broker.v1.BeginRequest
@@ -705,7 +834,9 @@ var file_broker_proto_goTypes = []any{
 	(*RenewResponse)(nil),  // 8: stepward.broker.v1.RenewResponse
 	(*CloseRequest)(nil),   // 9: stepward.broker.v1.CloseRequest
 	(*CloseResponse)(nil),  // 10: stepward.broker.v1.CloseResponse
-	(*Refusal)(nil),        // 11: stepward.broker.v1.Refusal
+	(*InjectRequest)(nil),  // 11: stepward.broker.v1.InjectRequest
+	(*InjectResponse)(nil), // 12: stepward.broker.v1.InjectResponse
+	(*Refusal)(nil),        // 13: stepward.broker.v1.Refusal
 }
 var file_broker_proto_depIdxs = []int32{
 	0,  // 0: stepward.broker.v1.BeginRequest.claim:type_name -> stepward.broker.v1.Claim
@@ -713,21 +844,24 @@ var file_broker_proto_depIdxs = []int32{
 	0,  // 2: stepward.broker.v1.OpenedRequest.claim:type_name -> stepward.broker.v1.Claim
 	0,  // 3: stepward.broker.v1.RenewRequest.claim:type_name -> stepward.broker.v1.Claim
 	0,  // 4: stepward.broker.v1.CloseRequest.claim:type_name -> stepward.broker.v1.Claim
-	1,  // 5: stepward.broker.v1.Broker.Begin:input_type -> stepward.broker.v1.BeginRequest
-	3,  // 6: stepward.broker.v1.Broker.Issue:input_type -> stepward.broker.v1.IssueRequest
-	5,  // 7: stepward.broker.v1.Broker.Opened:input_type -> stepward.broker.v1.OpenedRequest
-	7,  // 8: stepward.broker.v1.Broker.Renew:input_type -> stepward.broker.v1.RenewRequest
-	9,  // 9: stepward.broker.v1.Broker.Close:input_type -> stepward.broker.v1.CloseRequest
-	2,  // 10: stepward.broker.v1.Broker.Begin:output_type -> stepward.broker.v1.BeginResponse
-	4,  // 11: stepward.broker.v1.Broker.Issue:output_type -> stepward.broker.v1.IssueResponse
-	6,  // 12: stepward.broker.v1.Broker.Opened:output_type -> stepward.broker.v1.OpenedResponse
-	8,  // 13: stepward.broker.v1.Broker.Renew:output_type -> stepward.broker.v1.RenewResponse
-	10, // 14: stepward.broker.v1.Broker.Close:output_type -> stepward.broker.v1.CloseResponse
-	10, // [10:15] is the sub-list for method output_type
-	5,  // [5:10] is the sub-list for method input_type
-	5,  // [5:5] is the sub-list for extension type_name
-	5,  // [5:5] is the sub-list for extension extendee
-	0,  // [0:5] is the sub-list for field type_name
+	0,  // 5: stepward.broker.v1.InjectRequest.claim:type_name -> stepward.broker.v1.Claim
+	1,  // 6: stepward.broker.v1.Broker.Begin:input_type -> stepward.broker.v1.BeginRequest
+	3,  // 7: stepward.broker.v1.Broker.Issue:input_type -> stepward.broker.v1.IssueRequest
+	5,  // 8: stepward.broker.v1.Broker.Opened:input_type -> stepward.broker.v1.OpenedRequest
+	7,  // 9: stepward.broker.v1.Broker.Renew:input_type -> stepward.broker.v1.RenewRequest
+	9,  // 10: stepward.broker.v1.Broker.Close:input_type -> stepward.broker.v1.CloseRequest
+	11, // 11: stepward.broker.v1.Broker.Inject:input_type -> stepward.broker.v1.InjectRequest
+	2,  // 12: stepward.broker.v1.Broker.Begin:output_type -> stepward.broker.v1.BeginResponse
+	4,  // 13: stepward.broker.v1.Broker.Issue:output_type -> stepward.broker.v1.IssueResponse
+	6,  // 14: stepward.broker.v1.Broker.Opened:output_type -> stepward.broker.v1.OpenedResponse
+	8,  // 15: stepward.broker.v1.Broker.Renew:output_type -> stepward.broker.v1.RenewResponse
+	10, // 16: stepward.broker.v1.Broker.Close:output_type -> stepward.broker.v1.CloseResponse
+	12, // 17: stepward.broker.v1.Broker.Inject:output_type -> stepward.broker.v1.InjectResponse
+	12, // [12:18] is the sub-list for method output_type
+	6,  // [6:12] is the sub-list for method input_type
+	6,  // [6:6] is the sub-list for extension type_name
+	6,  // [6:6] is the sub-list for extension extendee
+	0,  // [0:6] is the sub-list for field type_name
 }
 
 func init() { file_broker_proto_init() }
@@ -741,7 +875,7 @@ func file_broker_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_broker_proto_rawDesc), len(file_broker_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   12,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

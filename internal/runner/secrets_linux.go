@@ -36,7 +36,8 @@ type secrets struct {
 // A holding is what came in one envelope.
 type holding struct {
 	envelope.Opened
-	given map[*exec]bool // that got some of it
+	given   map[*exec]bool // that got some of it
+	trusted string         // the file with what programs trust the broker by; empty: none
 
 	since time.Duration // when what the broker last said it for was asked; under leash.mu
 }
@@ -83,6 +84,10 @@ func (s *secrets) deliver(raw []byte) error {
 	if err != nil {
 		return err
 	}
+	if err := h.trust(); err != nil {
+		h.Wipe()
+		return err
+	}
 	s.leash.hold(h) // it may stop what asks for s.mu
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -108,7 +113,8 @@ func (s *secrets) open(raw []byte) (*holding, error) {
 		return nil, errors.New("it came too late")
 	}
 	for _, i := range h.Items {
-		if i.Store == envelope.Knob {
+		switch i.Store {
+		case envelope.Knob, envelope.Placeholder, envelope.Authority:
 			continue
 		}
 		if err := s.redactor.Add(i.Name, string(i.Value), true); err != nil { // a weak one the broker has let pass
@@ -139,6 +145,7 @@ func (s *secrets) forget(id envelope.ID, end func(*exec)) {
 	s.mu.Lock() // nobody copies from it any more
 	h.Wipe()
 	s.mu.Unlock()
+	h.distrust()
 }
 
 // A grant is what one exec gets: copies.
@@ -204,7 +211,7 @@ func (s *secrets) forGuest(e *exec) (g grant) {
 	for _, h := range slices.Backward(s.held) {
 		for _, item := range h.Items {
 			same := func(i envelope.Item) bool { return i.Name == item.Name }
-			if item.Guest && !slices.ContainsFunc(g, same) {
+			if item.Guest && item.Store != envelope.Authority && !slices.ContainsFunc(g, same) {
 				g.add(e, h, item)
 			}
 		}
@@ -216,7 +223,7 @@ func (s *secrets) forGuest(e *exec) (g grant) {
 func (s *secrets) find(name string) (*holding, envelope.Item) {
 	for _, h := range slices.Backward(s.held) {
 		for _, item := range h.Items {
-			if item.Name == name {
+			if item.Name == name && item.Store != envelope.Authority {
 				return h, item
 			}
 		}
@@ -228,6 +235,9 @@ func (g *grant) add(e *exec, h *holding, item envelope.Item) {
 	item.Value = slices.Clone(item.Value)
 	*g = append(*g, item)
 	h.given[e] = true
+	if item.Store == envelope.Placeholder {
+		g.trust(h)
+	}
 }
 
 // ended is called when nothing is left of an exec.

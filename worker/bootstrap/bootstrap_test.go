@@ -31,7 +31,7 @@ func TestMain(m *testing.M) {
 	if !ok {
 		user = "root" // tests are
 	}
-	bootstrap.Config{Broker: bootstrap.FileStore(os.Getenv(envStore)), User: user}.Init(wordsV1, showsV1, shipV1)
+	bootstrap.Config{Broker: bootstrap.FileStore(os.Getenv(envStore)), User: user}.Init(wordsV1, showsV1, shipV1, callV1)
 	if database := os.Getenv(envDatabase); database != "" {
 		if err := alone(database, os.Getenv(envSchema)); err != nil {
 			fmt.Fprintln(os.Stderr, err)
@@ -124,7 +124,7 @@ func starts(t *testing.T, cfg worker.Config) (*workflow.Client, worker.Config, f
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg.Workflows = []*workflow.Definition{wordsV1, showsV1, shipV1}
+	cfg.Workflows = append(cfg.Workflows, wordsV1, showsV1, shipV1)
 	return client, cfg, work(t, cfg)
 }
 

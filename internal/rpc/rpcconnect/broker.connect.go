@@ -45,6 +45,8 @@ const (
 	BrokerRenewProcedure = "/stepward.broker.v1.Broker/Renew"
 	// BrokerCloseProcedure is the fully-qualified name of the Broker's Close RPC.
 	BrokerCloseProcedure = "/stepward.broker.v1.Broker/Close"
+	// BrokerInjectProcedure is the fully-qualified name of the Broker's Inject RPC.
+	BrokerInjectProcedure = "/stepward.broker.v1.Broker/Inject"
 )
 
 // BrokerClient is a client for the stepward.broker.v1.Broker service.
@@ -59,6 +61,9 @@ type BrokerClient interface {
 	Renew(context.Context, *connect.Request[rpc.RenewRequest]) (*connect.Response[rpc.RenewResponse], error)
 	// Close ends what was issued to an attempt that is over.
 	Close(context.Context, *connect.Request[rpc.CloseRequest]) (*connect.Response[rpc.CloseResponse], error)
+	// Inject carries the bytes of one connection of a sandbox to a host that the broker puts secrets into the
+	// requests to. The first message of each side has no data. TLS ends in the broker.
+	Inject(context.Context) *connect.BidiStreamForClient[rpc.InjectRequest, rpc.InjectResponse]
 }
 
 // NewBrokerClient constructs a client for the stepward.broker.v1.Broker service. By default, it
@@ -102,6 +107,12 @@ func NewBrokerClient(httpClient connect.HTTPClient, baseURL string, opts ...conn
 			connect.WithSchema(brokerMethods.ByName("Close")),
 			connect.WithClientOptions(opts...),
 		),
+		inject: connect.NewClient[rpc.InjectRequest, rpc.InjectResponse](
+			httpClient,
+			baseURL+BrokerInjectProcedure,
+			connect.WithSchema(brokerMethods.ByName("Inject")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
@@ -112,6 +123,7 @@ type brokerClient struct {
 	opened *connect.Client[rpc.OpenedRequest, rpc.OpenedResponse]
 	renew  *connect.Client[rpc.RenewRequest, rpc.RenewResponse]
 	close  *connect.Client[rpc.CloseRequest, rpc.CloseResponse]
+	inject *connect.Client[rpc.InjectRequest, rpc.InjectResponse]
 }
 
 // Begin calls stepward.broker.v1.Broker.Begin.
@@ -139,6 +151,11 @@ func (c *brokerClient) Close(ctx context.Context, req *connect.Request[rpc.Close
 	return c.close.CallUnary(ctx, req)
 }
 
+// Inject calls stepward.broker.v1.Broker.Inject.
+func (c *brokerClient) Inject(ctx context.Context) *connect.BidiStreamForClient[rpc.InjectRequest, rpc.InjectResponse] {
+	return c.inject.CallBidiStream(ctx)
+}
+
 // BrokerHandler is an implementation of the stepward.broker.v1.Broker service.
 type BrokerHandler interface {
 	// Begin returns what the runner of an attempt's sandbox is to make its key for.
@@ -151,6 +168,9 @@ type BrokerHandler interface {
 	Renew(context.Context, *connect.Request[rpc.RenewRequest]) (*connect.Response[rpc.RenewResponse], error)
 	// Close ends what was issued to an attempt that is over.
 	Close(context.Context, *connect.Request[rpc.CloseRequest]) (*connect.Response[rpc.CloseResponse], error)
+	// Inject carries the bytes of one connection of a sandbox to a host that the broker puts secrets into the
+	// requests to. The first message of each side has no data. TLS ends in the broker.
+	Inject(context.Context, *connect.BidiStream[rpc.InjectRequest, rpc.InjectResponse]) error
 }
 
 // NewBrokerHandler builds an HTTP handler from the service implementation. It returns the path on
@@ -190,6 +210,12 @@ func NewBrokerHandler(svc BrokerHandler, opts ...connect.HandlerOption) (string,
 		connect.WithSchema(brokerMethods.ByName("Close")),
 		connect.WithHandlerOptions(opts...),
 	)
+	brokerInjectHandler := connect.NewBidiStreamHandler(
+		BrokerInjectProcedure,
+		svc.Inject,
+		connect.WithSchema(brokerMethods.ByName("Inject")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/stepward.broker.v1.Broker/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case BrokerBeginProcedure:
@@ -202,6 +228,8 @@ func NewBrokerHandler(svc BrokerHandler, opts ...connect.HandlerOption) (string,
 			brokerRenewHandler.ServeHTTP(w, r)
 		case BrokerCloseProcedure:
 			brokerCloseHandler.ServeHTTP(w, r)
+		case BrokerInjectProcedure:
+			brokerInjectHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -229,4 +257,8 @@ func (UnimplementedBrokerHandler) Renew(context.Context, *connect.Request[rpc.Re
 
 func (UnimplementedBrokerHandler) Close(context.Context, *connect.Request[rpc.CloseRequest]) (*connect.Response[rpc.CloseResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("stepward.broker.v1.Broker.Close is not implemented"))
+}
+
+func (UnimplementedBrokerHandler) Inject(context.Context, *connect.BidiStream[rpc.InjectRequest, rpc.InjectResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("stepward.broker.v1.Broker.Inject is not implemented"))
 }
