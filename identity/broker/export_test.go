@@ -4,6 +4,8 @@ import (
 	"context"
 	"testing"
 	"time"
+
+	"github.com/stepward/stepward/identity"
 )
 
 // LeaseMargin is for TestUntil.
@@ -27,3 +29,6 @@ func Sweep(ctx context.Context, cfg Config) error {
 	}
 	return b.sweepOnce(ctx)
 }
+
+// LevelOfKey is the level of a key where the connection has one.
+func LevelOfKey(at identity.Level, k identity.Key) identity.Level { return standing{level: at}.of(k) }

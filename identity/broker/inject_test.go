@@ -28,16 +28,16 @@ import (
 
 const injectedValue = "s3cr3t-canary/of+the=account"
 
-// api is a host with certificates of its own, for example.com and names below, and the network that leads there.
-type api struct {
+// upstream is a host with certificates of its own, for example.com and names below, and the network that leads there.
+type upstream struct {
 	*httptest.Server
 	mu      sync.Mutex
 	got     []http.Header
 	entered chan string // paths that wait
 }
 
-func newAPI(t *testing.T) *api {
-	a := &api{entered: make(chan string, 10)}
+func newUpstream(t *testing.T) *upstream {
+	a := &upstream{entered: make(chan string, 10)}
 	a.Server = httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		a.mu.Lock()
 		a.got = append(a.got, r.Header.Clone())
@@ -74,7 +74,7 @@ func newAPI(t *testing.T) *api {
 }
 
 // saw returns the header of all requests.
-func (a *api) saw(name string) (all []string) {
+func (a *upstream) saw(name string) (all []string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for _, h := range a.got {
@@ -84,7 +84,7 @@ func (a *api) saw(name string) (all []string) {
 }
 
 // network has every name resolve to where, and leads to the api.
-func (a *api) network(where string) egress.Network {
+func (a *upstream) network(where string) egress.Network {
 	return egress.Network{
 		Resolve: func(context.Context, string) ([]netip.Addr, error) {
 			return []netip.Addr{netip.MustParseAddr(where)}, nil
@@ -99,7 +99,7 @@ func (a *api) network(where string) egress.Network {
 // injecting is an attempt whose key is put into the requests to example.com.
 type injecting struct {
 	*fixture
-	*api
+	*upstream
 	link        *brokerlink.Link
 	opened      envelope.Opened
 	placeholder string
@@ -108,7 +108,7 @@ type injecting struct {
 
 func newInjecting(t *testing.T, where string, change func(*fixture, *identity.Key)) *injecting {
 	t.Helper()
-	n := &injecting{fixture: newFixture(t, "API_TOKEN"), api: newAPI(t)}
+	n := &injecting{fixture: newFixture(t, "API_TOKEN"), upstream: newUpstream(t)}
 	n.allow("example.com:443")
 	n.store.values["acme/token"] = injectedValue
 	n.cfg.Roots = x509.NewCertPool()

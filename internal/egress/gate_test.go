@@ -625,3 +625,46 @@ func TestUnreachable(t *testing.T) {
 		}
 	})
 }
+
+// A routed endpoint is reached by its route alone, by TLS for its name, if the policy allows it; others by the network.
+func TestRoute(t *testing.T) {
+	w := newWorld()
+	w.names["ok.com"] = []netip.Addr{public}
+	w.http(t, 80, func(rw http.ResponseWriter, r *http.Request) { fmt.Fprint(rw, "the network") })
+	g := w.gate(t, "ok.com")
+	asked := make(chan string, 8)
+	g.SetRoutes([]string{"ok.com:443", "denied.com:443"}, func(_ context.Context, endpoint string) (net.Conn, error) {
+		asked <- endpoint
+		a, b := net.Pipe()
+		go func() { _, _ = io.Copy(b, b) }() // it sends back what it gets
+		return a, nil
+	})
+	say := func(host string, port int, text string) string {
+		t.Helper()
+		c, err := connect(t, g, host, port)
+		if err != nil {
+			return err.Error()
+		}
+		if _, err := io.WriteString(c, text); err != nil {
+			t.Fatal(err)
+		}
+		got := make([]byte, 256)
+		n, _ := io.ReadAtLeast(c, got, 12)
+		return string(got[:n])
+	}
+	if got := say("OK.com", 443, "GET / HTTP/1.1\r\nHost: ok.com\r\n\r\n"); !strings.HasPrefix(got, "HTTP/1.1 403") {
+		t.Errorf("without TLS: %q", got)
+	}
+	if got := <-asked; got != "ok.com:443" {
+		t.Errorf("the route was asked for %q", got)
+	}
+	if got := say("denied.com", 443, ""); !strings.Contains(got, "no entry") {
+		t.Errorf("what the policy does not name: %q", got)
+	}
+	if got := say("ok.com", 80, "GET / HTTP/1.1\r\nHost: ok.com\r\n\r\n"); !strings.HasPrefix(got, "HTTP/1.1 200") {
+		t.Errorf("another port: %q", got)
+	}
+	if len(asked) > 0 {
+		t.Errorf("the route was asked for %q", <-asked)
+	}
+}
