@@ -73,6 +73,7 @@ func scenarios(names ...string) *rapid.Generator[scenario] {
 //	TestModel    what was swept before it was used was referred to: TestBlobSweptEarly, TestRenewalSweptEarly
 //	TestModel    Ready yielded a part of the futures when its deadline passed: workflow.TestReadyCanceled
 //	TestVerbs    a run ended while it added a child, which stayed: TestChildAddedWhileEnding
+//	a review     a run went on elsewhere before it heard of a child that it had given up, which stayed: TestChildAddedUnheard
 //	FuzzTurn     a canceled Map with a Limit waited for ever: TestCancelMap, and the corpus of FuzzTurn
 //	TestNoSandboxIsLeft    a container that was never started stayed: sandbox/docker TestNeverStarted
 func TestModel(t *testing.T) {

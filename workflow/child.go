@@ -101,7 +101,6 @@ func startChild(ctx Context, name string, o *EnqueueOptions, in any, detach bool
 	}
 	b.passes(f, "input of "+f.key, in)
 	f.wait = &engine.Wait{Seq: f.seq, Key: f.key, Left: engine.Never, Child: -1}
-	f.written = true // Host.Child does that
 	b.t.launch(f, func() { f.child(c) })
 	return f
 }
@@ -149,7 +148,7 @@ func (f *future) child(c engine.Child) {
 			case err != nil && t.ctx.Err() != nil:
 				return
 			case impossible:
-				if f.written = false; !f.done {
+				if !f.done {
 					t.settle(f, f.checkpoint(nil, record(fault)))
 				}
 				return
@@ -164,9 +163,10 @@ func (f *future) child(c engine.Child) {
 					t.pending.Cancel = append(t.pending.Cancel, id)
 				}
 			case detach:
+				f.written = true
 				f.started(id)
 			default:
-				f.wait.Child = id
+				f.wait.Child, f.written = id, true
 				f.listen()
 			}
 		})

@@ -57,7 +57,8 @@ func (s *scope) drop(in *scope) {
 }
 
 // abandon ends a future without a result. On a replay it ends at the same place,
-// as what made it end is on record.
+// as what made it end is on record. What it waited for may be there still: a child
+// whose addition nobody heard of.
 func (t *turn) abandon(f *future, err error) {
 	if f.done {
 		return
@@ -65,10 +66,10 @@ func (t *turn) abandon(f *future, err error) {
 	if f.cancel != nil {
 		f.cancel(err)
 	}
-	if f.wait != nil && f.wait.Child > 0 && len(t.replay) == 0 {
+	if f.wait != nil && f.wait.Child > 0 {
 		t.pending.Cancel = append(t.pending.Cancel, f.wait.Child)
 	}
-	if f.wait != nil && f.written && len(t.replay) == 0 {
+	if f.wait != nil && f.written {
 		t.pending.Dropped = append(t.pending.Dropped, f.seq)
 	}
 	t.resolve(f, nil, &StepError{Step: f.key, Attempt: f.attempt, Err: err})
