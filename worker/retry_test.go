@@ -192,3 +192,39 @@ func TestStepDeadlineIsDurable(t *testing.T) {
 		t.Errorf("after %d attempts: %+v", len(attempts)-2, e)
 	}
 }
+
+// Attempts may be many: there is no number that ends a run.
+func TestManyAttempts(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	const last = 1<<15 + 1
+	poll := workflow.NewStep("poll", func(ctx context.Context, n int) (int, error) {
+		info, _ := workflow.StepInfoFrom(ctx)
+		switch err := lines.AppendInStep(ctx, fmt.Sprint(info.Attempt)); {
+		case err != nil:
+			return 0, err
+		case info.Attempt == 1:
+			return 0, workflow.RetryAfter(errors.New("not yet"), time.Hour)
+		case info.Attempt < last:
+			return 0, errors.New("not yet")
+		}
+		return n, nil
+	}, workflow.StepOptions{Retry: workflow.Retry{MaxAttempts: 1 << 20, MaxBackoff: time.Millisecond, Backoff: time.Millisecond}})
+	f.start(worker.Config{Workflows: []*workflow.Definition{defines(passes(poll), poll)}})
+	run := f.enqueue(7)
+	f.waits(run.ID)
+	f.exec("UPDATE stepward.attempt SET attempt = 32766, retry_at = clock_timestamp()")
+	f.exec("UPDATE stepward.timer SET wake_at = clock_timestamp()")
+	eventually(t, "it ends or is parked", func() bool { s := f.state(run.ID).State; return s.Ended() || s == workflow.StateParked })
+	if s := f.state(run.ID); s.State != workflow.StateCompleted {
+		t.Fatalf("%v: %v: %v", s.State, s.Reason, s.Err)
+	}
+	steps, err := f.client.Steps(t.Context(), run.ID, 0)
+	if err != nil || len(steps) != 4 || steps[len(steps)-1].Attempt != last {
+		t.Errorf("got %+v, %v", steps, err)
+	}
+	entries, _, err := lines.Read(t.Context(), f.client, run.ID, 0, 0)
+	if err != nil || len(entries) != 4 || entries[3].Attempt != last {
+		t.Errorf("got %+v, %v", entries, err)
+	}
+}

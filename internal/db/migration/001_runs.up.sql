@@ -222,7 +222,7 @@ CREATE TABLE stepward.step (
     epoch      int NOT NULL, -- 0: taken over from the run that this one is a fork of
     done       int NOT NULL, -- order in which the body got to know the results, from 1
     elapsed    real NOT NULL, -- seconds, of the attempt that is recorded
-    attempt    smallint NOT NULL,
+    attempt    int NOT NULL,
     mode       "char" NOT NULL,
     key        text NOT NULL, -- name and occurrence: build, build#2, page[3]
     output     bytea NOT NULL DEFAULT '', -- of a failure, a time limit and the cancelation: how many calls the body had made when it got to know
@@ -254,7 +254,7 @@ CREATE TABLE stepward.entry (
     run_id  bigint NOT NULL,
     id      bigint GENERATED ALWAYS AS IDENTITY,
     at      timestamptz NOT NULL DEFAULT statement_timestamp(),
-    attempt smallint NOT NULL, -- of the step that appended it; 0: the body
+    attempt int NOT NULL, -- of the step that appended it; 0: the body
     stream  text NOT NULL,
     step    text NOT NULL,
     payload bytea NOT NULL,
@@ -280,7 +280,7 @@ CREATE TABLE stepward.attempt (
     seq        int NOT NULL,
     epoch      int NOT NULL,
     elapsed    real, -- seconds; null until it ended
-    attempt    smallint NOT NULL,
+    attempt    int NOT NULL,
     mode       smallint NOT NULL,
     key        text NOT NULL,
     sandbox_id text,
