@@ -275,6 +275,50 @@ func TestRetryCanceled(t *testing.T) {
 	}
 }
 
+// A run that was ended while its body went on has no failure: one that the body
+// has dealt with stays, though it is the last result.
+func TestRetryEndedFromOutside(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	optional := newMended("optional", workflow.StepOptions{Retry: workflow.Retry{MaxAttempts: 1}})
+	var broken atomic.Bool
+	broken.Store(true)
+	f.start(worker.Config{Workflows: []*workflow.Definition{defines(func(ctx workflow.Context, n int) (int, error) {
+		if _, err := optional.Run(ctx, n); err == nil {
+			return 0, errors.New("it was to fail")
+		}
+		if n == 3 && broken.Load() {
+			panic("broken")
+		}
+		_, err := note.Receive(ctx, 0)
+		return n, err
+	}, optional)}})
+	terminated, parked := f.enqueue(1), f.enqueue(3)
+	f.waits(terminated.ID)
+	f.parksAs(parked.ID, "panic")
+	if err := errors.Join(f.client.Terminate(t.Context(), terminated.ID), f.client.Cancel(t.Context(), parked.ID)); err != nil {
+		t.Fatal(err)
+	}
+	optional.well.Store(true)
+	broken.Store(false)
+	for _, run := range []workflow.Run[int]{terminated, parked} {
+		if _, err := run.Result(t.Context()); !errors.Is(err, workflow.ErrCanceled) {
+			t.Fatalf("got %v", err)
+		}
+		if err := f.client.Retry(t.Context(), run.ID); err != nil {
+			t.Fatal(err)
+		}
+		if err := note.Send(t.Context(), f.client, run.ID, "go on"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ends(t, terminated, 1)
+	ends(t, parked, 3)
+	if got := optional.took(); len(got) != 2 {
+		t.Errorf("a handled failure is executed again: %v", got)
+	}
+}
+
 // enqueueOf adds a run of a workflow by name.
 func (f *fixture) enqueueOf(name string) workflow.RunID {
 	f.t.Helper()

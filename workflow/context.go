@@ -51,7 +51,9 @@ type Context interface {
 	// also after one has failed; the first error is that of the run when the
 	// body returned none, others are dropped. One that is registered by a cleanup is not called, and none can
 	// begin the run anew. No time
-	// bounds a cleanup, not even a cancelation: [Client.Terminate] ends it.
+	// bounds a cleanup, not even a cancelation: [Client.Terminate] ends it. A run that
+	// ends where its body cannot return has none: one that is terminated, or that is
+	// canceled or late while it is parked, but for a pause.
 	Finally(fn func(Context) error)
 
 	// WithCancel returns a Context whose calls return [ErrCanceled] once the

@@ -69,11 +69,12 @@ func (c *Client) Resume(ctx context.Context, id RunID) error {
 // with, whose attempts are counted anew. Results from before that are kept; what
 // the body called when it knew of the failure, such as in [Context].Finally, is off the
 // record and happens again if the body comes there; signals that it received then
-// are there to be received again. The failure is that of the
-// step named in the run's error, and failures of which the body got to know
-// together with it, such as those of other items of a [Map]. A run whose body
-// failed without a step is called again with all that is recorded, for which a
-// deploy may have another answer. What it has shown since the failure is shown
+// are there to be received again. The failure is that of the step named in the
+// run's error or, if that names none, the last result, if it is a failure; and
+// failures of which the body got to know together with it, such as those of other
+// items of a [Map]. A run without one goes on with all that is recorded, for which a
+// deploy may have another answer; so does one that was terminated, or was canceled
+// while it was parked. What it has shown since the failure is shown
 // again. A child that failed is not retried: the call starts another one, from its
 // beginning, whose steps execute anew and with other idempotency keys.
 // Events keep what is taken off the record.
@@ -92,12 +93,14 @@ func (c *Client) Retry(ctx context.Context, id RunID) error {
 		case state != string(StateFailed) && state != string(StateCanceled):
 			return c.elsewhere(ctx, tx, id, StateFailed, StateCanceled)
 		}
-		var step *string
+		step := new(string) // of a run that was ended from outside, none
 		if recorded != nil {
 			if recorded, err = c.open(ctx, "error of the run", recorded); err != nil {
 				return err
 			}
-			step = optional(decodeError(recorded).Step)
+			if e := decodeError(recorded); e.Kind != "terminated" {
+				step = optional(e.Step)
+			}
 		}
 		var calls *int
 		if err := tx.QueryRow(ctx, c.q.RetrySteps, int64(id), step).Scan(&calls); err != nil {

@@ -151,7 +151,8 @@ func (c *Client) lookBatch(ctx context.Context, ids []int64) ([]sight, error) {
 
 // Cancel asks a run to stop, and its children with it. One that has not begun,
 // or whose body cannot go on as it is parked for another reason than a pause,
-// ends at once. In the others the contexts of its steps are
+// ends at once, and nothing of it is called: to have it clean up, see to the reason
+// and [Client.Resume] it first. In the others the contexts of its steps are
 // canceled and every durable call of its body returns [ErrCanceled], within about
 // a second; what it gave to [Context].Finally is called; the run ends as canceled when its
 // body returns an error, and as completed when it returns none. Canceling twice

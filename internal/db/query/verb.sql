@@ -104,8 +104,8 @@ SELECT EXISTS (SELECT FROM back), (SELECT count(*) FROM told) FROM noted;
 -- name: RetrySteps
 -- After RunEnd, in its transaction. Takes the failures that ended a run off the record, and all that its
 -- body called when it knew of them, and returns how many calls it had made before; null when no failure
--- is on record. $2 is the step that the run names in its error, if it names one; otherwise it is the
--- last result, if that is a failure. What failed stays as attempts that do not count any more. Signals
+-- is on record. $2 is the step that the run names in its error, or empty when it was ended from outside; null: it
+-- is the last result, if that is a failure. What failed stays as attempts that do not count any more. Signals
 -- that calls received which are taken off, the last of their names, are there to be received again.
 WITH failure AS MATERIALIZED (
     SELECT seq, done, key, convert_from(output, 'UTF8')::int AS calls FROM stepward.step WHERE run_id = $1 AND (error <> '' OR seq = 0)
