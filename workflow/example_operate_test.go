@@ -162,6 +162,54 @@ func ExampleClient_Pause() {
 	// Rome with ada <nil>
 }
 
+// A run that failed goes on at the step that failed, once what was wrong is mended.
+func ExampleClient_Retry() {
+	ctx := context.Background()
+	tour := workflow.DurableWorkflow[string, string]{Name: "tour"}
+	var open atomic.Bool
+	hotel := workflow.NewStep("hotel", mail[string], workflow.StepOptions{})
+	museum := workflow.NewStep("museum", func(_ context.Context, city string) (string, error) {
+		if !open.Load() {
+			return "", workflow.Permanent(errors.New("closed"))
+		}
+		return "a ticket in " + city, nil
+	}, workflow.StepOptions{})
+	client, _, stop := serve(ctx, workflow.Define(tour, func(ctx workflow.Context, city string) (string, error) {
+		if _, err := hotel.Run(ctx, city); err != nil { // is not booked again
+			return "", err
+		}
+		return museum.Run(ctx, city)
+	}, workflow.Options{Steps: []workflow.Declared{hotel, museum}}))
+	defer stop()
+	run, err := tour.Enqueue(ctx, client, "Rome", workflow.EnqueueOptions{})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	_, err = run.Result(ctx)
+	var failed *workflow.RecordedError
+	fmt.Println(errors.As(err, &failed) && failed.Step == "museum")
+
+	open.Store(true)
+	if err := client.Retry(ctx, run.ID); err != nil {
+		fmt.Println(err)
+	}
+	fmt.Println(run.Result(ctx))
+	steps, err := client.Steps(ctx, run.ID, 0)
+	for _, s := range steps {
+		fmt.Println(s.Step, s.Attempt)
+	}
+	if err != nil {
+		fmt.Println(err)
+	}
+	// Output:
+	// true
+	// a ticket in Rome <nil>
+	// hotel 1
+	// museum 1
+	// museum 2
+}
+
 // A run that is canceled cleans up; one that is terminated is over there and then.
 func ExampleClient_Terminate() {
 	ctx := context.Background()
