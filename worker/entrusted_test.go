@@ -41,6 +41,26 @@ func (oneSecret) Get(context.Context, broker.Request) (broker.Value, error) {
 // broker gives tenant acme a secret, and serves at the address that it returns until stop is called.
 func (f *fixture) broker(cfg broker.Config) (address string, stop func()) {
 	f.t.Helper()
+	f.secret(identity.Key{Ref: "one://x"})
+	return f.serve(cfg)
+}
+
+// secret gives tenant acme one.
+func (f *fixture) secret(key identity.Key) {
+	f.t.Helper()
+	profiles, err := identity.New(f.pool, identity.Options{Schema: f.schema})
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	err = profiles.Put(f.t.Context(), identity.Profile{Name: "acme", Scope: identity.Scope{Tenant: "acme"}, Keys: map[string]identity.Key{"TOKEN": key}})
+	if err != nil {
+		f.t.Fatal(err)
+	}
+}
+
+// serve starts a broker, which serves at the address that it returns until stop is called.
+func (f *fixture) serve(cfg broker.Config) (address string, stop func()) {
+	f.t.Helper()
 	dir, err := os.MkdirTemp("", "broker") // short
 	if err != nil {
 		f.t.Fatal(err)
@@ -52,13 +72,10 @@ func (f *fixture) broker(cfg broker.Config) (address string, stop func()) {
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	profiles, err := identity.New(f.pool, identity.Options{Schema: f.schema})
-	if err != nil {
-		f.t.Fatal(err)
-	}
-	err = profiles.Put(f.t.Context(), identity.Profile{Name: "acme", Scope: identity.Scope{Tenant: "acme"}, Keys: map[string]identity.Key{"TOKEN": {Ref: "one://x"}}})
-	if err != nil {
-		f.t.Fatal(err)
+	if cfg.Peers != nil { // others than this process's
+		if err := errors.Join(os.Chmod(dir, 0o755), os.Chmod(path, 0o666)); err != nil {
+			f.t.Fatal(err)
+		}
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)

@@ -26,6 +26,7 @@ import (
 	"github.com/stepward/stepward/internal/testenv"
 	"github.com/stepward/stepward/sandbox"
 	"github.com/stepward/stepward/sandbox/docker"
+	"github.com/stepward/stepward/sandbox/launcher"
 	"github.com/stepward/stepward/sandbox/local"
 	"github.com/stepward/stepward/sandbox/sandboxtest"
 	"github.com/stepward/stepward/worker"
@@ -55,6 +56,8 @@ type victimConfig struct {
 	Swarm              string        // the backend of TestNoSandboxIsLeft
 	Engine             string        // the Docker engine's address, where it makes sandboxes
 	Broker             string        // the address of one: it has workflow entrusted
+	Launcher           string        // the address of one that makes its sandboxes
+	User               uint32        // that it runs as, if not the test's
 	Client             string        // it is a client: see TestKillClient
 	Run                int64         // of what that does
 }
@@ -116,6 +119,13 @@ func beVictim(config string) int {
 	case victim.Swarm != "":
 		cfg.Workflows, cfg.Backends = []*workflow.Definition{swarmV1}, []sandbox.Backend{swarmBackend(victim.Swarm, victim.Engine, victim.Probe)}
 		cfg.MaxSandboxes = 8
+	case victim.Launcher != "":
+		b, err := launcher.New(launcher.Config{Broker: victim.Launcher})
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 2
+		}
+		cfg.Backends = []sandbox.Backend{b}
 	case victim.Engine != "":
 		cfg.Backends = []sandbox.Backend{docker.New(docker.Config{Host: victim.Engine, Program: victim.Probe})}
 	}
@@ -211,6 +221,10 @@ func (f *fixture) startVictim(cfg victimConfig, crashAt string) *process {
 	p := &process{fixture: f, cmd: exec.Command("/proc/self/exe"), gone: make(chan struct{})}
 	p.cmd.Env = append(os.Environ(), envVictim+"="+string(config), envCrash+"="+crashAt)
 	p.cmd.Stdout, p.cmd.Stderr = &p.output, &p.output
+	if cfg.User != 0 {
+		p.cmd.Dir = "/"
+		p.cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: cfg.User, Gid: cfg.User}}
+	}
 	if err := p.cmd.Start(); err != nil {
 		f.t.Fatal(err)
 	}

@@ -5,6 +5,8 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -14,6 +16,7 @@ import (
 	"github.com/stepward/stepward/identity/broker"
 	"github.com/stepward/stepward/internal/envelope"
 	"github.com/stepward/stepward/internal/testenv"
+	"github.com/stepward/stepward/sandbox"
 )
 
 // roll knows the secrets of sandboxes.
@@ -185,5 +188,32 @@ func TestProofAgain(t *testing.T) {
 	f.claim.Epoch = 1
 	if o, err := first.send(t.Context(), hello); err != nil || len(o.Items) != 1 { // the control
 		t.Errorf("for what it was made for: %v", err)
+	}
+}
+
+// engine is a backend that says where its engine listens.
+type engine struct {
+	sandbox.Backend
+	path string
+}
+
+func (e engine) Socket() string { return e.path }
+
+// Who may use the engine that makes the broker's sandboxes, wherever that listens, could look into them.
+func TestLevelBesideEngine(t *testing.T) {
+	testenv.Require(t, testenv.PartRoot)
+	defer broker.SetEngines()()
+	keys, path := filepath.Join(t.TempDir(), "keys"), filepath.Join(t.TempDir(), "engine")
+	if err := chain(os.Mkdir(keys, 0o700), os.WriteFile(filepath.Join(keys, "broker.key"), nil, 0o600), os.WriteFile(path, nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if got, why := broker.StandsBeside(keys, other, engine{path: path}); got != identity.L1 {
+		t.Errorf("got %v: %s", got, why)
+	}
+	if err := chain(os.Chmod(path, 0o666)); err != nil {
+		t.Fatal(err)
+	}
+	if got, why := broker.StandsBeside(keys, other, engine{path: path}); got != identity.L1Dev || !strings.Contains(why, path) {
+		t.Errorf("got %v: %s", got, why)
 	}
 }

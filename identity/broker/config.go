@@ -15,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/stepward/stepward/internal/envelope"
+	"github.com/stepward/stepward/sandbox"
 )
 
 // Config configures [Serve]. Every field but Stores may be left zero by a broker that a
@@ -48,6 +49,11 @@ type Config struct {
 	// Attestors can tell, by the name of a backend, whether a sandbox of it is out of the workers' reach: level
 	// L2 needs one.
 	Attestors map[string]Attestor
+
+	// Sandboxes makes sandboxes for workers, which have them by package sandbox/launcher at this broker's address, and
+	// attests them. Its engine is the broker's alone: the program of docker.Config has to be named, as it is the
+	// workers', and a worker whose user may use its socket has level L1-dev.
+	Sandboxes sandbox.Backend
 
 	// Roots are what the hosts of identity.Inject are trusted by. Defaults to those of the system.
 	Roots *x509.CertPool

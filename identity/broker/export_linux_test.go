@@ -4,6 +4,7 @@ import (
 	"net"
 
 	"github.com/stepward/stepward/identity"
+	"github.com/stepward/stepward/sandbox"
 )
 
 // Stands is what a user comes to, of the process status that it is of, at a broker with its key in a
@@ -22,6 +23,12 @@ func StandsAt(dir string, c net.Conn) (identity.Level, string) {
 		return identity.L0, err.Error()
 	}
 	s := (&broker{Config: Config{Dir: dir}}).stands(u)
+	return s.level, s.why
+}
+
+// StandsBeside is what a user comes to at a broker that makes sandboxes.
+func StandsBeside(dir string, uid int, b sandbox.Backend) (identity.Level, string) {
+	s := (&broker{Config: Config{Dir: dir, Sandboxes: b}}).stands(user{uid: uid})
 	return s.level, s.why
 }
 

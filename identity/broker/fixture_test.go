@@ -221,20 +221,20 @@ func (f *fixture) serveOn(ln net.Listener, address string) *brokerlink.Link {
 	return link
 }
 
-// a sandbox is what an attempt has of the other end.
-type sandbox struct {
+// a box is what an attempt has of the other end.
+type box struct {
 	client rpcconnect.BrokerClient
 	claim  *rpc.Claim
 	key    *open.Key
 }
 
 // begin calls Begin and makes a key.
-func begin(ctx context.Context, l *brokerlink.Link, c *rpc.Claim) (*sandbox, error) {
+func begin(ctx context.Context, l *brokerlink.Link, c *rpc.Claim) (*box, error) {
 	return beginAs(ctx, l, c, envelope.Witness{})
 }
 
 // beginAs does so in a sandbox with a witness.
-func beginAs(ctx context.Context, l *brokerlink.Link, c *rpc.Claim, w envelope.Witness) (*sandbox, error) {
+func beginAs(ctx context.Context, l *brokerlink.Link, c *rpc.Claim, w envelope.Witness) (*box, error) {
 	client, err := l.Client(ctx)
 	if err != nil {
 		return nil, err
@@ -248,16 +248,16 @@ func beginAs(ctx context.Context, l *brokerlink.Link, c *rpc.Claim, w envelope.W
 		return nil, err
 	}
 	key, err := open.NewKey(facts, r.Msg.PublicKey, w)
-	return &sandbox{client, c, key}, err
+	return &box{client, c, key}, err
 }
 
 // ask has an envelope issued and opens it.
-func (s *sandbox) ask(ctx context.Context) (envelope.Opened, error) {
+func (s *box) ask(ctx context.Context) (envelope.Opened, error) {
 	return s.send(ctx, s.key.Hello())
 }
 
 // send does so with the hello that a worker makes of its.
-func (s *sandbox) send(ctx context.Context, hello []byte) (envelope.Opened, error) {
+func (s *box) send(ctx context.Context, hello []byte) (envelope.Opened, error) {
 	r, err := s.client.Issue(ctx, connect.NewRequest(&rpc.IssueRequest{Claim: s.claim, Hello: hello}))
 	if err != nil {
 		return envelope.Opened{}, err

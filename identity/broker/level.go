@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"os"
+	"slices"
 
 	"github.com/stepward/stepward/identity"
 )
@@ -55,8 +56,8 @@ func (b *broker) stands(u user) standing {
 	if path := u.opens(b.Dir, rootFile); path != "" {
 		return dev("the worker's user could read the broker's key, or put another in its place: see " + path)
 	}
-	for _, path := range engines {
-		if u.writes(path) {
+	for _, path := range append(slices.Clone(engines), b.engine()) {
+		if path != "" && u.writes(path) {
 			return dev("the worker may use " + path + ", and so become root")
 		}
 	}

@@ -48,6 +48,7 @@ type root struct {
 	prints []byte
 	mark   string // which key its fingerprints are made with
 	nonces []byte
+	launch []byte // what sandboxes are given
 	proofs seal.ProofKey
 
 	authorities []byte // for what a sandbox trusts, and what stands for values in it
@@ -76,7 +77,7 @@ func openRoot(dir string) (*root, error) {
 	if err == nil {
 		r.store, err = cipher.NewGCMWithRandomNonce(block)
 	}
-	r.prints, r.nonces, r.authorities = derive(secret, "fingerprint", 32), derive(secret, "nonce", 32), derive(secret, "authority", 32)
+	r.prints, r.nonces, r.authorities, r.launch = derive(secret, "fingerprint", 32), derive(secret, "nonce", 32), derive(secret, "authority", 32), derive(secret, "launch", 32)
 	r.mark = hex.EncodeToString(derive(secret, "fingerprint's name", 4)) + "-"
 	if err != nil {
 		return nil, err

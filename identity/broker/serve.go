@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"maps"
 	"net"
 	"net/http"
 	"slices"
@@ -75,6 +76,13 @@ func open(ctx context.Context, cfg Config) (*broker, error) {
 	if b.root, err = openRoot(cfg.Dir); err != nil {
 		return nil, err
 	}
+	if b.Sandboxes != nil {
+		b.Attestors = maps.Clone(b.Attestors)
+		if b.Attestors == nil {
+			b.Attestors = map[string]Attestor{}
+		}
+		b.Attestors[b.Sandboxes.Name()] = launched{b.root, b.Sandboxes.Name()}
+	}
 	return b, db.Check(ctx, cfg.Pool, b.q)
 }
 
@@ -83,8 +91,9 @@ func (b *broker) serve(ctx context.Context, ln net.Listener) error {
 	var p http.Protocols
 	p.SetUnencryptedHTTP2(true)
 	p.SetHTTP2(true)
+	p.SetHTTP1(b.Sandboxes != nil) // a connection to a sandbox begins with it
 	srv := &http.Server{
-		Handler: handler, Protocols: &p,
+		Handler: b.launches(ctx, handler), Protocols: &p,
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
 			if t, ok := c.(*tls.Conn); ok {
 				c = t.NetConn()
@@ -116,6 +125,9 @@ func (b *broker) serve(ctx context.Context, ln net.Listener) error {
 	if _, unix := ln.Addr().(*net.UnixAddr); !unix {
 		t := b.TLS.Clone()
 		t.ClientAuth, t.MinVersion, t.NextProtos = tls.RequireAndVerifyClientCert, tls.VersionTLS13, []string{"h2"}
+		if b.Sandboxes != nil {
+			t.NextProtos = append(t.NextProtos, "http/1.1")
+		}
 		door = tls.NewListener(door, t)
 	}
 	err := srv.Serve(door)

@@ -104,7 +104,7 @@ func TestClientOpensNoSecret(t *testing.T) {
 
 // I2: neither does the worker.
 func TestWorkerOpensNoSecret(t *testing.T) {
-	check(t, Rule{Packages: []string{"./worker"}, Allow: workerSide, DenyDirect: append([]string{"golang.org/x/tools/..."}, opening...)})
+	check(t, Rule{Packages: []string{"./worker", "./sandbox/launcher"}, Allow: append([]string{module + "internal/launch"}, workerSide...), DenyDirect: append([]string{"golang.org/x/tools/..."}, opening...)})
 }
 
 func check(t *testing.T, rule Rule) {

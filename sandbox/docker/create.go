@@ -2,6 +2,7 @@ package docker
 
 import (
 	"context"
+	"encoding/base64"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 	"github.com/moby/moby/api/types/mount"
 	"github.com/moby/moby/client"
 
+	"github.com/stepward/stepward/internal/launch"
 	"github.com/stepward/stepward/internal/layers"
 	"github.com/stepward/stepward/internal/runner"
 	"github.com/stepward/stepward/sandbox"
@@ -131,7 +133,8 @@ func (b *Backend) run(ctx context.Context, api *client.Client, e *engine, id str
 	}
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	said := listen(ctx, api, id)
+	witness := launch.Witness(ctx)
+	said := listen(ctx, api, id, witness.Backend != "")
 	defer said.close()
 	died := api.ContainerWait(ctx, id, client.ContainerWaitOptions{Condition: container.WaitConditionNextExit})
 	if _, err := api.ContainerStart(ctx, id, client.ContainerStartOptions{}); err != nil {
@@ -139,6 +142,11 @@ func (b *Backend) run(ctx context.Context, api *client.Client, e *engine, id str
 			return fmt.Errorf("%w: %w", errNoProgram, err)
 		}
 		return fmt.Errorf("sandbox: start the container: %w", err)
+	}
+	if witness.Backend != "" {
+		if err := said.tell(witness.Secret); err != nil {
+			return fmt.Errorf("sandbox: tell the tool runner what proves it: %w", err)
+		}
 	}
 	ready := make(chan error, 1)
 	dialCtx, stop := context.WithCancel(ctx)
@@ -170,6 +178,10 @@ func (b *Backend) describe(ctx context.Context, e *engine, img image, prog *carr
 		runner.EnvSocket + "=" + dir.inside(),
 		runner.EnvTokenHash + "=" + hex.EncodeToString(c.TokenHash[:]),
 		runner.EnvOrphanAfter + "=" + orphan.String(),
+	}
+	witness := launch.Witness(ctx)
+	if witness.Backend != "" { // the secret comes by its standard input, which the engine keeps nothing of
+		env = append(env, runner.EnvWitness+"="+witness.Backend, runner.EnvWitnessFile+"=", runner.EnvWitnessBroker+"="+base64.StdEncoding.EncodeToString(witness.Broker))
 	}
 	if off != 0 {
 		env = append(env, runner.EnvWithout+"="+off.String())
@@ -243,6 +255,8 @@ func (b *Backend) describe(ctx context.Context, e *engine, img image, prog *carr
 	return &container.Config{
 		Image: img.id, Hostname: "sandbox", User: fmt.Sprintf("%d:%d", id, id), Env: env, Labels: all, WorkingDir: runner.Workspace,
 		Entrypoint:  []string{ProgramPath},
+		OpenStdin:   witness.Backend != "",
+		StdinOnce:   witness.Backend != "",
 		Healthcheck: &container.HealthConfig{Test: []string{"NONE"}},
 	}, host
 }

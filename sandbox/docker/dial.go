@@ -241,9 +241,9 @@ type listener struct {
 	buf  bytes.Buffer
 }
 
-func listen(ctx context.Context, api *client.Client, container string) *listener {
+func listen(ctx context.Context, api *client.Client, container string, stdin bool) *listener {
 	l := &listener{done: make(chan struct{})}
-	res, err := api.ContainerAttach(ctx, container, client.ContainerAttachOptions{Stream: true, Stderr: true})
+	res, err := api.ContainerAttach(ctx, container, client.ContainerAttachOptions{Stream: true, Stderr: true, Stdin: stdin})
 	if err != nil {
 		close(l.done)
 		return l
@@ -254,6 +254,17 @@ func listen(ctx context.Context, api *client.Client, container string) *listener
 		_, _ = stdcopy.StdCopy(io.Discard, &l.buf, io.LimitReader(l.conn.Reader, maxStderr))
 	}()
 	return l
+}
+
+// tell writes the standard input of the tool runner, and ends it.
+func (l *listener) tell(b []byte) error {
+	if l.conn.Conn == nil {
+		return errors.New("the engine does not attach")
+	}
+	if _, err := l.conn.Conn.Write(b); err != nil {
+		return err
+	}
+	return l.conn.CloseWrite()
 }
 
 func (l *listener) close() {

@@ -30,6 +30,16 @@ type engine struct {
 	ceiling int64 // of memory, in bytes: gVisor ends there; 0 without
 }
 
+// Socket returns the path of the engine's socket, if it has one on this host. Who may use it can look into every
+// sandbox of the backend.
+func (b *Backend) Socket() string {
+	path, ok := strings.CutPrefix(cmp.Or(b.config.Host, os.Getenv("DOCKER_HOST"), client.DefaultDockerHost), "unix://")
+	if !ok {
+		return ""
+	}
+	return path
+}
+
 // connect returns the client and the engine's own account of what it can do.
 func (b *Backend) connect(ctx context.Context) (*client.Client, *engine, error) {
 	b.mu.Lock()

@@ -223,6 +223,9 @@ func TestOptions(t *testing.T) {
 		{"put acme x", []string{"-files and: put"}},
 		{"-files f put acme", []string{"put TENANT NAME"}},
 		{"-files f put acme x", nil},
+		{"-database x -socket s -files f -docker unix:///d", []string{"-docker and -docker-program"}},
+		{"-database x -socket s -files f -docker-runtime runsc", []string{"-docker and -docker-program"}},
+		{"-database x -socket s -files f -docker unix:///d -docker-program /app -docker-runtime runsc", nil},
 	} {
 		_, err := parse(strings.Fields(c.args), none)
 		for _, want := range c.want {

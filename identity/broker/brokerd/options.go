@@ -17,6 +17,7 @@ import (
 	"github.com/stepward/stepward/identity/filestore"
 	"github.com/stepward/stepward/identity/sops"
 	"github.com/stepward/stepward/identity/vault"
+	"github.com/stepward/stepward/sandbox/docker"
 )
 
 // options are what the program is told.
@@ -25,6 +26,7 @@ type options struct {
 	socket, peers                          string
 	listen, cert, key, ca, names           string
 	health                                 string
+	docker, program, image, runtime        string
 	files, sops                            string
 	vault, tokenFile                       string
 	roleID, secretIDFile, kubernetes, role string
@@ -46,6 +48,10 @@ func parse(args []string, env func(string) (string, bool)) (options, error) {
 	f.StringVar(&o.ca, "ca", "", "`file` with the certificates of those who sign for workers")
 	f.StringVar(&o.names, "names", "", "DNS `names` of the workers' certificates that are let in, with commas (default: all)")
 	f.StringVar(&o.health, "health", "", "`address` to answer GET /healthz at, without TLS")
+	f.StringVar(&o.docker, "docker", "", "`address` of a Docker engine to make the workers' sandboxes, which no worker may use: unix:///run/docker.sock")
+	f.StringVar(&o.program, "docker-program", "", "static `program` of the workers, for the sandboxes")
+	f.StringVar(&o.image, "docker-image", "", "`image` of sandboxes that name none")
+	f.StringVar(&o.runtime, "docker-runtime", "", "`runtime` of the engine for sandboxes, as runsc")
 	f.StringVar(&o.files, "files", "", "`folder` of a file store: file://")
 	f.StringVar(&o.sops, "sops", "", "`folder` of files for sops, which gets the SOPS_ variables of the environment: sops://")
 	f.StringVar(&o.vault, "vault", "", "`URL` of Vault: vault://")
@@ -85,6 +91,7 @@ func (o options) check() error {
 	need(o.socket != "" || o.listen != "", "-socket or -listen is required")
 	need(o.listen == "" || o.cert != "" && o.key != "" && o.ca != "", "-listen needs -cert, -key and -ca")
 	need(o.files != "" || o.sops != "" || o.vault != "", "one of -files, -sops and -vault is required")
+	need((o.docker != "") == (o.program != "") && (o.docker != "" || o.image == "" && o.runtime == ""), "-docker and -docker-program go together, and -docker-image and -docker-runtime with them")
 	logins := 0
 	for _, login := range []string{o.tokenFile, o.roleID, o.kubernetes} {
 		if login != "" {
@@ -107,6 +114,9 @@ func (o options) config() (broker.Config, error) {
 		if cfg.TLS, err = o.tls(); err != nil {
 			return cfg, err
 		}
+	}
+	if o.docker != "" {
+		cfg.Sandboxes = docker.New(docker.Config{Host: o.docker, Program: o.program, Image: o.image, Runtime: o.runtime})
 	}
 	if o.files != "" {
 		s, err := filestore.Open(filestore.Config{Dir: o.files})

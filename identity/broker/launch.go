@@ -1,0 +1,51 @@
+package broker
+
+import (
+	"context"
+	"crypto/hmac"
+	"encoding/hex"
+	"fmt"
+	"net/http"
+
+	"github.com/stepward/stepward/internal/envelope"
+	"github.com/stepward/stepward/internal/launch"
+)
+
+// launched attests the sandboxes that brokers with this key have made, and gives them what they prove themselves
+// with. It is of the sandbox's id alone, so that any of the brokers knows it, also after a restart.
+type launched struct {
+	*root
+	backend string
+}
+
+func (l launched) witness(id string) envelope.Witness {
+	secret := mac(l.launch, []byte(l.backend), []byte(id))
+	return envelope.Witness{Backend: l.backend, Secret: []byte(hex.EncodeToString(secret)), Broker: l.proofs.Public()}
+}
+
+// Attest implements Attestor.
+func (l launched) Attest(_ context.Context, sandbox string, secret []byte) error {
+	if !hmac.Equal(secret, l.witness(sandbox).Secret) {
+		return fmt.Errorf("%w: no broker of this key has made it", ErrDenied)
+	}
+	return nil
+}
+
+// launches adds the way to the sandboxes that this broker makes, if it does.
+func (b *broker) launches(ctx context.Context, rest http.Handler) http.Handler {
+	if b.Sandboxes == nil {
+		return rest
+	}
+	mux := http.NewServeMux()
+	mux.Handle("/", rest)
+	mux.Handle(launch.Path, &launch.Handler{Backend: b.Sandboxes, Witness: launched{b.root, b.Sandboxes.Name()}.witness, Done: ctx})
+	return mux
+}
+
+// engine is the socket of the engine that makes the broker's sandboxes; empty: there is none.
+func (b *broker) engine() string {
+	if s, ok := b.Sandboxes.(interface{ Socket() string }); ok {
+		return s.Socket()
+	}
+	return ""
+}
