@@ -70,6 +70,9 @@ times what goes through the proxy of a local sandbox: a large body, in pairs wit
 relay of two hops, and small requests, beside direct ones. Linux only.`},
 	{"redact", benchRedact, false, `
 times what takes 50 secret values out of a stream, on one core, and its memory.`},
+	{"envelope", benchEnvelope, true, `
+times the way of an attempt's secrets, from a file store through a broker of its own process into a local
+sandbox, and its parts, and counts the transactions that write for it. Linux only.`},
 	{"revoke", benchRevoke, true, `
 revokes secrets that commands use every 10 ms in local sandboxes and, with an engine, in containers,
 while things are in order and while they are not, and times until they do so no more. It needs root on
@@ -97,7 +100,7 @@ type options struct {
 func (o options) times(n int) int { return max(int(float64(n)*o.scale), 1) }
 
 func main() {
-	bootstrap.Init()
+	bootstrap.Config{Broker: bootstrap.FileStore(os.Getenv(envStore))}.Init()
 	hello()
 	egressPart()
 	revokePart()
@@ -151,7 +154,8 @@ func run() (err error) {
 	}
 	b := &bench{options: options{parked: *parked, scale: *scale, wal: *wal, log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))}}
 	b.report = &report{Command: strings.Join(append([]string{"go run ./internal/bench"}, os.Args[1:]...), " "), Machine: measure.Machine()}
-	if slices.ContainsFunc(wanted, func(s string) bool { return slices.Contains([]string{"sandbox", "docker", "egress", "revoke"}, s) }) { // first: it may be built from sources, which may change meanwhile
+	boxed := []string{"sandbox", "docker", "egress", "envelope", "revoke"}
+	if slices.ContainsFunc(wanted, func(s string) bool { return slices.Contains(boxed, s) }) { // first: it may be built from sources, which may change meanwhile
 		b.runner, b.runnerErr = program.Find(ctx, program.Want{})
 	}
 	var errs []error
