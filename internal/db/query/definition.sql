@@ -1,11 +1,11 @@
 -- name: DefinitionNewest
 -- The newest version, or when no live worker lists that, as after a deploy that was taken back, the
 -- newest that one can execute. A worker that lists what it cannot meet counts: its runs are parked,
--- and not met by less.
+-- and not met by less. The selected parameter: see ProfileApply.
 SELECT d.workflow, coalesce(o.version, d.version), q.id, q.modes,
        CASE WHEN q.modes && '{identity,agent,agent_jit}' THEN (
            SELECT s.steps FROM stepward.definition s WHERE s.workflow = d.workflow AND s.version = coalesce(o.version, d.version)) END
-FROM unnest($1::text[]) AS w(name)
+FROM unnest((SELECT $1::text[])) AS w(name)
 CROSS JOIN LATERAL (
     SELECT workflow, version, requirement_id FROM stepward.definition
     WHERE workflow = w.name ORDER BY created_at DESC, version DESC LIMIT 1

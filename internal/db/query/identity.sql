@@ -43,13 +43,14 @@ FROM stepward.profile LEFT JOIN stepward.policy ON digest = policy WHERE tenant 
 
 -- name: ProfileApply
 -- Of tenants, and of the deployment, what may apply in some of these projects, environments and workflows; null: in any.
+-- A parameter that is selected looks the same for every plan, so that one is kept: it takes longer to make one than to execute it.
 SELECT id, tenant, name, project, environment, workflow, step, generation, changed_at, actor, keys, policy, coalesce(body, '')
 FROM stepward.profile
 LEFT JOIN stepward.policy ON digest = policy
-WHERE (tenant = '' OR tenant = ANY($1::text[]))
-  AND ($2::text[] IS NULL OR project = '' OR project = ANY($2))
-  AND ($3::text[] IS NULL OR environment = '' OR environment = ANY($3))
-  AND ($4::text[] IS NULL OR workflow = '' OR workflow = ANY($4));
+WHERE (tenant = '' OR tenant = ANY((SELECT $1::text[])::text[]))
+  AND ((SELECT $2::text[]) IS NULL OR project = '' OR project = ANY((SELECT $2::text[])::text[]))
+  AND ((SELECT $3::text[]) IS NULL OR environment = '' OR environment = ANY((SELECT $3::text[])::text[]))
+  AND ((SELECT $4::text[]) IS NULL OR workflow = '' OR workflow = ANY((SELECT $4::text[])::text[]));
 
 -- name: PolicyGet
 SELECT body FROM stepward.policy WHERE digest = ANY($1::bytea[]);
@@ -65,14 +66,14 @@ FROM stepward.revocation WHERE tenant = $1 AND ($2::text IS NULL OR kind = $2 AN
 
 -- name: RevocationApply
 -- For tenants and for all: what is revoked, and the versions that came after. Of runs and workers, those
--- that $2 and $3 name. A tenant has a row for its epoch even if nothing else.
+-- that $2 and $3 name. A tenant has a row for its epoch even if nothing else. Selected parameters: see ProfileApply.
 SELECT e.tenant, e.epoch, coalesce(r.epoch, 0), coalesce(r.kind, ''), coalesce(r.target, ''), coalesce(r.version, ''), coalesce(r.state, 0), coalesce(r.drain, false)
 FROM stepward.identity_epoch e
 LEFT JOIN stepward.revocation r ON r.tenant = e.tenant
-     AND (r.kind NOT IN ('run', 'worker') OR r.kind = 'run' AND r.target = ANY($2::text[]) OR r.kind = 'worker' AND r.target = ANY($3::text[]))
+     AND (r.kind NOT IN ('run', 'worker') OR r.kind = 'run' AND r.target = ANY((SELECT $2::text[])::text[]) OR r.kind = 'worker' AND r.target = ANY((SELECT $3::text[])::text[]))
      AND (r.state > 0 OR EXISTS (SELECT FROM stepward.revocation k
                                  WHERE k.tenant = r.tenant AND k.kind = 'key' AND k.target = r.target AND k.state > 0 AND k.epoch < r.epoch))
-WHERE e.tenant = '' OR e.tenant = ANY($1::text[])
+WHERE e.tenant = '' OR e.tenant = ANY((SELECT $1::text[])::text[])
 ORDER BY e.tenant, r.epoch;
 
 -- name: IdentityShare
