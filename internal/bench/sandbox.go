@@ -31,7 +31,7 @@ func hello() {
 
 // The bars of a local sandbox: times the peer, milliseconds, MiB.
 const (
-	barCold = 2
+	barCold = 1.5
 	barExec = 5
 	barRSS  = 8
 
