@@ -32,7 +32,7 @@ func hello() {
 // The bars of a local sandbox: times the peer, milliseconds, MiB.
 const (
 	barCold = 1.5
-	barExec = 5
+	barExec = 3
 	barRSS  = 8
 
 	barGuest    = 2
