@@ -147,10 +147,10 @@ func ExampleClient_Pause() {
 	if err := client.Pause(ctx, run.ID); err != nil {
 		fmt.Println(err)
 	}
+	reaches(ctx, client, run.ID, workflow.StateParked)             // once what executes has ended
 	if err := start.Send(ctx, client, run.ID, "ada"); err != nil { // it is kept
 		fmt.Println(err)
 	}
-	reaches(ctx, client, run.ID, workflow.StateParked) // once what executes has ended
 	why, err := client.Why(ctx, run.ID)
 	fmt.Println(why.Cause, why.Key, err, "-", why.Unblock)
 	if err := client.Resume(ctx, run.ID); err != nil {

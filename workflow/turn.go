@@ -188,7 +188,7 @@ func (t *turn) advance(ctx context.Context) {
 		post()
 		return
 	}
-	if t.match() {
+	if !t.paused() && t.match() { // what is sent to a paused run is kept
 		return
 	}
 	if len(t.branches) == 0 && t.starting == 0 { // a child that nobody waits for any more is canceled first
