@@ -57,12 +57,13 @@ func (r Resolved) Profiles() (ids []int64) {
 // Resolve returns what profiles say at a place, by name. Those that do not
 // apply there are passed over. run is what the enqueue of a run says: it is the
 // narrowest scope, and can hide, restrict and re-point what others set, but add no
-// name, nor a reference that none of the tenant's own profiles has.
+// name, nor a reference that none of the tenant's own profiles has, or that a profile
+// restricts under another name: that would be a way around what is said there.
 func Resolve(profiles []Profile, place Scope, run map[string]Key) map[string]Resolved {
 	layers := layersAt(profiles, place, run)
-	own := func(ref string) (is, kept bool) {
-		kept = slices.ContainsFunc(profiles, func(p Profile) bool { return p.injects(ref) })
-		return slices.ContainsFunc(profiles, func(p Profile) bool { return p.Scope.Tenant == place.Tenant && place.Tenant != "" && p.refers(ref) }), kept
+	own := func(name, ref string) (is bool, held string) {
+		is = slices.ContainsFunc(profiles, func(p Profile) bool { return p.Scope.Tenant == place.Tenant && place.Tenant != "" && p.refers(ref) })
+		return is, restricts(profiles, place, name, ref)
 	}
 	out := make(map[string]Resolved)
 	for _, l := range layers {
@@ -98,7 +99,7 @@ func layersAt(profiles []Profile, place Scope, run map[string]Key) (layers []lay
 	return layers
 }
 
-func resolve(layers []layer, name string, own func(ref string) (is, kept bool)) Resolved {
+func resolve(layers []layer, name string, own func(name, ref string) (is bool, held string)) Resolved {
 	r := Resolved{Name: name}
 	var winner, merged Key
 	var lock, set, last *layer // the broadest that locks, what is in force, what names it
@@ -117,16 +118,19 @@ func resolve(layers []layer, name string, own func(ref string) (is, kept bool)) 
 			r.Denied = append(r.Denied, l.origin)
 		}
 		if k.sets() {
-			is, kept := own(k.Ref)
+			is, held := true, ""
+			if l.breadth == runBreadth && k.Ref != "" && k.Ref != winner.Ref {
+				is, held = own(name, k.Ref)
+			}
 			switch {
 			case lock != nil && lock.breadth < l.breadth:
 				locked = fmt.Sprintf("%v, under %v", l.origin, lock.origin)
 			case l.breadth == runBreadth && set == nil:
 				added = "a run adds no name"
-			case l.breadth == runBreadth && k.Ref != "" && k.Ref != winner.Ref && !is:
+			case !is:
 				added = "no profile of the tenant has the reference that the run names"
-			case l.breadth == runBreadth && k.Ref != winner.Ref && kept:
-				added = "a profile keeps what the run names out of sandboxes"
+			case held != "":
+				added = held + " restricts what the run names, and a run takes nothing of that off"
 			case l.breadth == runBreadth && k.Inject != nil:
 				added = "a run does not say where a secret goes"
 			}

@@ -182,8 +182,67 @@ func naive(profiles []identity.Profile, place identity.Scope, run keys) (sets st
 		if before == "" || r.Ref != "" && r.Ref != before && !own {
 			return "", identity.ErrMissing
 		}
+		for _, p := range profiles { // has it, and what another says of that counts for K no less
+			for n, k := range p.Keys {
+				for _, q := range profiles {
+					said := q.Keys[n]
+					if k.Ref != "" && k.Ref == r.Ref && r.Ref != before && (said.Lock || said.Deny) && (n != "K" || !within(q.Scope, place, false)) &&
+						within(p.Scope, identity.Scope{Tenant: place.Tenant}, true) && within(q.Scope, identity.Scope{Tenant: place.Tenant}, true) && within(p.Scope, q.Scope, true) {
+						return "", identity.ErrMissing
+					}
+				}
+			}
+		}
 	}
 	return v, nil
+}
+
+// within reports whether what one scope names is what the other does; both may leave a field open.
+func within(a, b identity.Scope, both bool) bool {
+	in := func(x, y string) bool { return x == "" || x == y || both && y == "" }
+	return in(a.Tenant, b.Tenant) && in(a.Project, b.Project) && in(a.Environment, b.Environment) && in(a.Workflow, b.Workflow) && in(a.Step, b.Step)
+}
+
+// A run does not take off what a profile says of a reference, by naming it under another name.
+func TestResolveRestrictedReference(t *testing.T) {
+	inject := &identity.Inject{Hosts: []string{"example.com"}}
+	high := func(k identity.Key) identity.Key { k.Ref = "file://high"; return k }
+	other := func(name string, s identity.Scope, k identity.Key) identity.Profile {
+		return identity.Profile{Name: name, Scope: s, Keys: keys{"HIGH": k}}
+	}
+	elsewhere := identity.Scope{Tenant: "acme", Workflow: "blog"}
+	for name, c := range map[string]struct {
+		profiles []identity.Profile
+		named    string
+		refused  bool
+	}{
+		"nothing is said of it":       {[]identity.Profile{other("h", tenant, high(identity.Key{Required: true}))}, "file://high", false},
+		"MinLevel":                    {[]identity.Profile{other("h", tenant, high(identity.Key{MinLevel: identity.L2}))}, "file://high", true},
+		"Commands":                    {[]identity.Profile{other("h", tenant, high(identity.Key{Commands: []string{"deploy"}}))}, "file://high", true},
+		"Strict":                      {[]identity.Profile{other("h", tenant, high(identity.Key{Strict: true}))}, "file://high", true},
+		"Lock":                        {[]identity.Profile{other("h", tenant, high(identity.Key{Lock: true}))}, "file://high", true},
+		"Inject":                      {[]identity.Profile{other("h", tenant, high(identity.Key{Inject: inject}))}, "file://high", true},
+		"in another workflow":         {[]identity.Profile{other("h", elsewhere, high(identity.Key{MinLevel: identity.L2}))}, "file://high", true},
+		"by the deployment":           {[]identity.Profile{other("d", deployment, high(identity.Key{MinLevel: identity.L2})), other("h", tenant, high(identity.Key{}))}, "file://high", true},
+		"by a broader profile":        {[]identity.Profile{other("d", deployment, identity.Key{MinLevel: identity.L2}), other("h", tenant, high(identity.Key{}))}, "file://high", true},
+		"by a narrower profile":       {[]identity.Profile{other("h", tenant, high(identity.Key{})), other("w", wf, identity.Key{Deny: true})}, "file://high", true},
+		"Inject that is inherited":    {[]identity.Profile{other("t", tenant, identity.Key{Ref: "file://first", Inject: inject}), other("w", wf, high(identity.Key{}))}, "file://high", true},
+		"by a policy":                 {[]identity.Profile{other("h", tenant, high(identity.Key{})), {Name: "p", Scope: wf, Policy: "forbid (principal, action, resource);"}}, "file://high", true},
+		"where it is not":             {[]identity.Profile{other("h", wf, high(identity.Key{})), other("e", elsewhere, identity.Key{MinLevel: identity.L2})}, "file://high", false},
+		"for another tenant":          {[]identity.Profile{other("h", tenant, high(identity.Key{})), other("o", identity.Scope{Tenant: "other"}, high(identity.Key{Lock: true}))}, "file://high", false},
+		"of another part":             {[]identity.Profile{other("h", tenant, identity.Key{Ref: "file://high#a"}), {Name: "b", Scope: tenant, Keys: keys{"B": high(identity.Key{MinLevel: identity.L2})}}}, "file://high#a", true},
+		"under the name, and counts":  {[]identity.Profile{profile("b", deployment, identity.Key{MinLevel: identity.L2}), profile("p", project, high(identity.Key{}))}, "file://high", false},
+		"under the name, and Inject":  {[]identity.Profile{profile("p", identity.Scope{Tenant: "acme", Project: "api"}, high(identity.Key{Inject: inject}))}, "file://high", true},
+		"under the name, and not now": {[]identity.Profile{profile("b", elsewhere, high(identity.Key{MinLevel: identity.L2}))}, "file://high", true},
+		"of what wins, by its name":   {[]identity.Profile{other("h", tenant, identity.Key{Ref: "file://low", MinLevel: identity.L2})}, "file://low", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := identity.Resolve(append(c.profiles, profile("low", wf, ref("low"))), place, keys{"K": {Ref: c.named}})["K"]
+			if c.refused != errors.Is(r.Err, identity.ErrMissing) || !c.refused && (r.Err != nil || r.Key.Ref != c.named) {
+				t.Errorf("got %q, %v; want it refused: %v", r.Key.Ref, r.Err, c.refused)
+			}
+		})
+	}
 }
 
 func TestResolveModel(t *testing.T) {

@@ -62,16 +62,6 @@ func (p Profile) origin() Origin {
 	return Origin{Breadth: breadths[p.Scope.breadth()], Profile: p.Name, ID: p.ID, Scope: p.Scope}
 }
 
-// injects reports whether a key of the profile keeps what has the reference out of sandboxes.
-func (p Profile) injects(ref string) bool {
-	for _, k := range p.Keys {
-		if k.Ref == ref && k.Inject != nil {
-			return true
-		}
-	}
-	return false
-}
-
 // refers reports whether a key of the profile has the reference.
 func (p Profile) refers(ref string) bool {
 	for _, k := range p.Keys {

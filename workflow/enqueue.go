@@ -70,7 +70,7 @@ type EnqueueOptions struct {
 
 	// Keys are of this run, and the narrowest of all profiles: they may hide, restrict
 	// and re-point what the tenant's profiles set, and add no name. They hold for its
-	// children, too.
+	// children, too. They cannot name a reference that a profile restricts under another name.
 	Keys map[string]identity.Key
 }
 

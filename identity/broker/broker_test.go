@@ -412,6 +412,34 @@ func TestKeysOfRun(t *testing.T) {
 	}
 }
 
+// What demands a level does not get out at a lower one by a run's own key of another name, wherever it is demanded.
+func TestRestrictedByKeysOfRun(t *testing.T) {
+	for name, scope := range map[string]identity.Scope{"here": {Tenant: "acme"}, "in another project": {Tenant: "acme", Project: "else"}} {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t, "LOW")
+			f.store.values["acme/low"], f.store.values["acme/high"] = "low-value-0123456789", "high-value-0123456789"
+			f.put("LOW", identity.Key{Ref: "mem://acme/low"})
+			own := map[string]identity.Key{"LOW": {Ref: "mem://acme/high"}}
+			high := func(k identity.Key) {
+				t.Helper()
+				p := identity.Profile{Name: "high", Scope: scope, Keys: map[string]identity.Key{"HIGH": k}}
+				if old, err := f.profiles.Get(t.Context(), "acme", "high"); err == nil {
+					p.Generation = old.Generation
+				}
+				if err := f.profiles.Put(t.Context(), p); err != nil {
+					t.Fatal(err)
+				}
+			}
+			high(identity.Key{Ref: "mem://acme/high"})
+			f.bind(own) // before anything was demanded
+			high(identity.Key{Ref: "mem://acme/high", MinLevel: identity.L2})
+			if o, err := get(t.Context(), f.serve(), f.claim); reason(err) != "unresolved" || !strings.Contains(err.Error(), "profile high") {
+				t.Errorf("got %d items, %v", len(o.Items), err)
+			}
+		})
+	}
+}
+
 // A run that says itself what its profile has is the profile's still: what is revoked with that, or deleted, it
 // loses as others do. The first renewal is the control.
 func TestProfileOfKeysOfRun(t *testing.T) {
