@@ -386,3 +386,53 @@ func TestInjectAnotherBroker(t *testing.T) {
 		t.Errorf("another value: %v", err)
 	}
 }
+
+// A worker may write the rows of what was issued. The value goes nowhere by what it has written, nor is it renewed.
+func TestForgedPins(t *testing.T) {
+	n := newInjecting(t, "93.184.216.34", nil)
+	n.issue()
+	n.allow("*.example.com", "example.com")
+	if code, answer := n.do("GET", "/", "", "Authorization", "Bearer "+n.placeholder); code != http.StatusOK {
+		t.Fatal(code, answer)
+	}
+	if _, err := renew(t.Context(), n.link, n.claim, n.opened); err != nil {
+		t.Fatal(err)
+	}
+	for _, forged := range []string{
+		`UPDATE stepward.issue SET pins = replace(pins::text, 'Example.com', 'sub.example.com')::jsonb`,
+		`UPDATE stepward.issue SET pins = jsonb_set(pins, '{0,epochs}', '{"acme":100}')`,
+		`UPDATE stepward.issue SET pins = '[]'`,
+	} {
+		var was string
+		if err := n.pool.QueryRow(t.Context(), n.in("SELECT pins::text FROM stepward.issue")).Scan(&was); err != nil {
+			t.Fatal(err)
+		}
+		n.exec(forged)
+		for _, to := range []string{"sub.example.com:443", "example.com:443"} {
+			if conn, err := n.dial(t.Context(), to); reason(err) != "changed" {
+				t.Errorf("%s: %s: %v, %v", forged, to, conn, err)
+			}
+		}
+		if _, err := renew(t.Context(), n.link, n.claim, n.opened); reason(err) != "changed" {
+			t.Errorf("%s: a renewal: %v", forged, err)
+		}
+		n.exec("UPDATE stepward.issue SET pins = $1::jsonb", was)
+	}
+	if conn, err := n.dial(t.Context(), "example.com:443"); err != nil {
+		t.Errorf("what was issued, in other bytes: %v", err)
+	} else {
+		conn.Close()
+	}
+}
+
+// Nor is a key put into requests that has no Inject.
+func TestForgedInject(t *testing.T) {
+	n := newInjecting(t, "93.184.216.34", func(_ *fixture, k *identity.Key) { k.Inject = nil })
+	if _, err := get(t.Context(), n.link, n.claim); err != nil {
+		t.Fatal(err)
+	}
+	n.exec(`UPDATE stepward.issue SET pins = jsonb_set(pins, '{0,inject}', '{"hosts":["example.com"]}')`)
+	if conn, err := n.dial(t.Context(), "example.com:443"); reason(err) != "changed" {
+		t.Errorf("%v, %v", conn, err)
+	}
+}

@@ -1,8 +1,11 @@
 package broker
 
 import (
+	"bytes"
 	"cmp"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -136,8 +139,10 @@ func (b *broker) injection(ctx context.Context, c claim, endpoint string) (*inje
 	if err != nil {
 		return nil, err
 	}
-	id, pins, _, _, err := b.openIssue(ctx, c)
+	id, pins, key, _, err := b.openIssue(ctx, c)
+	clear(key)
 	if err != nil {
+		b.changed(ctx, f, err)
 		return nil, err
 	}
 	pins = slices.DeleteFunc(pins, func(p pin) bool { return p.Inject == nil })
@@ -179,11 +184,12 @@ func (b *broker) injection(ctx context.Context, c claim, endpoint string) (*inje
 	return i, nil
 }
 
-// openIssue reads what was issued last to an attempt, and is not closed.
-func (b *broker) openIssue(ctx context.Context, c claim) (id envelope.ID, pins []pin, renewal []byte, now int64, err error) {
-	var raw []byte
+// openIssue reads what was issued last to an attempt, and is not closed, and the key of its renewals. It believes a
+// row no more than its seal: workers may change rows.
+func (b *broker) openIssue(ctx context.Context, c claim) (id envelope.ID, pins []pin, key []byte, now int64, err error) {
+	var raw, sealed []byte
 	var text string
-	err = b.Pool.QueryRow(ctx, b.q.IssueOpen, c.run, c.seq, c.attempt, c.sandbox).Scan(&raw, &text, &renewal, &now)
+	err = b.Pool.QueryRow(ctx, b.q.IssueOpen, c.run, c.seq, c.attempt, c.sandbox).Scan(&raw, &text, &sealed, &now)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
 		err = refuse(reasonUnopened, "", "broker: nothing was issued to the attempt")
@@ -194,8 +200,66 @@ func (b *broker) openIssue(ctx context.Context, c claim) (id envelope.ID, pins [
 			return id, nil, nil, 0, fmt.Errorf("broker: what was issued is not readable: %w", err)
 		}
 		copy(id[:], raw)
+		key, err = b.root.openRenewal(sealed, id, c, pins)
 	}
-	return id, pins, renewal, now, err
+	return id, pins, key, now, err
+}
+
+// changed records that a row is not what the broker wrote.
+func (b *broker) changed(ctx context.Context, f facts, err error) {
+	if r, ok := errors.AsType[*refusal](err); ok && r.reason == reasonChanged {
+		b.refused(ctx, f, r)
+	}
+}
+
+// sealRenewal closes the key of renewals, with a digest of what was issued to whom.
+func (r *root) sealRenewal(key []byte, id envelope.ID, c claim, pins []pin) ([]byte, error) {
+	digest, err := issuedDigest(c, pins)
+	if err != nil {
+		return nil, err
+	}
+	plain := slices.Concat(digest, key)
+	defer clear(plain)
+	return r.seal(plain, renewalOf(id)), nil
+}
+
+// openRenewal opens it, if the same was issued to the same attempt.
+func (r *root) openRenewal(sealed []byte, id envelope.ID, c claim, pins []pin) ([]byte, error) {
+	plain, err := r.open(sealed, renewalOf(id))
+	if err != nil {
+		return nil, err
+	}
+	digest, err := issuedDigest(c, pins)
+	if err != nil {
+		clear(plain)
+		return nil, err
+	}
+	if len(plain) < len(digest) || !bytes.Equal(plain[:len(digest)], digest) {
+		clear(plain)
+		return nil, refuse(reasonChanged, "", "broker: what is on record of the attempt's secrets is not what was issued: it was changed")
+	}
+	return plain[len(digest):], nil
+}
+
+func renewalOf(id envelope.ID) string { return "renewal " + hex.EncodeToString(id[:]) }
+
+// issuedDigest is that of pins of an attempt in its sandbox, whatever form the database gives their JSON.
+func issuedDigest(c claim, pins []pin) ([]byte, error) {
+	text, err := json.Marshal(pins)
+	if err == nil {
+		pins = nil
+		err = json.Unmarshal(text, &pins)
+	}
+	if err == nil {
+		text, err = json.Marshal(pins)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("broker: what is issued has no digest: %w", err)
+	}
+	h := sha256.New()
+	fmt.Fprintf(h, "issued %d %d %d %q ", c.run, c.seq, c.attempt, c.sandbox)
+	h.Write(text)
+	return h.Sum(nil), nil
 }
 
 // load fetches the values, in the versions that were issued.
@@ -286,7 +350,8 @@ func (i *injection) look(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	id, _, _, _, err := i.b.openIssue(ctx, i.f.claim)
+	id, _, key, _, err := i.b.openIssue(ctx, i.f.claim)
+	clear(key)
 	if err == nil && id != i.id {
 		err = refuse(reasonUnopened, "", "broker: another envelope was issued")
 	}

@@ -130,7 +130,6 @@ type pin struct {
 // record writes down what is about to leave, with an event. Nothing has left if it fails. Nothing was written, and
 // what is revoked is to be looked at again, if that is not what it was at these epochs.
 func (b *broker) record(ctx context.Context, f facts, id envelope.ID, at standing, bound bound, got *fetched, renewal []byte, now map[string]int64) (again bool, err error) {
-	about := hex.EncodeToString(id[:])
 	pins, err := json.Marshal(got.pins)
 	if err != nil {
 		return false, err
@@ -141,10 +140,14 @@ func (b *broker) record(ctx context.Context, f facts, id envelope.ID, at standin
 		if err != nil {
 			return false, err
 		}
-		leases = b.root.seal(plain, "leases "+about)
+		leases = b.root.seal(plain, "leases "+hex.EncodeToString(id[:]))
+	}
+	sealed, err := b.root.sealRenewal(renewal, id, f.claim, got.pins)
+	if err != nil {
+		return false, err
 	}
 	var ok *bool
-	err = b.Pool.QueryRow(ctx, b.q.IssuePut, f.args(id[:], at.level.String(), bound.revocations, string(pins), b.root.seal(renewal, "renewal "+about), leases, b.actor, now[f.tenant], now[""], at.why)...).Scan(&ok)
+	err = b.Pool.QueryRow(ctx, b.q.IssuePut, f.args(id[:], at.level.String(), bound.revocations, string(pins), sealed, leases, b.actor, now[f.tenant], now[""], at.why)...).Scan(&ok)
 	if e, ok := errors.AsType[*pgconn.PgError](err); ok && e.Code == "55P03" {
 		return false, fmt.Errorf("broker: record what would be issued: somebody holds up the run, or what is revoked of its tenant: %w", err)
 	}

@@ -22,7 +22,8 @@ const (
 	reasonPin        = "pin"      // the store has not, or no more, the version that is asked for
 	reasonMismatch   = "mismatch" // it gives another value under the same version
 	reasonUnopened   = "unopened"
-	reasonStore      = "store" // there is no such store here, or it is broken, or nobody has set it up
+	reasonChanged    = "changed" // what is on record is not what the broker has issued
+	reasonStore      = "store"   // there is no such store here, or it is broken, or nobody has set it up
 )
 
 // refusal is a no that asking again does not change.

@@ -23,19 +23,16 @@ func (b *broker) renew(ctx context.Context, c claim, challenge []byte) (*rpc.Ren
 	if err != nil {
 		return nil, err
 	}
-	id, pins, sealed, now, err := b.openIssue(ctx, c)
+	id, pins, key, now, err := b.openIssue(ctx, c)
 	if err != nil {
+		b.changed(ctx, f, err)
 		return nil, err
 	}
+	defer clear(key)
 	epoch, revoked, err := b.revoked(ctx, f, pins)
 	if err != nil {
 		return nil, err
 	}
-	key, err := b.root.open(sealed, "renewal "+hex.EncodeToString(id[:]))
-	if err != nil {
-		return nil, err
-	}
-	defer clear(key)
 	out := &rpc.RenewResponse{Inject: endpoints(pins)}
 	r := envelope.Renewal{Envelope: id, Counter: uint64(now), Challenge: [32]byte(challenge), Epoch: epoch, State: envelope.Renewed}
 	if revoked != nil {

@@ -703,7 +703,7 @@ func (x *InjectResponse) GetData() []byte {
 
 type Refusal struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Reason        string                 `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"` // "unresolved", "revoked", "worker", "sandbox", "denied", "level", "pin", "fenced", "unopened", "store"
+	Reason        string                 `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"` // "unresolved", "revoked", "worker", "sandbox", "denied", "level", "pin", "mismatch", "fenced", "unopened", "changed", "store"
 	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`     // of the secret, if it is about one
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

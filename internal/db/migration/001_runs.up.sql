@@ -387,8 +387,8 @@ CREATE TABLE stepward.issue (
     why        text NOT NULL DEFAULT '', -- it is no more
     revocation bigint NOT NULL, -- the tenant's epoch of revocations
     pins       jsonb NOT NULL,
-    renewal    bytea NOT NULL, -- the key of its renewals, and its leases, sealed under the broker's own
-    leases     bytea,          -- null: there are none, or their source was told that they are over
+    renewal    bytea NOT NULL, -- a digest of the pins and whose they are, and the key of its renewals, sealed under the broker's own
+    leases     bytea,          -- sealed so, too; null: there are none, or their source was told that they are over
     issued_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
     opened_at  timestamptz, -- null: the runner has not said so
     closed_at  timestamptz,
