@@ -13,6 +13,9 @@ const EnvMode = "STEPWARD_SANDBOX"
 // EnvWithout names the layers to be left out, for tests: see package layers.
 const EnvWithout = "STEPWARD_WITHOUT"
 
+// EnvChildren is the limit that a shim gives what it starts, if any.
+const EnvChildren = "STEPWARD_CHILDREN"
+
 // Workspace is the default directory of commands, writable like /tmp.
 const Workspace = "/workspace"
 

@@ -66,22 +66,19 @@ func LimitProcesses(n int) error {
 // before, of the machine's, reserves nothing.
 func Reserved() bool { return children != 0 }
 
-// envChildren is the limit that a shim gives what it starts, if any.
-const envChildren = "STEPWARD_CHILDREN"
-
 // ShimEnv is what the environment of a shim says of the limit of processes. Its
 // runtime wants a thread for each processor, of which one may be all there are.
 func ShimEnv() []string {
 	env := []string{FewThreads}
 	if Reserved() {
-		env = append(env, envChildren+"="+strconv.Itoa(children))
+		env = append(env, EnvChildren+"="+strconv.Itoa(children))
 	}
 	return env
 }
 
 // LimitChildren limits the processes of what this shim starts.
 func LimitChildren() {
-	if n, err := strconv.ParseUint(os.Getenv(envChildren), 10, 31); err == nil {
+	if n, err := strconv.ParseUint(os.Getenv(EnvChildren), 10, 31); err == nil {
 		_ = unix.Setrlimit(unix.RLIMIT_NPROC, &unix.Rlimit{Cur: n, Max: n})
 	}
 }

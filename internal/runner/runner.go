@@ -67,6 +67,12 @@ const (
 	EnvWitnessBroker  = "STEPWARD_WITNESS_BROKER"  // the broker's key for proofs, in base64
 )
 
+// Env are all of these names: who starts a runner in what somebody else has made says something of each.
+var Env = []string{
+	EnvMode, EnvSocket, EnvTokenHash, EnvOrphanAfter, EnvGuest, EnvClosed, EnvPIDs, EnvOpenFiles, EnvInstall, EnvInstallMode, EnvWithout,
+	EnvWitness, EnvWitnessFile, EnvInstallWitness, EnvWitnessBroker, confine.EnvChildren,
+}
+
 // FewThreads is for the environment of a part beside the runner, see package confine.
 const FewThreads = confine.FewThreads
 

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -181,11 +182,12 @@ func (b *Backend) describe(ctx context.Context, e *engine, img image, prog *carr
 	}
 	witness := launch.Witness(ctx)
 	if witness.Backend != "" { // the secret comes by its standard input, which the engine keeps nothing of
-		env = append(env, runner.EnvWitness+"="+witness.Backend, runner.EnvWitnessFile+"=", runner.EnvWitnessBroker+"="+base64.StdEncoding.EncodeToString(witness.Broker))
+		env = append(env, runner.EnvWitness+"="+witness.Backend, runner.EnvWitnessBroker+"="+base64.StdEncoding.EncodeToString(witness.Broker))
 	}
 	if off != 0 {
 		env = append(env, runner.EnvWithout+"="+off.String())
 	}
+	env = settled(env)
 	all := labels(c.ID, c.Labels)
 	if dir != "" {
 		all[labelSocket] = dir.outside()
@@ -259,6 +261,16 @@ func (b *Backend) describe(ctx context.Context, e *engine, img image, prog *carr
 		StdinOnce:   witness.Backend != "",
 		Healthcheck: &container.HealthConfig{Test: []string{"NONE"}},
 	}, host
+}
+
+// settled is an environment in which an image has no say about the tool runner: what is not in it is empty.
+func settled(env []string) []string {
+	for _, name := range runner.Env {
+		if !slices.ContainsFunc(env, func(v string) bool { return strings.HasPrefix(v, name+"=") }) {
+			env = append(env, name+"=")
+		}
+	}
+	return env
 }
 
 // Names of the labels. Whatever has labelID is a sandbox; whatever has

@@ -11,8 +11,10 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/client"
 
+	"github.com/stepward/stepward/internal/runner"
 	"github.com/stepward/stepward/internal/testenv"
 	"github.com/stepward/stepward/sandbox"
 )
@@ -112,6 +114,52 @@ func TestLimitsThatCannotHold(t *testing.T) {
 		if !errors.As(err, &ue) || ue.Field != field {
 			t.Errorf("%s: got %v, want an UnsupportedError", field, err)
 		}
+	}
+}
+
+// What an image says in its ENV is nothing to the tool runner: not which layers are left out, nor which program
+// guests are.
+func TestImageEnv(t *testing.T) {
+	b := backend(t)
+	if _, err := b.Probe(t.Context()); err != nil { // loads the empty image
+		t.Fatal(err)
+	}
+	const tag = "stepward/own-env:1"
+	made, err := b.api.ContainerCreate(t.Context(), client.ContainerCreateOptions{Config: &container.Config{Image: emptyImage, Entrypoint: []string{"/none"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var says []string
+	for _, name := range runner.Env {
+		says = append(says, "ENV "+name+"=of-the-image")
+	}
+	built, err := b.api.ContainerCommit(t.Context(), made.ID, client.ContainerCommitOptions{Reference: tag, Changes: append(says, "ENV OTHER=of-the-image")})
+	if _, err := b.api.ContainerRemove(t.Context(), made.ID, client.ContainerRemoveOptions{}); err != nil {
+		t.Error(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_, _ = b.api.ImageRemove(context.Background(), built.ID, client.ImageRemoveOptions{Force: true})
+	})
+	s, err := sandbox.Start(t.Context(), b, sandbox.Options{Spec: sandbox.Spec{Image: tag}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Destroy(context.Background()) //nolint:errcheck // the engine ends with the tests
+	about, err := b.api.ContainerInspect(t.Context(), containerName(s.ID()), client.ContainerInspectOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var of []string
+	for _, v := range about.Container.Config.Env {
+		if strings.Contains(v, "of-the-image") {
+			of = append(of, v)
+		}
+	}
+	if len(of) != 1 || of[0] != "OTHER=of-the-image" { // the control: commands have what the image says
+		t.Errorf("the image says %q", of)
 	}
 }
 
