@@ -17,6 +17,7 @@ import (
 	"github.com/stepward/stepward/internal/envelope"
 	"github.com/stepward/stepward/internal/testenv"
 	"github.com/stepward/stepward/sandbox"
+	"github.com/stepward/stepward/sandbox/docker"
 )
 
 // roll knows the secrets of sandboxes.
@@ -198,6 +199,39 @@ type engine struct {
 }
 
 func (e engine) Socket() string { return e.path }
+
+// An engine that anybody could use makes nothing that is attested, and whoever is on its host root.
+func TestLevelOfExposedEngine(t *testing.T) {
+	testenv.Require(t, testenv.PartRoot)
+	defer broker.SetEngines()()
+	keys := filepath.Join(t.TempDir(), "keys")
+	if err := chain(os.Mkdir(keys, 0o700), os.WriteFile(filepath.Join(keys, "broker.key"), nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		host  string
+		certs bool
+		want  identity.Level
+	}{
+		{"unix:///nonexistent/docker.sock", false, identity.L2},
+		{"unix://@docker", false, identity.L1Dev},
+		{"tcp://127.0.0.1:2375", false, identity.L1Dev},
+		{"http://127.0.0.1:2375", true, identity.L1Dev},
+		{"tcp://engine.example:2376", true, identity.L2},
+	} {
+		t.Setenv("DOCKER_CERT_PATH", "")
+		t.Setenv("DOCKER_TLS_VERIFY", "1")
+		if c.certs {
+			t.Setenv("DOCKER_CERT_PATH", keys)
+		}
+		b := docker.New(docker.Config{Host: c.host})
+		got, why := broker.StandsBeside(keys, other, b)
+		err := broker.AttestBeside(t.TempDir(), b)
+		if c.want == identity.L2 && (got != identity.L1 || err != nil) || c.want == identity.L1Dev && (got != identity.L1Dev || !errors.Is(err, broker.ErrDenied)) {
+			t.Errorf("%s: got %v (%s), %v", c.host, got, why, err)
+		}
+	}
+}
 
 // Who may use the engine that makes the broker's sandboxes, wherever that listens, could look into them.
 func TestLevelBesideEngine(t *testing.T) {

@@ -52,7 +52,8 @@ type Config struct {
 
 	// Sandboxes makes sandboxes for workers, which have them by package sandbox/launcher at this broker's address, and
 	// attests them. Its engine is the broker's alone: the program of docker.Config has to be named, as it is the
-	// workers', and a worker whose user may use its socket has level L1-dev.
+	// workers', and a worker whose user may use its socket has level L1-dev. So have all on the broker's host, and none has
+	// L2, if it listens by TCP without TLS that verifies both sides.
 	Sandboxes sandbox.Backend
 
 	// Roots are what the hosts of identity.Inject are trusted by. Defaults to those of the system.

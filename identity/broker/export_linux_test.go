@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"context"
 	"net"
 
 	"github.com/stepward/stepward/identity"
@@ -30,6 +31,16 @@ func StandsAt(dir string, c net.Conn) (identity.Level, string) {
 func StandsBeside(dir string, uid int, b sandbox.Backend) (identity.Level, string) {
 	s := (&broker{Config: Config{Dir: dir, Sandboxes: b}}).stands(user{uid: uid})
 	return s.level, s.why
+}
+
+// AttestBeside is what a sandbox that such a broker has made is told, with its own secret.
+func AttestBeside(dir string, s sandbox.Backend) error {
+	r, err := openRoot(dir)
+	if err != nil {
+		return err
+	}
+	l := (&broker{Config: Config{Dir: dir, Sandboxes: s}, root: r}).launched()
+	return l.Attest(context.Background(), "box", l.witness("box").Secret)
 }
 
 // SetEngines has other sockets be those that make root, until the function that it returns is called.

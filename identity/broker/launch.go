@@ -16,7 +16,11 @@ import (
 type launched struct {
 	*root
 	backend string
+	exposed string // why workers may be able to use the engine that makes them; empty: they are not
 }
+
+// launched is what attests the sandboxes that this broker makes.
+func (b *broker) launched() launched { return launched{b.root, b.Sandboxes.Name(), b.exposed()} }
 
 func (l launched) witness(id string) envelope.Witness {
 	secret := mac(l.launch, []byte(l.backend), []byte(id))
@@ -25,6 +29,9 @@ func (l launched) witness(id string) envelope.Witness {
 
 // Attest implements Attestor.
 func (l launched) Attest(_ context.Context, sandbox string, secret []byte) error {
+	if l.exposed != "" {
+		return fmt.Errorf("%w: %s", ErrDenied, l.exposed)
+	}
 	if !hmac.Equal(secret, l.witness(sandbox).Secret) {
 		return fmt.Errorf("%w: no broker of this key has made it", ErrDenied)
 	}
@@ -38,7 +45,7 @@ func (b *broker) launches(ctx context.Context, rest http.Handler) http.Handler {
 	}
 	mux := http.NewServeMux()
 	mux.Handle("/", rest)
-	mux.Handle(launch.Path, &launch.Handler{Backend: b.Sandboxes, Witness: launched{b.root, b.Sandboxes.Name()}.witness, Done: ctx})
+	mux.Handle(launch.Path, &launch.Handler{Backend: b.Sandboxes, Witness: b.launched().witness, Done: ctx})
 	return mux
 }
 
@@ -46,6 +53,14 @@ func (b *broker) launches(ctx context.Context, rest http.Handler) http.Handler {
 func (b *broker) engine() string {
 	if s, ok := b.Sandboxes.(interface{ Socket() string }); ok {
 		return s.Socket()
+	}
+	return ""
+}
+
+// exposed is why workers may be able to use that engine, whatever its socket; empty: they are not.
+func (b *broker) exposed() string {
+	if s, ok := b.Sandboxes.(interface{ Exposed() string }); ok {
+		return s.Exposed()
 	}
 	return ""
 }

@@ -56,6 +56,9 @@ func (b *broker) stands(u user) standing {
 	if path := u.opens(b.Dir, rootFile); path != "" {
 		return dev("the worker's user could read the broker's key, or put another in its place: see " + path)
 	}
+	if why := b.exposed(); why != "" {
+		return dev("the worker may be able to become root: " + why)
+	}
 	for _, path := range append(slices.Clone(engines), b.engine()) {
 		if path != "" && u.writes(path) {
 			return dev("the worker may use " + path + ", and so become root")

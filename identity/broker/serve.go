@@ -81,7 +81,7 @@ func open(ctx context.Context, cfg Config) (*broker, error) {
 		if b.Attestors == nil {
 			b.Attestors = map[string]Attestor{}
 		}
-		b.Attestors[b.Sandboxes.Name()] = launched{b.root, b.Sandboxes.Name()}
+		b.Attestors[b.Sandboxes.Name()] = b.launched()
 	}
 	return b, db.Check(ctx, cfg.Pool, b.q)
 }

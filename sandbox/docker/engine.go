@@ -8,6 +8,7 @@ import (
 	"maps"
 	"os"
 	"path"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -33,11 +34,31 @@ type engine struct {
 // Socket returns the path of the engine's socket, if it has one on this host. Who may use it can look into every
 // sandbox of the backend.
 func (b *Backend) Socket() string {
-	path, ok := strings.CutPrefix(cmp.Or(b.config.Host, os.Getenv("DOCKER_HOST"), client.DefaultDockerHost), "unix://")
+	path, ok := strings.CutPrefix(b.host(), "unix://")
 	if !ok {
 		return ""
 	}
 	return path
+}
+
+// Exposed says why others than who may use a socket, or has a certificate, could use the engine, as far as its address
+// tells. It is "" if that is a path, or TCP with TLS in which both sides are verified: DOCKER_TLS_VERIFY, and DOCKER_CERT_PATH.
+func (b *Backend) Exposed() string {
+	scheme, at, _ := strings.Cut(b.host(), "://")
+	switch {
+	case scheme == "unix" && filepath.IsAbs(at):
+		return ""
+	case scheme == "unix":
+		return "the engine's socket " + at + " is no file"
+	case (scheme == "tcp" || scheme == "https") && os.Getenv(client.EnvOverrideCertPath) != "" && os.Getenv(client.EnvTLSVerify) != "":
+		return ""
+	}
+	return "the engine is at " + scheme + "://, without TLS that verifies both sides: whoever reaches it may use it"
+}
+
+// host is the address of the engine.
+func (b *Backend) host() string {
+	return cmp.Or(b.config.Host, os.Getenv(client.EnvOverrideHost), client.DefaultDockerHost)
 }
 
 // connect returns the client and the engine's own account of what it can do.

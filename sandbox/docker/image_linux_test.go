@@ -147,7 +147,7 @@ func TestImageEnv(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer s.Destroy(context.Background()) //nolint:errcheck // the engine ends with the tests
+	defer s.Destroy(context.Background())
 	about, err := b.api.ContainerInspect(t.Context(), containerName(s.ID()), client.ContainerInspectOptions{})
 	if err != nil {
 		t.Fatal(err)

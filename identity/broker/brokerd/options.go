@@ -48,7 +48,7 @@ func parse(args []string, env func(string) (string, bool)) (options, error) {
 	f.StringVar(&o.ca, "ca", "", "`file` with the certificates of those who sign for workers")
 	f.StringVar(&o.names, "names", "", "DNS `names` of the workers' certificates that are let in, with commas (default: all)")
 	f.StringVar(&o.health, "health", "", "`address` to answer GET /healthz at, without TLS")
-	f.StringVar(&o.docker, "docker", "", "`address` of a Docker engine to make the workers' sandboxes, which no worker may use: unix:///run/docker.sock")
+	f.StringVar(&o.docker, "docker", "", "`address` of a Docker engine to make the workers' sandboxes, which no worker may use: unix:///run/docker.sock, or tcp with TLS, by DOCKER_CERT_PATH and DOCKER_TLS_VERIFY")
 	f.StringVar(&o.program, "docker-program", "", "static `program` of the workers, for the sandboxes")
 	f.StringVar(&o.image, "docker-image", "", "`image` of sandboxes that name none")
 	f.StringVar(&o.runtime, "docker-runtime", "", "`runtime` of the engine for sandboxes, as runsc")
