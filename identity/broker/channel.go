@@ -44,6 +44,7 @@ func (i *injection) connect(endpoint string) (*channel, error) {
 	c.near, c.far = net.Pipe()
 	c.transport = tunnel.Transport(nil, false)
 	c.transport.DialContext = nil
+	c.transport.DisableKeepAlives = true // net/http logs what a host sends that was not asked
 	c.transport.DialTLSContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
 		raw, err := i.policy.Connect(ctx, i.b.network, name, port)
 		if err != nil {
@@ -54,7 +55,7 @@ func (i *injection) connect(endpoint string) (*channel, error) {
 			raw.Close()
 			return nil, err
 		}
-		return conn, nil
+		return &asked{Conn: conn, ready: make(chan struct{})}, nil
 	}
 	c.forward = tunnel.Forward(early{c.transport}, requestFailed)
 	c.forward.ModifyResponse = i.clean
@@ -123,6 +124,28 @@ func (c *channel) serve() {
 	}
 	_ = s.Serve(&lone{conn: tls.Server(closing{c.far, c.cut}, t), over: c.over}) // ends with the channel
 	working.Wait()
+}
+
+// asked is a connection that is not read before something was written: what came unasked would be logged.
+type asked struct {
+	net.Conn
+	once  sync.Once
+	ready chan struct{}
+}
+
+func (a *asked) Write(p []byte) (int, error) {
+	a.once.Do(func() { close(a.ready) })
+	return a.Conn.Write(p)
+}
+
+func (a *asked) Read(p []byte) (int, error) {
+	<-a.ready
+	return a.Conn.Read(p)
+}
+
+func (a *asked) Close() error {
+	a.once.Do(func() { close(a.ready) })
+	return a.Conn.Close()
 }
 
 // closing tells when it is closed.

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -38,28 +39,33 @@ func (s service) Inject(ctx context.Context, stream *connect.BidiStream[rpc.Inje
 	if err != nil {
 		return wire(err)
 	}
-	defer ch.close()
-	if err := stream.Send(&rpc.InjectResponse{}); err != nil {
+	return ch.carry(stream.Receive, stream.Send)
+}
+
+// carry has the channel served, and passes on what comes and goes, until either ends.
+func (c *channel) carry(receive func() (*rpc.InjectRequest, error), send func(*rpc.InjectResponse) error) error {
+	go c.serve()
+	defer c.close() // waits for it
+	if err := send(&rpc.InjectResponse{}); err != nil {
 		return err
 	}
 	go func() {
-		defer ch.cut()
+		defer c.cut()
 		for {
-			m, err := stream.Receive()
+			m, err := receive()
 			if err != nil {
 				return
 			}
-			if _, err := ch.near.Write(m.Data); err != nil {
+			if _, err := c.near.Write(m.Data); err != nil {
 				return
 			}
 		}
 	}()
-	go ch.serve()
 	buf := make([]byte, 32<<10)
 	for {
-		n, err := ch.near.Read(buf)
+		n, err := c.near.Read(buf)
 		if n > 0 {
-			if err := stream.Send(&rpc.InjectResponse{Data: buf[:n]}); err != nil {
+			if err := send(&rpc.InjectResponse{Data: buf[:n]}); err != nil {
 				return err
 			}
 		}
@@ -100,6 +106,10 @@ func (c *channel) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if err == nil {
 			err = c.i.spend(r.Context(), name, c.endpoint)
 		}
+	}
+	if len(spent) > 0 { // a part of a value would not be known in the answer
+		r.Header.Del("Range")
+		r.Header.Del("If-Range")
 	}
 	switch {
 	case errors.Is(err, errRate):
@@ -182,13 +192,19 @@ func swapped(header, placeholder, value string) (string, bool) {
 	return scheme + " " + base64.StdEncoding.EncodeToString([]byte(user+":"+password)), true
 }
 
+// Answers that cannot be looked through.
+var (
+	errUpgrades   = errors.New("the host upgrades the connection")
+	errCompresses = errors.New("the host compresses its answer, which then cannot be looked through")
+)
+
 // clean takes the values out of an answer.
 func (i *injection) clean(r *http.Response) error {
 	if r.StatusCode == http.StatusSwitchingProtocols {
-		return errors.New("the host upgrades the connection")
+		return errUpgrades
 	}
 	if e := strings.Join(r.Header.Values("Content-Encoding"), ","); e != "" && !strings.EqualFold(e, "identity") && r.ContentLength != 0 && r.Request.Method != http.MethodHead {
-		return errors.New("the host compresses its answer, which then cannot be looked through")
+		return errCompresses
 	}
 	i.cleanHeader(r.Header)
 	if r.Body == nil || r.Body == http.NoBody || r.Request.Method == http.MethodHead || r.ContentLength == 0 {
@@ -270,7 +286,8 @@ func splitEndpoint(e string) (name string, port int) {
 	return name, port
 }
 
-// failure is why a host has not answered, in words that have nothing of the request.
+// failure is why a host has not answered, in words that have nothing of the request, nor of what the host sent: errors
+// of net/http quote answers that are malformed, and those of crypto/x509 certificates.
 func failure(err error) string {
 	var denied tunnel.DeniedError
 	var op *net.OpError
@@ -281,6 +298,10 @@ func failure(err error) string {
 		return "it was cut off"
 	case errors.As(err, &op):
 		return fmt.Sprintf("%s: %v", op.Op, op.Err)
+	case errors.Is(err, errUpgrades), errors.Is(err, errCompresses):
+		return err.Error()
+	case errors.As(err, new(*tls.CertificateVerificationError)):
+		return "the certificate of the host is not trusted"
 	}
-	return err.Error()
+	return "the host cannot be reached, or its answer is malformed"
 }

@@ -8,13 +8,16 @@ import (
 	"encoding/base64"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"os"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"connectrpc.com/connect"
 	"google.golang.org/protobuf/proto"
@@ -434,5 +437,113 @@ func TestForgedInject(t *testing.T) {
 	n.exec(`UPDATE stepward.issue SET pins = jsonb_set(pins, '{0,inject}', '{"hosts":["example.com"]}')`)
 	if conn, err := n.dial(t.Context(), "example.com:443"); reason(err) != "changed" {
 		t.Errorf("%v, %v", conn, err)
+	}
+}
+
+// A host that answers what is no HTTP gets nothing of the value into the sandbox, nor into a log, by an error's text.
+func TestInjectMalformed(t *testing.T) {
+	var logged lockedBuffer
+	log.SetOutput(&logged)
+	t.Cleanup(func() { log.SetOutput(os.Stderr) })
+	n := newInjecting(t, "93.184.216.34", nil)
+	answers := make(chan func(auth string) string, 1)
+	early := make(chan string, 1)
+	ln, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: n.TLS.Certificates, NextProtos: []string{"http/1.1"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all sync.WaitGroup
+	t.Cleanup(func() {
+		ln.Close()
+		close(answers)
+		all.Wait()
+	})
+	n.Listener.Close()
+	n.Listener = ln
+	answer := func(c net.Conn) {
+		defer c.Close()
+		select {
+		case s := <-early:
+			fmt.Fprint(c, s)
+		default:
+		}
+		in := bufio.NewReader(c)
+		r, err := http.ReadRequest(in)
+		if err != nil {
+			return
+		}
+		if say := <-answers; say != nil {
+			fmt.Fprint(c, say(r.Header.Get("Authorization")))
+		}
+	}
+	all.Go(func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			all.Go(func() { answer(c) })
+		}
+	})
+	n.issue()
+	field := func(s string) string { return strings.ReplaceAll(s, " ", "_") }
+	for _, c := range []struct {
+		name string
+		code int
+		say  func(auth string) string
+	}{
+		{"a line", 502, func(a string) string { return a + "\r\n\r\n" }},
+		{"a header", 502, func(a string) string { return "HTTP/1.1 200 OK\r\nX " + field(a) + "\r\n\r\n" }},
+		{"a status", 502, func(a string) string { return "HTTP/1.1 " + field(a) + " OK\r\n\r\n" }},
+		{"an encoding", 502, func(a string) string { return "HTTP/1.1 200 OK\r\nTransfer-Encoding: " + a + "\r\n\r\n" }},
+		{"a length", 502, func(a string) string { return "HTTP/1.1 200 OK\r\nContent-Length: " + a + "\r\n\r\n" }},
+		{"more than its length", 200, func(a string) string { return "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n" + a }},
+		{"before the request", 502, func(string) string { return "" }},
+	} {
+		if c.name == "before the request" {
+			early <- injectedValue + "\r\n\r\n"
+		}
+		answers <- c.say
+		code, got := n.do("GET", "/", "", "Authorization", "Bearer "+n.placeholder)
+		if code != c.code || strings.Contains(got, "s3cr3t") {
+			t.Errorf("%s: %d %s", c.name, code, got)
+		}
+		select {
+		case <-answers:
+		default:
+		}
+	}
+	time.Sleep(50 * time.Millisecond) // for what net/http does with a connection afterwards
+	if s := logged.String(); strings.Contains(s, "s3cr3t") || strings.Contains(s, "Unsolicited") {
+		t.Errorf("logged: %s", s)
+	}
+}
+
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+// A part of what a host has cannot be asked for with a value: a part of the value would not be known in it.
+func TestInjectRange(t *testing.T) {
+	n := newInjecting(t, "93.184.216.34", nil)
+	n.issue()
+	for _, auth := range []string{"Bearer " + n.placeholder, ""} {
+		n.do("GET", "/", "", "Authorization", auth, "Range", "bytes=0-3", "If-Range", `"x"`)
+	}
+	if got, cond := n.saw("Range"), n.saw("If-Range"); len(got) != 2 || got[0]+cond[0] != "" || got[1] != "bytes=0-3" {
+		t.Errorf("the host saw %q, %q", got, cond)
 	}
 }
