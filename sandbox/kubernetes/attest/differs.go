@@ -10,13 +10,37 @@ import (
 	core "k8s.io/api/core/v1"
 )
 
-// free are the fields of a pod that may be anything: where and for how long it runs, with how much, and as whom it
+// free are the fields of a pod that may be anything: where and for how long it runs, and as whom it
 // could talk to an API server for whose token it does not ask. All others are what [shape.Sandbox.Spec] says, also
 // those that a later Kubernetes has.
 var free = []string{
 	"nodeName", "nodeSelector", "affinity", "tolerations", "schedulerName", "priority", "priorityClassName", "preemptionPolicy",
 	"activeDeadlineSeconds", "terminationGracePeriodSeconds", "overhead", "imagePullSecrets", "serviceAccount", "serviceAccountName",
-	"containers/resources", "initContainers/resources", "volumes/emptyDir/sizeLimit",
+	"volumes/emptyDir/sizeLimit",
+}
+
+// measured are the fields that say how much a container has: as much as may be of what is no device of the node's, and
+// shared with nobody.
+var measured = []string{"containers/resources", "initContainers/resources"}
+
+// extra returns where a measured field has anything else, empty: nowhere.
+func extra(path string, got any) string {
+	of, ok := got.(map[string]any)
+	if !ok && got != nil {
+		return path
+	}
+	for _, key := range slices.Sorted(maps.Keys(of)) {
+		amounts, ok := of[key].(map[string]any)
+		if !ok || key != "limits" && key != "requests" {
+			return path + "/" + key
+		}
+		for _, name := range slices.Sorted(maps.Keys(amounts)) {
+			if name != "cpu" && name != "memory" && name != "ephemeral-storage" {
+				return path + "/" + key + "/" + name
+			}
+		}
+	}
+	return ""
 }
 
 // differs says where a pod is not what it has to be.
@@ -48,6 +72,12 @@ func compare(path string, got, want any) string {
 		for _, key := range slices.Sorted(maps.Keys(both)) {
 			at := strings.TrimPrefix(path+"/"+key, "/")
 			if slices.Contains(free, at) {
+				continue
+			}
+			if slices.Contains(measured, at) {
+				if where := extra(at, g[key]); where != "" {
+					return where
+				}
 				continue
 			}
 			if where := compare(at, g[key], w[key]); where != "" {

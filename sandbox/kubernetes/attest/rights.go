@@ -47,10 +47,18 @@ var forbidden = []right{
 	{verbs: "escalate bind", group: rbac, resource: "roles"},             // to make oneself that
 	{verbs: "bind", group: rbac, resource: "clusterroles"},               //
 	{verbs: "escalate", group: rbac, resource: "clusterroles", everywhere: true},
-	{verbs: "update patch", resource: "namespaces"},                                  // without Pod Security
-	{verbs: "create", resource: "pods", everywhere: true},                            // where there is none
-	{verbs: "create get", resource: "nodes", subresource: "proxy", everywhere: true}, // to ask the kubelet for it
-	{verbs: "create", resource: "persistentvolumes", everywhere: true},               // of the node's disk
+	{verbs: "update patch", resource: "namespaces"},                         // without Pod Security
+	{verbs: "create", resource: "pods", everywhere: true},                   // where there is none
+	{verbs: "create", resource: "replicationcontrollers", everywhere: true}, // whose pods others make
+	{verbs: "create", group: "apps", resource: "deployments", everywhere: true},
+	{verbs: "create", group: "apps", resource: "daemonsets", everywhere: true},
+	{verbs: "create", group: "apps", resource: "statefulsets", everywhere: true},
+	{verbs: "create", group: "apps", resource: "replicasets", everywhere: true},
+	{verbs: "create", group: "batch", resource: "jobs", everywhere: true},
+	{verbs: "create", group: "batch", resource: "cronjobs", everywhere: true},
+	{verbs: "update patch", group: "certificates.k8s.io", resource: "certificatesigningrequests", subresource: "approval", everywhere: true}, // to be anyone
+	{verbs: "create get", resource: "nodes", subresource: "proxy", everywhere: true},                                                         // to ask the kubelet for it
+	{verbs: "create", resource: "persistentvolumes", everywhere: true},                                                                       // of the node's disk
 	{verbs: "create update patch", group: "admissionregistration.k8s.io", resource: "mutatingwebhookconfigurations", everywhere: true},
 }
 
