@@ -31,7 +31,7 @@ func TestConnectionGone(t *testing.T) {
 	}()
 	select {
 	case err := <-end:
-		if err != gone || len(i.conns) != 0 || b.injections.busy != 0 {
+		if !errors.Is(err, gone) || len(i.conns) != 0 || b.injections.busy != 0 {
 			t.Errorf("%v, and %d of %d", err, len(i.conns), b.injections.busy)
 		}
 	case <-time.After(10 * time.Second):
