@@ -15,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/stepward/stepward/internal/envelope"
+	"github.com/stepward/stepward/internal/launch"
 	"github.com/stepward/stepward/sandbox"
 )
 
@@ -54,7 +55,13 @@ type Config struct {
 	// attests them. Its engine is the broker's alone: the program of docker.Config has to be named, as it is the
 	// workers', and a worker whose user may use its socket has level L1-dev. So have all on the broker's host, and none has
 	// L2, if it listens by TCP without TLS that verifies both sides.
+	// To the workers of this Pool and Schema all others' sandboxes do not exist, if package sandbox/docker makes them.
 	Sandboxes sandbox.Backend
+
+	// Images are what the Spec.Image of workers may be, besides none, which is the default of Sandboxes: "app" with any
+	// tag or digest, "app:1", or "app@sha256:…" with that digest; * in a name, as in "registry.example.com/team/*", is
+	// anything but a slash. Names are compared as they are written. Empty: workers name no image.
+	Images []string
 
 	// Roots are what the hosts of identity.Inject are trusted by. Defaults to those of the system.
 	Roots *x509.CertPool
@@ -101,6 +108,12 @@ func (c Config) withDefaults() (Config, error) {
 		if s == nil {
 			bad("Config.Stores: no store for %q", scheme)
 		}
+	}
+	if err := launch.Images(c.Images).Check(); err != nil {
+		bad("Config.Images: %w", err)
+	}
+	if len(c.Images) > 0 && c.Sandboxes == nil {
+		bad("Config.Images are of Sandboxes, and there are none")
 	}
 	for backend, a := range c.Attestors {
 		if backend == "" || a == nil {

@@ -45,7 +45,9 @@ func (b *broker) launches(ctx context.Context, rest http.Handler) http.Handler {
 	}
 	mux := http.NewServeMux()
 	mux.Handle("/", rest)
-	mux.Handle(launch.Path, &launch.Handler{Backend: b.Sandboxes, Witness: b.launched().witness, Done: ctx})
+	mux.Handle(launch.Path, &launch.Handler{
+		Backend: b.Sandboxes, Installation: b.installation, Schema: b.q.Schema, Images: b.Images, Witness: b.launched().witness, Done: ctx,
+	})
 	return mux
 }
 

@@ -91,6 +91,8 @@ func TestBadConfig(t *testing.T) {
 	f := newFixture(t)
 	for want, change := range map[string]func(*broker.Config){
 		"Config.Pool is required": func(c *broker.Config) { c.Pool = nil },
+		`"app@1" is no image`:     func(c *broker.Config) { c.Images = []string{"app@1"} },
+		"and there are none":      func(c *broker.Config) { c.Images = []string{"app"} },
 		"Config.Stores is empty":  func(c *broker.Config) { c.Stores = nil },
 		`no store for "x"`:        func(c *broker.Config) { c.Stores = map[string]broker.Store{"x": nil} },
 		`bad scheme "X:"`:         func(c *broker.Config) { c.Stores = map[string]broker.Store{"X:": f.store} },

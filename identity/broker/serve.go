@@ -57,6 +57,8 @@ type broker struct {
 	parent *standing     // of the worker that has started it, and has the only connection; nil: it is a service
 	closed chan struct{} // receives when something was closed
 
+	installation string // whose sandboxes it makes
+
 	network    egress.Network // by which hosts are reached
 	injections injections
 }
@@ -83,7 +85,13 @@ func open(ctx context.Context, cfg Config) (*broker, error) {
 		}
 		b.Attestors[b.Sandboxes.Name()] = b.launched()
 	}
-	return b, db.Check(ctx, cfg.Pool, b.q)
+	if err := db.Check(ctx, cfg.Pool, b.q); err != nil || b.Sandboxes == nil {
+		return b, err
+	}
+	if err := cfg.Pool.QueryRow(ctx, b.q.Installation).Scan(&b.installation); err != nil {
+		return nil, fmt.Errorf("broker: which installation it is of: %w", err)
+	}
+	return b, nil
 }
 
 func (b *broker) serve(ctx context.Context, ln net.Listener) error {

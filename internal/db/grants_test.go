@@ -382,7 +382,7 @@ func TestGrantsOfBroker(t *testing.T) {
 		t.Error(err)
 	}
 	claim := []any{int64(1), 1, int64(1), 1, 1, "box"}
-	for name, sql := range map[string]string{"IssueFacts": q.IssueFacts, "IssueOpen": q.IssueOpen, "IssueOpened": q.IssueOpened, "IssueClose": q.IssueClose, "IssueSweep": q.IssueSweep, "IssueLeases": q.IssueLeases, "IssuePut": q.IssuePut, "BindingGet": q.BindingGet, "ProfileApply": q.ProfileApply, "PolicyGet": q.PolicyGet} {
+	for name, sql := range map[string]string{"IssueFacts": q.IssueFacts, "IssueOpen": q.IssueOpen, "IssueOpened": q.IssueOpened, "IssueClose": q.IssueClose, "IssueSweep": q.IssueSweep, "IssueLeases": q.IssueLeases, "IssuePut": q.IssuePut, "BindingGet": q.BindingGet, "ProfileApply": q.ProfileApply, "PolicyGet": q.PolicyGet, "Installation": q.Installation} {
 		args := claim
 		switch name {
 		case "IssueOpen":
@@ -393,7 +393,7 @@ func TestGrantsOfBroker(t *testing.T) {
 			args = slices.Concat(claim, []any{[]byte{1}, "L1", int64(0), "[]", []byte{1}, nil, "broker", int64(0), int64(0), ""})
 		case "IssueSweep":
 			args = []any{"broker"}
-		case "IssueLeases":
+		case "IssueLeases", "Installation":
 			args = nil
 		case "BindingGet":
 			args = []any{int64(1), "publish"}

@@ -24,6 +24,12 @@ var idForm = regexp.MustCompile(`^[a-z0-9-]{1,40}$`)
 type Handler struct {
 	Backend sandbox.Backend
 
+	// Installation is whose sandboxes they are, see [In], and Schema what its workers call it; empty: they may call it as they like.
+	Installation, Schema string
+
+	// Images are those that workers may name.
+	Images Images
+
 	// Witness is what a sandbox gets to prove itself with.
 	Witness func(id string) envelope.Witness
 
@@ -33,6 +39,7 @@ type Handler struct {
 
 // ServeHTTP implements http.Handler.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	r = r.WithContext(In(r.Context(), h.Installation))
 	call := r.URL.Path[len(Path):]
 	if call == "Dial" {
 		h.dial(w, r)
@@ -63,9 +70,15 @@ func (h *Handler) do(ctx context.Context, call string, in Request) (out Response
 		if err := in.Creation.Spec.Validate(); err != nil {
 			return out, err
 		}
+		if err := h.admits(*in.Creation); err != nil {
+			return out, err
+		}
 		e, err := h.Backend.Create(With(ctx, h.Witness(in.Creation.ID)), *in.Creation)
 		return Response{Enforcement: &e}, err
 	case "List":
+		if err := h.knows(in.Schema); err != nil {
+			return out, err
+		}
 		out.Listed, err = h.Backend.List(ctx, in.Schema)
 		return out, err
 	case "Destroy":
@@ -75,6 +88,22 @@ func (h *Handler) do(ctx context.Context, call string, in Request) (out Response
 		return out, h.Backend.Destroy(ctx, in.ID)
 	}
 	return out, fmt.Errorf("sandbox: the launcher knows no %q", call)
+}
+
+// admits returns why a worker may not have what it asks for.
+func (h *Handler) admits(c sandbox.Creation) error {
+	if image := c.Spec.Image; image != "" && !h.Images.Allow(image) {
+		return &sandbox.ImageError{Backend: h.Backend.Name(), Image: image, Reason: "not one that the broker allows: see Images of its Config, -docker-images of brokerd"}
+	}
+	return h.knows(c.Labels.Schema)
+}
+
+// knows returns that a worker is of another schema.
+func (h *Handler) knows(schema string) error {
+	if h.Schema == "" || schema == h.Schema {
+		return nil
+	}
+	return &sandbox.UnavailableError{Backend: h.Backend.Name(), Reason: fmt.Sprintf("the broker is of schema %q, and has no sandboxes for %q", h.Schema, schema)}
 }
 
 // dial connects a worker to the tool runner of a sandbox, which believes who has the sandbox's token.

@@ -23,6 +23,19 @@ func Witness(ctx context.Context) envelope.Witness {
 	return w
 }
 
+type installationKey struct{}
+
+// In has a backend mind whose its sandboxes are: those of other installations do not exist.
+func In(ctx context.Context, installation string) context.Context {
+	return context.WithValue(ctx, installationKey{}, installation)
+}
+
+// Installation returns whose sandboxes a backend has to do with; empty: those that workers make without a broker.
+func Installation(ctx context.Context) string {
+	s, _ := ctx.Value(installationKey{}).(string)
+	return s
+}
+
 // Path is the prefix of all calls, which have the names of the methods of sandbox.Backend. They are posted as JSON,
 // but for Dial: that is an upgrade of its connection to Protocol.
 const (

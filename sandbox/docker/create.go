@@ -189,6 +189,9 @@ func (b *Backend) describe(ctx context.Context, e *engine, img image, prog *carr
 	}
 	env = settled(env)
 	all := labels(c.ID, c.Labels)
+	if s := launch.Installation(ctx); s != "" {
+		all[labelInstallation] = s
+	}
 	if dir != "" {
 		all[labelSocket] = dir.outside()
 	}
@@ -285,6 +288,8 @@ const (
 	labelEpoch   = "stepward.epoch"
 	labelSocket  = "stepward.socket" // of the tool runner, on the host
 	labelHelper  = "stepward.runner"
+
+	labelInstallation = "stepward.installation" // of the broker that makes it
 )
 
 func containerName(id string) string { return "stepward-" + id }

@@ -28,20 +28,20 @@ func (b *Backend) Dial(ctx context.Context, id string) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	res, err := api.ContainerInspect(ctx, containerName(id), client.ContainerInspectOptions{})
+	c, err := inspect(ctx, api, id)
 	if errdefs.IsNotFound(err) {
 		return nil, fmt.Errorf("%w: no sandbox %s on backend docker", sandbox.ErrLost, id)
 	} else if err != nil {
 		return nil, fmt.Errorf("sandbox: look for %s: %w", id, err)
 	}
-	if !b.noBind && res.Container.Config != nil {
-		if path := res.Container.Config.Labels[labelSocket]; path != "" {
+	if !b.noBind && c.Config != nil {
+		if path := c.Config.Labels[labelSocket]; path != "" {
 			if c, err := dialSocket(ctx, path); err == nil {
 				return c, nil
 			}
 		}
 	}
-	return b.dialExec(ctx, api, res.Container.ID, id)
+	return b.dialExec(ctx, api, c.ID, id)
 }
 
 // dialExec reaches the runner through docker exec.

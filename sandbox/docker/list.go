@@ -12,6 +12,7 @@ import (
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/client"
 
+	"github.com/stepward/stepward/internal/launch"
 	"github.com/stepward/stepward/sandbox"
 )
 
@@ -41,13 +42,13 @@ func (b *Backend) List(ctx context.Context, schema string) ([]sandbox.Listed, er
 			continue
 		case container.StateCreated:
 			if time.Since(time.Unix(c.Created, 0)) > b.unstarted {
-				if err := b.Destroy(ctx, id); err != nil {
+				if err := b.destroy(ctx, api, e, id); err != nil {
 					return nil, err
 				}
 				continue
 			}
 		}
-		if c.Labels[labelSchema] == schema {
+		if c.Labels[labelSchema] == schema && c.Labels[labelInstallation] == launch.Installation(ctx) {
 			out = append(out, sandbox.Listed{ID: id, Labels: parseLabels(c.Labels), Created: time.Unix(c.Created, 0)})
 		}
 	}
@@ -82,11 +83,32 @@ func (b *Backend) Destroy(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
+	if launch.Installation(ctx) != "" {
+		switch _, err := inspect(ctx, api, id); {
+		case errdefs.IsNotFound(err):
+			return nil
+		case err != nil:
+			return fmt.Errorf("sandbox: look for %s: %w", id, err)
+		}
+	}
+	return b.destroy(ctx, api, e, id)
+}
+
+func (b *Backend) destroy(ctx context.Context, api *client.Client, e *engine, id string) error {
 	if err := b.remove(ctx, api, containerName(id)); err != nil {
 		return err
 	}
 	socketDir(filepath.Join(socketRoot(), e.key+"-"+id)).remove()
 	return nil
+}
+
+// inspect looks for the container of a sandbox. That of another installation is not found.
+func inspect(ctx context.Context, api *client.Client, id string) (container.InspectResponse, error) {
+	res, err := api.ContainerInspect(ctx, containerName(id), client.ContainerInspectOptions{})
+	if s := launch.Installation(ctx); err == nil && s != "" && (res.Container.Config == nil || res.Container.Config.Labels[labelInstallation] != s) {
+		err = errdefs.ErrNotFound
+	}
+	return res.Container, err
 }
 
 func (b *Backend) remove(ctx context.Context, api *client.Client, name string) error {

@@ -4,7 +4,7 @@
 // The broker is one with sandboxes of its own (Sandboxes of broker.Config, or brokerd -docker). It decides what a
 // sandbox is, and which program serves in it and runs guest steps; the worker has the connection to that program, as
 // with any other backend. Its sandboxes outlive the worker and the broker that made them: other workers dial them by
-// any broker of the same engine. When a broker ends, connections through it do too.
+// any broker of the same engine and installation. When a broker ends, connections through it do too.
 package launcher
 
 import (

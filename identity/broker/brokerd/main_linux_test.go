@@ -225,6 +225,7 @@ func TestOptions(t *testing.T) {
 		{"-files f put acme x", nil},
 		{"-database x -socket s -files f -docker unix:///d", []string{"-docker and -docker-program"}},
 		{"-database x -socket s -files f -docker-runtime runsc", []string{"-docker and -docker-program"}},
+		{"-database x -socket s -files f -docker-images app", []string{"-docker and -docker-program"}},
 		{"-database x -socket s -files f -docker unix:///d -docker-program /app -docker-runtime runsc", nil},
 	} {
 		_, err := parse(strings.Fields(c.args), none)

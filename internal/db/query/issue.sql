@@ -84,3 +84,7 @@ UPDATE stepward.issue SET leases = CASE WHEN $2::bool THEN NULL ELSE leases END,
 -- name: IssueNoted
 -- That an attempt was refused its secrets, or one of them was withheld, and why.
 INSERT INTO stepward.event (run_id, kind, actor, step, detail) VALUES ($1, $2, $3, $4, $5);
+
+-- name: Installation
+-- What no other schema has, of whichever database.
+SELECT format('%s-%s-%s', c.system_identifier, d.oid, 'stepward.migration'::regclass::oid) FROM pg_control_system() c, pg_database d WHERE d.datname = current_database();
