@@ -13,8 +13,6 @@ import (
 	"sync"
 	"time"
 
-	"connectrpc.com/connect"
-
 	"github.com/stepward/stepward/internal/tunnel"
 )
 
@@ -26,6 +24,7 @@ type channel struct {
 	near, far net.Conn
 	transport *http.Transport
 	forward   *httputil.ReverseProxy
+	free      func() // gives its place back
 	once      sync.Once
 	over      chan struct{} // closed by cut
 	served    chan struct{}
@@ -61,16 +60,15 @@ func (i *injection) connect(endpoint string) (*channel, error) {
 	c.forward.ModifyResponse = i.clean
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	all := &i.b.injections
-	all.mu.Lock()
-	defer all.mu.Unlock()
 	switch {
 	case i.ended != nil:
 		return nil, i.ended
-	case len(i.conns) >= maxInjectConns || all.busy >= maxInjectedAll:
-		return nil, connect.NewError(connect.CodeResourceExhausted, errors.New("broker: too many connections to hosts with a secret"))
+	case len(i.conns) >= maxInjectConns:
+		return nil, &fullError{of: i.b.hosts.of, size: maxInjectConns, who: "the attempt", has: maxInjectConns}
 	}
-	all.busy++
+	if c.free, err = i.b.hosts.take(tenantShare(i.f.tenant)); err != nil {
+		return nil, err
+	}
 	i.conns[c] = true
 	return c, nil
 }
@@ -93,9 +91,7 @@ func (c *channel) close() {
 	delete(c.i.conns, c)
 	c.i.idle = time.Now()
 	c.i.mu.Unlock()
-	c.i.b.injections.mu.Lock()
-	c.i.b.injections.busy--
-	c.i.b.injections.mu.Unlock()
+	c.free()
 }
 
 // serve answers what comes over the channel until it ends.

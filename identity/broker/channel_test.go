@@ -15,7 +15,7 @@ func TestConnectionGone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &broker{}
+	b := &broker{hosts: places{size: 1}}
 	i := &injection{b: b, conns: map[*channel]bool{}}
 	if i.ca, err = r.authority(envelope.ID{1}, []string{"example.com"}); err != nil {
 		t.Fatal(err)
@@ -31,8 +31,8 @@ func TestConnectionGone(t *testing.T) {
 	}()
 	select {
 	case err := <-end:
-		if !errors.Is(err, gone) || len(i.conns) != 0 || b.injections.busy != 0 {
-			t.Errorf("%v, and %d of %d", err, len(i.conns), b.injections.busy)
+		if !errors.Is(err, gone) || len(i.conns) != 0 || b.hosts.busy != 0 {
+			t.Errorf("%v, and %d of %d", err, len(i.conns), b.hosts.busy)
 		}
 	case <-time.After(10 * time.Second):
 		t.Fatal("it waits for what never began")

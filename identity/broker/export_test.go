@@ -32,3 +32,17 @@ func Sweep(ctx context.Context, cfg Config) error {
 
 // LevelOfKey is the level of a key where the connection has one.
 func LevelOfKey(at identity.Level, k identity.Key) identity.Level { return standing{level: at}.of(k) }
+
+// SetPlaces has brokers that begin have so many places, for as long as the test runs.
+func SetPlaces(t *testing.T, conns, hall, dials, hosts int) {
+	before := [4]int{maxConns, maxHall, maxDials, maxHosts}
+	maxConns, maxHall, maxDials, maxHosts = conns, hall, dials, hosts
+	t.Cleanup(func() { maxConns, maxHall, maxDials, maxHosts = before[0], before[1], before[2], before[3] })
+}
+
+// SetHallFor has who has no place go after d, for as long as the test runs.
+func SetHallFor(t *testing.T, d time.Duration) {
+	before := hallFor
+	hallFor = d
+	t.Cleanup(func() { hallFor = before })
+}

@@ -22,10 +22,12 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/stepward/stepward/identity"
+	"github.com/stepward/stepward/identity/broker"
 	"github.com/stepward/stepward/internal/brokerlink"
 	"github.com/stepward/stepward/internal/egress"
 	"github.com/stepward/stepward/internal/envelope"
 	"github.com/stepward/stepward/internal/rpc"
+	"github.com/stepward/stepward/workflow"
 )
 
 const injectedValue = "s3cr3t-canary/of+the=account"
@@ -547,4 +549,58 @@ func TestInjectRange(t *testing.T) {
 	if got, cond := n.saw("Range"), n.saw("If-Range"); len(got) != 2 || got[0]+cond[0] != "" || got[1] != "bytes=0-3" {
 		t.Errorf("the host saw %q, %q", got, cond)
 	}
+}
+
+// The sandboxes of one tenant cannot have all connections to hosts, nor has an attempt more than its own.
+func TestShareOfTenant(t *testing.T) {
+	broker.SetPlaces(t, 4, 4, 4, 4)
+	n := newInjecting(t, "93.184.216.34", nil)
+	n.issue()
+	theirs := n.beside("beta")
+	dial := func(c *rpc.Claim) error {
+		t.Helper()
+		client, err := n.link.Client(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn, err := brokerlink.Inject(t.Context(), client, c, "example.com:443")
+		if err == nil {
+			t.Cleanup(func() { conn.Close() })
+		}
+		return err
+	}
+	for range 2 {
+		if err := dial(n.claim); err != nil { // the control
+			t.Fatal(err)
+		}
+	}
+	if err := dial(n.claim); connect.CodeOf(err) != connect.CodeResourceExhausted || !strings.Contains(err.Error(), "tenant acme has 2 of 4 connections to hosts with a secret") {
+		t.Errorf("a third connection: %v", err)
+	}
+	if err := dial(theirs); err != nil {
+		t.Errorf("another tenant: %v", err)
+	}
+}
+
+// beside begins an attempt of another tenant's run, to which the same is issued.
+func (n *injecting) beside(tenant string) *rpc.Claim {
+	n.t.Helper()
+	c := proto.CloneOf(n.claim)
+	c.Run, c.Sandbox = c.Run+1, "box-"+tenant
+	n.exec("INSERT INTO stepward.run (id, tenant, workflow, input, version, requirement_id, epoch, session) VALUES ($1, $2, 'site', '', '1', 1, 1, 7)", c.Run, tenant)
+	n.exec("INSERT INTO stepward.attempt (run_id, started_at, seq, epoch, attempt, mode, key, sandbox_id) VALUES ($1, now(), $2, 1, $3, $4, 'publish#2', $5)",
+		c.Run, c.Seq, c.Attempt, int(workflow.Identity), c.Sandbox)
+	p, err := n.profiles.Get(n.t.Context(), "acme", "api_token")
+	if err == nil {
+		p.ID, p.Generation, p.Scope.Tenant = 0, 0, tenant
+		err = n.profiles.Put(n.t.Context(), p)
+	}
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	n.bindRun(c.Run, identity.Scope{Tenant: tenant, Workflow: "site"}, nil)
+	if _, err := get(n.t.Context(), n.link, c); err != nil {
+		n.t.Fatal(err)
+	}
+	return c
 }

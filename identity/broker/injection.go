@@ -27,8 +27,7 @@ const (
 	injectEvery = 5 * time.Second  // it is looked whether they may still be used
 	injectNoted = 30 * time.Second // of uses at most are on record as one, afterwards
 
-	maxInjectConns  = 64  // of one attempt
-	maxInjectedAll  = 512 // of the broker
+	maxInjectConns  = 64 // of one attempt
 	placeholderMark = "stepward_"
 )
 
@@ -74,7 +73,6 @@ type used struct {
 type injections struct {
 	mu   sync.Mutex
 	all  map[envelope.ID]*injection
-	busy int // connections
 	shut bool
 	over sync.WaitGroup
 }

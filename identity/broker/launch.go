@@ -4,8 +4,11 @@ import (
 	"context"
 	"crypto/hmac"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"net/http"
+
+	"github.com/jackc/pgx/v5"
 
 	"github.com/stepward/stepward/internal/envelope"
 	"github.com/stepward/stepward/internal/launch"
@@ -46,9 +49,27 @@ func (b *broker) launches(ctx context.Context, rest http.Handler) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/", rest)
 	mux.Handle(launch.Path, &launch.Handler{
-		Backend: b.Sandboxes, Installation: b.installation, Schema: b.q.Schema, Images: b.Images, Witness: b.launched().witness, Done: ctx,
+		Backend: b.Sandboxes, Installation: b.installation, Schema: b.q.Schema, Images: b.Images, Witness: b.launched().witness, Admit: b.admit, Done: ctx,
 	})
 	return mux
+}
+
+// admit makes the connection of a call one to a sandbox, if there is a place among those: in the share of the sandbox's
+// tenant, or of the worker if it is nobody's yet.
+func (b *broker) admit(ctx context.Context, sandbox string) error {
+	v := visitorOf(ctx)
+	if v == nil {
+		return errors.New("broker: a connection came in by another door")
+	}
+	var tenant string
+	who := v.shares()
+	switch err := b.Pool.QueryRow(ctx, b.q.SandboxTenant, sandbox).Scan(&tenant); {
+	case err == nil:
+		who = []string{tenantShare(tenant)}
+	case !errors.Is(err, pgx.ErrNoRows):
+		return fmt.Errorf("broker: read whose sandbox it is: %w", err)
+	}
+	return v.sit(&b.dials, who)
 }
 
 // engine is the socket of the engine that makes the broker's sandboxes; empty: there is none.

@@ -33,6 +33,7 @@ func standingOf(ctx context.Context) standing {
 
 // user is the user of a process on this host.
 type user struct {
+	pid    int // 0: it is not seen from here
 	uid    int
 	groups []int
 	caps   uint64 // that it may use

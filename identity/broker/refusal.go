@@ -51,6 +51,8 @@ func wire(err error) error {
 			out.AddDetail(d)
 		}
 		return out
+	case errors.As(err, new(*fullError)):
+		return connect.NewError(connect.CodeResourceExhausted, err)
 	case errors.Is(err, context.Canceled):
 		return connect.NewError(connect.CodeCanceled, err)
 	case errors.As(err, new(*connect.Error)):

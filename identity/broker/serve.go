@@ -12,12 +12,10 @@ import (
 	"net/http"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"connectrpc.com/connect"
 
-	"github.com/stepward/stepward/identity"
 	"github.com/stepward/stepward/internal/db"
 	"github.com/stepward/stepward/internal/egress"
 	"github.com/stepward/stepward/internal/rpc"
@@ -27,8 +25,7 @@ import (
 // Bounds of what a peer can make the broker do at a time.
 const (
 	maxFrame   = 64 << 10 // of a message to the broker
-	maxStreams = 1024     // calls of one connection: maxInjectedAll of them may last
-	maxConns   = 1024
+	maxStreams = 1024     // calls of one connection: maxHosts of them may last
 )
 
 // Serve answers workers that connect to ln until ctx is done; then it returns nil. A unix
@@ -61,6 +58,8 @@ type broker struct {
 
 	network    egress.Network // by which hosts are reached
 	injections injections
+
+	hall, conns, dials, hosts places
 }
 
 func open(ctx context.Context, cfg Config) (*broker, error) {
@@ -72,6 +71,10 @@ func open(ctx context.Context, cfg Config) (*broker, error) {
 		return nil, err
 	}
 	b := &broker{Config: cfg, actor: "broker", closed: make(chan struct{}, 1), network: egress.NetworkOf(ctx)}
+	b.hall = places{of: "connections of those that have not said who they are", size: maxHall}
+	b.conns = places{of: "connections to the broker", size: maxConns}
+	b.dials = places{of: "connections to sandboxes", size: maxDials}
+	b.hosts = places{of: "connections to hosts with a secret", size: maxHosts}
 	if b.q, err = db.New(cfg.Schema); err != nil {
 		return nil, err
 	}
@@ -101,13 +104,13 @@ func (b *broker) serve(ctx context.Context, ln net.Listener) error {
 	p.SetHTTP2(true)
 	p.SetHTTP1(b.Sandboxes != nil) // a connection to a sandbox begins with it
 	srv := &http.Server{
-		Handler: b.launches(ctx, handler), Protocols: &p,
+		Handler: seated(b.launches(ctx, handler)), Protocols: &p,
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
 			if t, ok := c.(*tls.Conn); ok {
 				c = t.NetConn()
 			}
-			if l, ok := c.(*leveled); ok {
-				return context.WithValue(ctx, standingKey{}, l.standing)
+			if v, ok := c.(*visitor); ok {
+				return context.WithValue(context.WithValue(ctx, standingKey{}, v.standing), visitorKey{}, v)
 			}
 			return ctx
 		},
@@ -129,14 +132,15 @@ func (b *broker) serve(ctx context.Context, ln net.Listener) error {
 			b.Logger.Warn("calls are cut off", "error", errors.Join(err, srv.Close()))
 		}
 	})()
-	var door net.Listener = &doorman{Listener: ln, b: b, places: make(chan struct{}, maxConns)}
-	if _, unix := ln.Addr().(*net.UnixAddr); !unix {
+	_, unix := ln.Addr().(*net.UnixAddr)
+	var door net.Listener = &doorman{Listener: ln, b: b, unknown: !unix}
+	if !unix {
 		t := b.TLS.Clone()
 		t.ClientAuth, t.MinVersion, t.NextProtos = tls.RequireAndVerifyClientCert, tls.VersionTLS13, []string{"h2"}
 		if b.Sandboxes != nil {
 			t.NextProtos = append(t.NextProtos, "http/1.1")
 		}
-		door = tls.NewListener(door, t)
+		door = tls.NewListener(door, introduced(t))
 	}
 	err := srv.Serve(door)
 	if ctx.Err() != nil || errors.Is(err, errGone) {
@@ -148,55 +152,10 @@ func (b *broker) serve(ctx context.Context, ln net.Listener) error {
 // errGone ends the service of a broker whose only peer has gone.
 var errGone = errors.New("broker: the worker has gone")
 
-// leveled is a connection whose peer is known.
-type leveled struct {
-	net.Conn
-	standing
-	done func()
-	once sync.Once
-}
-
-func (l *leveled) Close() error {
-	l.once.Do(l.done)
-	return l.Conn.Close()
-}
-
-// doorman lets in who may connect, and not too many at a time.
-type doorman struct {
-	net.Listener
-	b      *broker
-	places chan struct{}
-	told   atomic.Bool // that the level is low
-}
-
-func (d *doorman) Accept() (net.Conn, error) {
-	for {
-		c, err := d.Listener.Accept()
-		if err != nil {
-			return nil, err
-		}
-		at, err := d.b.greet(c)
-		if err != nil {
-			d.b.Logger.Warn("a connection was refused", "error", err)
-			c.Close()
-			continue
-		}
-		if at.level < identity.L1 && !d.told.Swap(true) {
-			d.b.Logger.Warn("the level of what is issued is "+at.level.String(), "reason", at.why)
-		}
-		select {
-		case d.places <- struct{}{}:
-			return &leveled{Conn: c, standing: at, done: func() { <-d.places }}, nil
-		default:
-			c.Close()
-		}
-	}
-}
-
-// greet returns how far secrets are kept from who connects, or that it may not.
-func (b *broker) greet(c net.Conn) (standing, error) {
+// greet returns how far secrets are kept from who connects, and who that is, or that it may not.
+func (b *broker) greet(c net.Conn) (standing, []string, error) {
 	if b.parent != nil {
-		return *b.parent, nil
+		return *b.parent, nil, nil
 	}
 	if c, ok := c.(*net.UnixConn); ok {
 		u, err := peer(c)
@@ -204,11 +163,15 @@ func (b *broker) greet(c net.Conn) (standing, error) {
 			err = fmt.Errorf("user %d is not one of Config.Peers", u.uid)
 		}
 		if err != nil {
-			return standing{}, err
+			return standing{}, nil, err
 		}
-		return b.stands(u), nil
+		who := []string{fmt.Sprintf("process %d of user %d", u.pid, u.uid)}
+		if len(b.Peers) > 1 {
+			who = append(who, fmt.Sprintf("user %d", u.uid))
+		}
+		return b.stands(u), who, nil
 	}
-	return remote(c), nil
+	return remote(c), []string{addressOf(c)}, nil
 }
 
 // only is the listener of a child, which has one connection.

@@ -37,7 +37,7 @@ func peer(c *net.UnixConn) (u user, err error) {
 	if err != nil {
 		return u, err
 	}
-	u = user{uid: int(cred.Uid), groups: []int{int(cred.Gid)}}
+	u = user{pid: int(cred.Pid), uid: int(cred.Uid), groups: []int{int(cred.Gid)}}
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", cred.Pid))
 	switch {
 	case err != nil, perr == nil && ended(process), perr != nil && !errors.Is(perr, unix.ENOPROTOOPT): // which is Linux before 6.5

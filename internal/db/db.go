@@ -41,7 +41,7 @@ type Queries struct {
 
 	ShownGet, EntryList, ProgressList, AttributeEqual, AttributeRange, Watch string
 
-	AttemptDispatch, AttemptTake, SandboxWarm, SandboxCreated, SandboxEgress, SandboxDestroyed, SandboxSweep, SandboxOwned string
+	AttemptDispatch, AttemptTake, SandboxWarm, SandboxCreated, SandboxEgress, SandboxDestroyed, SandboxSweep, SandboxOwned, SandboxTenant string
 
 	RunExpire string
 

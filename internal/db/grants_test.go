@@ -382,7 +382,7 @@ func TestGrantsOfBroker(t *testing.T) {
 		t.Error(err)
 	}
 	claim := []any{int64(1), 1, int64(1), 1, 1, "box"}
-	for name, sql := range map[string]string{"IssueFacts": q.IssueFacts, "IssueOpen": q.IssueOpen, "IssueOpened": q.IssueOpened, "IssueClose": q.IssueClose, "IssueSweep": q.IssueSweep, "IssueLeases": q.IssueLeases, "IssuePut": q.IssuePut, "BindingGet": q.BindingGet, "ProfileApply": q.ProfileApply, "PolicyGet": q.PolicyGet, "Installation": q.Installation} {
+	for name, sql := range map[string]string{"IssueFacts": q.IssueFacts, "IssueOpen": q.IssueOpen, "IssueOpened": q.IssueOpened, "IssueClose": q.IssueClose, "IssueSweep": q.IssueSweep, "IssueLeases": q.IssueLeases, "IssuePut": q.IssuePut, "BindingGet": q.BindingGet, "ProfileApply": q.ProfileApply, "PolicyGet": q.PolicyGet, "Installation": q.Installation, "SandboxTenant": q.SandboxTenant} {
 		args := claim
 		switch name {
 		case "IssueOpen":
@@ -399,6 +399,8 @@ func TestGrantsOfBroker(t *testing.T) {
 			args = []any{int64(1), "publish"}
 		case "ProfileApply":
 			args = []any{[]string{"acme"}, nil, nil, nil}
+		case "SandboxTenant":
+			args = []any{"box"}
 		case "PolicyGet":
 			args = []any{[][]byte{{1}}}
 		}

@@ -33,6 +33,9 @@ type Handler struct {
 	// Witness is what a sandbox gets to prove itself with.
 	Witness func(id string) envelope.Witness
 
+	// Admit says whether the connection of a request may become one to a sandbox.
+	Admit func(ctx context.Context, id string) error
+
 	// Done ends the connections to sandboxes.
 	Done context.Context //nolint:containedctx // of the service, which no request outlives
 }
@@ -52,8 +55,16 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	out, err := h.do(r.Context(), call, in)
 	if err != nil {
-		out = Response{Failure: newFailure(err)}
+		Refuse(w, err)
+		return
 	}
+	answer(w, out)
+}
+
+// Refuse answers with an error.
+func Refuse(w http.ResponseWriter, err error) { answer(w, Response{Failure: newFailure(err)}) }
+
+func answer(w http.ResponseWriter, out Response) {
 	w.Header().Set("Content-Type", "application/json")
 	_ = json.NewEncoder(w).Encode(out)
 }
@@ -109,14 +120,18 @@ func (h *Handler) knows(schema string) error {
 // dial connects a worker to the tool runner of a sandbox, which believes who has the sandbox's token.
 func (h *Handler) dial(w http.ResponseWriter, r *http.Request) {
 	id := r.URL.Query().Get("id")
-	if r.Header.Get("Upgrade") != Protocol || !idForm.MatchString(id) {
+	if r.ProtoMajor != 1 || r.Header.Get("Upgrade") != Protocol || !idForm.MatchString(id) {
 		http.Error(w, "no request", http.StatusBadRequest)
+		return
+	}
+	w.Header().Set("Connection", "close") // if it does not
+	if err := h.Admit(r.Context(), id); err != nil {
+		Refuse(w, err)
 		return
 	}
 	far, err := h.Backend.Dial(r.Context(), id)
 	if err != nil {
-		w.Header().Set("Content-Type", "application/json")
-		_ = json.NewEncoder(w).Encode(Response{Failure: newFailure(err)})
+		Refuse(w, err)
 		return
 	}
 	defer far.Close()

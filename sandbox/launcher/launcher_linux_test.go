@@ -31,11 +31,13 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
+func admit(context.Context, string) error { return nil }
+
 // serve serves a backend until the function that it returns is called.
 func serve(t *testing.T, ln net.Listener, b sandbox.Backend) (stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	srv := &http.Server{Handler: &launch.Handler{Backend: b, Witness: func(string) envelope.Witness { return envelope.Witness{} }, Done: ctx}, ReadHeaderTimeout: time.Minute}
+	srv := &http.Server{Handler: &launch.Handler{Backend: b, Witness: func(string) envelope.Witness { return envelope.Witness{} }, Admit: admit, Done: ctx}, ReadHeaderTimeout: time.Minute}
 	done := make(chan error, 1)
 	go func() { done <- srv.Serve(ln) }()
 	stop = func() {

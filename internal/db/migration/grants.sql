@@ -47,6 +47,7 @@ GRANT SELECT (run_id, seq, attempt, epoch, started_at, key, mode, sandbox_id, er
 GRANT SELECT (run_id, epoch, session, at) ON stepward.claim TO :broker;
 GRANT SELECT (run_id, seq) ON stepward.step TO :broker;
 GRANT SELECT (session, name) ON stepward.worker TO :broker;
+GRANT SELECT (id, run_id) ON stepward.sandbox TO :broker;
 GRANT UPDATE (opened_at, closed_at, leases, tried_at) ON stepward.issue TO :broker;
 GRANT INSERT ON stepward.event TO :broker;
 GRANT EXECUTE ON FUNCTION stepward.put_issue TO :broker;

@@ -97,3 +97,7 @@ SELECT run_id, 'sandbox.destroyed', $2::text, convert_to(jsonb_build_object('san
 SELECT x.id FROM unnest($1::text[], $2::bigint[]) AS x(id, session)
 WHERE EXISTS (SELECT FROM stepward.sandbox b WHERE b.id = x.id AND b.destroyed_at IS NULL)
    OR EXISTS (SELECT FROM stepward.worker w WHERE w.session = x.session AND w.state IN ('live', 'draining'));
+
+-- name: SandboxTenant
+-- Whose it is. No row: nobody's yet, or it is not of this schema.
+SELECT r.tenant FROM stepward.sandbox b JOIN stepward.run r ON r.id = b.run_id WHERE b.id = $1;
