@@ -177,6 +177,8 @@ func (h *host) guest(ctx context.Context, b *box, a engine.Attempt, p *pulse, kn
 		return nil, &engine.Fault{Kind: "exit", Message: fmt.Sprintf("the guest ended without an answer: %v%s", err, quoted(exit.Stderr)), Type: fmt.Sprintf("%T", exit), Err: err}
 	case errors.Is(err, sandbox.ErrLost):
 		return nil, &engine.Fault{Kind: "sandbox", Message: err.Error(), Type: fmt.Sprintf("%T", err), Err: err}
+	case errors.Is(err, sandbox.ErrSecret):
+		return nil, &engine.Fault{Kind: "identity", Message: err.Error(), Type: fmt.Sprintf("%T", err), Permanent: true, Err: err}
 	case errors.As(err, &final) && final.Permanent():
 		return nil, &engine.Fault{Kind: "sandbox", Message: err.Error(), Type: fmt.Sprintf("%T", final), Permanent: true, Err: err}
 	}

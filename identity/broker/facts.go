@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -76,7 +75,7 @@ func (b *broker) facts(ctx context.Context, c claim) (facts, error) {
 	if err := json.Unmarshal(steps, &defs); err != nil {
 		return facts{}, refuse(reasonUnresolved, "", "broker: %s@%s is not defined in the database", f.workflow, f.version)
 	}
-	name := stepName(f.key)
+	name := envelope.StepName(f.key)
 	for _, d := range defs {
 		if d.Name == name {
 			f.def = d
@@ -84,16 +83,6 @@ func (b *broker) facts(ctx context.Context, c claim) (facts, error) {
 		}
 	}
 	return facts{}, refuse(reasonUnresolved, "", "broker: %s@%s has no step %s", f.workflow, f.version, name)
-}
-
-// stepName is what the step was made with: its key has the branch before, and the
-// occurrence or index behind.
-func stepName(key string) string {
-	key = key[strings.LastIndexByte(key, '/')+1:]
-	if i := strings.IndexAny(key, "#["); i >= 0 {
-		key = key[:i]
-	}
-	return key
 }
 
 // sealed is what the envelope of the attempt is tied to. policy is the digest of what the run was bound to.

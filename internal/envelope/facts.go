@@ -2,6 +2,7 @@ package envelope
 
 import (
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -89,6 +90,16 @@ func (f Facts) Differs(g Facts) string {
 		}
 	}
 	return ""
+}
+
+// StepName is what the step of such a key was made with: before it stands its branch, and behind it the
+// occurrence or index.
+func StepName(key string) string {
+	key = key[strings.LastIndexByte(key, '/')+1:]
+	if i := strings.IndexAny(key, "#["); i >= 0 {
+		key = key[:i]
+	}
+	return key
 }
 
 // Terms say how long what is in an envelope can be used without a renewal. They count

@@ -38,7 +38,7 @@ var Cases = []Group{
 	{"Envelopes", []Case{
 		{ID: 3, Name: "a worker sends the broker a key of its own", Tests: []string{"identity/broker TestMinLevel", "identity/broker TestLevelOf", "worker/bootstrap TestSeparate", "sandbox/kubernetes TestAttested", "sandbox/kubernetes TestProof", "sandbox/kubernetes TestNotAttested", "identity/broker TestAttest", "identity/broker TestProofAgain", "internal/envelope TestProof", "sandbox/docker TestWitness", "worker TestLaunched"}, Except: noL2},
 		{ID: 4, Name: "names, order or recipients of what is sealed are altered", Tests: []string{"internal/envelope TestSealsHoldByThemselves", "internal/envelope TestEveryByte"}},
-		{ID: 5, Name: "an envelope is given to another run, attempt or sandbox", Tests: []string{"internal/envelope TestFactsBind", "internal/envelope TestAnotherKey", "sandbox/local TestBackend/secrets/envelope"}},
+		{ID: 5, Name: "an envelope is given to another run, attempt or sandbox", Tests: []string{"internal/envelope TestFactsBind", "internal/envelope TestAnotherKey", "sandbox/local TestBackend/secrets/envelope", "sandbox/local TestBackend/secrets/call"}},
 		{ID: 6, Name: "an envelope is delivered twice", Tests: []string{"sandbox/local TestBackend/secrets/envelope", "internal/envelope TestReplayIsOurs"}},
 		{ID: 7, Name: "items are left out, or are there twice", Tests: []string{"internal/envelope TestSealsHoldByThemselves/one less", "internal/envelope TestSealsHoldByThemselves/twice"}},
 		{ID: 8, Name: "a worker seals an envelope itself", Tests: []string{"internal/envelope TestForged", "sandbox/local TestBackend/secrets/envelope"}},

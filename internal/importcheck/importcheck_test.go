@@ -41,6 +41,7 @@ var clientSide = []string{
 	module + "internal/payload",
 	module + "internal/rpc",
 	module + "internal/rpc/rpcconnect",
+	module + "internal/runid",
 	module + "internal/schedule",
 	module + "internal/tick",
 	module + "internal/warm",

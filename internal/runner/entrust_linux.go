@@ -20,7 +20,9 @@ func (x *execs) entrust(e *exec, req *rpc.ExecRequest) (call []byte, err error) 
 	}()
 	switch {
 	case req.Guest != nil:
-		g = x.secrets.forGuest(e)
+		if g, err = x.secrets.forGuest(e, req.Guest); err != nil {
+			return nil, err
+		}
 	case len(req.Secrets) > 0:
 		var p program
 		if p, err = findProgram(req.Name, req.Dir, e.env); errors.Is(err, fs.ErrNotExist) {

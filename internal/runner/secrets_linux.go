@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 	"github.com/stepward/stepward/internal/envelope"
 	"github.com/stepward/stepward/internal/redact"
 	"github.com/stepward/stepward/internal/rpc"
+	"github.com/stepward/stepward/internal/runid"
 	"github.com/stepward/stepward/internal/shim"
 )
 
@@ -25,7 +27,7 @@ type secrets struct {
 	witness  envelope.Witness
 
 	mu     sync.Mutex
-	first  *envelope.Facts // a sandbox is of one tenant and run, and of one broker
+	first  *envelope.Facts // a sandbox is of one attempt, and of one broker
 	broker string
 	nonces map[[32]byte]bool // that had a key
 	key    Key               // nil: none, or used
@@ -61,8 +63,12 @@ func (s *secrets) makeKey(raw, broker []byte) (hello []byte, err error) {
 	case s.first == nil:
 	case s.broker != string(broker):
 		return nil, errors.New("the sandbox has another broker")
-	case s.first.Tenant != f.Tenant || s.first.Run != f.Run || s.first.Sandbox != f.Sandbox:
-		return nil, fmt.Errorf("%w: the sandbox is of one run", envelope.ErrFacts)
+	default:
+		same := *s.first
+		same.Epoch, same.Nonce, same.Policy = f.Epoch, f.Nonce, f.Policy // of each claim
+		if what := same.Differs(f); what != "" {
+			return nil, fmt.Errorf("%w: the sandbox is of one attempt, and %s differs", envelope.ErrFacts, what)
+		}
 	}
 	asked := boottime.Now()
 	key, err := newKey(f, broker, s.witness)
@@ -204,10 +210,15 @@ func (s *secrets) forCommand(e *exec, names []string, p program) (g grant, err e
 	return g, nil
 }
 
-// forGuest gives e all that the step's own function may have.
-func (s *secrets) forGuest(e *exec) (g grant) {
+// forGuest gives e all that the step's own function may have, if it is called as the broker knows the attempt.
+func (s *secrets) forGuest(e *exec, call *rpc.GuestCall) (g grant, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if len(s.held) > 0 { // all of one attempt
+		if what := misnamed(call, s.held[0].Head.Facts); what != "" {
+			return nil, refused("guest step %s: the sandbox's secrets are of another call: its %s differs", text(call.Step), what)
+		}
+	}
 	for _, h := range slices.Backward(s.held) {
 		for _, item := range h.Items {
 			same := func(i envelope.Item) bool { return i.Name == item.Name }
@@ -216,7 +227,28 @@ func (s *secrets) forGuest(e *exec) (g grant) {
 			}
 		}
 	}
-	return g
+	return g, nil
+}
+
+// misnamed names the first thing in which a call is not of an attempt, "" if there is none.
+func misnamed(call *rpc.GuestCall, f envelope.Facts) string {
+	unique, ok := strings.CutSuffix(call.IdempotencyKey, "/"+f.Step)
+	run, seed, _ := strings.Cut(unique, ".") // of a run that began anew
+	switch {
+	case call.Workflow != f.Workflow:
+		return "workflow"
+	case call.Version != f.Version:
+		return "version"
+	case call.Step != envelope.StepName(f.Step):
+		return "step"
+	case call.RunId != runid.Text(f.Run):
+		return "run"
+	case int(call.Attempt) != f.Attempt:
+		return "attempt"
+	case !ok || run != call.RunId || strings.Contains(seed, "/"):
+		return "idempotency key"
+	}
+	return ""
 }
 
 // find returns the newest of a name. s.mu is held.

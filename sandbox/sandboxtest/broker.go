@@ -10,6 +10,7 @@ import (
 
 	"github.com/stepward/stepward/internal/envelope"
 	"github.com/stepward/stepward/internal/envelope/seal"
+	"github.com/stepward/stepward/internal/runid"
 	"github.com/stepward/stepward/sandbox"
 )
 
@@ -17,14 +18,26 @@ import (
 type broker struct {
 	private ed25519.PrivateKey
 	facts   envelope.Facts
+	keys    byte // that it had sandboxes make
 }
 
 func newBroker(run int64) *broker {
 	_, private, _ := ed25519.GenerateKey(nil)
-	return &broker{private: private, facts: envelope.Facts{Tenant: "acme", Workflow: "suite", Version: "1", Step: "s", Run: run, Attempt: 1, Sandbox: "sb"}}
+	return &broker{private: private, facts: envelope.Facts{
+		Tenant: "acme", Workflow: "suite", Version: "1", Step: "part/secret#2", Run: run, Seq: 3, Attempt: 1, Sandbox: "sb",
+	}}
 }
 
 func (b *broker) public() []byte { return b.private.Public().(ed25519.PublicKey) }
+
+// step is the call of the attempt's own function.
+func (b *broker) step(input string) sandbox.GuestStep {
+	run := runid.Text(b.facts.Run)
+	return sandbox.GuestStep{
+		Workflow: b.facts.Workflow, Version: b.facts.Version, Step: "secret", RunID: run, Attempt: b.facts.Attempt,
+		IdempotencyKey: run + "/" + b.facts.Step, Input: []byte(input),
+	}
+}
 
 // A lease is an envelope that a sandbox has opened.
 type lease struct {
@@ -49,11 +62,12 @@ func (b *broker) seal(t *testing.T, hello []byte, terms envelope.Terms, items ..
 	return raw, l
 }
 
-// hello has the sandbox make a key for a new attempt.
+// hello has the sandbox make a new key.
 func (b *broker) hello(t *testing.T, s *sandbox.Sandbox) []byte {
 	t.Helper()
-	b.facts.Attempt++
-	b.facts.Nonce = sha256.Sum256([]byte{byte(b.facts.Attempt)})
+	b.keys++
+	b.facts.Epoch++ // as of another claim
+	b.facts.Nonce = sha256.Sum256([]byte{b.keys})
 	hello, err := s.Secrets().Key(bounded(t), b.facts.Encode(), b.public())
 	if err != nil {
 		t.Fatal(err)

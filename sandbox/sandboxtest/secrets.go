@@ -37,6 +37,7 @@ func testSecrets(t *testing.T, b sandbox.Backend, o Options) {
 	t.Run("envelope", func(t *testing.T) { testEnvelope(t, s, broker) })
 	t.Run("command", func(t *testing.T) { testSecretOfCommand(t, s, broker) })
 	t.Run("redacted", func(t *testing.T) { testRedacted(t, b, spec) })
+	t.Run("call", func(t *testing.T) { testCalled(t, b, spec) })
 	t.Run("apart", func(t *testing.T) { testApart(t, b, spec) })
 	if o.Show != nil {
 		t.Run("engine", func(t *testing.T) { testEngine(t, b, o) })
@@ -114,6 +115,8 @@ func testEnvelope(t *testing.T, s *sandbox.Sandbox, broker *broker) {
 	refused("another broker", func() error { _, err := k.Key(ctx, other.facts.Encode(), other.public()); return err }())
 	for name, change := range map[string]func(*envelope.Facts){
 		"tenant": func(f *envelope.Facts) { f.Tenant = "other" }, "run": func(f *envelope.Facts) { f.Run++ }, "sandbox": func(f *envelope.Facts) { f.Sandbox = "x" },
+		"workflow": func(f *envelope.Facts) { f.Workflow = "x" }, "version": func(f *envelope.Facts) { f.Version = "2" }, "step": func(f *envelope.Facts) { f.Step = "x" },
+		"seq": func(f *envelope.Facts) { f.Seq++ }, "attempt": func(f *envelope.Facts) { f.Attempt++ },
 	} {
 		f := broker.facts
 		f.Nonce[0]++
@@ -196,11 +199,11 @@ func testSecretOfCommand(t *testing.T, s *sandbox.Sandbox, broker *broker) {
 			t.Errorf("a command that did not ask has %q", env)
 		}
 	}
-	guest, err := s.Guest(ctx, sandbox.GuestStep{Step: "secret", Input: []byte("KEY CERT")})
+	guest, err := s.Guest(ctx, broker.step("KEY CERT"))
 	if want := hashed([]byte(canary("key"))) + " " + file; err != nil || string(guest) != want+"|"+want {
 		t.Errorf("a guest step has %q, %v", guest, err)
 	}
-	guest, err = s.Guest(ctx, sandbox.GuestStep{Step: "secret", Input: []byte("TOKEN CERT")})
+	guest, err = s.Guest(ctx, broker.step("TOKEN CERT"))
 	if want := hashed(nil) + " " + file; err != nil || string(guest) != want+"|"+want {
 		t.Errorf("a guest step has what is not its own: %q, %v", guest, err)
 	}
@@ -232,6 +235,46 @@ func testSecretOfCommand(t *testing.T, s *sandbox.Sandbox, broker *broker) {
 	c.Secrets = []string{"TOKEN"}
 	if err := c.Run(ctx); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("no command: %v", err)
+	}
+}
+
+// testCalled: the function of a step has its secrets only if it is called as the broker knows the attempt. Whatever else a
+// worker calls is not started, with or without an ID.
+func testCalled(t *testing.T, b sandbox.Backend, spec sandbox.Spec) {
+	s, ctx, broker := start(t, bounded(t), b, sandbox.Options{Spec: spec}), bounded(t), newBroker(7)
+	other := broker.step(`[0,0]`)
+	other.Step = "count"
+	if out, err := s.Guest(ctx, other); err != nil || !strings.Contains(string(out), "begun 1") {
+		t.Fatalf("the control, without secrets: %q, %v", out, err)
+	}
+	broker.deliver(t, s, long, envelope.Item{Name: "KEY", Guest: true, Value: []byte(canary("called"))})
+	for what, change := range map[string]func(*sandbox.GuestStep){
+		"workflow":        func(g *sandbox.GuestStep) { g.Workflow = "other" },
+		"version":         func(g *sandbox.GuestStep) { g.Version = "" },
+		"step":            func(g *sandbox.GuestStep) { *g = other },
+		"run":             func(g *sandbox.GuestStep) { g.RunID = newBroker(8).step("").RunID },
+		"attempt":         func(g *sandbox.GuestStep) { g.Attempt++ },
+		"idempotency key": func(g *sandbox.GuestStep) { g.IdempotencyKey = newBroker(8).step("").IdempotencyKey },
+	} {
+		for _, id := range []string{"", "guest"} {
+			g := broker.step("KEY")
+			change(&g)
+			g.ID = id
+			var ce *sandbox.CommandError
+			if out, err := s.Guest(ctx, g); !errors.Is(err, sandbox.ErrSecret) || !errors.As(err, &ce) || !strings.Contains(err.Error(), "its "+what+" differs") {
+				t.Errorf("another %s: %q, %v", what, out, err)
+			}
+		}
+	}
+	if begun, err := s.ReadFile(ctx, "begun"); err != nil || string(begun) != "x" {
+		t.Errorf("what was refused has left %q, %v", begun, err)
+	}
+	anew := broker.step("KEY")
+	anew.IdempotencyKey = strings.Replace(anew.IdempotencyKey, "/", ".-1f/", 1)
+	for _, g := range []sandbox.GuestStep{broker.step("KEY"), anew} {
+		if out, err := s.Guest(ctx, g); err != nil || !strings.HasPrefix(string(out), hashed([]byte(canary("called")))) {
+			t.Errorf("called as it is: %q, %v", out, err)
+		}
 	}
 }
 
