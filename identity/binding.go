@@ -199,7 +199,7 @@ func (b Binding) Start(v View, s Lister, use Use) (given, withheld []Resolved, e
 			g.Err = &KeyError{Step: s.Step, Key: g.Name, Err: ErrRetargeted}
 		default:
 			g.Key.Commands, g.Key.MinLevel = both(n.Commands, g.Key.Commands), max(n.MinLevel, g.Key.MinLevel)
-			g.Err = judge(rules, Question{Place: place, Version: use.WorkflowVersion, Level: use.Level}, s.Tool, &g)
+			g.Err = judge(rules, Question{Place: place, Version: use.WorkflowVersion, Level: g.Key.LevelAt(use.Level)}, s.Tool, &g)
 		}
 		switch {
 		case g.Err == nil:

@@ -83,7 +83,7 @@ func (p *Profiles) explain(ctx context.Context, tx pgx.Tx, run int64) (e Explana
 			if n, ok := b.bound(l.Step, name); ok {
 				x.Bound = &n
 			}
-			use := Use{Tenant: b.Place.Tenant, Workflow: b.Place.Workflow, Run: run, Bound: b.Epoch, WorkflowVersion: version, Level: L3}
+			use := Use{Tenant: b.Place.Tenant, Workflow: b.Place.Workflow, Run: run, Bound: b.Epoch, WorkflowVersion: version, Level: L2}
 			x.State, x.Why = v.Revocations.Of(use.of(x.Now))
 			given, _, err := b.Start(v, Lister{Step: l.Step, Secrets: []string{name}, Tool: l.Tool}, use)
 			if x.Err = err; err == nil {

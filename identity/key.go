@@ -34,6 +34,15 @@ type Key struct {
 	Inject *Inject `json:"inject,omitempty"` // the value does not enter the sandbox
 }
 
+// LevelAt returns the level of the key for an attempt at a level: what does not enter the sandbox is as safe as the broker
+// is from the worker.
+func (k Key) LevelAt(l Level) Level {
+	if k.Inject != nil && l >= L1 {
+		return L3
+	}
+	return l
+}
+
 // sets reports whether the key gives the name something.
 func (k Key) sets() bool { return k.Ref != "" || k.Knob != "" }
 

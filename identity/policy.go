@@ -32,7 +32,7 @@ type Policy interface {
 type Question struct {
 	Place   Scope  // of the step
 	Version string // of its workflow
-	Level   Level  // how far the secret would be kept from the worker
+	Level   Level  // of the key, see Key.LevelAt: how far it would be kept from the worker
 	Name    string // of the key
 	Key     Key
 	From    Origin // of the key

@@ -105,7 +105,7 @@ type Use struct {
 	// Bound is the Epochs of when the run was enqueued, of a start; nil otherwise.
 	Bound map[string]int64
 
-	// What only policies are told, of a start: the version of the workflow, and the level.
+	// What only policies are told, of a start: the version of the workflow, and the level of the attempt.
 	WorkflowVersion string
 	Level           Level
 }

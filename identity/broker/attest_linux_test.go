@@ -251,3 +251,77 @@ func TestLevelBesideEngine(t *testing.T) {
 		t.Errorf("got %v: %s", got, why)
 	}
 }
+
+// A policy is asked about the level that the sandbox has shown: one that permits a key at L2 has it issued to a sandbox
+// that proves itself, and to no other. Whether one does that could not be found out is no denial.
+func TestPolicyAtLevel(t *testing.T) {
+	testenv.Require(t, testenv.PartRoot)
+	defer broker.SetEngines()()
+	f := newFixture(t, "DEPLOY_TOKEN", "API_TOKEN?")
+	f.store.values["x"], f.store.values["y"] = "s3cr3t-canary", "0ther-canary"
+	f.allow("example.com")
+	f.cfg.Peers = []uint32{other}
+	boxes := roll{}
+	f.cfg.Attestors = map[string]broker.Attestor{"docker": boxes}
+	public, err := broker.ProofKey(f.cfg.Dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := base64.StdEncoding.DecodeString(public)
+	if err != nil {
+		t.Fatal(err)
+	}
+	link := f.serveTo(other)
+	f.put("DEPLOY_TOKEN", identity.Key{Ref: "mem://x"})
+	f.put("API_TOKEN", identity.Key{Ref: "mem://y", Inject: &identity.Inject{Hosts: []string{"example.com"}}})
+	attempt := 1
+	ask := func(secret string, with envelope.Witness) (names string, err error) {
+		t.Helper()
+		attempt++
+		c := f.attempt(1, attempt, "publish#2")
+		boxes[c.Sandbox] = secret
+		s, err := beginAs(t.Context(), link, c, with)
+		if err != nil {
+			t.Fatal(err)
+		}
+		o, err := s.ask(t.Context())
+		for _, i := range o.Items {
+			if i.Store != envelope.Authority {
+				names += i.Name + " "
+			}
+		}
+		return names, err
+	}
+	proof := envelope.Witness{Backend: "docker", Secret: []byte("its own secret"), Broker: key}
+	for _, c := range []struct {
+		policy                  string
+		proven, bare, away, why string // what is issued, or the error's reason
+	}{
+		{`permit (principal, action, resource);`, "DEPLOY_TOKEN API_TOKEN ", "DEPLOY_TOKEN API_TOKEN ", "DEPLOY_TOKEN API_TOKEN ", ""}, // the control
+		{`permit (principal, action, resource) when { context.level == "L2" };`, "DEPLOY_TOKEN ", "denied", "", "policy"},
+		{`permit (principal, action, resource) when { context.level == "L2" || context.level == "L3" };`, "DEPLOY_TOKEN API_TOKEN ", "denied", "", "policy"},
+		{`permit (principal, action, resource) when { context.level != "L2" };`, "denied", "DEPLOY_TOKEN API_TOKEN ", "DEPLOY_TOKEN API_TOKEN ", ""},
+	} {
+		f.policy(c.policy)
+		f.bind(nil)
+		for what, want := range map[string]string{"proven": c.proven, "bare": c.bare, "away": c.away} {
+			secret, with := "its own secret", proof
+			switch what {
+			case "bare":
+				with = envelope.Witness{}
+			case "away":
+				secret = "unknown"
+			}
+			got, err := ask(secret, with)
+			if err != nil {
+				got = reason(err)
+			}
+			if got != want || want == "" && (connect.CodeOf(err) != connect.CodeUnavailable || !strings.Contains(err.Error(), c.why)) {
+				t.Errorf("%s: %s: got %q, %v; want %q", c.policy, what, got, err, want)
+			}
+		}
+	}
+	if n, m := f.events("envelope.refused"), f.events("key.withheld"); n != 3 || m != 1 {
+		t.Errorf("%d refusals, and %d keys that were withheld, are on record", n, m)
+	}
+}

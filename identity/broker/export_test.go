@@ -4,8 +4,6 @@ import (
 	"context"
 	"testing"
 	"time"
-
-	"github.com/stepward/stepward/identity"
 )
 
 // LeaseMargin is for TestUntil.
@@ -29,9 +27,6 @@ func Sweep(ctx context.Context, cfg Config) error {
 	}
 	return b.sweepOnce(ctx)
 }
-
-// LevelOfKey is the level of a key where the connection has one.
-func LevelOfKey(at identity.Level, k identity.Key) identity.Level { return standing{level: at}.of(k) }
 
 // SetPlaces has brokers that begin have so many places, for as long as the test runs.
 func SetPlaces(t *testing.T, conns, hall, dials, hosts int) {

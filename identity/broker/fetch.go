@@ -110,8 +110,8 @@ func (b *broker) fetch(ctx context.Context, f facts, bound bound, id envelope.ID
 			clear(item.Value)
 			item.Store, item.Value = envelope.Placeholder, []byte(b.root.placeholder(id, g.name, cmp.Or(inject.Prefix, placeholderMark)))
 			p.Inject = inject
-			if at.of(g.key) != at.level {
-				p.Level = at.of(g.key)
+			if l := g.key.LevelAt(at.level); l != at.level {
+				p.Level = l
 			}
 		}
 		if !a.value.Created.IsZero() {

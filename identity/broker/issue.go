@@ -36,14 +36,23 @@ func (b *broker) issue(ctx context.Context, c claim, hello []byte) (*rpc.IssueRe
 }
 
 func (b *broker) issueTo(ctx context.Context, f facts, hello []byte) (*rpc.IssueResponse, error) {
-	bound, err := b.resolve(ctx, f)
+	binding, again, err := b.binding(ctx, f)
 	if err != nil {
 		return nil, err
 	}
-	sealed := b.sealed(f, bound.digest)
-	at, unknown := b.attest(ctx, sealed, hello, standingOf(ctx))
+	sealed := b.sealed(f, binding.Digest())
+	at, unknown := b.attest(ctx, sealed, hello, standingOf(ctx)) // policies are asked about the level
+	bound, err := b.resolve(ctx, f, binding, again, at.level)
+	if unknown != nil { // a denial would be for good
+		if best, no := b.resolve(ctx, f, binding, again, identity.L2); no == nil && (err != nil || !bound.gives(best)) {
+			return nil, fmt.Errorf("broker: a policy demands level L2: %w", unknown)
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
 	for _, g := range bound.grants {
-		if g.key.MinLevel > at.of(g.key) {
+		if level := g.key.LevelAt(at.level); g.key.MinLevel > level {
 			if unknown != nil && g.key.MinLevel == identity.L2 {
 				return nil, fmt.Errorf("broker: %s demands level L2: %w", g.name, unknown)
 			}
@@ -51,7 +60,7 @@ func (b *broker) issueTo(ctx context.Context, f facts, hello []byte) (*rpc.Issue
 			if why == "" {
 				why = "nothing here promises more"
 			}
-			return nil, refuse(reasonLevel, g.name, "broker: %s demands level %v, and this set-up is %v: %s", g.name, g.key.MinLevel, at.of(g.key), why)
+			return nil, refuse(reasonLevel, g.name, "broker: %s demands level %v, and this set-up is %v: %s", g.name, g.key.MinLevel, level, why)
 		}
 	}
 	var id envelope.ID
@@ -67,7 +76,7 @@ func (b *broker) issueTo(ctx context.Context, f facts, hello []byte) (*rpc.Issue
 	point("fetched")
 	said := 0
 	var now current
-	for again := true; again && err == nil; { // until nothing was revoked in between
+	for changed := true; changed && err == nil; { // until nothing was revoked in between
 		if now, err = b.recheck(ctx, f, &bound, got); err != nil {
 			break
 		}
@@ -76,7 +85,7 @@ func (b *broker) issueTo(ctx context.Context, f facts, hello []byte) (*rpc.Issue
 		}
 		said = len(bound.withheld)
 		point("checked")
-		again, err = b.record(ctx, f, id, at, bound, got, sealer.RenewalKey(), now.Epochs)
+		changed, err = b.record(ctx, f, id, at, bound, got, sealer.RenewalKey(), now.Epochs)
 	}
 	if err != nil {
 		b.release(ctx, got.leases)

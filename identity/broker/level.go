@@ -15,14 +15,6 @@ type standing struct {
 	why   string // it is no more
 }
 
-// of is the level of a key: what does not enter the sandbox is as safe as the broker is from the worker.
-func (s standing) of(k identity.Key) identity.Level {
-	if k.Inject != nil && s.level >= identity.L1 {
-		return identity.L3
-	}
-	return s.level
-}
-
 type standingKey struct{}
 
 // standingOf returns that of the peer of a call.

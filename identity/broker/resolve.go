@@ -29,20 +29,20 @@ type grant struct {
 type bound struct {
 	grants      []grant
 	withheld    []identity.Resolved // what it can do without, and does not get
-	digest      [32]byte            // of what the run was bound to
 	since       map[string]int64    // the epochs of then
 	revocations int64               // the tenant's epoch
 	epochs      map[string]int64    // and that of the deployment
 	repeats     int64               // the run that its own repeats; 0: none
 }
 
-// resolve says what an attempt gets: of what its step lists, what the profiles say now, if its run
+// gives reports whether it has as much in it as another.
+func (b bound) gives(o bound) bool {
+	return slices.EqualFunc(b.grants, o.grants, func(g, h grant) bool { return g.name == h.name && slices.Equal(g.key.Commands, h.key.Commands) })
+}
+
+// resolve says what an attempt gets at a level: of what its step lists, what the profiles say now, if its run
 // was bound to it. The set may have shrunk since, and has not grown.
-func (b *broker) resolve(ctx context.Context, f facts) (bound, error) {
-	binding, again, err := b.binding(ctx, f)
-	if err != nil {
-		return bound{}, err
-	}
+func (b *broker) resolve(ctx context.Context, f facts, binding identity.Binding, again repeated, level identity.Level) (bound, error) {
 	place := binding.Place
 	place.Step = f.def.Name
 	v, err := b.view(ctx, f, place, binding)
@@ -50,7 +50,7 @@ func (b *broker) resolve(ctx context.Context, f facts) (bound, error) {
 		return bound{}, err
 	}
 	use := f.use()
-	use.WorkflowVersion, use.Level = f.version, standingOf(ctx).level
+	use.WorkflowVersion, use.Level = f.version, level
 	all, withheld, err := binding.Start(v, identity.Lister{Step: f.def.Name, Secrets: f.def.Secrets, Tool: f.def.Tool}, use)
 	if err != nil {
 		return bound{}, unresolved(err)
@@ -59,7 +59,7 @@ func (b *broker) resolve(ctx context.Context, f facts) (bound, error) {
 		return bound{}, r
 	}
 	epochs := v.Revocations.Epochs
-	out := bound{withheld: withheld, digest: binding.Digest(), since: binding.Epoch, revocations: epochs[f.tenant], epochs: epochs}
+	out := bound{withheld: withheld, since: binding.Epoch, revocations: epochs[f.tenant], epochs: epochs}
 	for _, r := range all {
 		out.grants = append(out.grants, grant{name: r.Name, key: r.Key, from: r.From, profiles: r.Profiles(), rulings: r.Rulings, required: r.Key.Required})
 	}

@@ -15,8 +15,8 @@
 //
 // All of them are there in each question, "" for what a run or key has not. context.command
 // is the base name of the command, and "" for the function of a step; context.path is the
-// absolute path, if the profile names one. context.level is "L0", "L1-dev" or what else
-// identity.Level has.
+// absolute path, if the profile names one. context.level is what the key would have, "L0", "L1-dev" or what
+// else identity.Level has: "L2" where the sandbox is attested, and "L3" of a key with Inject.
 //
 // # What is decided
 //
