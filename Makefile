@@ -3,18 +3,25 @@ GO ?= go
 # Every module of the repository: parts that only tests need have their own.
 MODULES := $(sort $(dir $(shell find . -name go.mod -not -path '*/testdata/*' -not -path './.cache/*')))
 # Nobody debugs these programs, and to link them without DWARF takes a third less.
-TESTFLAGS ?= -race -timeout 15m -ldflags=-w
+TESTFLAGS ?= -timeout 15m -ldflags=-w
 # A program with the race detector sleeps for a second before it ends, each of the
 # packages and of the processes that they start.
 export GORACE ?= atexit_sleep_ms=10
 # Tests of these packages take the longest, so they begin first.
 SLOWEST := ./worker ./sandbox/docker ./sandbox/local ./internal/devdb
+# What runs in many goroutines of an application's process. The detector makes each of
+# these three times as dear, and would see little in the rest: engines, clusters and
+# the programs in sandboxes, which are built without it.
+RACE := ./workflow/... ./worker/... ./identity/... ./audit/... ./internal/... ./sandbox ./sandbox/launcher/...
 
-.PHONY: test needs build cross lint generate matrix cases
+.PHONY: test race needs build cross lint generate matrix cases
 
 # Installs what is missing, runs all tests, ends with the list of skips.
 test: needs
 	@$(GO) run ./internal/testenv/testreport -flags '$(TESTFLAGS)' -first '$(SLOWEST)' $(MODULES)
+
+race: needs
+	@$(GO) run ./internal/testenv/testreport -flags '-race $(TESTFLAGS)' -first ./worker -packages '$(RACE)' .
 
 needs:
 	@sh internal/testenv/needs.sh

@@ -2,7 +2,7 @@
 // with the tests that were skipped, why, three counts, and the last lines of each test
 // that failed, the innermost first: whoever has only the end of it knows what failed.
 //
-//	go run ./internal/testenv/testreport -flags "-race" -first "./slow" . other/module
+//	go run ./internal/testenv/testreport -flags "-timeout 15m" -first "./slow" . other/module
 //
 // The first module's are run beside those of the others, of which one comes after the
 // other: the tests of both wait most of the time. The packages that take the longest
@@ -30,11 +30,12 @@ import (
 func main() {
 	flags := flag.String("flags", "", "of go test")
 	first := flag.String("first", "", "packages of the first module that come before its others")
+	packages := flag.String("packages", "./...", "packages of each module")
 	flag.Parse()
 	out, in := io.Pipe()
 	var failed atomic.Bool
-	test := func(module string, packages ...string) {
-		c := exec.Command("go", slices.Concat([]string{"test", "-json"}, strings.Fields(*flags), packages, []string{"./..."})...)
+	test := func(module string, first ...string) {
+		c := exec.Command("go", slices.Concat([]string{"test", "-json"}, strings.Fields(*flags), first, strings.Fields(*packages))...)
 		c.Dir, c.Stdout, c.Stderr = module, &lineWriter{to: in}, os.Stderr
 		if err := c.Run(); err != nil {
 			fmt.Fprintf(os.Stderr, "%s: go test: %v\n", module, err)
