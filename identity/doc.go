@@ -28,6 +28,11 @@
 // Another version of the same secret is normal; another Ref is not, but for a key with
 // Retarget. [Profiles.Explain] shows both sides.
 //
+// What is in a sandbox stays there until the attempt ends, or it is revoked. A key with Inject, which
+// is not, is asked about again for each connection and every five seconds: hosts that it has lost, a policy that denies it
+// now and a higher MinLevel count for attempts that go on. What an attempt has lost it does not get
+// back, and its value stays in the version that was issued until that is revoked.
+//
 // # Policies
 //
 // Profile.Policy is a say about every key that the steps in its scope get, whichever
@@ -36,7 +41,7 @@
 // decide, and their default is to give; a policy's default is to deny. Those of all profiles that
 // apply have to permit, so that a narrower one does not widen; and so have those that applied
 // when the run was enqueued. The broker asks them at each issue, when everything is known that they
-// can be about. A policy that cannot be read or evaluated there denies.
+// can be about; of keys with Inject, also later. A policy that cannot be read or evaluated there denies.
 //
 // # Revocation
 //

@@ -63,6 +63,8 @@ func (i *injection) connect(endpoint string) (*channel, error) {
 	switch {
 	case i.ended != nil:
 		return nil, i.ended
+	case !i.has(endpoint):
+		return nil, refuse(reasonDenied, "", "broker: what the attempt had for %s was taken from it", endpoint)
 	case len(i.conns) >= maxInjectConns:
 		return nil, &fullError{of: i.b.hosts.of, size: maxInjectConns, who: "the attempt", has: maxInjectConns}
 	}

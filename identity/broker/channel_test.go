@@ -16,7 +16,7 @@ func TestConnectionGone(t *testing.T) {
 		t.Fatal(err)
 	}
 	b := &broker{hosts: places{size: 1}}
-	i := &injection{b: b, conns: map[*channel]bool{}}
+	i := &injection{b: b, conns: map[*channel]bool{}, keys: []injected{{endpoints: []string{"example.com:443"}}}}
 	if i.ca, err = r.authority(envelope.ID{1}, []string{"example.com"}); err != nil {
 		t.Fatal(err)
 	}

@@ -41,3 +41,11 @@ func SetHallFor(t *testing.T, d time.Duration) {
 	hallFor = d
 	t.Cleanup(func() { hallFor = before })
 }
+
+// SetInject has injections be looked at every so often, and end when they are idle for that long, for as long as the test
+// runs.
+func SetInject(t *testing.T, every, idle time.Duration) {
+	before := [2]time.Duration{injectEvery, injectIdle}
+	injectEvery, injectIdle = every, idle
+	t.Cleanup(func() { injectEvery, injectIdle = before[0], before[1] })
+}

@@ -22,10 +22,16 @@ import (
 	"github.com/stepward/stepward/internal/redact"
 )
 
+// Tests have other times.
+var (
+	injectIdle  = time.Minute     // without a connection the values are dropped
+	injectEvery = 5 * time.Second // it is looked whether they may still be used
+)
+
 const (
-	injectIdle  = time.Minute      // without a connection the values are dropped
-	injectEvery = 5 * time.Second  // it is looked whether they may still be used
-	injectNoted = 30 * time.Second // of uses at most are on record as one, afterwards
+	injectLook  = 5 * time.Second         // of one look at most
+	injectNote  = 2500 * time.Millisecond // until it is on record that a value is used: who ends it waits
+	injectNoted = 30 * time.Second        // of uses at most are on record as one, afterwards
 
 	maxInjectConns  = 64 // of one attempt
 	placeholderMark = "stepward_"
@@ -56,7 +62,7 @@ type injection struct {
 // injected is a secret that is not in the sandbox.
 type injected struct {
 	pin
-	endpoints   []string
+	endpoints   []string // as of now
 	placeholder string
 	value       []byte
 }
@@ -147,13 +153,16 @@ func (b *broker) injection(ctx context.Context, c claim, endpoint string) (*inje
 	if !slices.Contains(endpoints(pins), endpoint) {
 		return nil, refuse(reasonDenied, "", "broker: no secret of the attempt is for %s", endpoint)
 	}
-	now, err := b.current(ctx, f)
+	now, given, err := b.still(ctx, f, pins, standingOf(ctx).level)
 	if err != nil {
 		return nil, err
 	}
 	mine := slices.DeleteFunc(slices.Clone(pins), func(p pin) bool { return !slices.Contains(p.Inject.Endpoints(), endpoint) })
 	if r := now.worst(f, mine, nil, identity.Soft); r != nil { // no new use
 		return nil, r
+	}
+	if !slices.ContainsFunc(mine, func(p pin) bool { return slices.Contains(given[p.Name].endpoints, endpoint) }) {
+		return nil, given[mine[0].Name].refusal(mine[0].Name, endpoint)
 	}
 	policy, err := f.def.policy()
 	if err != nil {
@@ -179,6 +188,7 @@ func (b *broker) injection(ctx context.Context, c claim, endpoint string) (*inje
 	if err := i.load(ctx, pins); err != nil {
 		return nil, err
 	}
+	i.narrow(ctx, given)
 	return i, nil
 }
 
@@ -316,9 +326,10 @@ func (i *injection) watch(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		looking, cancel := context.WithTimeout(ctx, injectEvery)
+		looking, cancel := context.WithTimeout(ctx, injectLook)
 		err := i.look(looking)
 		cancel()
+		point("looked")
 		var no *refusal
 		switch {
 		case err == nil:
@@ -356,16 +367,17 @@ func (i *injection) look(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	now, err := i.b.current(ctx, f)
-	if err != nil {
-		return err
-	}
 	i.mu.Lock()
 	pins := i.pins
 	i.mu.Unlock()
+	now, given, err := i.b.still(ctx, f, pins, identity.L3)
+	if err != nil {
+		return err
+	}
 	if r := now.worst(f, pins, nil, identity.Hard); r != nil {
 		return r
 	}
+	i.narrow(ctx, given)
 	return nil
 }
 
@@ -454,7 +466,7 @@ func (i *injection) spend(ctx context.Context, name, endpoint string) error {
 	if n != nil {
 		count += n.n
 	}
-	ctx, cancel := context.WithTimeout(ctx, injectEvery/2) // who ends it waits
+	ctx, cancel := context.WithTimeout(ctx, injectNote)
 	defer cancel()
 	if err := i.note(ctx, u, count); err != nil {
 		return err
