@@ -25,9 +25,14 @@ import (
 var (
 	entrusted   = workflow.DurableWorkflow[counting, string]{Name: "entrusted"}
 	countWith   = workflow.NewStep("count", uncalled, workflow.StepOptions{Mode: workflow.Identity, Secrets: []string{"TOKEN"}, Retry: workflow.Retry{MaxAttempts: 1}})
+	countFinal  = workflow.NewStep("count-once", uncalled, workflow.StepOptions{Mode: workflow.Identity, Secrets: []string{"TOKEN"}, OnSandboxLost: workflow.Permanent})
 	entrustedV1 = workflow.Define(entrusted, func(ctx workflow.Context, in counting) (string, error) {
-		return countWith.Run(ctx, [2]int{in.N, in.Size})
-	}, workflow.Options{Version: "1", Steps: []workflow.Declared{countWith}})
+		step := countWith
+		if in.Once {
+			step = countFinal
+		}
+		return step.Run(ctx, [2]int{in.N, in.Size})
+	}, workflow.Options{Version: "1", Steps: []workflow.Declared{countWith, countFinal}})
 	entrustedOnly = []*workflow.Definition{entrustedV1}
 )
 

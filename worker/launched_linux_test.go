@@ -3,9 +3,13 @@ package worker_test
 import (
 	"context"
 	"errors"
+	"net"
+	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stepward/stepward/identity"
 	"github.com/stepward/stepward/identity/broker"
@@ -21,7 +25,7 @@ import (
 // sandboxes that another broker has made it does not, and the run waits for whoever mends that.
 func TestLaunched(t *testing.T) {
 	testenv.Require(t, testenv.PartRoot)
-	const user = 65521
+	const user = workerUser
 	engine := docker.New(docker.Config{Host: testenv.Docker(t), Program: sandboxtest.BuildProbe(t)})
 	t.Cleanup(func() {
 		if err := engine.Close(); err != nil {
@@ -126,5 +130,136 @@ func TestLaunchedApart(t *testing.T) {
 	}
 	if n := listed(0); n != 1 {
 		t.Errorf("%d are left", n)
+	}
+}
+
+// A broker is killed while a sandbox that it made works with a secret. What runs there goes on by way of the broker that
+// is started in its place, as the same attempt and with the same envelope. Without one the attempt is lost, for
+// OnSandboxLost to say what that means, and the sandbox ends by itself. In neither case is anything left.
+func TestLauncherDies(t *testing.T) {
+	testenv.Require(t, testenv.PartRoot)
+	const n = 30
+	host, engine := containers(t)
+	for name, again := range map[string]bool{"and is started again": true, "for good": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := newFixture(t)
+			f.secret(identity.Key{Ref: "one://x", MinLevel: identity.L2})
+			dir, err := os.MkdirTemp("", "broker") // short
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { os.RemoveAll(dir) })
+			if err := os.Chmod(dir, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			path := filepath.Join(dir, "s")
+			serve := func() *process {
+				cfg := victimConfig{Name: "broker", Serves: path, Dir: filepath.Join(dir, "key"), Engine: host}
+				if !again {
+					cfg.Kill = 10 * time.Second
+				}
+				return f.startVictim(cfg, "")
+			}
+			address := "unix://" + path
+			l, err := launcher.New(launcher.Config{Broker: address})
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { l.Close() })
+			left := func() int {
+				listed, err := l.List(t.Context(), f.schema)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return len(listed)
+			}
+			first := serve()
+			eventually(t, "it serves", func() bool {
+				c, err := net.Dial("unix", path)
+				if err == nil {
+					c.Close()
+				}
+				return err == nil
+			})
+			cfg := victimConfig{Broker: address, Launcher: address, User: workerUser}
+			if !again {
+				cfg.Patience = 100 * time.Millisecond
+			}
+			f.startVictim(cfg, "")
+			// The guest waits for its first entry to be durable.
+			tx, err := f.pool.Begin(t.Context())
+			if err == nil {
+				defer tx.Rollback(context.Background())
+				_, err = tx.Exec(t.Context(), f.sql("LOCK TABLE stepward.entry IN SHARE MODE"))
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			run := f.enqueueEntrusted(counting{N: n, Once: true})
+			eventually(t, "the guest counts", func() bool {
+				return f.count("SELECT count(*) FROM pg_locks WHERE relation = 'stepward.entry'::regclass AND NOT granted") > 0
+			})
+			var box string
+			if err := f.pool.QueryRow(t.Context(), f.sql("SELECT sandbox_id FROM stepward.attempt")).Scan(&box); err != nil {
+				t.Fatal(err)
+			}
+			if c, err := engine.Dial(t.Context(), box); err != nil {
+				t.Error(err)
+			} else {
+				c.Close()
+			}
+			first.signal(syscall.SIGKILL)
+			first.diedOf(syscall.SIGKILL)
+			if again {
+				serve()
+			}
+			if err := tx.Rollback(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			out, err := run.Result(t.Context())
+			if again {
+				if err != nil || out != "begun 1, attempt 1" {
+					t.Errorf("got %q, %v", out, err)
+				}
+				f.countedOnce(run.ID, n)
+			} else {
+				var failed *workflow.RecordedError
+				if !errors.As(err, &failed) || failed.Kind != "sandbox" {
+					t.Errorf("got %q, %v", out, err)
+				}
+				eventually(t, "the sandbox has ended", func() bool {
+					c, err := engine.Dial(t.Context(), box)
+					if err == nil {
+						c.Close()
+					}
+					return errors.Is(err, sandbox.ErrLost)
+				})
+				serve() // who asks what is left
+			}
+			if n := f.count("SELECT count(*) FROM stepward.issue WHERE level = 'L2' AND opened_at IS NOT NULL"); n != 1 {
+				t.Errorf("%d envelopes were opened at L2", n)
+			}
+			if n := f.count("SELECT count(*) FROM stepward.attempt"); n > 1 {
+				t.Errorf("there were %d attempts", n)
+			}
+			eventually(t, "no sandbox is left", func() bool { return left() == 0 })
+			sockets := func() []string {
+				dirs, err := filepath.Glob(filepath.Join(os.TempDir(), "stepward-sockets-0", "*-"+box))
+				if err != nil {
+					t.Fatal(err)
+				}
+				return dirs
+			}
+			for _, dir := range sockets() { // which stays for a while, as that of one that is about to be made would
+				long := time.Now().Add(-time.Hour)
+				if err := os.Chtimes(dir, long, long); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if left(); len(sockets()) > 0 {
+				t.Errorf("left are %v", sockets())
+			}
+		})
 	}
 }

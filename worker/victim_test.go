@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -23,6 +24,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/stepward/stepward/identity/broker"
 	"github.com/stepward/stepward/internal/testenv"
 	"github.com/stepward/stepward/sandbox"
 	"github.com/stepward/stepward/sandbox/docker"
@@ -58,6 +60,10 @@ type victimConfig struct {
 	Broker             string        // the address of one: it has workflow entrusted
 	Launcher           string        // the address of one that makes its sandboxes
 	User               uint32        // that it runs as, if not the test's
+	Patience           time.Duration // with a launcher that is away
+	Serves             string        // the path of a socket: it is a broker there, that makes sandboxes with Engine
+	Dir                string        // of that broker's key
+	Kill               time.Duration // of what has secrets that are not renewed
 	Client             string        // it is a client: see TestKillClient
 	Run                int64         // of what that does
 }
@@ -97,6 +103,9 @@ func beVictim(config string) int {
 	if victim.Client != "" {
 		return beClient(ctx, pool)
 	}
+	if victim.Serves != "" {
+		return beBroker(ctx, pool)
+	}
 	cfg := worker.Config{
 		Pool: pool, Schema: victim.Schema, Name: victim.Name, Workflows: []*workflow.Definition{journeyNew, kinV1, censusV1, halveV1},
 		LeaseTTL: victim.LeaseTTL, Retention: worker.Retention{Failed: victim.Retention}, DrainTimeout: victim.DrainTimeout, Backends: []sandbox.Backend{}, Warm: victim.Warm,
@@ -120,7 +129,7 @@ func beVictim(config string) int {
 		cfg.Workflows, cfg.Backends = []*workflow.Definition{swarmV1}, []sandbox.Backend{swarmBackend(victim.Swarm, victim.Engine, victim.Probe)}
 		cfg.MaxSandboxes = 8
 	case victim.Launcher != "":
-		b, err := launcher.New(launcher.Config{Broker: victim.Launcher})
+		b, err := launcher.New(launcher.Config{Broker: victim.Launcher, Patience: victim.Patience})
 		if err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			return 2
@@ -130,6 +139,29 @@ func beVictim(config string) int {
 		cfg.Backends = []sandbox.Backend{docker.New(docker.Config{Host: victim.Engine, Program: victim.Probe})}
 	}
 	if err := worker.Run(ctx, cfg); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
+}
+
+// workerUser is that of workers which are not to be root.
+const workerUser = 65521
+
+// beBroker is main of a process that serves as a broker.
+func beBroker(ctx context.Context, pool *pgxpool.Pool) int {
+	_ = os.Remove(victim.Serves) // of one that was killed
+	ln, err := net.Listen("unix", victim.Serves)
+	if err == nil {
+		err = os.Chmod(victim.Serves, 0o666)
+	}
+	if err == nil {
+		err = broker.Serve(ctx, ln, broker.Config{
+			Pool: pool, Schema: victim.Schema, Dir: victim.Dir, Stores: map[string]broker.Store{"one": oneSecret{}}, Peers: []uint32{0, workerUser},
+			Sandboxes: docker.New(docker.Config{Host: victim.Engine, Program: victim.Probe}), Freeze: min(victim.Kill, 15*time.Second), Kill: victim.Kill,
+		})
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}

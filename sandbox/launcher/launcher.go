@@ -4,12 +4,15 @@
 // The broker is one with sandboxes of its own (Sandboxes of broker.Config, or brokerd -docker). It decides what a
 // sandbox is, and which program serves in it and runs guest steps; the worker has the connection to that program, as
 // with any other backend. Its sandboxes outlive the worker and the broker that made them: other workers dial them by
-// any broker of the same engine and installation. When a broker ends, connections through it do too.
+// any broker of the same engine and installation. When a broker ends, or is killed, connections through it break, and are made
+// again by the one that is started in its place: what runs goes on. If none is in Config.Patience, the sandbox is lost to its
+// attempts, and ends by itself.
 package launcher
 
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"encoding/json"
@@ -33,12 +36,17 @@ const Name = "launcher"
 type Config struct {
 	Broker string      // as in worker.Config: unix:///path or https://host:port; required
 	TLS    *tls.Config // for the latter, with the worker's certificate
+
+	// Patience is how long a call waits for a broker that is away. What runs in a sandbox counts as lost after the third in a row.
+	// Defaults to 15 seconds, which is what a sandbox with secrets goes on for without a broker.
+	Patience time.Duration
 }
 
 // Backend makes sandboxes by way of a broker. It is safe for concurrent use.
 type Backend struct {
-	dial func(ctx context.Context) (net.Conn, error)
-	web  *http.Client
+	dial     func(ctx context.Context) (net.Conn, error)
+	web      *http.Client
+	patience time.Duration
 }
 
 var _ sandbox.Backend = (*Backend)(nil)
@@ -54,7 +62,7 @@ func New(c Config) (*Backend, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &Backend{dial: func(ctx context.Context) (net.Conn, error) {
+	b := &Backend{patience: cmp.Or(c.Patience, 15*time.Second), dial: func(ctx context.Context) (net.Conn, error) {
 		var d net.Dialer
 		return d.DialContext(ctx, "unix", u.Path)
 	}}
@@ -130,13 +138,58 @@ func (b *Backend) call(ctx context.Context, name string, in launch.Request) (out
 	if err != nil {
 		return out, err
 	}
+	err = b.patiently(ctx, name, func() (err error) {
+		out, err = b.once(ctx, name, body)
+		return err
+	})
+	return out, err
+}
+
+// patiently calls f again while the broker is away.
+func (b *Backend) patiently(ctx context.Context, name string, f func() error) error {
+	until := time.Now().Add(b.patience)
+	for pause := 50 * time.Millisecond; ; pause = min(2*pause, time.Second) {
+		err := f()
+		if err == nil || !again(name, err) || ctx.Err() != nil || time.Now().Add(pause).After(until) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(pause):
+		}
+	}
+}
+
+// brokenError is what became of a call that has no answer.
+type brokenError struct {
+	name string
+	err  error
+}
+
+func (e *brokenError) Error() string {
+	return fmt.Sprintf("sandbox: ask the launcher to %s: %v", e.name, e.err)
+}
+
+func (e *brokenError) Unwrap() error { return e.err }
+
+// again reports whether a call that broke is to be made again. Probe finds out what there is now, and a sandbox that may have been
+// made is not asked for twice: if it was, nobody connects to it, and it ends.
+func again(name string, err error) bool {
+	if _, broken := errors.AsType[*brokenError](err); !broken || name == "Probe" {
+		return false
+	}
+	op, ok := errors.AsType[*net.OpError](err)
+	return ok && op.Op == "dial" || name != "Create"
+}
+
+func (b *Backend) once(ctx context.Context, name string, body []byte) (out launch.Response, err error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://launcher"+launch.Path+name, bytes.NewReader(body))
 	if err != nil {
 		return out, err
 	}
 	res, err := b.web.Do(req)
 	if err != nil {
-		return out, fmt.Errorf("sandbox: ask the launcher to %s: %w", name, err)
+		return out, &brokenError{name, err}
 	}
 	defer res.Body.Close()
 	return read(name, res)
@@ -147,16 +200,24 @@ func read(name string, res *http.Response) (out launch.Response, err error) {
 		return out, fmt.Errorf("sandbox: ask the launcher to %s: it says %s", name, res.Status)
 	}
 	if err := json.NewDecoder(io.LimitReader(res.Body, maxAnswer)).Decode(&out); err != nil {
-		return out, fmt.Errorf("sandbox: what the launcher says to %s: %w", name, err)
+		return out, &brokenError{name, err}
 	}
 	return out, out.Failure.Err()
 }
 
 // Dial connects to the tool runner of a sandbox, through the broker.
-func (b *Backend) Dial(ctx context.Context, id string) (net.Conn, error) {
+func (b *Backend) Dial(ctx context.Context, id string) (c net.Conn, err error) {
+	err = b.patiently(ctx, "Dial", func() (err error) {
+		c, err = b.connect(ctx, id)
+		return err
+	})
+	return c, err
+}
+
+func (b *Backend) connect(ctx context.Context, id string) (net.Conn, error) {
 	c, err := b.dial(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("sandbox: dial %s: %w", id, err)
+		return nil, &brokenError{"Dial", err}
 	}
 	stop := context.AfterFunc(ctx, func() { c.Close() })
 	r, err := upgrade(c, id)
@@ -182,12 +243,12 @@ func upgrade(c net.Conn, id string) (*bufio.Reader, error) {
 	req.Header.Set("Connection", "Upgrade")
 	req.Header.Set("Upgrade", launch.Protocol)
 	if err := req.Write(c); err != nil {
-		return nil, fmt.Errorf("sandbox: dial %s: %w", id, err)
+		return nil, &brokenError{"Dial", err}
 	}
 	r := bufio.NewReader(c)
 	res, err := http.ReadResponse(r, req)
 	if err != nil {
-		return nil, fmt.Errorf("sandbox: dial %s: %w", id, err)
+		return nil, &brokenError{"Dial", err}
 	}
 	if res.StatusCode == http.StatusSwitchingProtocols {
 		return r, nil

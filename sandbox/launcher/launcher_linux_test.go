@@ -210,3 +210,56 @@ func TestAddress(t *testing.T) {
 		}
 	}
 }
+
+// Calls wait for a broker that is away until it is there again, but for a look at what there is; what it answers is final.
+func TestPatience(t *testing.T) {
+	b := local.New(local.Config{Program: sandboxtest.BuildProbe(t)})
+	dir, err := os.MkdirTemp("", "launch") // short
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	path := filepath.Join(dir, "s")
+	l, err := launcher.New(launcher.Config{Broker: "unix://" + path, Patience: time.Minute})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if _, err := l.Probe(t.Context()); err == nil {
+		t.Error("nobody is there, and answers")
+	}
+	type answer struct {
+		who string
+		err error
+	}
+	answers := make(chan answer)
+	go func() {
+		_, err := l.Create(t.Context(), sandbox.Creation{ID: "late"})
+		answers <- answer{"create", err}
+	}()
+	go func() {
+		_, err := l.Dial(t.Context(), "none")
+		answers <- answer{"dial", err}
+	}()
+	ln, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	serve(t, ln, b)
+	t.Cleanup(func() { _ = b.Destroy(context.Background(), "late") })
+	for range 2 {
+		if a := <-answers; a.who == "create" && a.err != nil || a.who == "dial" && !errors.Is(a.err, sandbox.ErrLost) {
+			t.Errorf("%s: %v", a.who, a.err)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ln.Close()
+	go func() {
+		_, err := l.Dial(ctx, "late")
+		answers <- answer{"dial", err}
+	}()
+	cancel()
+	if a := <-answers; a.err == nil {
+		t.Error("nobody is there, and connects")
+	}
+}
