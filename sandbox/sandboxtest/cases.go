@@ -68,7 +68,7 @@ var Cases = []Group{
 		{ID: 24, Name: "a fork bomb", Tests: []string{"TestBackend/processes", "TestBackend/kill/bomb"}},
 		{ID: 25, Name: "10,000 zombies", Tests: []string{"TestEscape/zombies"}},
 		{ID: 26, Name: "a child keeps the output open after its parent's end", Tests: []string{"TestEscape/held output", "TestBackend/guest"}},
-		{ID: 27, Name: "the runner is killed, traced, or meant to run out of memory", Tests: []string{"TestLayers/escape", "TestBackend/limits", "gvisor TestGVisorCeiling"}},
+		{ID: 27, Name: "the runner is killed, traced, starved, or meant to run out of memory", Tests: []string{"TestLayers/escape", "TestEscape/settings", "TestBackend/limits", "gvisor TestGVisorCeiling"}},
 		{ID: 28, Name: "LD_PRELOAD, PATH, BASH_ENV and such in a command's environment", Tests: []string{"TestEscape/environment"}},
 		{ID: 29, Name: "arguments and variables that cannot be: none, 2 MiB, NUL, =", Tests: []string{"TestEscape/odd commands", "TestBackend/command"}},
 		{ID: 30, Name: "a process id is used again before the kill", Tests: []string{"internal/runner TestLateKill"}},

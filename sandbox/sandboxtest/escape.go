@@ -37,6 +37,7 @@ func TestEscape(t *testing.T, b sandbox.Backend, o Options) {
 	t.Run("terminal", func(t *testing.T) { testTyping(t, b, o, s) })
 	t.Run("descriptors", func(t *testing.T) { nothing(t, s, "descriptors") })
 	t.Run("other processes", func(t *testing.T) { testOthers(t, b, o, s) })
+	t.Run("settings", func(t *testing.T) { testSettings(t, b, o, s) })
 	t.Run("core", func(t *testing.T) { testCore(t, s) })
 	t.Run("sockets", func(t *testing.T) { testSockets(t, o, s) })
 	t.Run("unix sockets", func(t *testing.T) { testUnixSockets(t, b, o, s) })
@@ -145,7 +146,7 @@ func testTyping(t *testing.T, b sandbox.Backend, o Options, s *sandbox.Sandbox) 
 		return got
 	}
 	got := try(s)
-	if got["own"] != unix.EPERM.Error() || len(got) < 2 {
+	if got["own"] != unix.EPERM.Error() || len(got) < 3 {
 		t.Errorf("the terminals that are there: %v", got)
 	}
 	for name, result := range got {
@@ -180,6 +181,24 @@ func testOthers(t *testing.T, b sandbox.Backend, o Options, s *sandbox.Sandbox) 
 	}
 	if len(pids) < 2 || got["/proc/1/environ"] == "" {
 		t.Errorf("it saw the processes %v only", pids)
+	}
+}
+
+// testSettings has a command change the limits and priorities of the runner and of its
+// shim, which would not be able to end it then, and its own, which it may.
+func testSettings(t *testing.T, b sandbox.Backend, o Options, s *sandbox.Sandbox) {
+	nothing(t, s, "settings")
+	for call, got := range found(t, s, "settings", "own") {
+		if got != "yes" && (!isGVisor(s) || call == "own: prlimit64") { // of which not all do something in a gVisor
+			t.Errorf("%s: %s", call, got)
+		}
+	}
+	if isGVisor(s) {
+		return
+	}
+	open := start(t, layers.Without(bounded(t), layers.Seccomp), b, sandbox.Options{Spec: o.Spec})
+	if got := found(t, open, "settings"); got["shim: prlimit64"] != "yes" || got["all: setpriority"] != "yes" {
+		t.Errorf("without the filter: %v", got)
 	}
 }
 

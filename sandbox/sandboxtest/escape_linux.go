@@ -15,6 +15,7 @@ import (
 	"strings"
 	"syscall"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -150,6 +151,22 @@ func escape(verb string, args []string) (known bool) {
 				unix.Close(fd)
 			}
 			add(path, err)
+		}
+		add("own, by an int", attempt(unix.SYS_IOCTL, 0, unix.TIOCSTI|1<<32, uintptr(unsafe.Pointer(&[]byte("x")[0]))))
+	case "settings": // its own, or of others
+		of := map[string]int{"runner": 1, "shim": os.Getppid()}
+		if len(args) > 0 {
+			of = map[string]int{"own": 0}
+		} else {
+			for name, which := range map[string]uintptr{"setpriority": unix.SYS_SETPRIORITY, "ioprio_set": unix.SYS_IOPRIO_SET} {
+				user := map[string]uintptr{"setpriority": unix.PRIO_USER, "ioprio_set": 3}[name]
+				add("all: "+name, attempt(which, user, 0, 19))
+			}
+		}
+		for who, pid := range of {
+			for call, err := range settings(pid) {
+				add(who+": "+call, err)
+			}
 		}
 	case "descriptors": // that it has from whoever started it
 		for fd := 3; fd < 4096; fd++ {

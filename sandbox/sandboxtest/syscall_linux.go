@@ -1,6 +1,8 @@
 package sandboxtest
 
 import (
+	"unsafe"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -43,7 +45,10 @@ var deep = map[string]func() error{
 	"move_pages": func() error { return attempt(unix.SYS_MOVE_PAGES, 0, 1, bad, bad, bad, 1<<20) }, "migrate_pages": func() error { return attempt(unix.SYS_MIGRATE_PAGES, 1<<30, 0, 0, 0) },
 	"clock_settime": func() error { return attempt(unix.SYS_CLOCK_SETTIME, 0, bad) }, "settimeofday": func() error { return attempt(unix.SYS_SETTIMEOFDAY, bad, 0) },
 	"clock_adjtime": func() error { return attempt(unix.SYS_CLOCK_ADJTIME, 0, bad) }, "sethostname": func() error { return attempt(unix.SYS_SETHOSTNAME, bad, 1<<20) },
-	"setdomainname": func() error { return attempt(unix.SYS_SETDOMAINNAME, bad, 1<<20) },
+	"open_tree_attr": func() error { return attempt(unix.SYS_OPEN_TREE_ATTR, 1<<20, bad, 1<<20, bad, 0) }, "memfd_secret": func() error { return attempt(unix.SYS_MEMFD_SECRET, 1<<20) },
+	"set_mempolicy_home_node": func() error { return attempt(unix.SYS_SET_MEMPOLICY_HOME_NODE, bad, 1, 0, 1<<20) },
+	"newer than the filter":   func() error { return attempt(468, 1<<20, bad, bad, 1, 1<<20) }, // file_getattr
+	"setdomainname":           func() error { return attempt(unix.SYS_SETDOMAINNAME, bad, 1<<20) },
 }
 
 // reached are those of deep that any kernel looks at without the filter.
@@ -68,6 +73,8 @@ var families = map[string]func() error{
 	"key": socket(unix.AF_KEY, unix.SOCK_RAW), "bluetooth": socket(unix.AF_BLUETOOTH, unix.SOCK_RAW), "can": socket(unix.AF_CAN, unix.SOCK_RAW),
 	"tipc": socket(unix.AF_TIPC, unix.SOCK_STREAM), "xdp": socket(unix.AF_XDP, unix.SOCK_RAW), "rds": socket(unix.AF_RDS, unix.SOCK_SEQPACKET),
 	"raw IPv4": socket(unix.AF_INET, unix.SOCK_RAW), "raw IPv6": socket(unix.AF_INET6, unix.SOCK_RAW), "ax25": socket(unix.AF_AX25, unix.SOCK_RAW),
+	"vsock pair": socketpair(unix.AF_VSOCK), "tipc pair": socketpair(unix.AF_TIPC), "IPv4 pair": socketpair(unix.AF_INET),
+	"vsock by an int": func() error { return attempt(unix.SYS_SOCKET, unix.AF_VSOCK|1<<32, unix.SOCK_STREAM, 0) },
 	"loopback down": func() error {
 		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM, 0)
 		if err != nil {
@@ -89,5 +96,41 @@ func socket(family, kind int) func() error {
 			unix.Close(fd)
 		}
 		return err
+	}
+}
+
+func socketpair(family uintptr) func() error {
+	return func() error {
+		var pair [2]int32
+		_, _, errno := unix.Syscall6(unix.SYS_SOCKETPAIR, family, unix.SOCK_SEQPACKET, 0, uintptr(unsafe.Pointer(&pair)), 0, 0)
+		if errno == 0 {
+			return nil
+		}
+		return errno
+	}
+}
+
+// settings change nothing, or how a process gets processors, by calls that any other of
+// its user can make: the process is pid, the caller for 0.
+func settings(pid int) map[string]error {
+	p, high := uintptr(pid), uintptr(pid)|1<<32
+	var limit [2]uint64
+	var mask [128]byte
+	var param int32
+	attr := [14]uint32{0: 56, 4: 1} // its size, and the nice value
+	at := func(v unsafe.Pointer) uintptr { return uintptr(v) }
+	_, _, _ = unix.Syscall6(unix.SYS_PRLIMIT64, p, unix.RLIMIT_NOFILE, 0, at(unsafe.Pointer(&limit)), 0, 0)
+	_, _, _ = unix.Syscall(unix.SYS_SCHED_GETAFFINITY, p, unsafe.Sizeof(mask), at(unsafe.Pointer(&mask)))
+	const inOne, ioprioBestEffort = 1, 2 << 13
+	return map[string]error{
+		"prlimit64":          attempt(unix.SYS_PRLIMIT64, p, unix.RLIMIT_NOFILE, at(unsafe.Pointer(&limit)), 0),
+		"prlimit64 by int":   attempt(unix.SYS_PRLIMIT64, high, unix.RLIMIT_NOFILE, at(unsafe.Pointer(&limit)), 0),
+		"setpriority":        attempt(unix.SYS_SETPRIORITY, unix.PRIO_PROCESS, p, 1),
+		"setpriority by int": attempt(unix.SYS_SETPRIORITY, unix.PRIO_PROCESS, high, 1),
+		"sched_setscheduler": attempt(unix.SYS_SCHED_SETSCHEDULER, p, 0, at(unsafe.Pointer(&param))),
+		"sched_setparam":     attempt(unix.SYS_SCHED_SETPARAM, p, at(unsafe.Pointer(&param))),
+		"sched_setattr":      attempt(unix.SYS_SCHED_SETATTR, p, at(unsafe.Pointer(&attr)), 0),
+		"sched_setaffinity":  attempt(unix.SYS_SCHED_SETAFFINITY, p, unsafe.Sizeof(mask), at(unsafe.Pointer(&mask))),
+		"ioprio_set":         attempt(unix.SYS_IOPRIO_SET, inOne, p, ioprioBestEffort|7),
 	}
 }

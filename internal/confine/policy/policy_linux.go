@@ -4,30 +4,31 @@
 package policy
 
 import (
-	"fmt"
-	"reflect"
 	"slices"
-	"unsafe"
 
-	"github.com/elastic/go-seccomp-bpf"
 	"github.com/elastic/go-seccomp-bpf/arch"
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
 )
 
+// newest is the number of the last system call that was judged, open_tree_attr of
+// Linux 6.15: those of all architectures have the same numbers by now. A later one
+// is unknown to programs here, whatever the list of all calls has.
+const newest = 467
+
 // refused are system calls that programs in a sandbox have no use for and that
 // reach deep into the kernel or across processes. What the list of all calls
-// has beyond these is allowed; what it does not have (a newer kernel's, and
-// those of another architecture) is refused.
+// has beyond these, up to the newest, is allowed; those of another architecture are
+// unknown.
 var refused = []string{
 	"acct", "add_key", "bpf", "clock_adjtime", "clock_settime", "create_module", "delete_module",
 	"finit_module", "fsconfig", "fsmount", "fsopen", "fspick", "get_kernel_syms", "get_mempolicy",
 	"init_module", "io_uring_enter", "io_uring_register", "io_uring_setup", "ioperm", "iopl", "kcmp",
-	"kexec_file_load", "kexec_load", "keyctl", "lookup_dcookie", "mbind", "migrate_pages", "mount",
+	"kexec_file_load", "kexec_load", "keyctl", "lookup_dcookie", "mbind", "memfd_secret", "migrate_pages", "mount",
 	"mount_setattr", "move_mount", "move_pages", "name_to_handle_at", "nfsservctl", "open_by_handle_at",
-	"open_tree", "perf_event_open", "personality", "pidfd_getfd", "pivot_root", "process_madvise",
+	"open_tree", "open_tree_attr", "perf_event_open", "personality", "pidfd_getfd", "pivot_root", "process_madvise",
 	"process_vm_readv", "process_vm_writev", "ptrace", "query_module", "quotactl", "quotactl_fd",
-	"reboot", "request_key", "set_mempolicy", "setdomainname", "sethostname", "setns", "settimeofday",
+	"reboot", "request_key", "set_mempolicy", "set_mempolicy_home_node", "setdomainname", "sethostname", "setns", "settimeofday",
 	"swapoff", "swapon", "sysfs", "syslog", "_sysctl", "umount", "umount2", "unshare", "uselib",
 	"userfaultfd", "ustat", "vhangup", "vm86", "vm86old",
 }
@@ -36,58 +37,97 @@ var refused = []string{
 const namespaces = unix.CLONE_NEWUSER | unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWNET |
 	unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWCGROUP | unix.CLONE_NEWTIME
 
-// Assemble returns the filter's program for a GOARCH.
+// The verdicts.
+var (
+	allow   = bpf.RetConstant{Val: unix.SECCOMP_RET_ALLOW}
+	refuse  = bpf.RetConstant{Val: unix.SECCOMP_RET_ERRNO | uint32(unix.EPERM)}
+	unknown = bpf.RetConstant{Val: unix.SECCOMP_RET_ERRNO | uint32(unix.ENOSYS)}
+)
+
+// judged are the system calls that are refused for some of their arguments. A filter
+// cannot look into what clone3's points to; that it is unknown makes libc use clone.
+//
+// Those that take a process take no other than the caller, as 0, since nothing else in
+// the kernel keeps them from what has the same user: the tool runner, its shims, and
+// other commands. One that names its own thread by its number is refused too.
+var judged = map[string][]bpf.Instruction{
+	"clone":      {low(0), bpf.JumpIf{Cond: bpf.JumpBitsSet, Val: namespaces, SkipFalse: 1}, refuse, allow},
+	"clone3":     {unknown},
+	"socket":     only(0, unix.AF_UNIX, unix.AF_INET, unix.AF_INET6, unix.AF_NETLINK),
+	"socketpair": only(0, unix.AF_UNIX),
+	// Typing into the terminal of whoever started this.
+	"ioctl": but(1, []uint32{unix.TIOCSTI, unix.TIOCLINUX}, allow),
+	// Whoever sets no limit may ask for any.
+	"prlimit64":          slices.Concat(when(0, 0, allow), when(2, 0, high(2), bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: 0, SkipTrue: 1}, allow), []bpf.Instruction{refuse}),
+	"sched_setaffinity":  only(0, 0),
+	"sched_setattr":      only(0, 0),
+	"sched_setparam":     only(0, 0),
+	"sched_setscheduler": only(0, 0),
+	// Of a user, 0 is the caller's too.
+	"setpriority": but(0, []uint32{unix.PRIO_USER}, only(1, 0)...),
+	"ioprio_set":  but(0, []uint32{ioprioUser}, only(1, 0)...),
+}
+
+// ioprioUser has ioprio_set mean all processes of a user.
+const ioprioUser = 3
+
+// low and high load a half of an argument. The kernel looks at the low one alone where
+// its own type is an int, so nothing may depend on the other there.
+func low(argument uint32) bpf.Instruction  { return bpf.LoadAbsolute{Off: 16 + 8*argument, Size: 4} }
+func high(argument uint32) bpf.Instruction { return bpf.LoadAbsolute{Off: 20 + 8*argument, Size: 4} }
+
+// when does something if the low half of an argument has that value.
+func when(argument, value uint32, do ...bpf.Instruction) []bpf.Instruction {
+	return append([]bpf.Instruction{low(argument), bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: value, SkipTrue: uint8(len(do))}}, do...)
+}
+
+// only allows the call for those values of an argument.
+func only(argument uint32, values ...uint32) (out []bpf.Instruction) {
+	for _, v := range values {
+		out = append(out, when(argument, v, allow)...)
+	}
+	return append(out, refuse)
+}
+
+// but refuses it for those, and goes on otherwise.
+func but(argument uint32, values []uint32, otherwise ...bpf.Instruction) (out []bpf.Instruction) {
+	for _, v := range values {
+		out = append(out, when(argument, v, refuse)...)
+	}
+	return append(out, otherwise...)
+}
+
+// Assemble returns the filter's program for a GOARCH: calls in the order of their
+// numbers, and one comparison for as many as have the same verdict.
 func Assemble(goarch string) ([]bpf.RawInstruction, error) {
 	info, err := arch.GetInfo(goarch)
 	if err != nil {
 		return nil, err
 	}
-	var allowed []string
-	for name := range info.SyscallNames {
+	verdict := func(number int) []bpf.Instruction {
+		name, known := info.SyscallNumbers[number]
 		switch {
-		case slices.Contains(refused, name), name == "clone", name == "clone3", name == "socket", name == "ioctl":
-		default:
-			allowed = append(allowed, name)
+		case !known:
+			return []bpf.Instruction{unknown}
+		case slices.Contains(refused, name):
+			return []bpf.Instruction{refuse}
+		case judged[name] != nil:
+			return judged[name]
 		}
+		return []bpf.Instruction{allow}
 	}
-	slices.Sort(allowed)
-	masked := func(call string, argument uint32, flags ...uint64) []seccomp.NameWithConditions {
-		var c seccomp.ArgumentConditions
-		for _, f := range flags {
-			c = append(c, seccomp.Condition{Argument: argument, Operation: seccomp.BitsNotSet, Value: f})
+	program := []bpf.Instruction{
+		bpf.LoadAbsolute{Off: 4, Size: 4}, bpf.JumpIf{Cond: bpf.JumpEqual, Val: uint32(info.ID), SkipTrue: 1}, unknown,
+		bpf.LoadAbsolute{Off: 0, Size: 4},
+	}
+	for n := 0; n <= newest; {
+		v, end := verdict(n), n+1
+		for end <= newest && slices.Equal(verdict(end), v) {
+			end++
 		}
-		return []seccomp.NameWithConditions{{Name: call, Conditions: c}}
+		program = append(program, bpf.JumpIf{Cond: bpf.JumpGreaterOrEqual, Val: uint32(end), SkipTrue: uint8(len(v))})
+		program = append(program, v...)
+		n = end
 	}
-	family := func(f uint64) seccomp.NameWithConditions {
-		return seccomp.NameWithConditions{Name: "socket", Conditions: seccomp.ArgumentConditions{
-			{Argument: 0, Operation: seccomp.Equal, Value: f},
-		}}
-	}
-	p := seccomp.Policy{
-		DefaultAction: seccomp.ActionErrno, // EPERM
-		Syscalls: []seccomp.SyscallGroup{
-			{Action: seccomp.ActionAllow, Names: allowed},
-			{Action: seccomp.ActionAllow, NamesWithCondtions: masked("clone", 0, namespaces)},
-			// A filter cannot look into clone3's argument; ENOSYS makes libc use clone.
-			{Action: seccomp.ActionErrno | seccomp.Action(unix.ENOSYS), Names: []string{"clone3"}},
-			{Action: seccomp.ActionAllow, NamesWithCondtions: []seccomp.NameWithConditions{
-				family(unix.AF_UNIX), family(unix.AF_INET), family(unix.AF_INET6), family(unix.AF_NETLINK),
-			}},
-			// Typing into the terminal of whoever started this.
-			{Action: seccomp.ActionAllow, NamesWithCondtions: []seccomp.NameWithConditions{{
-				Name: "ioctl", Conditions: seccomp.ArgumentConditions{
-					{Argument: 1, Operation: seccomp.NotEqual, Value: unix.TIOCSTI},
-					{Argument: 1, Operation: seccomp.NotEqual, Value: unix.TIOCLINUX},
-				},
-			}}},
-		},
-	}
-	// The package assembles for the machine that it runs on, unless this is set.
-	field := reflect.ValueOf(&p).Elem().FieldByName("arch")
-	*(**arch.Info)(unsafe.Pointer(field.UnsafeAddr())) = info
-	program, err := p.Assemble()
-	if err != nil {
-		return nil, fmt.Errorf("seccomp policy: %w", err)
-	}
-	return bpf.Assemble(program)
+	return bpf.Assemble(append(program, unknown)) // also x32's, which are numbers of a program for another machine
 }
