@@ -33,7 +33,9 @@ type Cmd struct {
 	// Secrets names what the command gets as variables beside Env, of the secrets that
 	// were brought into the sandbox: those that Name may have, by the program that it
 	// turns out to be. No other command sees them. What may not be had is an
-	// [ErrSecret], and the command is not started.
+	// [ErrSecret], and the command is not started; nor is it with a variable, in Env or the Spec's, by which programs execute, load or trust
+	// something, as LD_PRELOAD, NODE_OPTIONS or GIT_SSH_COMMAND: say it with an argument. PATH may name directories
+	// that nothing in the sandbox can write to.
 	Secrets []string
 
 	// Stdin is copied to the command. Nil is an empty file.

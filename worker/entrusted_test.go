@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -17,6 +18,8 @@ import (
 	"github.com/stepward/stepward/identity"
 	"github.com/stepward/stepward/identity/broker"
 	"github.com/stepward/stepward/sandbox"
+	"github.com/stepward/stepward/sandbox/local"
+	"github.com/stepward/stepward/sandbox/sandboxtest"
 	"github.com/stepward/stepward/worker"
 	"github.com/stepward/stepward/workflow"
 )
@@ -137,6 +140,27 @@ func TestEntrustedGuestSurvivesWorker(t *testing.T) {
 				t.Errorf("%d envelopes were opened", got)
 			}
 		})
+	}
+}
+
+// A guest that its sandbox does not start with its secrets has failed for good: no other attempt would.
+func TestEntrustedGuestRefused(t *testing.T) {
+	f := newFixture(t)
+	address, _ := f.broker(broker.Config{})
+	step := workflow.NewStep("count", uncalled, workflow.StepOptions{
+		Mode: workflow.Identity, Secrets: []string{"TOKEN"}, Sandbox: sandbox.Spec{Env: map[string]string{"PATH": "/workspace/bin"}},
+	})
+	v1 := workflow.Define(entrusted, func(ctx workflow.Context, in counting) (string, error) {
+		return step.Run(ctx, [2]int{in.N, in.Size})
+	}, workflow.Options{Version: "1", Steps: []workflow.Declared{step}})
+	f.start(worker.Config{Workflows: []*workflow.Definition{v1}, Backends: []sandbox.Backend{local.New(local.Config{Program: sandboxtest.BuildProbe(t)})}, Broker: address})
+	_, err := f.enqueueEntrusted(counting{N: 1}).Result(t.Context())
+	var failed *workflow.RecordedError
+	if !errors.As(err, &failed) || failed.Kind != "identity" || !strings.Contains(failed.Error(), "variable PATH:") {
+		t.Errorf("got %v", err)
+	}
+	if n := f.count("SELECT count(*) FROM stepward.issue"); n != 1 {
+		t.Errorf("%d attempts had secrets", n)
 	}
 }
 

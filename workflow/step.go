@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"reflect"
 	"slices"
 	"strings"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/stepward/stepward/identity"
 	"github.com/stepward/stepward/internal/engine"
+	"github.com/stepward/stepward/internal/envname"
 	"github.com/stepward/stepward/sandbox"
 )
 
@@ -27,7 +29,8 @@ type StepOptions struct {
 	// give it, secrets and knobs: see package identity. Above Sandboxed. With a "?" at its
 	// end, a name may be missing; without, the step does not begin then. Up to 100.
 	// What a store makes for an attempt, such as a user of a database, lasts a minute longer than its Timeout, and
-	// an hour if that is none.
+	// an hour if that is none. What has secrets gets no variable of Sandbox.Env by which programs execute, load or trust
+	// something: a guest step with one is refused, and so is such a command of a tool step ([sandbox.Cmd].Secrets).
 	Secrets []string
 
 	// OnSandboxLost says what an attempt ends with whose sandbox was lost: it ended by
@@ -78,7 +81,7 @@ type Step[In, Out any] struct {
 // own inside a sandbox, started from the same program.
 func NewStep[In, Out any](name string, fn func(context.Context, In) (Out, error), o StepOptions) *Step[In, Out] {
 	s := newStep[In, Out](name, o, fn == nil)
-	s.err = errors.Join(s.err, toolOnly(o))
+	s.err = errors.Join(s.err, toolOnly(o), steered(o))
 	s.core.Call = func(ctx context.Context, input []byte) ([]byte, error) {
 		var in In
 		if err := decode("input of step "+name, input, &in); err != nil {
@@ -226,6 +229,19 @@ func checkSecrets(o StepOptions) error {
 }
 
 const maxSecrets = 100
+
+// steered refuses variables that a guest which has secrets will not get.
+func steered(o StepOptions) error {
+	if len(o.Secrets) == 0 {
+		return nil
+	}
+	for _, name := range slices.Sorted(maps.Keys(o.Sandbox.Env)) {
+		if steers, unlessFixed := envname.Steers(name); steers && !unlessFixed {
+			return fmt.Errorf("in Sandbox.Env, %s: by it programs execute, load or trust something, and a guest that has secrets gets none such", name)
+		}
+	}
+	return nil
+}
 
 // Name returns the name that the step was made with.
 func (s *Step[In, Out]) Name() string { return s.core.Name }

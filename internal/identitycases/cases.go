@@ -61,7 +61,7 @@ var Cases = []Group{
 		{ID: 20, Name: "a key is added to, or taken from, a profile after the enqueue", Tests: []string{"identity TestBindingStart", "identity TestBindingRestricts", "identity TestPolicyDoesNotGrow", "identity/broker TestSetDoesNotGrow"}},
 		{ID: 21, Name: "unset, deny, lock, and two profiles with one name", Tests: []string{"identity TestResolve", "identity TestResolveModel"}},
 		{ID: 23, Name: "a reference to another tenant: ../, encoded, look-alike, wildcard", Tests: []string{"identity TestProfileCheck", "identity/vault TestPlaces", "identity/filestore TestStore", "identity/filestore TestPutRefuses", "identity/sops TestFind"}},
-		{ID: 24, Name: "a profile sets LD_PRELOAD, GIT_SSH_COMMAND, NODE_OPTIONS, https_proxy", Tests: []string{"identity TestReservedNames", "sandbox/local TestEscape/environment"}},
+		{ID: 24, Name: "a profile, or a worker for what has secrets, sets LD_PRELOAD, GIT_SSH_COMMAND, NODE_OPTIONS, https_proxy", Tests: []string{"identity TestReservedNames", "sandbox/local TestEscape/environment", "sandbox/local TestBackend/secrets/steered"}},
 		{ID: 25, Name: "a program of the same name, or one that is swapped between check and start", Tests: []string{"sandbox/local TestBackend/secrets/command"}, Except: "a program's digest: who can write the place that a command's path names, can have its secrets"},
 		{ID: 43, Name: "a policy that fails, or cannot be read", Tests: []string{"identity/cedar TestErrorDenies", "identity/cedar TestParseRefuses", "identity TestPolicies", "identity/broker TestPolicy"}},
 	}},

@@ -37,6 +37,7 @@ var clientSide = []string{
 	module + "internal/egress",
 	module + "internal/engine",
 	module + "internal/enqueue",
+	module + "internal/envname",
 	module + "internal/history",
 	module + "internal/payload",
 	module + "internal/rpc",

@@ -35,6 +35,10 @@ func (x *execs) entrust(e *exec, req *rpc.ExecRequest) (call []byte, err error) 
 		}
 		e.program, e.grant = p.path, g
 	}
+	if name := steering(req.Env); len(g) > 0 && name != "" {
+		g.wipe()
+		return nil, refused("variable %s: by it programs execute, load or trust something, and what has secrets takes no such word of a worker", name)
+	}
 	if !x.landlock && (x.holding != nil || len(g) > 0 && x.live > 0) {
 		g.wipe()
 		return nil, connect.NewError(connect.CodeAborted, errors.New("nothing keeps commands apart here, so one that has secrets runs alone"))

@@ -12,6 +12,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -38,6 +39,7 @@ func testSecrets(t *testing.T, b sandbox.Backend, o Options) {
 	t.Run("command", func(t *testing.T) { testSecretOfCommand(t, s, broker) })
 	t.Run("redacted", func(t *testing.T) { testRedacted(t, b, spec) })
 	t.Run("call", func(t *testing.T) { testCalled(t, b, spec) })
+	t.Run("steered", func(t *testing.T) { testSteered(t, b, spec) })
 	t.Run("apart", func(t *testing.T) { testApart(t, b, spec) })
 	if o.Show != nil {
 		t.Run("engine", func(t *testing.T) { testEngine(t, b, o) })
@@ -275,6 +277,64 @@ func testCalled(t *testing.T, b sandbox.Backend, spec sandbox.Spec) {
 		if out, err := s.Guest(ctx, g); err != nil || !strings.HasPrefix(string(out), hashed([]byte(canary("called")))) {
 			t.Errorf("called as it is: %q, %v", out, err)
 		}
+	}
+}
+
+// steering are variables by which who sets them would have a program execute, load or trust something else: one of each family.
+var steering = []string{
+	"LD_PRELOAD=/workspace/x.so", "LD_AUDIT=/workspace/x.so", "DYLD_INSERT_LIBRARIES=/workspace/x", "GLIBC_TUNABLES=x", "GCONV_PATH=/workspace", "LOCPATH=/workspace", "HOSTALIASES=/workspace/x",
+	"HTTPS_PROXY=http://127.0.0.1:1", "https_proxy=http://127.0.0.1:1", "ALL_PROXY=socks5://127.0.0.1:1", "NO_PROXY=*",
+	"SSL_CERT_FILE=/workspace/x", "SSL_CERT_DIR=/workspace", "CURL_CA_BUNDLE=/workspace/x", "REQUESTS_CA_BUNDLE=/workspace/x", "AWS_CA_BUNDLE=/workspace/x", "SSLKEYLOGFILE=/workspace/x", "OPENSSL_CONF=/workspace/x",
+	"GIT_CONFIG_COUNT=1", "GIT_ASKPASS=/workspace/x", "SSH_ASKPASS=/workspace/x", "GIT_SSH_COMMAND=x", "GIT_EXEC_PATH=/workspace", "GIT_TRACE_CURL=/workspace/x",
+	"GODEBUG=x509sha1=1", "GOTRACEBACK=crash", "GOFLAGS=-toolexec=/workspace/x", "NODE_OPTIONS=--require=/workspace/x", "NODE_EXTRA_CA_CERTS=/workspace/x", "npm_config_registry=http://x",
+	"PYTHONPATH=/workspace", "PYTHONSTARTUP=/workspace/x", "PERL5OPT=-Mx", "PERL5LIB=/workspace", "RUBYOPT=-rx", "RUBYLIB=/workspace", "JAVA_TOOL_OPTIONS=-javaagent:/workspace/x", "CLASSPATH=/workspace",
+	"BASH_ENV=/workspace/x", "BASH_FUNC_ls%%=() { x; }", "ENV=/workspace/x", "SHELLOPTS=xtrace", "SHELL=/workspace/x", "EDITOR=/workspace/x", "PAGER=/workspace/x",
+	"PATH=/workspace/bin", "PATH=/usr/bin:", "PATH=", "PATH=/usr/bin:/tmp", "PATH=bin", "PATH=/usr/bin/../../tmp", "JAVA_HOME=/workspace", "GOROOT=/nowhere:/tmp/x",
+}
+
+// testSteered: what has secrets gets no variable of a worker's that could have a program give them away. Other commands get
+// each.
+func testSteered(t *testing.T, b sandbox.Backend, spec sandbox.Spec) {
+	ctx, broker := bounded(t), newBroker(1)
+	s := start(t, ctx, b, sandbox.Options{Spec: spec})
+	items := []envelope.Item{{Name: "TOKEN", Commands: []string{program}, Value: []byte("v")}, {Name: "KEY", Guest: true, Value: []byte("k")}}
+	broker.deliver(t, s, long, items...)
+	with := func(verb string, env []string, secrets ...string) (string, error) {
+		c := s.Command(program, verbPrefix+verb, "TOKEN")
+		c.Env, c.Secrets = env, secrets
+		out, err := c.Output(ctx)
+		return string(out), err
+	}
+	for _, kv := range steering {
+		name, _, _ := strings.Cut(kv, "=")
+		if out, err := with("getenv", []string{"A=b", kv}, "TOKEN"); !errors.Is(err, sandbox.ErrSecret) || !strings.Contains(err.Error(), "variable "+name+":") {
+			t.Errorf("with a secret and %s: %q, %v", kv, out, err)
+		}
+	}
+	var all []string // each once
+	for _, kv := range steering {
+		if name, _, _ := strings.Cut(kv, "="); !slices.ContainsFunc(all, func(o string) bool { return strings.HasPrefix(o, name+"=") }) {
+			all = append(all, kv)
+		}
+	}
+	env, err := with("env", all)
+	for _, kv := range all {
+		if err != nil || !slices.Contains(strings.Split(env, "\n"), kv) {
+			t.Errorf("without a secret a command has no %s: %v", kv, err)
+		}
+	}
+	fine := []string{"A=b", "HOME=/workspace", "TMPDIR=/tmp", "XDG_CACHE_HOME=/tmp/x", "PATH=/usr/bin:/bin:/nowhere/at/all", "PYTHONUNBUFFERED=1", "GIT_AUTHOR_NAME=x", "LANG=C"}
+	if out, err := with("getenv", fine, "TOKEN"); err != nil || out != hashed([]byte("v")) {
+		t.Errorf("with others: %q, %v", out, err)
+	}
+	spec.Env = map[string]string{"SSL_CERT_FILE": "/workspace/x"}
+	s, broker = start(t, ctx, b, sandbox.Options{Spec: spec}), newBroker(2)
+	if out, err := s.Guest(ctx, sandbox.GuestStep{Step: "environ"}); err != nil || !strings.Contains(string(out), "SSL_CERT_FILE=/workspace/x") {
+		t.Errorf("a guest without secrets: %q, %v", out, err)
+	}
+	broker.deliver(t, s, long, items...)
+	if out, err := s.Guest(ctx, broker.step("KEY")); !errors.Is(err, sandbox.ErrSecret) || !strings.Contains(err.Error(), "variable SSL_CERT_FILE:") {
+		t.Errorf("a guest with secrets: %q, %v", out, err)
 	}
 }
 
