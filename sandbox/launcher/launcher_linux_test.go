@@ -15,12 +15,16 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/stepward/stepward/internal/envelope"
 	"github.com/stepward/stepward/internal/launch"
+	"github.com/stepward/stepward/internal/layers"
+	"github.com/stepward/stepward/internal/testenv"
 	"github.com/stepward/stepward/sandbox"
+	"github.com/stepward/stepward/sandbox/docker"
 	"github.com/stepward/stepward/sandbox/launcher"
 	"github.com/stepward/stepward/sandbox/local"
 	"github.com/stepward/stepward/sandbox/sandboxtest"
@@ -104,6 +108,7 @@ func (l limited) Create(ctx context.Context, c sandbox.Creation) (sandbox.Enforc
 
 // A sandbox that another process makes is one as any other: with commands, files and an end.
 func TestSandbox(t *testing.T) {
+	t.Parallel()
 	b := local.New(local.Config{Program: sandboxtest.BuildProbe(t)})
 	want, err := b.Probe(t.Context())
 	if err != nil {
@@ -176,6 +181,7 @@ func TestSandbox(t *testing.T) {
 
 // A broker that ends takes its connections to sandboxes with it, and the sandboxes stay.
 func TestLauncherEnds(t *testing.T) {
+	t.Parallel()
 	b := local.New(local.Config{Program: sandboxtest.BuildProbe(t)})
 	ln, address := unix(t)
 	stop := serve(t, ln, b)
@@ -213,6 +219,7 @@ func TestAddress(t *testing.T) {
 
 // Calls wait for a broker that is away until it is there again, but for a look at what there is; what it answers is final.
 func TestPatience(t *testing.T) {
+	t.Parallel()
 	b := local.New(local.Config{Program: sandboxtest.BuildProbe(t)})
 	dir, err := os.MkdirTemp("", "launch") // short
 	if err != nil {
@@ -234,7 +241,7 @@ func TestPatience(t *testing.T) {
 	}
 	answers := make(chan answer)
 	go func() {
-		_, err := l.Create(t.Context(), sandbox.Creation{ID: "late"})
+		_, err := l.Create(t.Context(), sandbox.Creation{ID: "late", Labels: sandbox.Labels{Schema: "patience"}})
 		answers <- answer{"create", err}
 	}()
 	go func() {
@@ -262,4 +269,44 @@ func TestPatience(t *testing.T) {
 	if a := <-answers; a.err == nil {
 		t.Error("nobody is there, and connects")
 	}
+}
+
+// told is a backend that hears from its worker, by way of the test, which layers a sandbox is to be without: a control.
+type told struct {
+	sandbox.Backend
+	off *sync.Map // by id
+}
+
+func (b told) Create(ctx context.Context, c sandbox.Creation) (sandbox.Enforcement, error) {
+	if off, ok := b.off.Load(c.ID); ok {
+		ctx = layers.Without(ctx, off.(layers.Set))
+	}
+	return b.Backend.Create(ctx, c)
+}
+
+// telling is that worker's end.
+type telling struct {
+	*launcher.Backend
+	off *sync.Map
+}
+
+func (b telling) Create(ctx context.Context, c sandbox.Creation) (sandbox.Enforcement, error) {
+	b.off.Store(c.ID, layers.Off(ctx))
+	return b.Backend.Create(ctx, c)
+}
+
+// Sandboxes that a broker makes pass the suite as those of its engine do.
+func TestBackend(t *testing.T) {
+	t.Parallel()
+	b := docker.New(docker.Config{Host: testenv.Docker(t), Program: sandboxtest.BuildProbe(t)})
+	t.Cleanup(func() { b.Close() })
+	ln, address := unix(t)
+	var off sync.Map
+	serve(t, ln, told{b, &off})
+	l, err := launcher.New(launcher.Config{Broker: address})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	sandboxtest.TestBackend(t, telling{l, &off}, sandboxtest.Options{})
 }
