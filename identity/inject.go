@@ -3,7 +3,6 @@ package identity
 import (
 	"fmt"
 	"net/netip"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -50,9 +49,9 @@ func (i Inject) Endpoints() []string {
 const maxInjectHosts = 16
 
 var (
-	hostLabel    = regexp.MustCompile(`^[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?$`)
-	headerForm   = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9-]{0,63}$`)
-	placeholders = regexp.MustCompile(`^[A-Za-z0-9_-]{0,32}$`)
+	hostLabel    = pattern(`^[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?$`)
+	headerForm   = pattern(`^[A-Za-z][A-Za-z0-9-]{0,63}$`)
+	placeholders = pattern(`^[A-Za-z0-9_-]{0,32}$`)
 
 	// Headers that say how a message is read, or where it goes: none is a credential.
 	framing = []string{
@@ -66,9 +65,9 @@ func (i Inject) problem() string {
 	switch {
 	case len(i.Hosts) == 0 || len(i.Hosts) > maxInjectHosts:
 		return fmt.Sprintf("Inject has %d Hosts, want 1 to %d", len(i.Hosts), maxInjectHosts)
-	case !headerForm.MatchString(i.HeaderName()) || slices.ContainsFunc(framing, func(h string) bool { return strings.EqualFold(h, i.HeaderName()) }):
+	case !headerForm().MatchString(i.HeaderName()) || slices.ContainsFunc(framing, func(h string) bool { return strings.EqualFold(h, i.HeaderName()) }):
 		return fmt.Sprintf("bad Header %q of Inject: want the name of one that has a credential", i.Header)
-	case !placeholders.MatchString(i.Prefix):
+	case !placeholders().MatchString(i.Prefix):
 		return fmt.Sprintf("bad Prefix %q of Inject: want up to 32 letters, digits, _ and -", i.Prefix)
 	}
 	for _, h := range i.Hosts {
@@ -97,5 +96,5 @@ func splitHost(s string) (name string, port int, ok bool) {
 	if last := labels[len(labels)-1]; strings.Trim(last, "0123456789") == "" || strings.HasPrefix(last, "0x") { // another reader's address
 		return "", 0, false
 	}
-	return name, port, !slices.ContainsFunc(labels, func(l string) bool { return !hostLabel.MatchString(l) })
+	return name, port, !slices.ContainsFunc(labels, func(l string) bool { return !hostLabel().MatchString(l) })
 }

@@ -3,7 +3,6 @@ package identity
 import (
 	"fmt"
 	"path"
-	"regexp"
 	"strings"
 	"unicode/utf8"
 )
@@ -51,7 +50,7 @@ const (
 	maxCommands = 64
 )
 
-var commandName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.+-]{0,127}$`)
+var commandName = pattern(`^[A-Za-z0-9_][A-Za-z0-9_.+-]{0,127}$`)
 
 // problem returns what is wrong with the key, or "".
 func (k Key) problem(name string) string {
@@ -76,7 +75,7 @@ func (k Key) problem(name string) string {
 		return "a value that cannot be redacted is not for Inject"
 	case k.Inject != nil && k.Inject.problem() != "":
 		return k.Inject.problem()
-	case k.Version != "" && !version.MatchString(k.Version):
+	case k.Version != "" && !version().MatchString(k.Version):
 		return "bad Version: want 1 to 200 visible ASCII characters"
 	case k.Version != "" && k.Retarget:
 		return "a key with a Version does not follow"
@@ -104,7 +103,7 @@ func (k Key) problem(name string) string {
 
 func validCommand(c string) bool {
 	if !path.IsAbs(c) {
-		return commandName.MatchString(c)
+		return commandName().MatchString(c)
 	}
 	return len(c) <= 512 && path.Clean(c) == c && c != "/" && utf8.ValidString(c) && !strings.ContainsFunc(c, func(r rune) bool { return r < ' ' || r > '~' || r == '*' || r == '?' })
 }

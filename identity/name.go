@@ -1,12 +1,8 @@
 package identity
 
-import (
-	"regexp"
+import "github.com/stepward/stepward/internal/envname"
 
-	"github.com/stepward/stepward/internal/envname"
-)
-
-var envName = regexp.MustCompile(`^[A-Z_][A-Z0-9_]{0,127}$`)
+var envName = pattern(`^[A-Z_][A-Z0-9_]{0,127}$`)
 
 // CheckName returns what is wrong with a name that a step lists, or nil: a
 // *[ProfileError]. It becomes the name of a variable in the environment of a
@@ -20,7 +16,7 @@ func CheckName(name string) error {
 
 func badName(name string, knob bool) string {
 	switch {
-	case !envName.MatchString(name):
+	case !envName().MatchString(name):
 		return "bad name: want 1 to 128 of A-Z, 0-9 and _, not starting with a digit"
 	case knob && envname.Harmless(name):
 		return ""

@@ -3,7 +3,6 @@ package identity
 import (
 	"fmt"
 	"maps"
-	"regexp"
 	"slices"
 	"time"
 )
@@ -31,14 +30,14 @@ type Profile struct {
 
 const maxKeys = 200
 
-var profileName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_./-]{0,99}$`)
+var profileName = pattern(`^[A-Za-z0-9_][A-Za-z0-9_./-]{0,99}$`)
 
 // Check returns what is wrong with the profile, or nil: a *[ProfileError].
 func (p Profile) Check() error {
 	bad := func(key, format string, args ...any) error {
 		return &ProfileError{Profile: p.Name, Key: key, Reason: fmt.Sprintf(format, args...)}
 	}
-	if !profileName.MatchString(p.Name) {
+	if !profileName().MatchString(p.Name) {
 		return bad("", "bad name: want 1 to 100 letters, digits and _-./, not starting with -./")
 	}
 	if reason := p.Scope.problem(); reason != "" {

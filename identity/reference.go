@@ -2,15 +2,14 @@ package identity
 
 import (
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
 )
 
 var (
-	schemeForm = regexp.MustCompile(`^[a-z][a-z0-9+.-]{0,31}$`)
-	pathForm   = regexp.MustCompile(`^[A-Za-z0-9._~/@:+=,#-]{1,512}$`)
-	version    = regexp.MustCompile(`^[!-~]{1,200}$`)
+	schemeForm = pattern(`^[a-z][a-z0-9+.-]{0,31}$`)
+	pathForm   = pattern(`^[A-Za-z0-9._~/@:+=,#-]{1,512}$`)
+	version    = pattern(`^[!-~]{1,200}$`)
 )
 
 // SplitRef takes a reference apart: vault://kv/acme/deploy#token has the scheme
@@ -31,9 +30,9 @@ func splitRef(ref string) (scheme, path, reason string) {
 	switch {
 	case len(ref) > 550:
 		return "", "", fmt.Sprintf("reference of %d bytes", len(ref))
-	case !ok || !schemeForm.MatchString(scheme):
+	case !ok || !schemeForm().MatchString(scheme):
 		return "", "", fmt.Sprintf("bad reference %q: want scheme://path", ref)
-	case !pathForm.MatchString(path):
+	case !pathForm().MatchString(path):
 		return "", "", fmt.Sprintf("bad reference %q: want a path of 1 to 512 letters, digits and ._~/@:+=,#-", ref)
 	case slices.ContainsFunc(strings.FieldsFunc(path+"/", func(r rune) bool { return r == '#' }), badSegments):
 		return "", "", fmt.Sprintf("bad reference %q: a part of its path is empty, . or ..", ref)

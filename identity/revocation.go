@@ -72,7 +72,7 @@ func (r Revocation) problem() string {
 		return "want a Target, but for a tenant"
 	case (r.Version != "") != (r.Kind == KindVersion):
 		return "want a Version for that of a key, and for nothing else"
-	case r.Version != "" && !version.MatchString(r.Version):
+	case r.Version != "" && !version().MatchString(r.Version):
 		return "bad Version: want 1 to 200 visible ASCII characters"
 	case r.State < Deprecated || r.State > Hard:
 		return fmt.Sprintf("nothing can be made %v", r.State)

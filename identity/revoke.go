@@ -70,7 +70,7 @@ func (p *Profiles) Rotate(ctx context.Context, tenant, key, ver string) error {
 	if reason := badName(key, false); reason != "" {
 		return &ProfileError{Key: key, Reason: reason}
 	}
-	if !version.MatchString(ver) || badText(tenant) != "" {
+	if !version().MatchString(ver) || badText(tenant) != "" {
 		return &ProfileError{Key: key, Reason: "bad version: want 1 to 200 visible ASCII characters, of a tenant"}
 	}
 	return p.change(ctx, "rotate "+key, func(tx pgx.Tx) error {
