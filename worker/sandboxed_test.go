@@ -34,7 +34,7 @@ func TestNoBackendParks(t *testing.T) {
 func TestMissingImageParks(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
-	engine := docker.New(docker.Config{Host: testenv.Docker(t), Program: sandboxtest.BuildProbe(t)})
+	engine := docker.New(docker.Config{Host: testenv.Docker(t), Program: sandboxtest.BuildProbe(t), NoPull: true})
 	t.Cleanup(func() {
 		if err := engine.Close(); err != nil {
 			t.Error(err)

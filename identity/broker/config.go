@@ -60,7 +60,8 @@ type Config struct {
 
 	// Images are what the Spec.Image of workers may be, besides none, which is the default of Sandboxes: "app" with any
 	// tag or digest, "app:1", or "app@sha256:…" with that digest; * in a name, as in "registry.example.com/team/*", is
-	// anything but a slash. Names are compared as they are written. Empty: workers name no image.
+	// anything but a slash. Names are compared as they are written. Empty: workers name no image. What the engine lacks
+	// it pulls if the name has a registry, unless docker.Config.NoPull says not to.
 	Images []string
 
 	// Roots are what the hosts of identity.Inject are trusted by. Defaults to those of the system.

@@ -11,8 +11,21 @@
 //
 // The tool runner is PID 1. It comes on a read-only volume named after its
 // SHA-256, which sandboxes share and which stays when they end; nothing in the
-// image is needed. Images are never pulled: one that the engine does not have is
-// a [sandbox.ImageError].
+// image is needed.
+//
+// # Images
+//
+// One that the engine does not have it pulls, unless [Config].NoPull says not to; one
+// that it has it does not look for again, so that a tag stays what it was when it was
+// pulled. A Spec that ends in "@sha256:…" has that one or none. A sandbox is made of a
+// digest in any case, which [sandbox.Enforcement].Image has. What cannot be had for
+// other reasons than that its registry is out of reach is a [sandbox.ImageError], whose
+// Reason begins with "not found", "denied", "no space" or "wrong platform". A pull ends
+// when nobody waits for it any more.
+//
+// For the workers of a broker, package launcher, nothing is pulled but what the broker's
+// list has, and of that what is named with its registry, as docker.io/library/python:3:
+// the name of an image that was only ever loaded may be anybody's in Docker's registry.
 //
 // # gVisor
 //
@@ -41,6 +54,7 @@
 package docker
 
 import (
+	"context"
 	"sync"
 	"time"
 
@@ -61,6 +75,17 @@ type Config struct {
 	// Image is used for a Spec that names none. Defaults to an image that has
 	// only empty directories and an /etc/passwd, which is loaded into the engine.
 	Image string
+
+	// NoPull has the engine pull nothing.
+	NoPull bool
+
+	// Credentials returns whom a registry, as "docker.io" or "registry.example.com:5000",
+	// is told to pull for; no user: nobody. Defaults to nobody. The engine is sent them.
+	Credentials func(ctx context.Context, registry string) (user, password string, err error)
+
+	// Pulling is called while an image is pulled, with how many bytes of its layers have
+	// come, and of how many that are known of yet. It holds up the pull.
+	Pulling func(image string, done, total int64)
 
 	// Runtime is the engine's name of the runtime for sandboxes: "runsc", where it
 	// has gVisor by this name. Defaults to the engine's own default. What it makes of
@@ -103,6 +128,7 @@ type Backend struct {
 	program *carried
 	volume  bool // is known to hold program
 	found   *found
+	pulls   map[string]*pull // by what they are for
 }
 
 var _ sandbox.Backend = (*Backend)(nil)

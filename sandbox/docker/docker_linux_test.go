@@ -26,7 +26,7 @@ func TestMain(m *testing.M) {
 // program is not static under -race.
 func backend(t *testing.T) *Backend {
 	t.Helper()
-	return New(Config{Host: testenv.Docker(t), Program: sandboxtest.BuildProbe(t)})
+	return New(Config{Host: testenv.Docker(t), Program: sandboxtest.BuildProbe(t), NoPull: true})
 }
 
 func TestBackend(t *testing.T) {
@@ -104,7 +104,7 @@ func TestLeak(t *testing.T) {
 // gvisor is a backend with gVisor for the kernel of its sandboxes.
 func gvisor(t *testing.T) *Backend {
 	t.Helper()
-	return New(Config{Host: testenv.GVisor(t), Program: sandboxtest.BuildProbe(t), Runtime: testenv.GVisorRuntime})
+	return New(Config{Host: testenv.GVisor(t), Program: sandboxtest.BuildProbe(t), Runtime: testenv.GVisorRuntime, NoPull: true})
 }
 
 // What the engine does not know is named, with what it does.

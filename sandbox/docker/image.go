@@ -3,13 +3,16 @@ package docker
 import (
 	"archive/tar"
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 
 	"github.com/containerd/errdefs"
+	"github.com/distribution/reference"
 	"github.com/moby/moby/client"
 
 	"github.com/stepward/stepward/sandbox"
@@ -27,11 +30,9 @@ type image struct {
 }
 
 func (b *Backend) image(ctx context.Context, api *client.Client, e *engine, ref string) (image, error) {
-	if ref == "" {
-		ref = b.config.Image
-	}
-	if ref == "" {
-		ref = emptyImage
+	own := ref == ""
+	if own {
+		ref = cmp.Or(b.config.Image, emptyImage)
 	}
 	res, err := api.ImageInspect(ctx, ref)
 	if errdefs.IsNotFound(err) && ref == emptyImage {
@@ -41,8 +42,15 @@ func (b *Backend) image(ctx context.Context, api *client.Client, e *engine, ref 
 		res, err = api.ImageInspect(ctx, ref)
 	}
 	if errdefs.IsNotFound(err) {
-		return image{}, &sandbox.ImageError{Backend: Name, Image: ref, Reason: "not found on the engine, and never pulled by itself; run docker pull or docker load there"}
-	} else if errdefs.IsInvalidArgument(err) {
+		if reason := b.mayPull(ctx, ref, own); reason != "" {
+			return image{}, &sandbox.ImageError{Backend: Name, Image: ref, Reason: reason}
+		}
+		if err := b.pull(ctx, api, ref); err != nil {
+			return image{}, err
+		}
+		res, err = api.ImageInspect(ctx, ref)
+	}
+	if errdefs.IsInvalidArgument(err) {
 		return image{}, &sandbox.ImageError{Backend: Name, Image: ref, Reason: "is no image reference", Err: err}
 	} else if err != nil {
 		return image{}, fmt.Errorf("sandbox: inspect image %s: %w", ref, err)
@@ -53,6 +61,9 @@ func (b *Backend) image(ctx context.Context, api *client.Client, e *engine, ref 
 	img := image{id: res.ID, ref: ref + "@" + res.ID}
 	if len(res.RepoDigests) > 0 {
 		img.ref = res.RepoDigests[0]
+		if i := slices.IndexFunc(res.RepoDigests, func(s string) bool { return repository(s) == repository(ref) }); i >= 0 {
+			img.ref = res.RepoDigests[i] // it may have others, too
+		}
 	}
 	if res.Config != nil {
 		for path := range res.Config.Volumes {
@@ -62,9 +73,17 @@ func (b *Backend) image(ctx context.Context, api *client.Client, e *engine, ref 
 	return img, nil
 }
 
-// load loads an image with nothing in it but files. Its bytes are always the same,
-// so loading it twice, or at the same time, makes one image.
-func load(ctx context.Context, api *client.Client, arch, tag string, files ...tarFile) error {
+// repository is the full name of an image, without tag and digest.
+func repository(ref string) string {
+	name, err := reference.ParseNormalizedNamed(ref)
+	if err != nil {
+		return ref
+	}
+	return name.Name()
+}
+
+// made returns the layer and the configuration of an image with nothing in it but files.
+func made(arch string, files ...tarFile) (tree, config []byte, err error) {
 	var layer bytes.Buffer
 	w := tar.NewWriter(&layer)
 	for _, dir := range []struct {
@@ -72,7 +91,7 @@ func load(ctx context.Context, api *client.Client, arch, tag string, files ...ta
 		mode int64
 	}{{"dev", 0o755}, {"etc", 0o755}, {"proc", 0o555}, {"run", 0o755}, {"stepward", 0o755}, {"sys", 0o555}, {"tmp", 0o1777}, {"workspace", 0o755}} {
 		if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: dir.name + "/", Mode: dir.mode}); err != nil {
-			return err
+			return nil, nil, err
 		}
 	}
 	for _, f := range append([]tarFile{
@@ -80,18 +99,26 @@ func load(ctx context.Context, api *client.Client, arch, tag string, files ...ta
 		{"etc/group", 0o644, fmt.Appendf(nil, "root:x:0:\nsandbox:x:%d:\n", uid)},
 	}, files...) {
 		if err := f.write(w); err != nil {
-			return err
+			return nil, nil, err
 		}
 	}
 	if err := w.Close(); err != nil {
-		return err
+		return nil, nil, err
 	}
 	type object = map[string]any
-	config, err := json.Marshal(object{
+	config, err = json.Marshal(object{
 		"architecture": arch, "os": "linux", "created": "2026-01-01T00:00:00Z",
 		"config": object{"WorkingDir": "/workspace"},
 		"rootfs": object{"type": "layers", "diff_ids": []string{fmt.Sprintf("sha256:%x", sha256.Sum256(layer.Bytes()))}},
 	})
+	return layer.Bytes(), config, err
+}
+
+// load loads an image that is made. Its bytes are always the same, so loading it twice,
+// or at the same time, makes one image.
+func load(ctx context.Context, api *client.Client, arch, tag string, files ...tarFile) error {
+	type object = map[string]any
+	layer, config, err := made(arch, files...)
 	if err != nil {
 		return err
 	}
@@ -101,8 +128,8 @@ func load(ctx context.Context, api *client.Client, arch, tag string, files ...ta
 		return err
 	}
 	var archive bytes.Buffer
-	w = tar.NewWriter(&archive)
-	for _, f := range []tarFile{{"layer.tar", 0o644, layer.Bytes()}, {name, 0o644, config}, {"manifest.json", 0o644, manifest}} {
+	w := tar.NewWriter(&archive)
+	for _, f := range []tarFile{{"layer.tar", 0o644, layer}, {name, 0o644, config}, {"manifest.json", 0o644, manifest}} {
 		if err := f.write(w); err != nil {
 			return err
 		}

@@ -226,6 +226,7 @@ func TestOptions(t *testing.T) {
 		{"-database x -socket s -files f -docker unix:///d", []string{"-docker and -docker-program"}},
 		{"-database x -socket s -files f -docker-runtime runsc", []string{"-docker and -docker-program"}},
 		{"-database x -socket s -files f -docker-images app", []string{"-docker and -docker-program"}},
+		{"-database x -socket s -files f -docker-no-pull", []string{"-docker and -docker-program"}},
 		{"-database x -socket s -files f -docker unix:///d -docker-program /app -docker-runtime runsc", nil},
 	} {
 		_, err := parse(strings.Fields(c.args), none)

@@ -27,6 +27,7 @@ type options struct {
 	listen, cert, key, ca, names           string
 	health                                 string
 	docker, program, image, runtime        string
+	noPull                                 bool
 	images                                 string
 	files, sops                            string
 	vault, tokenFile                       string
@@ -53,6 +54,7 @@ func parse(args []string, env func(string) (string, bool)) (options, error) {
 	f.StringVar(&o.program, "docker-program", "", "static `program` of the workers, for the sandboxes")
 	f.StringVar(&o.image, "docker-image", "", "`image` of sandboxes that name none")
 	f.StringVar(&o.images, "docker-images", "", "`images` that workers may name, with commas: app, app:1, app@sha256:…, registry.example.com/team/* (default: none)")
+	f.BoolVar(&o.noPull, "docker-no-pull", false, "have the engine pull no images; else it pulls of -docker-images what it lacks, if a worker names it with its registry, and -docker-image")
 	f.StringVar(&o.runtime, "docker-runtime", "", "`runtime` of the engine for sandboxes, as runsc")
 	f.StringVar(&o.files, "files", "", "`folder` of a file store: file://")
 	f.StringVar(&o.sops, "sops", "", "`folder` of files for sops, which gets the SOPS_ variables of the environment: sops://")
@@ -93,7 +95,7 @@ func (o options) check() error {
 	need(o.socket != "" || o.listen != "", "-socket or -listen is required")
 	need(o.listen == "" || o.cert != "" && o.key != "" && o.ca != "", "-listen needs -cert, -key and -ca")
 	need(o.files != "" || o.sops != "" || o.vault != "", "one of -files, -sops and -vault is required")
-	need((o.docker != "") == (o.program != "") && (o.docker != "" || o.image+o.images+o.runtime == ""), "-docker and -docker-program go together, and -docker-image, -docker-images and -docker-runtime with them")
+	need((o.docker != "") == (o.program != "") && (o.docker != "" || o.image+o.images+o.runtime == "" && !o.noPull), "-docker and -docker-program go together, and -docker-image, -docker-images, -docker-no-pull and -docker-runtime with them")
 	logins := 0
 	for _, login := range []string{o.tokenFile, o.roleID, o.kubernetes} {
 		if login != "" {
@@ -118,7 +120,7 @@ func (o options) config() (broker.Config, error) {
 		}
 	}
 	if o.docker != "" {
-		cfg.Sandboxes = docker.New(docker.Config{Host: o.docker, Program: o.program, Image: o.image, Runtime: o.runtime})
+		cfg.Sandboxes = docker.New(docker.Config{Host: o.docker, Program: o.program, Image: o.image, Runtime: o.runtime, NoPull: o.noPull})
 		cfg.Images = strings.FieldsFunc(o.images, func(r rune) bool { return r == ',' || r == ' ' })
 	}
 	if o.files != "" {
