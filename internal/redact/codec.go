@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"encoding/xml"
+	"fmt"
 	"html"
 	"net/url"
 	"regexp"
@@ -20,15 +21,70 @@ import (
 // A codec is one way in which a part may be printed.
 type codec struct {
 	class  string
+	bits   bool                     // what it makes of a character depends on where that stands
 	encode func(part string) []byte // without line breaks, as the views are
 }
 
+// digits are the symbols of the view of digits.
+var digits = &codec{class: digitClass, encode: nibbles}
+
+// unsure is how many symbols at the end of a begin the rest of the part may change.
+const unsure = 16
+
+// begin returns n symbols or more that part's encoding begins with, or the whole of it.
+func (c *codec) begin(part string, n int) (symbols []byte, whole bool) {
+	if cut := n + n/4 + 4*unsure; cut < len(part) {
+		for i := range min(utf8.UTFMax, cut) {
+			if utf8.RuneStart(part[cut-i]) {
+				cut -= i
+				break
+			}
+		}
+		if symbols = c.encode(part[:cut]); len(symbols) >= n+unsure {
+			return symbols[:len(symbols)-unsure], false
+		}
+	}
+	return c.encode(part), true
+}
+
+// kind returns what is the same for two codecs only if they encode part alike. each is
+// what each returns of it.
+func (c *codec) kind(part, each string) string {
+	if c.bits || len(part) <= 1<<10 {
+		return string(c.encode(part))
+	}
+	if symbols := c.encode(each); len(symbols) > 0 {
+		return "each " + string(symbols)
+	}
+	return ""
+}
+
+// each returns the characters of part, each once: most codecs make the same of one wherever it stands.
+func each(part string) string {
+	var b strings.Builder
+	seen := map[string]bool{}
+	for rest := part; rest != ""; {
+		_, n := utf8.DecodeRuneInString(rest)
+		if r := rest[:n]; !seen[r] {
+			seen[r] = true
+			b.WriteString(r + "x") // bytes that are none by themselves make none together
+		}
+		rest = rest[n:]
+	}
+	return b.String()
+}
+
 // codecs are tried in this order, and what two of them print alike is the first one's.
-var codecs = sync.OnceValue(func() (all []codec) {
+var codecs = sync.OnceValue(func() (all []*codec) {
 	type form = func(string) string
 	add := func(class string, forms ...form) {
 		for _, f := range forms {
-			all = append(all, codec{class, func(part string) []byte { return unbroken(f(part)) }})
+			all = append(all, &codec{class: class, encode: func(part string) []byte { return unbroken(f(part)) }})
+		}
+	}
+	bits := func(class string, forms ...form) {
+		for _, f := range forms {
+			all = append(all, &codec{class: class, bits: true, encode: func(part string) []byte { return []byte(f(part)) }})
 		}
 	}
 	// What escapes may be escaped again: JSON in JSON, a redirect in a query.
@@ -56,7 +112,7 @@ var codecs = sync.OnceValue(func() (all []codec) {
 
 	for _, e := range []*base64.Encoding{base64.RawStdEncoding, base64.RawURLEncoding} {
 		for lead := range 3 {
-			add("base64", core(6, lead, e.EncodeToString))
+			bits("base64", core(6, lead, e.EncodeToString))
 		}
 	}
 	for _, e := range []*base64.Encoding{base64.RawStdEncoding, base64.RawURLEncoding} {
@@ -64,14 +120,14 @@ var codecs = sync.OnceValue(func() (all []codec) {
 			for _, again := range []*base64.Encoding{base64.RawStdEncoding, base64.RawURLEncoding} {
 				for more := range 3 {
 					once, second := core(6, lead, e.EncodeToString), core(6, more, again.EncodeToString)
-					add("base64 twice", func(s string) string { return second(once(s)) })
+					bits("base64 twice", func(s string) string { return second(once(s)) })
 				}
 			}
 		}
 	}
 	for lead := range 5 {
 		upper := core(5, lead, base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString)
-		add("base32", upper, func(s string) string { return strings.ToLower(upper(s)) })
+		bits("base32", upper, func(s string) string { return strings.ToLower(upper(s)) })
 	}
 
 	add("xml", html.EscapeString, func(s string) string {
@@ -87,6 +143,13 @@ var codecs = sync.OnceValue(func() (all []codec) {
 		func(s string) string { return special.ReplaceAllString(s, `\$0`) })
 	add("powershell", replace("'", "''"), replace("`", "``", `"`, "`\"", "$", "`$"), replace(`"`, `""`))
 	add("utf16", wide(binary.LittleEndian), wide(binary.BigEndian))
+	for lead := range 3 { // powershell -EncodedCommand
+		little, once := wide(binary.LittleEndian), core(6, lead, base64.RawStdEncoding.EncodeToString)
+		bits("base64", func(s string) string { return once(little(s)) })
+	}
+	add("octal", bytewise(`\%03o`))
+	add("xml", bytewise("&#%d;"))
+	add("quoted-printable", func(s string) string { return strings.ReplaceAll(s, "=", "=3D") })
 	add("bytes", decimals(" "), decimals(","), decimals(", "))
 	return all
 })
@@ -117,6 +180,9 @@ func unbroken(s string) []byte {
 // bytes stand before: those of its symbols that depend on the text alone.
 func core(width, lead int, encode func([]byte) string) func(string) string {
 	return func(s string) string {
+		if s == "" {
+			return ""
+		}
 		symbols := encode(append(make([]byte, lead, lead+len(s)), s...))
 		return symbols[(lead*8+width-1)/width : (lead+len(s))*8/width]
 	}
@@ -195,6 +261,16 @@ func wide(order binary.ByteOrder) func(string) string {
 		for _, unit := range utf16.Encode([]rune(s)) {
 			b = append(b, 0, 0)
 			order.PutUint16(b[len(b)-2:], unit)
+		}
+		return string(b)
+	}
+}
+
+func bytewise(format string) func(string) string {
+	return func(s string) string {
+		var b []byte
+		for i := range len(s) {
+			b = fmt.Appendf(b, format, s[i])
 		}
 		return string(b)
 	}

@@ -21,9 +21,12 @@
 // A text is read through three views (view.go, plain.go, hex.go): without line
 // breaks; also without escape sequences and characters of no width; its
 // hexadecimal digits alone. Each keeps a window over the last symbols it read, and looks it
-// up among the heads, the first 8 bytes of each pattern (index.go). A head that is
-// found becomes a candidate, which is compared symbol by symbol, and falls back
-// as Knuth, Morris and Pratt do. So the work is linear in the text, whatever it is.
+// up among the heads, the first 8 bytes of each pattern (index.go). Patterns of one head
+// are read on as one until a symbol tells them apart (family.go), as fifty private keys are that
+// begin like every certificate. What is left becomes a candidate, which is compared
+// symbol by symbol, and falls back as Knuth, Morris and Pratt do. So the work is linear
+// in the text for keys that a few dozen symbols tell apart. A program can make it
+// more by printing the begin of large values again and again: that slows what it prints itself.
 //
 // A writer holds back what may be the begin of a match, and no more.
 package redact

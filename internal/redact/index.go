@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"math/bits"
 	"slices"
+	"sync"
 )
 
 // An index finds the patterns that begin with a head.
@@ -12,13 +13,31 @@ type index struct {
 	heads    []uint64   // theirs
 	filter   []uint64   // a bit for the hash of each head
 	shift    uint
+	families sync.Map // from heads to *family
 }
 
+// with returns an index of its patterns and more. A nil one has none.
+func (x *index) with(more []*pattern) *index {
+	slices.SortStableFunc(more, func(a, b *pattern) int { return cmp.Compare(a.head, b.head) })
+	if x == nil {
+		return newIndex(more)
+	}
+	all := make([]*pattern, 0, len(x.patterns)+len(more))
+	for _, p := range x.patterns {
+		for len(more) > 0 && more[0].head < p.head {
+			all, more = append(all, more[0]), more[1:]
+		}
+		all = append(all, p)
+	}
+	return newIndex(append(all, more...))
+}
+
+// newIndex returns an index of patterns that are in order.
 func newIndex(patterns []*pattern) *index {
-	slices.SortStableFunc(patterns, func(a, b *pattern) int { return cmp.Compare(a.head, b.head) })
 	// 64 bits for each head let one window in 64 pass that is none. Up to 2^18 bits stay in the cache next to the processor.
 	size := min(max(bits.Len(uint(len(patterns)*64)), 12), 22)
 	x := &index{patterns: patterns, filter: make([]uint64, 1<<(size-6)), shift: uint(64 - size)}
+	x.heads = make([]uint64, 0, len(patterns))
 	for _, p := range patterns {
 		x.heads = append(x.heads, p.head)
 		h := hash(p.head) >> x.shift

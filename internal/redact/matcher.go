@@ -80,10 +80,8 @@ func (m *matcher) undecided() int64 {
 // begun returns how many bytes at the end of the text may be the begin of a value.
 func (m *matcher) begun() (n int) {
 	for _, v := range m.views() {
-		for i := range v.active {
-			if v.active[i].hit == nil {
-				return minLength
-			}
+		if len(v.walks) > 0 || slices.ContainsFunc(v.active, func(c candidate) bool { return c.hit == nil }) {
+			return minLength
 		}
 		n = max(n, v.begun(v.window, v.n)*v.width/8)
 	}
@@ -104,8 +102,11 @@ func (m *matcher) finish() {
 	for _, v := range m.views() {
 		for i := range v.active {
 			if c := &v.active[i]; c.hit == nil {
-				m.found(c.pattern, v.from(c), m.end)
+				m.found(c.pattern, v.from(c.k), m.end)
 			}
+		}
+		for _, w := range v.walks {
+			m.found(w.family.patterns[w.low], v.from(w.k), m.end)
 		}
 	}
 }

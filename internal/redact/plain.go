@@ -34,7 +34,7 @@ func beginsInvisible(p []byte) bool {
 // lines reads p up to a byte that is invisible, and returns how much that is.
 func (v *view) lines(p []byte, at int64) int {
 	for i := 0; i < len(p); {
-		if len(v.active) > 0 {
+		if v.busy() {
 			switch kinds[p[i]] {
 			case invisible:
 				return i
@@ -44,7 +44,7 @@ func (v *view) lines(p []byte, at int64) int {
 			i++
 			continue
 		}
-		// What push does when there is no candidate: nearly always.
+		// What push does when it is not busy: nearly always.
 		window, n, x := v.window, v.n, v.x
 		for ; i < len(p); i++ {
 			b := p[i]
@@ -60,14 +60,14 @@ func (v *view) lines(p []byte, at int64) int {
 			if x.may(window) && n >= v.head {
 				v.window, v.n = window, n
 				v.open(at + int64(i) + 1)
-				if len(v.active) > 0 {
+				if v.busy() {
 					i++
 					break
 				}
 			}
 		}
 		v.window, v.n = window, n
-		if i < len(p) && kinds[p[i]] == invisible && len(v.active) == 0 {
+		if i < len(p) && kinds[p[i]] == invisible && !v.busy() {
 			return i
 		}
 	}
@@ -88,7 +88,7 @@ type plain struct {
 func (v *plain) begin(from *view) {
 	v.on, v.since, v.terminal, v.begun = true, 0, terminal{}, ""
 	v.view = *from
-	v.active, v.marks = slices.Clone(from.active), slices.Clone(from.marks)
+	v.active, v.walks, v.marks = slices.Clone(from.active), slices.Clone(from.walks), slices.Clone(from.marks)
 	for i := range v.active {
 		if c := &v.active[i]; c.hit != nil {
 			h := *c.hit
@@ -117,7 +117,7 @@ func (v *plain) byte(b byte, seen bool, at int64) {
 		v.push(b, at)
 		v.since++
 	}
-	v.on = v.since < v.head || len(v.active) > 0 || v.begun != ""
+	v.on = v.since < v.head || v.busy() || v.begun != ""
 }
 
 // character reads what may be a character without width.

@@ -1,6 +1,7 @@
 package redact
 
 import (
+	"bytes"
 	"encoding/base32"
 	"encoding/base64"
 	"encoding/hex"
@@ -53,7 +54,8 @@ func TestAnyValue(t *testing.T) {
 			t.Skip("weak")
 		}
 		for i := range rapid.IntRange(0, 3).Draw(t, "others") {
-			_ = s.Add(fmt.Sprint("OTHER", i), value.Draw(t, "other"), true)
+			alike := secret[:rapid.IntRange(0, len(secret)).Draw(t, "alike")]
+			_ = s.Add(fmt.Sprint("OTHER", i), alike+value.Draw(t, "other"), true)
 		}
 		hidden, printed := rapid.SampledFrom(encodings).Draw(t, "encoding")(t, secret)
 		if rapid.Bool().Draw(t, "wrapped") {
@@ -61,7 +63,7 @@ func TestAnyValue(t *testing.T) {
 		}
 		before, after := string(rapid.SliceOf(rapid.Byte()).Draw(t, "before")), string(rapid.SliceOf(rapid.Byte()).Draw(t, "after"))
 		// A digit right before digits, and an escape sequence without an end, make other text of it.
-		text := before + "\n> " + printed + "\n" + after
+		text := before + "\a\n> " + printed + "\n" + after
 		var out strings.Builder
 		w := s.Writer(&out)
 		for rest := text; rest != ""; {
@@ -76,6 +78,85 @@ func TestAnyValue(t *testing.T) {
 		seen := unbreak(strings.ReplaceAll(out.String(), "\x1b[0m", ""))
 		if !strings.Contains(seen, "[REDACTED:") || len(hidden) > 15 && strings.Contains(seen, hidden[4:len(hidden)-3]) {
 			t.Fatalf("%q is left in %q", hidden, out.String())
+		}
+	})
+}
+
+// Values of two letters, of which many begin alike and some are the begin of others or repeat
+// themselves, in a text of their parts: none is left.
+func TestAlike(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		letters := rapid.SliceOfN(rapid.SampledFrom([]byte("ab")), 1, 40)
+		s, values := &Set{}, []string(nil)
+		for i := range rapid.IntRange(1, 8).Draw(t, "values") {
+			value := ""
+			if i > 0 {
+				like := rapid.SampledFrom(values).Draw(t, "like")
+				value = like[:rapid.IntRange(0, len(like)).Draw(t, "alike")]
+			}
+			for len(value) < 30 || Weak(value) {
+				value += string(letters.Draw(t, "letters"))
+			}
+			value += strings.Repeat(string(letters.Draw(t, "period")), rapid.IntRange(0, 80).Draw(t, "periods"))
+			if err := s.Add(fmt.Sprint("KEY", i), value, false); err != nil {
+				t.Fatal(err)
+			}
+			values = append(values, value)
+		}
+		var text, out strings.Builder
+		w := s.Writer(&out)
+		for range rapid.IntRange(1, 20).Draw(t, "pieces") {
+			piece := rapid.SampledFrom(values).Draw(t, "of")
+			if rapid.Bool().Draw(t, "cut") {
+				piece = piece[rapid.IntRange(0, len(piece)).Draw(t, "from"):]
+			}
+			text.WriteString(piece)
+			_, _ = io.WriteString(w, piece)
+		}
+		_ = w.Close()
+		if got := s.Redact(text.String()); got != out.String() {
+			t.Fatalf("%q differs from %q", out.String(), got)
+		}
+		for _, value := range values {
+			if strings.Contains(out.String(), value) {
+				t.Fatalf("%q of %q is left in %q", value, values, out.String())
+			}
+		}
+	})
+}
+
+// What is made of a part's begin is what its encoding begins with, and codecs that are
+// held for alike are: what a text is compared with depends on it.
+func TestCodecs(t *testing.T) {
+	characters := rapid.OneOf(rapid.SampledFrom([]string{"\n", "\r\n", "\xff", "\xc3", "%2f", "%", "&", `\`, `"`, "'", "=", "/", "é", "€", "😀", "\x00", " "}),
+		rapid.StringMatching(`[a-zA-Z0-9+/_-]{1,200}`))
+	rapid.Check(t, func(t *rapid.T) {
+		part := strings.Join(rapid.SliceOfN(characters, 1, 40).Draw(t, "part"), "")
+		for len(part) < rapid.IntRange(1, 2000).Draw(t, "length") {
+			part += part
+		}
+		each, n := each(part), rapid.IntRange(1, 2000).Draw(t, "n")
+		first := map[string][]byte{}
+		for i, c := range codecs() {
+			all := c.encode(part)
+			if len(all) == 0 {
+				if kind := c.kind(part, each); kind != "" {
+					t.Fatalf("codec %d, %s: %q is said to become %q, and becomes nothing", i, c.class, part, kind)
+				}
+				continue
+			}
+			begin, whole := c.begin(part, n)
+			if !bytes.HasPrefix(all, begin) || whole != (len(begin) == len(all)) || !whole && len(begin) < n {
+				t.Fatalf("codec %d, %s: the begin of %q is %q of %q (whole: %v)", i, c.class, part, begin, all, whole)
+			}
+			kind := c.kind(part, each)
+			if like, ok := first[kind]; kind == "" {
+				t.Fatalf("codec %d, %s: %q is said to become nothing", i, c.class, part)
+			} else if !ok {
+				first[kind] = all
+			} else if !bytes.Equal(like, all) {
+				t.Fatalf("codec %d, %s: %q is said to become %q, and becomes %q", i, c.class, part, like, all)
+			}
 		}
 	})
 }

@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"encoding/base32"
 	"encoding/base64"
+	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"html"
@@ -229,6 +231,19 @@ func TestEncodings(t *testing.T) {
 			}
 			in("utf16", string(wide))
 		}
+		little := binary.LittleEndian
+		var command []byte
+		for _, u := range utf16.Encode([]rune(value)) {
+			command = little.AppendUint16(command, u)
+		}
+		in("base64", b64(command)[:len(command)*8/6]) // powershell -EncodedCommand
+		var octal, entities strings.Builder
+		for i := range len(value) {
+			fmt.Fprintf(&octal, `\%03o`, value[i])
+			fmt.Fprintf(&entities, "&#%d;", value[i])
+		}
+		in("octal", octal.String()) // bytea_output = escape
+		in("xml", entities.String())
 		var all strings.Builder
 		for _, u := range utf16.Encode([]rune(value)) {
 			fmt.Fprintf(&all, `\u%04x`, u)
@@ -243,6 +258,7 @@ func TestEncodings(t *testing.T) {
 			in("url", url.PathEscape(value))
 			in("xml", html.EscapeString(value))
 			in("shell", strings.ReplaceAll(value, "'", `'\''`)) // set -x
+			in("quoted-printable", strings.ReplaceAll(value, "=", "=3D"))
 			in("powershell", strings.ReplaceAll(value, "'", "''"))
 		}
 	}
@@ -386,7 +402,7 @@ func TestWeak(t *testing.T) {
 	}
 }
 
-const pem = `-----BEGIN PRIVATE KEY-----
+const privateKey = `-----BEGIN PRIVATE KEY-----
 MIIEvQIBADANBgkqhkiG9w0BAQEFAASCBKcwggSjAgEAAoIBAQC7VJTUt9Us8cKj
 MzEfYyjiWA4R4/M2bS1GB4t7NXp98C3SC6dVMvDuictGeurT8jNbvJZHtCSuYEvu
 NMoSfm76oqFvAp8Gy0iz5sxjZmSnXyCdPEovGhLa0VzMaQ8s+CLOyS56YyCFGeJZ
@@ -396,7 +412,7 @@ NMoSfm76oqFvAp8Gy0iz5sxjZmSnXyCdPEovGhLa0VzMaQ8s+CLOyS56YyCFGeJZ
 // Case 46: values of many lines and leaves, and values within values.
 func TestParts(t *testing.T) {
 	account, err := json.Marshal(map[string]any{
-		"type": "x", "private_key": pem, "private_key_id": "0a1b2c3d4e5f60718293", "token_uri": "https://oauth2.googleapis.com/token",
+		"type": "x", "private_key": privateKey, "private_key_id": "0a1b2c3d4e5f60718293", "token_uri": "https://oauth2.googleapis.com/token",
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -407,7 +423,7 @@ func TestParts(t *testing.T) {
 		"machine api.example.com\nlogin me\npassword: \"Xy77-Qwer-0099\"\n")
 	for _, c := range []struct{ text, want string }{
 		{string(account), "[REDACTED:KEY0]"},
-		{pem, "[REDACTED:KEY0]"},
+		{privateKey, "[REDACTED:KEY0]"},
 		{"id 0a1b2c3d4e5f60718293.", "id [REDACTED:KEY0]."},
 		{"> MzEfYyjiWA4R4/M2bS1GB4t7NXp98C3SC6dVMvDuictGeurT8jNbvJZHtCSuYEvu", "> [REDACTED:KEY0]"},
 		{"with hunter2-and-3 as", "with [REDACTED:KEY1] as"},
@@ -622,6 +638,51 @@ func TestHostile(t *testing.T) {
 	}
 }
 
+// Keys of one kind begin alike, and so does what everybody prints: that costs what one key does.
+func TestOneKind(t *testing.T) {
+	block := func(kind string, size int) string {
+		der := append([]byte{0x30, 0x82, byte(size >> 8), byte(size)}, random(size)...)
+		return string(pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}))
+	}
+	account := func(key string) string {
+		b, err := json.MarshalIndent(map[string]string{"type": "service_account", "private_key": key}, "", "  ")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b)
+	}
+	s, values := &Set{}, []string(nil)
+	for i := range 12 {
+		for _, value := range []string{block("PRIVATE KEY", 1200), block("CERTIFICATE", 600+i%3) + block("PRIVATE KEY", 300), account(block("PRIVATE KEY", 300))} {
+			add(t, s, fmt.Sprint("KEY", len(values)), value)
+			values = append(values, value)
+		}
+	}
+	add(t, s, "LARGE", block("CERTIFICATE", 30_000))
+	w := s.Writer(writerFunc(func([]byte) {}))
+	write := func(text string) (most int) {
+		for i := range len(text) {
+			_, _ = w.Write([]byte{text[i]})
+			most = max(most, len(w.m.bytes.active)+len(w.m.bytes.walks))
+		}
+		return most
+	}
+	for range 6 {
+		text := block("CERTIFICATE", 600) + account("of another") + base64.StdEncoding.EncodeToString([]byte(block("PRIVATE KEY", 400)))
+		if most := write(text); most > 30 {
+			t.Fatalf("it compares with %d patterns at once", most)
+		}
+	}
+	if made := s.expanded.Load(); made > maxExpanded/4 {
+		t.Errorf("it made %d bytes of patterns for texts without a value", made)
+	}
+	for i, value := range values {
+		if got := s.Redact("<" + value + ">"); got != fmt.Sprintf("<[REDACTED:KEY%d]>", i) && !strings.HasPrefix(got, fmt.Sprintf("<[REDACTED:KEY%d]", i)) {
+			t.Fatalf("%q is left of %q", got, value)
+		}
+	}
+}
+
 // What passes, and is documented as such.
 func TestPasses(t *testing.T) {
 	const value = "s3cr3t-Token/42"
@@ -636,6 +697,9 @@ func TestPasses(t *testing.T) {
 		"base64 three times":     base64.StdEncoding.EncodeToString([]byte(base64.StdEncoding.EncodeToString([]byte(base64.StdEncoding.EncodeToString([]byte(value)))))),
 		"upper case":             strings.ToUpper(value),
 		"in half of its letters": value[:14],
+		"quoted-printable, cut":  value[:9] + "=\r\n" + value[9:],
+		"base64 of JSON":         base64.StdEncoding.EncodeToString([]byte(`{"k":"` + strings.ReplaceAll(value, "/", `\/`) + `"}`)),
+		"hex of base64":          hex.EncodeToString([]byte(base64.StdEncoding.EncodeToString([]byte(value)))),
 	} {
 		if got := written(t, s, text+"."); got != text+"." {
 			t.Errorf("%s: it is redacted by now: say so in doc.go, and drop this case", name)

@@ -21,13 +21,17 @@ type Set struct {
 	table atomic.Pointer[table] // nil while there is nothing to search for
 
 	mu     sync.Mutex
-	added  map[secret]bool
+	added  map[[2]string]bool // names and values
 	counts map[Count]int
 
 	expanded atomic.Int64 // bytes of the patterns that are in memory
 }
 
-type secret struct{ name, value string }
+// A secret is a value that is searched for.
+type secret struct {
+	set         *Set
+	name, value string
+}
 
 // A table is what is searched for, at one moment.
 type table struct {
@@ -73,18 +77,20 @@ func (s *Set) Add(name, value string, accept bool) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.added[secret{name, value}] {
+	key := [2]string{name, value}
+	if s.added[key] {
 		return nil
 	}
 	if s.added == nil {
-		s.added = map[secret]bool{}
+		s.added = map[[2]string]bool{}
 	}
-	s.added[secret{name, value}] = true
-	bytes, digits := patterns(s, name, value)
-	if t := s.table.Load(); t != nil {
-		bytes, digits = slices.Concat(t.bytes.patterns, bytes), slices.Concat(t.digits.patterns, digits)
+	s.added[key] = true
+	bytes, hex := patterns(&secret{s, name, value})
+	var t table
+	if old := s.table.Load(); old != nil {
+		t.bytes, t.digits = old.bytes, old.digits
 	}
-	s.table.Store(&table{newIndex(bytes), newIndex(digits)})
+	s.table.Store(&table{t.bytes.with(bytes), t.digits.with(hex)})
 	return nil
 }
 
@@ -125,7 +131,7 @@ func (s *Set) count(p *pattern) {
 	if s.counts == nil {
 		s.counts = map[Count]int{}
 	}
-	s.counts[Count{Name: p.name, Class: p.class}]++
+	s.counts[Count{Name: p.name, Class: p.codec.class}]++
 }
 
 // Weak reports a value that [Set.Add] does not search for: it cannot be redacted.

@@ -114,10 +114,6 @@ func (s *secrets) open(raw []byte) (*holding, error) {
 		return nil, err
 	}
 	h := &holding{Opened: o, given: map[*exec]bool{}, since: s.asked}
-	if boottime.Now() >= s.asked+o.Head.Terms.Freeze {
-		h.Wipe()
-		return nil, errors.New("it came too late")
-	}
 	for _, i := range h.Items {
 		switch i.Store {
 		case envelope.Knob, envelope.Placeholder, envelope.Authority:
@@ -127,6 +123,10 @@ func (s *secrets) open(raw []byte) (*holding, error) {
 			h.Wipe()
 			return nil, err
 		}
+	}
+	if boottime.Now() >= s.asked+o.Head.Terms.Freeze {
+		h.Wipe()
+		return nil, errors.New("it came too late")
 	}
 	return h, nil
 }
