@@ -67,6 +67,10 @@ func (c *Cmd) signal(ctx context.Context, req *rpc.SignalRequest) error {
 // byte it was. The end of the context given to Start ends the command no more;
 // its Timeout, and the end of the sandbox, do. Wait returns [ErrDetached].
 //
+// A Read of Stdin that has not returned yet, or whose bytes are under way, is for who
+// follows the command next through this Sandbox with the same Stdin; with another one
+// they are lost.
+//
 // While nobody follows the command it is held up once it has written 256 KiB,
 // unless MaxOutput is set.
 func (c *Cmd) Detach() error {

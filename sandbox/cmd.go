@@ -38,7 +38,9 @@ type Cmd struct {
 	// that nothing in the sandbox can write to.
 	Secrets []string
 
-	// Stdin is copied to the command. Nil is an empty file.
+	// Stdin is copied to the command. Nil is an empty file. An error of it ends the
+	// input, and is that of a command that succeeds all the same. A Read that blocks
+	// when the command has ended is left behind.
 	Stdin io.Reader
 
 	// Stdout and Stderr get what the command writes. Nil discards it. A writer
@@ -145,7 +147,7 @@ func (c *Cmd) Start(ctx context.Context) error {
 	}
 	if c.attach != nil {
 		c.attach.Id, c.attach.Stdin = c.ID, c.Stdin != nil
-		c.exec = &execution{sb: c.sb, name: "command " + c.ID, stdin: c.Stdin, stdout: c.Stdout, stderr: c.Stderr, req: c.attach}
+		c.exec = &execution{sb: c.sb, name: "command " + c.ID, stdin: c.sb.takeInput(c.ID, c.Stdin), stdout: c.Stdout, stderr: c.Stderr, req: c.attach}
 		return c.exec.start(ctx)
 	}
 	if c.Name == "" {
@@ -171,7 +173,7 @@ func (c *Cmd) Start(ctx context.Context) error {
 		return err
 	}
 	x := &execution{
-		sb: c.sb, name: c.Name, stdin: c.Stdin, stdout: c.Stdout, stderr: c.Stderr, whole: again && c.MaxOutput == 0,
+		sb: c.sb, name: c.Name, stdin: c.sb.takeInput(c.ID, c.Stdin), stdout: c.Stdout, stderr: c.Stderr, whole: again && c.MaxOutput == 0,
 		req: &rpc.ExecRequest{
 			Id: c.ID, Named: named, Name: c.Name, Args: c.Args, Dir: c.Dir,
 			Env: env, Secrets: c.Secrets, Stdin: c.Stdin != nil, Terminal: c.Terminal.wire(),

@@ -37,7 +37,7 @@ type execution struct {
 	sb             *Sandbox
 	name           string
 	req            *rpc.ExecRequest
-	stdin          io.Reader
+	stdin          *input // nil: none
 	stdout, stderr io.Writer
 
 	whole, gap bool // output must not be left out, and was
@@ -53,6 +53,9 @@ type execution struct {
 	ended    chan struct{}
 	err      error
 	writeErr error
+	feeding  sync.WaitGroup
+	readErr  error // of the reader of its input, as inputErr set before feeding is done
+	inputErr error // its input could not be given, and it was killed
 	killing  sync.WaitGroup
 
 	stop     context.CancelFunc // the following
@@ -65,15 +68,18 @@ type execution struct {
 
 // start returns when the process runs, or failed to.
 func (x *execution) start(ctx context.Context) error {
-	if err := ctx.Err(); err != nil {
-		return context.Cause(ctx)
+	x.started, x.ended = make(chan struct{}), make(chan struct{})
+	stream, stop := context.WithCancel(context.WithoutCancel(ctx))
+	x.stop = stop
+	if ctx.Err() != nil { // nothing has run
+		stop()
+		x.err = context.Cause(ctx)
+		close(x.ended)
+		return x.err
 	}
 	if most := x.sb.enforce.Limits.Time; most > 0 && (x.req.TimeoutNs == 0 || int64(most) < x.req.TimeoutNs) {
 		x.req.TimeoutNs, x.limited = int64(most), true
 	}
-	x.started, x.ended = make(chan struct{}), make(chan struct{})
-	stream, stop := context.WithCancel(context.WithoutCancel(ctx))
-	x.stop = stop
 
 	// The stream outlives ctx: it brings the end after the kill.
 	span := x.span(ctx)
@@ -90,10 +96,22 @@ func (x *execution) start(ctx context.Context) error {
 		if x.sb.invoker != nil {
 			follow = x.invoke
 		}
-		x.err = follow(ctx, stream, sync.OnceFunc(func() { close(x.started) }))
+		x.err = follow(ctx, stream, sync.OnceFunc(func() {
+			close(x.started)
+			if x.stdin != nil && x.sb.invoker == nil {
+				x.feeding.Go(func() { x.feed(stream) })
+			}
+		}))
+		stop()
+		x.feeding.Wait()
 		if x.detached.Load() && (x.err == nil || errors.Is(x.err, ErrLost)) {
 			x.err = ErrDetached
+			if x.stdin != nil {
+				x.usage.Stdin = x.stdin.offset
+				x.sb.keepInput(x.req.Id, x.stdin)
+			}
 		}
+		x.err = x.withInput(x.err)
 		if x.sb.done != nil {
 			x.sb.done(x.name, x.usage, x.err)
 		}
@@ -117,12 +135,14 @@ func (x *execution) start(ctx context.Context) error {
 	})
 	select {
 	case <-x.started:
-		if x.stdin != nil && x.sb.invoker == nil {
-			go x.feed(stream)
-		}
 		return nil
 	case <-x.ended:
 		x.killing.Wait()
+		select {
+		case <-x.started:
+			return nil // for wait to say
+		default:
+		}
 		if x.err == nil { // over before it was seen to start
 			return nil
 		}
@@ -213,7 +233,7 @@ func (x *execution) follow(ctx, stream context.Context, started func()) error {
 			}
 		}
 		var ce *connect.Error
-		if errors.As(err, &ce) && connect.IsWireError(err) && ce.Code() != connect.CodeUnavailable {
+		if final(err) && errors.As(err, &ce) {
 			if err := secretError(x.name, ce); err != nil {
 				return err
 			}
@@ -420,26 +440,5 @@ func startError(end *rpc.End) error {
 		return fmt.Errorf("the sandbox has as many processes as it may (Limits.PIDs): %s", end.StartError)
 	default:
 		return errors.New(end.StartError)
-	}
-}
-
-// feed copies standard input to the exec until either is over. A reader that
-// blocks is left behind when the command has ended, as nothing can interrupt it.
-func (x *execution) feed(ctx context.Context) {
-	buf := make([]byte, 64<<10)
-	offset := x.given.Load()
-	for {
-		n, rerr := x.stdin.Read(buf)
-		c, err := x.sb.data.get(ctx)
-		if err != nil {
-			return
-		}
-		resp, err := c.Input(ctx, connect.NewRequest(&rpc.InputRequest{
-			Id: x.req.Id, Offset: offset, Data: buf[:n], Eof: rerr != nil,
-		}))
-		if err != nil || resp.Msg.Closed || rerr != nil {
-			return
-		}
-		offset += int64(n)
 	}
 }

@@ -105,12 +105,12 @@ func (x *execution) request(ctx, stream context.Context) ([]byte, error) {
 		}
 		read := make(chan all, 1)
 		go func() {
-			data, err := io.ReadAll(io.LimitReader(x.stdin, rpc.MaxMessage+1))
+			data, err := io.ReadAll(io.LimitReader(x.stdin.r, rpc.MaxMessage+1))
 			read <- all{data, err}
 		}()
 		select {
 		case in := <-read: // what was read before an error is the input, as elsewhere
-			input = in.data
+			input, x.readErr = in.data, in.err
 		case <-stream.Done():
 			return nil, context.Cause(ctx)
 		}

@@ -124,6 +124,24 @@ func TestReconnect(t *testing.T) {
 	}
 }
 
+// So does its input: nothing of it is lost, or given twice, and its end arrives.
+func TestReconnectStdin(t *testing.T) {
+	after := []int{500, 1000, 4097, 70_001, 131_072, 400_000, 1 << 20}
+	s, c := startCut(t, after...)
+	const n = 800_000
+	want := numbers(n)
+	cmd := s.Command("cat")
+	cmd.Stdin = bytes.NewReader(want)
+	got, err := cmd.Output(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	same(t, got, want)
+	if len(c.broken) != len(after) {
+		t.Errorf("%d connections broke, not %d", len(c.broken), len(after))
+	}
+}
+
 // A reader that was far behind when the connection broke misses nothing, though
 // the runner had written all that was on its way.
 func TestReconnectBehind(t *testing.T) {
@@ -175,7 +193,9 @@ func TestReconnectNever(t *testing.T) {
 		after = append(after, 10)
 	}
 	s, _ := startCut(t, after...)
-	if _, err := s.Command("seq", "1", "1000000").Output(t.Context()); !errors.Is(err, sandbox.ErrLost) {
+	c := s.Command("sh", "-c", "cat & seq 1 1000000")
+	c.Stdin = bytes.NewReader(numbers(100_000))
+	if _, err := c.Output(t.Context()); !errors.Is(err, sandbox.ErrLost) {
 		t.Errorf("got %v, want ErrLost", err)
 	}
 }

@@ -65,6 +65,9 @@ type Sandbox struct {
 	claimed   atomic.Bool // something was executed in it, or it has a run
 	destroyed chan struct{}
 	destroy   sync.Once
+
+	mu     sync.Mutex
+	inputs map[string]*input // of commands that were detached, by their ID
 }
 
 var idPattern = regexp.MustCompile(`^[a-z0-9-]{1,40}$`)

@@ -76,12 +76,12 @@ func (x *execs) follow(ctx context.Context, e *exec, offsets [3]int64, send func
 	}
 }
 
-func (s service) Input(_ context.Context, req *connect.Request[rpc.InputRequest]) (*connect.Response[rpc.InputResponse], error) {
+func (s service) Input(ctx context.Context, req *connect.Request[rpc.InputRequest]) (*connect.Response[rpc.InputResponse], error) {
 	e := s.execs.find(req.Msg.Id)
 	if e == nil {
 		return connect.NewResponse(&rpc.InputResponse{Closed: true}), nil
 	}
-	closed, err := e.input(req.Msg.Offset, req.Msg.Data, req.Msg.Eof)
+	closed, err := e.input(ctx, req.Msg.Offset, req.Msg.Data, req.Msg.Eof)
 	if err != nil {
 		return nil, err
 	}

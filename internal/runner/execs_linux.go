@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"slices"
 	"sync"
 	"time"
@@ -73,9 +74,12 @@ type exec struct {
 	program string      // of a command that has a grant
 	grant   grant       // of a command, until its process has it
 
+	feeding  sync.Mutex // one Input after the other: what the next one has to write, its offset says
+	typedEnd int64      // one more than the offset of an end that a terminal got, which is not typed twice
+
 	inMu     sync.Mutex
 	shim     *shim.Process // while it runs
-	stdin    io.WriteCloser
+	stdin    stdin
 	terminal *terminal
 	inOff    int64
 	killed   bool
@@ -348,8 +352,17 @@ func (e *exec) given() int64 {
 	return e.inOff
 }
 
-// input writes to the standard input of the exec, from offset on.
-func (e *exec) input(offset int64, data []byte, eof bool) (closed bool, err error) {
+// stdin is this side of a standard input.
+type stdin interface {
+	io.WriteCloser
+	SetWriteDeadline(t time.Time) error
+}
+
+// input writes to the standard input of the exec, from offset on, while ctx lasts: who
+// has gone may have sent the rest again, on another connection.
+func (e *exec) input(ctx context.Context, offset int64, data []byte, eof bool) (closed bool, err error) {
+	e.feeding.Lock()
+	defer e.feeding.Unlock()
 	e.inMu.Lock()
 	f, terminal := e.stdin, e.terminal != nil
 	skip := e.inOff - offset
@@ -361,20 +374,38 @@ func (e *exec) input(offset int64, data []byte, eof bool) (closed bool, err erro
 		return false, connect.NewError(connect.CodeOutOfRange, errors.New("input with a gap"))
 	}
 	data = data[min(skip, int64(len(data))):]
-	n, werr := f.Write(data)
+	n, werr := writeWhile(ctx, f, data)
 	e.inMu.Lock()
 	e.inOff += int64(n)
+	at := e.inOff
 	e.inMu.Unlock()
-	if werr != nil {
-		return true, nil //nolint:nilerr // the command closed its input, which is no error
-	}
 	switch {
-	case eof && terminal:
+	case errors.Is(werr, os.ErrDeadlineExceeded):
+		return false, context.Cause(ctx)
+	case werr != nil:
+		return true, nil // the command closed its input, which is no error
+	case eof && terminal && e.typedEnd != at+1:
+		e.typedEnd = at + 1
 		e.terminal.end()
-	case eof:
+	case eof && !terminal:
 		f.Close()
 	}
 	return false, nil
+}
+
+// writeWhile writes data, or what can be until ctx ends.
+func writeWhile(ctx context.Context, f stdin, data []byte) (int, error) {
+	told := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(told)
+		_ = f.SetWriteDeadline(time.Unix(1, 0))
+	})
+	n, err := f.Write(data)
+	if !stop() {
+		<-told
+		_ = f.SetWriteDeadline(time.Time{})
+	}
+	return n, err
 }
 
 func (x *execs) find(id string) *exec {

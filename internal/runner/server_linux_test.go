@@ -222,6 +222,60 @@ func TestInput(t *testing.T) {
 	}
 }
 
+// What is sent again while the first call still writes it, as its sender's connection broke,
+// is given once. Who goes away in the middle leaves an exact offset.
+func TestInputTwice(t *testing.T) {
+	s := serve(t)
+	c := s.client(t)
+	got := make(chan result, 1)
+	go func() {
+		r, err := follow(t.Context(), c, &rpc.ExecRequest{Id: "cat", Name: "cat", Stdin: true})
+		if err != nil {
+			t.Error(err)
+		}
+		got <- r
+	}()
+	signal := func(name string) {
+		for found := false; !found; { // it is still starting
+			r, err := c.Signal(t.Context(), connect.NewRequest(&rpc.SignalRequest{Id: "cat", Signal: name}))
+			if err != nil {
+				t.Fatal(err)
+			}
+			found = r.Msg.Found
+		}
+	}
+	signal("SIGSTOP")
+	var data []byte
+	for i := range 150_000 {
+		data = fmt.Appendln(data, i)
+	}
+	send := func(ctx context.Context) error {
+		_, err := c.Input(ctx, connect.NewRequest(&rpc.InputRequest{Id: "cat", Data: data}))
+		return err
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	gone, sent := make(chan error, 1), make(chan error, 3)
+	go func() { gone <- send(ctx) }() // it does not matter how far it gets
+	for range cap(sent) {
+		go func() { sent <- send(t.Context()) }()
+	}
+	cancel()
+	<-gone
+	signal("SIGCONT")
+	for range cap(sent) {
+		if err := <-sent; err != nil {
+			t.Error(err)
+		}
+	}
+	if _, err := c.Input(t.Context(), connect.NewRequest(&rpc.InputRequest{Id: "cat", Offset: int64(len(data)), Eof: true})); err != nil {
+		t.Error(err)
+	}
+	r := <-got
+	if out := r.out[rpc.Output_STDOUT].Bytes(); !bytes.Equal(out, data) || r.end.GetUsage().GetStdin() != int64(len(data)) {
+		t.Errorf("of %d bytes it read %d, and %d were counted", len(data), len(out), r.end.GetUsage().GetStdin())
+	}
+}
+
 // Many execs, one after the other, are served by a few shims; a kill that comes
 // when its exec is just over never meets the next one.
 func TestLateKill(t *testing.T) {

@@ -99,7 +99,7 @@ func (s *Single) Run(ctx context.Context, request []byte, w io.Writer) error {
 		defer close(fed)
 		<-e.ready
 		if req.Stdin {
-			_, _ = e.input(0, input, true)
+			_, _ = e.input(context.WithoutCancel(ctx), 0, input, true)
 		}
 	}()
 	err = s.execs.follow(context.WithoutCancel(ctx), e, [3]int64{}, func(ev *rpc.ExecEvent) error {

@@ -2,13 +2,16 @@ package sandboxtest
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"testing/iotest"
 
 	"github.com/stepward/stepward/sandbox"
 )
@@ -33,6 +36,25 @@ func testCommand(t *testing.T, s *sandbox.Sandbox) {
 	c.Stdin = bytes.NewReader(in)
 	if got, err := c.Output(ctx); err != nil || !bytes.Equal(got, in) {
 		t.Errorf("stdin of 1 MB: %d bytes back, %v", len(got), err)
+	}
+	c = s.Command(program, "probe:cat")
+	half := errors.New("the other half is missing")
+	c.Stdin = io.MultiReader(strings.NewReader("half"), iotest.ErrReader(half))
+	if got, err := c.Output(ctx); !errors.Is(err, half) || string(got) != "half" {
+		t.Errorf("a Stdin that fails: %q, %v", got, err)
+	}
+	over, cancel := context.WithCancelCause(ctx)
+	cancel(half)
+	c = s.Command(program, "probe:cat")
+	c.Stdin = strings.NewReader("")
+	if err := c.Start(over); !errors.Is(err, half) {
+		t.Errorf("started in a context that is over: %v", err)
+	}
+	if err := c.Wait(); !errors.Is(err, half) || c.Usage() != (sandbox.Usage{}) {
+		t.Errorf("Wait for what was not started: %v, %+v", err, c.Usage())
+	}
+	if err := c.Detach(); !errors.Is(err, half) {
+		t.Errorf("Detach from what was not started: %v", err)
 	}
 	c = s.Command(program, "probe:env")
 	c.Env = []string{"OWN=1", "HOME=/workspace"}

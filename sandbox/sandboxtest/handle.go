@@ -41,6 +41,7 @@ func testHandle(t *testing.T, s *sandbox.Sandbox) {
 	})
 	t.Run("usage", func(t *testing.T) { testUsage(t, s) })
 	t.Run("attach", func(t *testing.T) { testAttach(t, s) })
+	t.Run("attach with the same input", func(t *testing.T) { testSameInput(t, s) })
 	t.Run("refused", func(t *testing.T) {
 		for what, c := range map[string]*sandbox.Cmd{
 			"a long id": s.Attach(strings.Repeat("x", 129), 0, 0), "an id with a space": s.Attach("a b", 0, 0),
@@ -286,5 +287,46 @@ func testAttach(t *testing.T, s *sandbox.Sandbox) {
 	}
 	if err := s.Attach("none", 0, 0).Start(ctx); !errors.As(err, &ce) || !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("a command that the sandbox does not know: %v, want a CommandError that is ErrNotExist", err)
+	}
+}
+
+// testSameInput detaches from a command while its input is waited for, and goes on with
+// the same input: no byte is missing.
+func testSameInput(t *testing.T, s *sandbox.Sandbox) {
+	ctx := bounded(t)
+	in, input := io.Pipe()
+	out := newLines()
+	c := s.Command(program, "probe:cat")
+	c.ID = "same"
+	for i := range 3 {
+		c.Stdin, c.Stdout = in, out.w
+		if err := c.Start(ctx); err != nil {
+			t.Fatal(err)
+		}
+		line := fmt.Sprint("line ", i)
+		fmt.Fprintln(input, line)
+		out.want(t, line)
+		if err := c.Detach(); err != nil {
+			t.Fatal(err)
+		}
+		if u := c.Usage(); u.Stdin > 7*int64(i+1) || u.Stdin < 7*int64(i) {
+			t.Errorf("detached after %d bytes, at %d", 7*(i+1), u.Stdin)
+		}
+		c = s.Attach("same", c.Usage().Stdout, 0)
+	}
+	c.Stdin, c.Stdout = in, out.w
+	if err := c.Start(ctx); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		io.WriteString(input, "the last\n")
+		input.Close()
+	}()
+	out.want(t, "the last")
+	if err := c.Wait(); err != nil {
+		t.Error(err)
+	}
+	if u := c.Usage(); u.Stdin != 30 || u.Stdout != 30 {
+		t.Errorf("usage %+v of 30 bytes", u)
 	}
 }

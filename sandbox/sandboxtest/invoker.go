@@ -5,12 +5,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"testing/fstest"
+	"testing/iotest"
 	"time"
 
 	"github.com/stepward/stepward/sandbox"
@@ -65,6 +67,12 @@ func testInvokedCommand(t *testing.T, s *sandbox.Sandbox) {
 	c.Stdin = bytes.NewReader(nil)
 	if got, err := c.Output(ctx); err != nil || len(got) > 0 {
 		t.Errorf("empty stdin: %q, %v", got, err)
+	}
+	half := errors.New("the other half is missing")
+	c = s.Command(self, "probe:cat")
+	c.Stdin = io.MultiReader(strings.NewReader("half"), iotest.ErrReader(half))
+	if got, err := c.Output(ctx); !errors.Is(err, half) || string(got) != "half" {
+		t.Errorf("a Stdin that fails: %q, %v", got, err)
 	}
 	c = s.Command(self, "probe:env")
 	c.Env = []string{"OWN=1"}
