@@ -65,8 +65,8 @@ func (i *injection) connect(endpoint string) (*channel, error) {
 		return nil, i.ended
 	case !i.has(endpoint):
 		return nil, refuse(reasonDenied, "", "broker: what the attempt had for %s was taken from it", endpoint)
-	case len(i.conns) >= maxInjectConns:
-		return nil, &fullError{of: i.b.hosts.of, size: maxInjectConns, who: "the attempt", has: maxInjectConns}
+	case len(i.conns) >= maxOfOne:
+		return nil, &fullError{of: i.b.hosts.of, size: maxOfOne, who: "the attempt", has: maxOfOne}
 	}
 	if c.free, err = i.b.hosts.take(tenantShare(i.f.tenant)); err != nil {
 		return nil, err

@@ -29,10 +29,12 @@ func Sweep(ctx context.Context, cfg Config) error {
 }
 
 // SetPlaces has brokers that begin have so many places, for as long as the test runs.
-func SetPlaces(t *testing.T, conns, hall, dials, hosts int) {
-	before := [4]int{maxConns, maxHall, maxDials, maxHosts}
-	maxConns, maxHall, maxDials, maxHosts = conns, hall, dials, hosts
-	t.Cleanup(func() { maxConns, maxHall, maxDials, maxHosts = before[0], before[1], before[2], before[3] })
+func SetPlaces(t *testing.T, conns, hall, dials, hosts, ofOne int) {
+	before := [5]int{maxConns, maxHall, maxDials, maxHosts, maxOfOne}
+	maxConns, maxHall, maxDials, maxHosts, maxOfOne = conns, hall, dials, hosts, ofOne
+	t.Cleanup(func() {
+		maxConns, maxHall, maxDials, maxHosts, maxOfOne = before[0], before[1], before[2], before[3], before[4]
+	})
 }
 
 // SetHallFor has who has no place go after d, for as long as the test runs.

@@ -17,14 +17,11 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"connectrpc.com/connect"
 	"google.golang.org/protobuf/proto"
 
-	"github.com/stepward/stepward/audit"
 	"github.com/stepward/stepward/identity"
-	"github.com/stepward/stepward/identity/broker"
 	"github.com/stepward/stepward/internal/brokerlink"
 	"github.com/stepward/stepward/internal/egress"
 	"github.com/stepward/stepward/internal/envelope"
@@ -547,37 +544,6 @@ func TestInjectRange(t *testing.T) {
 	}
 }
 
-// The sandboxes of one tenant cannot have all connections to hosts, nor has an attempt more than its own.
-func TestShareOfTenant(t *testing.T) {
-	broker.SetPlaces(t, 4, 4, 4, 4)
-	n := newInjecting(t, "93.184.216.34", nil)
-	n.issue()
-	theirs := n.beside("beta")
-	dial := func(c *rpc.Claim) error {
-		t.Helper()
-		client, err := n.link.Client(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		conn, err := brokerlink.Inject(t.Context(), client, c, "example.com:443")
-		if err == nil {
-			t.Cleanup(func() { conn.Close() })
-		}
-		return err
-	}
-	for range 2 {
-		if err := dial(n.claim); err != nil { // the control
-			t.Fatal(err)
-		}
-	}
-	if err := dial(n.claim); connect.CodeOf(err) != connect.CodeResourceExhausted || !strings.Contains(err.Error(), "tenant acme has 2 of 4 connections to hosts with a secret") {
-		t.Errorf("a third connection: %v", err)
-	}
-	if err := dial(theirs); err != nil {
-		t.Errorf("another tenant: %v", err)
-	}
-}
-
 // beside begins an attempt of another tenant's run, to which the same is issued.
 func (n *injecting) beside(tenant string) *rpc.Claim {
 	n.t.Helper()
@@ -599,100 +565,6 @@ func (n *injecting) beside(tenant string) *rpc.Claim {
 		n.t.Fatal(err)
 	}
 	return c
-}
-
-// The profiles and policies are asked again: what they take from a key, an attempt that goes on loses, and its connections
-// with it. What they add it does not get.
-func TestInjectAskedAgain(t *testing.T) {
-	broker.SetInject(t, 10*time.Millisecond, time.Hour)
-	looked := make(chan struct{})
-	broker.SetPoint(func(at string) {
-		if at == "looked" {
-			select {
-			case looked <- struct{}{}:
-			default:
-			}
-		}
-	})
-	t.Cleanup(func() { broker.SetPoint(func(string) {}) }) // after the broker has ended
-	n := newInjecting(t, "93.184.216.34", nil)
-	put := func(k identity.Key) {
-		t.Helper()
-		p, err := n.profiles.Get(t.Context(), "acme", "api_token")
-		if err == nil {
-			p.Keys = map[string]identity.Key{"API_TOKEN": k}
-			err = n.profiles.Put(t.Context(), p)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	key := func(change func(*identity.Key)) func() {
-		return func() {
-			k := identity.Key{Ref: "mem://acme/token", Inject: &identity.Inject{Hosts: []string{"example.com"}}}
-			change(&k)
-			put(k)
-		}
-	}
-	key(func(*identity.Key) {})()
-	n.bind(nil)
-	for i, c := range []struct {
-		why    string
-		change func()
-	}{
-		{"", key(func(k *identity.Key) { k.Inject.Hosts = append(k.Inject.Hosts, "www.example.com"); k.Version = "2" })}, // the control
-		{"has other Hosts now", key(func(k *identity.Key) { k.Inject.Hosts = []string{"www.example.com"} })},
-		{"has another Header now", key(func(k *identity.Key) { k.Inject.Header = "X-Token" })},
-		{"has no Inject now", key(func(k *identity.Key) { k.Inject = nil })},
-		{"refers to something else", key(func(k *identity.Key) { k.Ref = "mem://acme/other" })},
-		{"demands level L3 now, and this is L1-dev", key(func(k *identity.Key) { k.MinLevel = identity.L3 })},
-		{"denied", key(func(k *identity.Key) { *k = identity.Key{Deny: true} })},
-		{"unsets it", key(func(k *identity.Key) { *k = identity.Key{Unset: true} })},
-		{"nobody forbids it", func() { n.policy(`@id("nobody") forbid (principal, action, resource);`) }},
-	} {
-		n.claim = n.attempt(1, 2+i, "publish#2")
-		n.issue()
-		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://example.com/wait", nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		r.Header.Set("Authorization", "Bearer "+n.placeholder)
-		resp, err := n.client().Do(r)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer resp.Body.Close()
-		<-n.entered
-		before := n.events(audit.KeyWithheld)
-		c.change()
-		if c.why == "" {
-			for range 2 { // the first may have begun before the change
-				<-looked
-			}
-			if code, _ := n.do("GET", "/", "", "Authorization", "Bearer "+n.placeholder); code != http.StatusOK {
-				t.Errorf("%d", code)
-			}
-			if _, err := n.dial(t.Context(), "www.example.com:443"); reason(err) != "denied" {
-				t.Errorf("it has grown: %v", err)
-			}
-			resp.Body.Close()
-		} else {
-			if _, err := io.ReadAll(resp.Body); err == nil {
-				t.Errorf("%s: the answer ended by itself", c.why)
-			}
-			if _, err := n.dial(t.Context(), "example.com:443"); reason(err) != "denied" || !strings.Contains(err.Error(), c.why) {
-				t.Errorf("%s: a new connection: %v", c.why, err)
-			}
-			for n.events(audit.KeyWithheld) == before { // the connections are ended first
-				<-looked
-			}
-			if w := n.last(audit.KeyWithheld); w.Name != "API_TOKEN" || !strings.Contains(w.Error, c.why) {
-				t.Errorf("%s: on record is %+v", c.why, w)
-			}
-		}
-		n.close()
-		key(func(*identity.Key) {})()
-	}
 }
 
 // close ends what was issued.

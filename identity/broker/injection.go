@@ -33,7 +33,6 @@ const (
 	injectNote  = 2500 * time.Millisecond // until it is on record that a value is used: who ends it waits
 	injectNoted = 30 * time.Second        // of uses at most are on record as one, afterwards
 
-	maxInjectConns  = 64 // of one attempt
 	placeholderMark = "stepward_"
 )
 
@@ -329,11 +328,11 @@ func (i *injection) watch(ctx context.Context) {
 		looking, cancel := context.WithTimeout(ctx, injectLook)
 		err := i.look(looking)
 		cancel()
-		point("looked")
 		var no *refusal
 		switch {
 		case err == nil:
 			good = time.Now()
+			i.flush(ctx)
 		case errors.As(err, &no):
 			i.end(ctx, err)
 		case time.Since(good)+injectEvery > i.b.Freeze:
@@ -345,6 +344,7 @@ func (i *injection) watch(ctx context.Context) {
 		if unused {
 			i.end(ctx, errUnused)
 		}
+		point("looked")
 	}
 }
 
@@ -415,9 +415,10 @@ func (i *injection) end(ctx context.Context, why error) {
 			continue
 		}
 		if err := i.note(ctx, u, n.n); err != nil {
-			i.b.Logger.WarnContext(ctx, "how often a secret was used is not on record", "run", i.f.run, "name", u.name, "host", u.endpoint, "n", n.n, "error", err)
+			i.forgotten(ctx, u, n.n, err)
 		}
 	}
+	point("ended")
 }
 
 // endInjection ends that of an envelope, if there is one.
@@ -446,7 +447,7 @@ func (b *broker) endInjections(ctx context.Context) {
 }
 
 // spend has it on record that a secret is about to be used: the first time before, and after that before the first use
-// of each half minute, with how many there were. Without that it is not used.
+// of each half minute, with how many there were that are not yet. Without that it is not used.
 func (i *injection) spend(ctx context.Context, name, endpoint string) error {
 	if err := i.b.uses.take(i.f.run, time.Now()); err != nil {
 		return err
@@ -473,6 +474,41 @@ func (i *injection) spend(ctx context.Context, name, endpoint string) error {
 	}
 	i.uses[u] = &used{noted: time.Now()}
 	return nil
+}
+
+// flush has on record what was used since that was, so that a broker that is killed has not forgotten more than a few seconds.
+func (i *injection) flush(ctx context.Context) {
+	i.mu.Lock()
+	due := make(map[use]*used)
+	for u, n := range i.uses {
+		if n.n > 0 {
+			due[u] = &used{n: n.n}
+			n.n = 0
+		}
+	}
+	i.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, injectLook)
+	defer cancel()
+	for u, d := range due {
+		err := i.note(ctx, u, d.n)
+		if err == nil {
+			continue
+		}
+		i.mu.Lock()
+		n := i.uses[u]
+		if n != nil {
+			n.n += d.n // for the next time
+		}
+		i.mu.Unlock()
+		if n == nil {
+			i.forgotten(ctx, u, d.n, err)
+		}
+	}
+}
+
+// forgotten has it logged that uses are not on record.
+func (i *injection) forgotten(ctx context.Context, u use, n int64, err error) {
+	i.b.Logger.WarnContext(ctx, "how often a secret was used is not on record", "run", i.f.run, "name", u.name, "host", u.endpoint, "n", n, "error", err)
 }
 
 func (i *injection) note(ctx context.Context, u use, count int64) error {

@@ -11,6 +11,7 @@ var (
 	maxHall  = 128  // and those that have none of these places: that have not said who they are, or are refused
 	maxDials = 2048 // connections that lead on to sandboxes
 	maxHosts = 512  // connections of sandboxes to the hosts of injected secrets
+	maxOfOne = 64   // of them of one attempt
 )
 
 // places are shared by who takes them. Nobody may have more than are left: so one alone can have half of them,

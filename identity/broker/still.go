@@ -96,7 +96,10 @@ func (i *injection) narrow(ctx context.Context, to map[string]lasting) {
 	i.mu.Lock()
 	for n := range i.keys {
 		k := &i.keys[n]
-		l := to[k.Name]
+		l, asked := to[k.Name]
+		if !asked { // it was loaded meanwhile
+			continue
+		}
 		left := slices.DeleteFunc(slices.Clone(k.endpoints), func(e string) bool { return !slices.Contains(l.endpoints, e) })
 		if len(left) == len(k.endpoints) {
 			continue
