@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/stepward/stepward/internal/runid"
 )
 
 // An Explanation says what the steps of a run would get if they started now, and
@@ -31,12 +33,16 @@ type Explained struct {
 
 // Explain says of each name that the steps of a run list where it comes from, what it
 // was bound to, and whether a step that starts now gets it, and from which commands policies
-// keep it. What depends on the level, it says for the highest. run is a workflow.RunID.
-// Error: [ErrNotFound].
-func (p *Profiles) Explain(ctx context.Context, run int64) (e Explanation, err error) {
+// keep it. What depends on the level, it says for the highest. run is a workflow.RunID
+// as text, or in digits. Error: [ErrNotFound].
+func (p *Profiles) Explain(ctx context.Context, run string) (e Explanation, err error) {
+	id, ok := parseRun(run)
+	if !ok {
+		return e, fmt.Errorf("%w: %.40q is no id of a run", ErrNotFound, run)
+	}
 	opts := pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}
 	err = pgx.BeginTxFunc(ctx, p.pool, opts, func(tx pgx.Tx) error {
-		e, err = p.explain(ctx, tx, run)
+		e, err = p.explain(ctx, tx, id)
 		return err
 	})
 	if err != nil && !errors.Is(err, ErrNotFound) {
@@ -51,7 +57,7 @@ func (p *Profiles) explain(ctx context.Context, tx pgx.Tx, run int64) (e Explana
 	var version string
 	err = tx.QueryRow(ctx, p.q.BindingExplain, run).Scan(&b.Place.Tenant, &b.Place.Workflow, &version, &steps, &body)
 	if errors.Is(err, pgx.ErrNoRows) {
-		return e, fmt.Errorf("%w: run %d", ErrNotFound, run)
+		return e, fmt.Errorf("%w: %s", ErrNotFound, runid.Text(run))
 	}
 	if err == nil && body != nil {
 		err = json.Unmarshal(body, &b)

@@ -10,6 +10,9 @@ var (
 	schemeForm = pattern(`^[a-z][a-z0-9+.-]{0,31}$`)
 	pathForm   = pattern(`^[A-Za-z0-9._~/@:+=,#-]{1,512}$`)
 	version    = pattern(`^[!-~]{1,200}$`)
+
+	// workflowForm is what names of workflows are: see Name of internal/enqueue, which imports this package.
+	workflowForm = pattern(`^[A-Za-z0-9_][A-Za-z0-9_./-]{0,99}$`)
 )
 
 // SplitRef takes a reference apart: vault://kv/acme/deploy#token has the scheme

@@ -3,7 +3,11 @@ package identity
 import (
 	"fmt"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
+
+	"github.com/stepward/stepward/internal/runid"
 )
 
 // A State says what may still be done with something. States are ordered, and
@@ -31,12 +35,12 @@ func (s State) String() string {
 
 // What can be revoked.
 const (
-	KindKey      = "key"      // Target is its name: every version that there is
+	KindKey      = "key"      // Target is its name, as steps list it: every version that there is
 	KindVersion  = "version"  // and Version one of them
 	KindProfile  = "profile"  // Target is its name, for Revoke; its id when read
 	KindTenant   = "tenant"   // without a Target
 	KindWorkflow = "workflow" // Target is its name
-	KindRun      = "run"      // Target is its id, in digits
+	KindRun      = "run"      // Target is its id: a workflow.RunID as text, or in digits for Revoke
 	KindWorker   = "worker"   // Target is its name, or its session
 )
 
@@ -46,7 +50,7 @@ type Revocation struct {
 	Tenant  string // whose; empty: the deployment's, and so everybody's
 	Kind    string
 	Target  string
-	Version string // of a key, as the store has it
+	Version string // of a key, as the store has it; what follows an "@" may be left out: then it is every version that begins so
 	State   State
 	Drain   bool // of Soft: runs that were enqueued before may still start
 	Reason  string
@@ -59,6 +63,8 @@ type Revocation struct {
 
 func (r Revocation) problem() string {
 	named := r.Target != ""
+	isKey := r.Kind == KindKey || r.Kind == KindVersion
+	_, isRun := parseRun(r.Target)
 	switch {
 	case badText(r.Tenant) != "":
 		return "tenant: " + badText(r.Tenant)
@@ -70,6 +76,12 @@ func (r Revocation) problem() string {
 		return fmt.Sprintf("nothing of kind %q can be revoked", r.Kind)
 	case named == (r.Kind == KindTenant):
 		return "want a Target, but for a tenant"
+	case isKey && badName(r.Target, true) != "":
+		return "want the name of a key, as steps list it: " + badName(r.Target, true)
+	case r.Kind == KindRun && !isRun:
+		return "want the id of a run: run_ and 13 letters and digits, or a number"
+	case r.Kind == KindWorkflow && !workflowForm().MatchString(r.Target):
+		return "want the name of a workflow, without its version"
 	case (r.Version != "") != (r.Kind == KindVersion):
 		return "want a Version for that of a key, and for nothing else"
 	case r.Version != "" && !version().MatchString(r.Version):
@@ -131,7 +143,7 @@ func (r Revocations) concerns(row Revocation, u Use) bool {
 		after := u.Version == "" && u.Issued != nil && row.Epoch > u.Issued[row.Tenant]
 		return row.Target == u.Key && (after || !r.rotated(row, u.Version))
 	case KindVersion:
-		return row.Target == u.Key && row.Version == u.Version
+		return row.Target == u.Key && covers(row.Version, u.Version)
 	case KindProfile:
 		return slices.ContainsFunc(u.Profiles, func(id int64) bool { return fmt.Sprint(id) == row.Target })
 	case KindTenant:
@@ -139,7 +151,7 @@ func (r Revocations) concerns(row Revocation, u Use) bool {
 	case KindWorkflow:
 		return row.Target == u.Workflow
 	case KindRun:
-		return row.Target == fmt.Sprint(u.Run)
+		return row.Target == runid.Text(u.Run)
 	case KindWorker:
 		return slices.Contains(u.Worker, row.Target)
 	}
@@ -151,6 +163,24 @@ func (r Revocations) concerns(row Revocation, u Use) bool {
 func (r Revocations) rotated(revoked Revocation, version string) bool {
 	return slices.ContainsFunc(r.rows, func(n Revocation) bool {
 		return n.State == Active && n.Kind == KindKey && n.Tenant == revoked.Tenant && n.Target == revoked.Target && n.Epoch > revoked.Epoch &&
-			(version == "" || n.Version == version)
+			(version == "" || alike(n.Version, version))
 	})
+}
+
+// covers reports whether who says a version means another: that, or what a store has put an "@" and more behind, so
+// that it names one value for ever.
+func covers(said, version string) bool {
+	return said == version || strings.HasPrefix(version, said+"@")
+}
+
+// alike reports whether two versions may be the same.
+func alike(a, b string) bool { return covers(a, b) || covers(b, a) }
+
+// parseRun reads the id of a run, as text or in digits.
+func parseRun(text string) (int64, bool) {
+	if id, ok := runid.Parse(text); ok {
+		return id, true
+	}
+	id, err := strconv.ParseInt(text, 10, 64)
+	return id, err == nil && id > 0
 }

@@ -8,6 +8,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/stepward/stepward/internal/runid"
 )
 
 // ErrRevoked reports what is revoked, and stays so.
@@ -17,7 +19,8 @@ var ErrRevoked = errors.New("revoked")
 // nothing; a lower State than what was said before is [ErrRevoked]. What enqueues
 // meanwhile is waited for, two seconds at most: every enqueue that begins after Revoke
 // has returned is refused, and one of before is stopped at its start. Other
-// errors: a *[ProfileError], and [ErrNotFound] for a profile.
+// errors: a *[ProfileError] for what nothing can be called, and [ErrNotFound] for a profile, or a run, that the tenant
+// has not. Keys, workflows and workers need not be there yet, nor versions.
 func (p *Profiles) Revoke(ctx context.Context, r Revocation) error {
 	if reason := r.problem(); reason != "" {
 		return &ProfileError{Reason: "revoke " + r.Kind + " " + r.Target + ": " + reason}
@@ -25,6 +28,11 @@ func (p *Profiles) Revoke(ctx context.Context, r Revocation) error {
 	return p.change(ctx, "revoke", func(tx pgx.Tx) error {
 		if err := p.exclude(ctx, tx, r.Tenant); err != nil {
 			return err
+		}
+		if r.Kind == KindRun {
+			if err := p.findRun(ctx, tx, &r); err != nil {
+				return err
+			}
 		}
 		detail := map[string]any{"kind": r.Kind, "target": r.Target, "version": r.Version, "state": r.State.String(), "reason": r.Reason}
 		if r.Kind == KindProfile {
@@ -83,7 +91,7 @@ func (p *Profiles) Rotate(ctx context.Context, tenant, key, ver string) error {
 			return err
 		}
 		for _, v := range versions {
-			if v.Version == ver && v.State >= Soft {
+			if alike(v.Version, ver) && v.State >= Soft {
 				return fmt.Errorf("identity: version %s of %s: %w", ver, key, ErrRevoked)
 			}
 		}
@@ -94,7 +102,7 @@ func (p *Profiles) Rotate(ctx context.Context, tenant, key, ver string) error {
 		was, current := false, ""
 		for _, b := range before {
 			if b.State == Active {
-				was, current = was || b.Version == ver, b.Version
+				was, current = was || alike(b.Version, ver), b.Version
 			} else if was && b.State >= Soft {
 				return fmt.Errorf("identity: version %s of %s: %w", ver, key, ErrRevoked)
 			} else {
@@ -109,6 +117,18 @@ func (p *Profiles) Rotate(ctx context.Context, tenant, key, ver string) error {
 		}
 		return p.event(ctx, tx, "key.rotated", tenant, map[string]any{"key": key, "version": ver})
 	})
+}
+
+// findRun sees that the run to revoke is there, and has it named as others name it.
+func (p *Profiles) findRun(ctx context.Context, tx pgx.Tx, r *Revocation) error {
+	id, _ := parseRun(r.Target)
+	r.Target = runid.Text(id)
+	var tenant string
+	err := tx.QueryRow(ctx, p.q.RunTenant, id).Scan(&tenant)
+	if errors.Is(err, pgx.ErrNoRows) || err == nil && r.Tenant != "" && r.Tenant != tenant {
+		return fmt.Errorf("%w: %s of %s", ErrNotFound, r.Target, Scope{Tenant: r.Tenant})
+	}
+	return err
 }
 
 // Revocations returns everything that was revoked of a tenant, or of the deployment

@@ -2,11 +2,32 @@ package identity_test
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"testing"
 
+	"github.com/jackc/pgx/v5/pgxpool"
+
 	"github.com/stepward/stepward/identity"
+	"github.com/stepward/stepward/workflow"
 )
+
+// enqueued adds a run for each tenant.
+func enqueued(t *testing.T, pool *pgxpool.Pool, schema string, tenants ...string) (runs []workflow.RunID) {
+	t.Helper()
+	c, err := workflow.NewClient(workflow.ClientConfig{Pool: pool, Schema: schema})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tenant := range tenants {
+		run, err := workflow.DurableWorkflow[int, int]{Name: "other"}.Enqueue(t.Context(), c, 1, workflow.EnqueueOptions{Tenant: tenant})
+		if err != nil {
+			t.Fatal(err)
+		}
+		runs = append(runs, run.ID)
+	}
+	return runs
+}
 
 // States only go up, and what was revoked comes back as a new version only.
 func TestRevoke(t *testing.T) {
@@ -65,9 +86,17 @@ func TestRevoke(t *testing.T) {
 	is(identity.Use{Workflow: "site"}, identity.Soft)
 	is(identity.Use{Workflow: "site", Bound: map[string]int64{"acme": 0}}, identity.Active) // enqueued before
 	is(identity.Use{Workflow: "site", Bound: map[string]int64{"acme": 99}}, identity.Soft)
-	revoke(identity.Revocation{Tenant: "acme", Kind: identity.KindRun, Target: "7", State: identity.Hard}, nil)
-	is(identity.Use{Run: 7}, identity.Hard)
-	is(identity.Use{Run: 8}, identity.Active)
+	const deleted = 8
+	runs := enqueued(t, pool, schema, "acme", "acme", "other")
+	revoke(identity.Revocation{Tenant: "acme", Kind: identity.KindRun, Target: runs[0].String(), State: identity.Hard}, nil)
+	is(identity.Use{Run: int64(runs[0])}, identity.Hard)
+	is(identity.Use{Run: int64(runs[1])}, identity.Active)
+	revoke(identity.Revocation{Tenant: "acme", Kind: identity.KindRun, Target: fmt.Sprint(int64(runs[1])), State: identity.Hard}, nil)
+	is(identity.Use{Run: int64(runs[1])}, identity.Hard)
+	revoke(identity.Revocation{Tenant: "acme", Kind: identity.KindRun, Target: runs[1].String(), State: identity.Soft}, identity.ErrRevoked) // it is one run
+	revoke(identity.Revocation{Tenant: "acme", Kind: identity.KindRun, Target: runs[2].String(), State: identity.Hard}, identity.ErrNotFound)
+	revoke(identity.Revocation{Kind: identity.KindRun, Target: runs[2].String(), State: identity.Hard}, nil)
+	revoke(identity.Revocation{Kind: identity.KindRun, Target: workflow.RunID(deleted).String(), State: identity.Hard}, identity.ErrNotFound)
 	revoke(identity.Revocation{Kind: identity.KindWorker, Target: "w1", State: identity.Hard}, nil) // for all tenants
 	is(identity.Use{Worker: []string{"w1", "ab12"}}, identity.Hard)
 	is(identity.Use{Worker: []string{"w2"}}, identity.Active)
@@ -78,7 +107,7 @@ func TestRevoke(t *testing.T) {
 	revoke(identity.Revocation{Tenant: "acme", Kind: identity.KindProfile, Target: "none", State: identity.Hard}, identity.ErrNotFound)
 
 	all, err := p.Revocations(ctx, "acme")
-	if err != nil || len(all) != 10 {
+	if err != nil || len(all) != 11 {
 		t.Errorf("got %+v, %v", all, err)
 	}
 	for i, r := range all {
@@ -86,9 +115,55 @@ func TestRevoke(t *testing.T) {
 			t.Errorf("got %+v at %d", r, i)
 		}
 	}
-	if got := events(t, pool, schema, "acme"); len(got) != len(all) || !slices.Contains(got, "key.rotated ops") || !slices.Contains(got, "identity.revoked ops") {
+	if got := events(t, pool, schema, "acme"); len(got) != len(all)+2 || !slices.Contains(got, "key.rotated ops") || !slices.Contains(got, "identity.revoked ops") {
 		t.Errorf("got events %v", got)
 	}
+}
+
+// A store may put more behind a version than people say of it: which of those is meant nobody has to know who
+// takes it back.
+func TestRevokeVersion(t *testing.T) {
+	t.Parallel()
+	p, _, _ := admin(t)
+	revoke := func(kind, version string) {
+		t.Helper()
+		if err := p.Revoke(t.Context(), identity.Revocation{Tenant: "acme", Kind: kind, Target: "TOKEN", Version: version, State: identity.Hard}); err != nil {
+			t.Error(err)
+		}
+	}
+	rotate := func(version string, want error) {
+		t.Helper()
+		if err := p.Rotate(t.Context(), "acme", "TOKEN", version); !errors.Is(err, want) || want == nil && err != nil {
+			t.Errorf("rotate to %s: got %v, want %v", version, err, want)
+		}
+	}
+	is := func(want identity.State, versions ...string) {
+		t.Helper()
+		for _, v := range versions {
+			if got, why, err := p.State(t.Context(), identity.Use{Tenant: "acme", Key: "TOKEN", Version: v}); err != nil || got != want {
+				t.Errorf("%s: got %v for %+v, %v; want %v", v, got, why, err, want)
+			}
+		}
+	}
+	revoke(identity.KindVersion, "3")
+	is(identity.Hard, "3", "3@monday", "3@tuesday")
+	is(identity.Active, "33@monday", "2@monday", "1")
+	rotate("3@monday", identity.ErrRevoked)
+	revoke(identity.KindVersion, "4@monday")
+	is(identity.Hard, "4@monday")
+	is(identity.Active, "4@tuesday", "4") // which one that is, is known at the start
+	rotate("4", identity.ErrRevoked)
+
+	rotate("5@monday", nil)
+	revoke(identity.KindKey, "")
+	rotate("5", identity.ErrRevoked) // it was current before
+	rotate("6", nil)
+	is(identity.Hard, "5@monday", "7")
+	is(identity.Active, "6@monday", "6")
+	revoke(identity.KindKey, "")
+	rotate("8@monday", nil)
+	is(identity.Active, "8@monday", "8")
+	is(identity.Hard, "6@monday", "8@tuesday")
 }
 
 func TestRevokeBadInput(t *testing.T) {
@@ -107,6 +182,13 @@ func TestRevokeBadInput(t *testing.T) {
 		"version of a run":  {Kind: identity.KindRun, Target: "1", Version: "1", State: identity.Hard},
 		"hard with a drain": {Kind: identity.KindKey, Target: "K", State: identity.Hard, Drain: true},
 		"NUL":               {Kind: identity.KindKey, Target: "K\x00", State: identity.Hard},
+		"key by reference":  {Kind: identity.KindKey, Target: "file://deploy-token", State: identity.Hard},
+		"key by path":       {Kind: identity.KindKey, Target: "deploy-token", State: identity.Hard},
+		"version by path":   {Kind: identity.KindVersion, Target: "deploy-token", Version: "1", State: identity.Hard},
+		"run by key":        {Kind: identity.KindRun, Target: "order-1", State: identity.Hard},
+		"run cut short":     {Kind: identity.KindRun, Target: "run_1", State: identity.Hard},
+		"no run":            {Kind: identity.KindRun, Target: "0", State: identity.Hard},
+		"workflow@version":  {Kind: identity.KindWorkflow, Target: "site@1", State: identity.Hard},
 		"no such kind":      {Kind: "sandbox", Target: "K", State: identity.Hard},
 	} {
 		var e *identity.ProfileError

@@ -4,11 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/stepward/stepward/internal/db"
+	"github.com/stepward/stepward/internal/runid"
 )
 
 // A View is what counts at some places, as one moment has it.
@@ -62,7 +62,7 @@ func load(ctx context.Context, tx sender, q *db.Queries, b *pgx.Batch, places []
 	}
 	ids := []string{}
 	for _, id := range runs {
-		ids = append(ids, strconv.FormatInt(id, 10))
+		ids = append(ids, runid.Text(id))
 	}
 	before := b.Len()
 	b.Queue(q.ProfileApply, tenants, projects, environments, workflows)

@@ -95,7 +95,7 @@ func (s *story) policy(ctx context.Context) error {
 		return err
 	}
 	s.tell(ctx, "globex", run)
-	e, err := s.admin.Explain(ctx, int64(run.ID))
+	e, err := s.admin.Explain(ctx, run.ID.String())
 	if err != nil {
 		return err
 	}
@@ -110,7 +110,7 @@ func (s *story) rotate(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	e, err := s.admin.Explain(ctx, int64(run.ID))
+	e, err := s.admin.Explain(ctx, run.ID.String())
 	if err != nil {
 		return err
 	}

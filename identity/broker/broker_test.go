@@ -354,6 +354,7 @@ func TestRevokedVersion(t *testing.T) {
 			t.Errorf("got %+v, %v", n, err)
 		}
 	}
+	version("v1@monday")
 	first, err := get(t.Context(), link, f.claim)
 	if err != nil {
 		t.Fatal(err)

@@ -176,7 +176,7 @@ func TestDeprecated(t *testing.T) {
 	if n, d := f.events(audit.KeyDeprecated), f.last(audit.KeyDeprecated); n != 1 || d.Name != "DEPLOY_TOKEN" || d.Deprecated != "key DEPLOY_TOKEN" {
 		t.Errorf("%d events: %+v", n, d)
 	}
-	e, err := f.profiles.Explain(t.Context(), runID)
+	e, err := f.profiles.Explain(t.Context(), workflow.RunID(runID).String())
 	if err != nil || e.Keys[0].State != identity.Deprecated || e.Keys[0].Err != nil || e.Keys[1].State != identity.Active || !strings.Contains(e.String(), "; deprecated\n") {
 		t.Errorf("got %+v, %v", e, err)
 	}

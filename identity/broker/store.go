@@ -39,7 +39,7 @@ type Request struct {
 // A Value is what a store has under a reference.
 type Value struct {
 	Bytes   []byte    // never cut; who asked for it refuses what is over MaxValue, and overwrites it after use
-	Version string    // names this value for ever; empty: the store has none
+	Version string    // names this value for ever, if need be with more behind an "@" than people say; empty: the store has none
 	Created time.Time // of the version, as far as known
 	Lease   string    // for Revoker; empty: there is none
 }

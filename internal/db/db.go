@@ -65,7 +65,7 @@ type Queries struct {
 
 	IdentityLock, IdentityPatience, IdentityHold, IdentityEpoch, IdentityEvent, ProfileInsert, ProfileUpdate, ProfileDelete, ProfileGet, ProfileApply, PolicyGet string
 
-	RevocationInsert, RevocationList, RevocationApply, IdentityShare, BindingGet, BindingKin, BindingExplain, DefinitionSteps string
+	RevocationInsert, RevocationList, RevocationApply, IdentityShare, RunTenant, BindingGet, BindingKin, BindingExplain, DefinitionSteps string
 
 	WhyWaits, WhyAttempts, WhyHolder, WhyWorkers string
 }

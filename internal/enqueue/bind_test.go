@@ -16,6 +16,7 @@ import (
 	"github.com/stepward/stepward/internal/db"
 	"github.com/stepward/stepward/internal/engine"
 	"github.com/stepward/stepward/internal/enqueue"
+	"github.com/stepward/stepward/internal/runid"
 )
 
 // binder enqueues runs of a workflow that has a step with secrets.
@@ -325,7 +326,7 @@ func TestExplain(t *testing.T) {
 	run := b.add(enqueue.Item{Tenant: "acme", Workflow: "site", Identity: engine.Identity{Environment: "prod"}})[0].Run
 	explain := func(want string) identity.Explanation {
 		t.Helper()
-		e, err := b.p.Explain(t.Context(), run)
+		e, err := b.p.Explain(t.Context(), runid.Text(run))
 		if err != nil || e.String() != want {
 			t.Errorf("got\n%s%v, want\n%s", e, err, want)
 		}
@@ -343,14 +344,16 @@ func TestExplain(t *testing.T) {
 	if err := b.p.Revoke(t.Context(), identity.Revocation{Tenant: "acme", Kind: identity.KindRun, Target: fmt.Sprint(run), State: identity.Hard}); err != nil {
 		t.Fatal(err)
 	}
-	if e, err := b.p.Explain(t.Context(), run); err != nil || !errors.Is(e.Keys[0].Err, identity.ErrRevoked) || e.Keys[0].State != identity.Hard || e.Keys[0].Why.Kind != identity.KindRun {
+	if e, err := b.p.Explain(t.Context(), runid.Text(run)); err != nil || !errors.Is(e.Keys[0].Err, identity.ErrRevoked) || e.Keys[0].State != identity.Hard || e.Keys[0].Why.Target != runid.Text(run) {
 		t.Errorf("got %+v, %v", e, err)
 	}
-	if _, err := b.p.Explain(t.Context(), 1); !errors.Is(err, identity.ErrNotFound) {
-		t.Errorf("got %v", err)
+	for _, none := range []string{"1", "order-1", "run_"} {
+		if _, err := b.p.Explain(t.Context(), none); !errors.Is(err, identity.ErrNotFound) {
+			t.Errorf("%s: got %v", none, err)
+		}
 	}
 	plain := b.add(enqueue.Item{Tenant: "acme", Workflow: "plain"})[0].Run
-	if e, err := b.p.Explain(t.Context(), plain); err != nil || len(e.Keys) != 0 {
+	if e, err := b.p.Explain(t.Context(), fmt.Sprint(plain)); err != nil || len(e.Keys) != 0 {
 		t.Errorf("got %+v, %v", e, err)
 	}
 }

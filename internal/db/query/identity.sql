@@ -81,6 +81,9 @@ ORDER BY e.tenant, r.epoch;
 SELECT pg_advisory_xact_lock_shared(hashtextextended('stepward identity ' || t, 0))
 FROM (SELECT DISTINCT t FROM unnest(array_append($1::text[], '')) AS t ORDER BY t) x;
 
+-- name: RunTenant
+SELECT tenant FROM stepward.run WHERE id = $1;
+
 -- name: BindingGet
 -- What a run is bound to; null: nothing. Which run it repeats, or the nearest of those that it is a child of; and the pins that it has
 -- itself for a step.
