@@ -19,6 +19,7 @@ import (
 
 	"github.com/stepward/stepward/identity"
 	"github.com/stepward/stepward/identity/filestore"
+	"github.com/stepward/stepward/internal/canary"
 	"github.com/stepward/stepward/internal/devdb"
 	"github.com/stepward/stepward/internal/testenv"
 	"github.com/stepward/stepward/workflow"
@@ -33,7 +34,8 @@ type mine struct {
 	client *workflow.Client
 	admin  *identity.Profiles
 	setup  setup
-	search *searcher
+	values map[string][]string // by name: what of each is looked for
+	search *canary.Searcher
 	found  map[string]map[string]bool // by place: the markers that were found
 	passed map[string]bool            // what was reported
 }
@@ -99,7 +101,7 @@ func newMine(t *testing.T) *mine {
 func (m *mine) plant(url string) {
 	t, values := m.t, make(map[string][]string)
 	m.setup = setup{URL: url, Markers: make(map[string]string)}
-	for _, place := range []string{"memory", "log", "files", "metrics", "environ", "cmdline", "plain"} {
+	for _, place := range []string{"memory", "log", "files", "metrics", "environ", "cmdline", "plain", "engine"} {
 		m.setup.Markers[place] = random()
 		values["marker "+place] = []string{m.setup.Markers[place]}
 	}
@@ -116,20 +118,34 @@ func (m *mine) plant(url string) {
 			if _, err := store.Put(t.Context(), tenant, strings.ToLower(name), []byte(value)); err != nil {
 				t.Fatal(err)
 			}
-			keys[name] = identity.Key{Ref: "file://" + strings.ToLower(name), Commands: []string{"sh"}, File: i == 9}
+			keys[name] = identity.Key{Ref: "file://" + strings.ToLower(name), Commands: []string{"sh", "/workspace/probe"}, File: i == 9}
 		}
-		keys[plain] = identity.Key{Knob: m.setup.Markers["plain"], Commands: []string{"sh"}}
+		value, parts := secret(1)
+		values[tenant+" "+injected] = parts
+		if _, err := store.Put(t.Context(), tenant, "injected", []byte(value)); err != nil {
+			t.Fatal(err)
+		}
+		keys[injected] = identity.Key{Ref: "file://injected", Commands: keys["S0"].Commands, Inject: &identity.Inject{Hosts: []string{"example.com"}}}
+		keys[plain] = identity.Key{Knob: m.setup.Markers["plain"], Commands: []string{"sh", "/workspace/probe"}}
 		if err := m.admin.Put(t.Context(), identity.Profile{Name: "main", Scope: identity.Scope{Tenant: tenant}, Keys: keys}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	m.search = newSearcher(values)
+	m.values, m.search = values, canary.NewSearcher(values)
+	if err := os.Mkdir(filepath.Join(m.dir, "tmp"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	m.tellSetup()
+}
+
+// tellSetup is for workers that start from now on.
+func (m *mine) tellSetup() {
 	raw, err := json.Marshal(m.setup)
 	if err == nil {
-		err = errors.Join(os.WriteFile(filepath.Join(m.dir, "setup.json"), raw, 0o600), os.Mkdir(filepath.Join(m.dir, "tmp"), 0o700))
+		err = os.WriteFile(filepath.Join(m.dir, "setup.json"), raw, 0o600)
 	}
 	if err != nil {
-		t.Fatal(err)
+		m.t.Fatal(err)
 	}
 }
 
@@ -214,7 +230,7 @@ func TestCanary(t *testing.T) {
 			t.Fatalf("it is %s: %v, %v", is, now.Err, err)
 		}
 	}
-	m.memory("memory of a worker", first)
+	m.memory("memory of a worker", first.Process.Pid)
 	m.processes()
 	if err := first.Process.Kill(); err != nil {
 		t.Fatal(err)
@@ -243,7 +259,7 @@ func TestCanary(t *testing.T) {
 	if out, err := resumes.Result(t.Context()); err != nil || out != m.setup.Markers["plain"] {
 		t.Errorf("a step that was done: %q, %v", out, err)
 	}
-	m.memory("memory of the other worker", second)
+	m.memory("memory of the other worker", second.Process.Pid)
 	m.processes()
 	if err := second.Process.Signal(syscall.SIGQUIT); err != nil { // it prints all goroutines
 		t.Fatal(err)

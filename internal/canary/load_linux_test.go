@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"html"
+	"io"
 	"log/slog"
 	"net/url"
 	"os"
@@ -29,6 +30,9 @@ var names = []string{"S0", "S1", "S2", "S3", "S4", "S5", "S6", "S7", "S8", "S9"}
 
 const plain = "PLAIN"
 
+// injected is one that enters no sandbox.
+const injected = "INJECTED"
+
 var (
 	load  = workflow.DurableWorkflow[string, string]{Name: "load"}
 	stage = workflow.Progress[string]{Name: "stage"}
@@ -42,6 +46,10 @@ var (
 	leak = workflow.NewStep("leak", leaks, steps)
 	dies = workflow.NewStep("dies", leaks, once)
 	tool = workflow.NewToolStep("tool", drive, steps)
+	keep = workflow.NewToolStep("keep", keeps, workflow.StepOptions{
+		Mode: workflow.Identity, Secrets: append([]string{injected}, steps.Secrets...), Retry: workflow.Retry{MaxAttempts: 1},
+		Sandbox: sandbox.Spec{Network: sandbox.NetworkPolicy{Allow: []string{"example.com:443"}}},
+	})
 	tell = workflow.NewStep("tell", func(_ context.Context, s []string) (string, error) { return strings.Join(s, "\n"), nil },
 		workflow.StepOptions{Mode: workflow.Sandboxed})
 	note = workflow.NewStep("note", func(ctx context.Context, s string) (int, error) { // on the worker
@@ -65,6 +73,8 @@ var (
 				return "", nerr
 			}
 			return "", err
+		case "engine":
+			return keep.Run(ctx, how)
 		case "tool":
 			said, err := tool.Run(ctx, how)
 			if err != nil {
@@ -90,7 +100,7 @@ var (
 		}
 		_, err = note.Run(ctx, all)
 		return all, err
-	}, workflow.Options{Steps: []workflow.Declared{leak, dies, tool, tell, note}})
+	}, workflow.Options{Steps: []workflow.Declared{leak, dies, tool, keep, tell, note}})
 )
 
 // given returns what this process has of a secret.
@@ -210,4 +220,41 @@ func drive(ctx context.Context, sb *sandbox.Sandbox, _ string) (string, error) {
 		return "", fmt.Errorf("a command that fails: %w", err)
 	}
 	return said + string(mark) + exit.Error() + string(exit.Stderr), nil
+}
+
+// probe is the program of sandboxes that have no shell.
+var probe string
+
+// keeps has a command say the secrets, and another hold them.
+func keeps(ctx context.Context, sb *sandbox.Sandbox, _ string) (string, error) {
+	program, err := os.ReadFile(probe)
+	if err == nil {
+		err = sb.WriteFile(ctx, "probe", program, 0o755)
+	}
+	if err != nil {
+		return "", err
+	}
+	says := sb.Command("/workspace/probe", "probe:env")
+	says.Secrets = append([]string{injected}, steps.Secrets...)
+	said, err := says.Output(ctx)
+	if err != nil || !strings.Contains(string(said), "[REDACTED:S0]") || !strings.Contains(string(said), injected+"=stepward_") {
+		return "", workflow.Permanent(fmt.Errorf("got %q: %w", said, err))
+	}
+	slog.InfoContext(ctx, "tool", "said", string(said))
+	holds := sb.Command("/workspace/probe", "probe:hold-secret", "S0")
+	holds.Secrets = says.Secrets
+	begun, w := io.Pipe()
+	holds.Stdout = w
+	if err := holds.Start(ctx); err != nil {
+		return "", err
+	}
+	text := make([]byte, len("true"))
+	if _, err := io.ReadFull(begun, text); err != nil || string(text) != "true" {
+		return "", workflow.Permanent(fmt.Errorf("it has no secret: %s: %w", text, err))
+	}
+	if err := stage.SetInStep(ctx, "waiting"); err != nil {
+		return "", err
+	}
+	<-ctx.Done()
+	return "", context.Cause(ctx)
 }

@@ -22,6 +22,8 @@ import (
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 
+	"github.com/stepward/stepward/sandbox"
+	"github.com/stepward/stepward/sandbox/docker"
 	"github.com/stepward/stepward/worker"
 	"github.com/stepward/stepward/worker/bootstrap"
 	"github.com/stepward/stepward/workflow"
@@ -50,6 +52,8 @@ func TestMain(m *testing.M) {
 type setup struct {
 	URL     string
 	Markers map[string]string // that it is to leave, by place
+	Engine  string            // of Docker, where its sandboxes are; empty: they are local
+	Probe   string            // the program for these
 }
 
 // held is what a worker has in its memory.
@@ -90,8 +94,15 @@ func work(dir string) error {
 		return err
 	}
 	mine.Add(ctx, 1, otelmetric.WithAttributes(attribute.String("marker", s.Markers["metrics"])))
+	var backends []sandbox.Backend
+	if s.Engine != "" {
+		engine := docker.New(docker.Config{Host: s.Engine, Program: s.Probe})
+		defer engine.Close()
+		backends, probe = append(backends, engine), s.Probe
+	}
 	return worker.Run(ctx, worker.Config{
-		Pool: pool, Workflows: []*workflow.Definition{loadV1}, LeaseTTL: 5 * time.Second,
+		Backends: backends,
+		Pool:     pool, Workflows: []*workflow.Definition{loadV1}, LeaseTTL: 5 * time.Second,
 		TracerProvider: sdktrace.NewTracerProvider(sdktrace.WithSyncer(spans{to})), MeterProvider: meters,
 	})
 }

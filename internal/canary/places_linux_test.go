@@ -19,6 +19,7 @@ import (
 
 	"github.com/stepward/stepward/audit"
 	"github.com/stepward/stepward/internal/brokerlink"
+	"github.com/stepward/stepward/internal/canary"
 )
 
 // look searches a source in a place. What is found of a secret fails the test.
@@ -27,13 +28,13 @@ func (m *mine) look(place, source string, r io.Reader) {
 	if m.found[place] == nil {
 		m.found[place] = make(map[string]bool)
 	}
-	err := m.search.read(r, func(n needle, around []byte) {
-		if m.found[place][n.of] = true; strings.HasPrefix(n.of, "marker ") {
+	err := m.search.Read(r, func(n canary.Needle, around []byte) {
+		if m.found[place][n.Of] = true; strings.HasPrefix(n.Of, "marker ") {
 			return
 		}
-		if what := fmt.Sprint(place, source, n.of, n.encoding); !m.passed[what] {
+		if what := fmt.Sprint(place, source, n.Of, n.Encoding); !m.passed[what] {
 			m.passed[what] = true
-			m.t.Errorf("%s: %s has %s as %s: %q", place, source, n.of, n.encoding, around)
+			m.t.Errorf("%s: %s has %s as %s: %q", place, source, n.Of, n.Encoding, around)
 		}
 	})
 	if err != nil {
@@ -42,8 +43,8 @@ func (m *mine) look(place, source string, r io.Reader) {
 }
 
 // memory looks at all that a process has in its memory, from outside, as a debugger does.
-func (m *mine) memory(place string, c *exec.Cmd) {
-	proc := filepath.Join("/proc", strconv.Itoa(c.Process.Pid))
+func (m *mine) memory(place string, pid int) {
+	proc := filepath.Join("/proc", strconv.Itoa(pid))
 	maps, err := os.ReadFile(filepath.Join(proc, "maps"))
 	if err != nil {
 		m.t.Fatal(err)
@@ -67,7 +68,7 @@ func (m *mine) memory(place string, c *exec.Cmd) {
 		if mode[0] != 'r' || strings.Contains(line, "[v") { // vvar and vsyscall are the kernel's
 			continue
 		}
-		m.look(place, strings.TrimSpace(line), bufio.NewReaderSize(&resident{mem: mem, pages: pages, at: int64(from), to: int64(to)}, window))
+		m.look(place, strings.TrimSpace(line), bufio.NewReaderSize(&resident{mem: mem, pages: pages, at: int64(from), to: int64(to)}, canary.Window))
 	}
 }
 

@@ -32,7 +32,7 @@ var Cases = []Group{
 			Tests: []string{"internal/importcheck TestWorkerOpensNoSecret", "internal/importcheck TestClientOpensNoSecret", "internal/importcheck TestFindsViolations"}},
 		{ID: 22, Name: "a secret that is missing is found in the worker's own environment", Tests: []string{"worker/bootstrap TestIdentity", "worker/bootstrap TestIdentityMissing"}},
 		{ID: 26, Name: "a command without secrets prints its environment, and reads other processes", Tests: []string{"sandbox/local TestBackend/secrets/apart", "sandbox/local TestBackend/secrets/command", "sandbox/local TestEscape/other processes"}},
-		{ID: 27, Name: "what an engine shows of a sandbox, and would keep of it in an image", Tests: []string{"sandbox/docker TestBackend/secrets/engine", "sandbox/kubernetes TestBackend/secrets/engine"}},
+		{ID: 27, Name: "what an engine shows of a sandbox, and would keep of it in an image", Tests: []string{"sandbox/docker TestBackend/secrets/engine", "sandbox/kubernetes TestBackend/secrets/engine", "internal/canary TestCanaryDocker", "sandbox/kubernetes TestCanary"}},
 		{ID: 56, Name: "audit, spans, metrics, errors and panics are searched", Tests: []string{"internal/canary TestCanary"}},
 	}},
 	{"Envelopes", []Case{
