@@ -13,7 +13,8 @@ import (
 	"github.com/hashicorp/vault/api"
 )
 
-// Config says which Vault is read, and how. Nothing is taken from the environment.
+// Config says which Vault is read, and how. Nothing is taken from the environment, but Vault's own client
+// refuses to work with a variable VAULT_… that it cannot read.
 type Config struct {
 	// Address is Vault's, as https://vault.example.com:8200. Required.
 	Address string

@@ -93,7 +93,7 @@ func (s *Store) fill(ctx context.Context, m *made, r broker.Request, t target, d
 		if err != nil {
 			return err
 		}
-		own, err = c.Clone()
+		own, err = s.session.bare()
 		return err
 	})
 	switch {
@@ -109,9 +109,6 @@ func (s *Store) fill(ctx context.Context, m *made, r broker.Request, t target, d
 	m.lease = token.Auth.Accessor + "/"
 	if err == nil {
 		own.SetToken(token.Auth.ClientToken)
-		if s.config.Namespace != "" {
-			own.SetNamespace(s.config.Namespace)
-		}
 		err = s.readUnder(ctx, own, m, t, life, doing)
 	}
 	if err != nil {

@@ -2,6 +2,7 @@ package vault
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"sync"
 	"time"
@@ -16,28 +17,35 @@ type session struct {
 
 	mu    sync.Mutex
 	with  *api.Client
-	until time.Time // zero: as long as Vault takes it
+	until time.Time // another login is due; zero: as long as Vault takes it
+	ends  time.Time // the token does
 }
 
 // bare returns a client without a token.
 func (s *session) bare() (*api.Client, error) {
-	transport := http.DefaultTransport
+	var transport http.RoundTripper = http.DefaultTransport
 	if s.config.Transport != nil {
 		transport = s.config.Transport
 	}
 	c, err := api.NewClient(&api.Config{
 		Address:      s.config.Address,
-		HttpClient:   &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }},
+		HttpClient:   &http.Client{Transport: guard{transport}},
 		Timeout:      s.config.Timeout,
 		MinRetryWait: 100 * time.Millisecond,
 		MaxRetryWait: 300 * time.Millisecond,
 		MaxRetries:   2,
+		CheckRetry: func(ctx context.Context, answer *http.Response, err error) (bool, error) {
+			if _, ok := errors.AsType[*RedirectError](err); ok {
+				return false, err // it would be the same
+			}
+			return api.DefaultRetryPolicy(ctx, answer, err)
+		},
 	})
 	if err != nil {
 		return nil, err
 	}
 	c.ClearToken()
-	c.ClearNamespace()
+	c.SetHeaders(http.Header{api.RequestHeaderName: {"true"}}) // without those of the environment
 	if s.config.Namespace != "" {
 		c.SetNamespace(s.config.Namespace)
 	}
@@ -51,25 +59,37 @@ func (s *session) client(ctx context.Context, refused *api.Client) (*api.Client,
 	if s.with != nil && s.with != refused && (s.until.IsZero() || time.Now().Before(s.until)) {
 		return s.with, nil
 	}
+	c, token, err := s.login(ctx)
+	if now := time.Now(); err != nil && s.with != nil && s.with != refused && now.Before(s.ends) {
+		s.until = now.Add(s.ends.Sub(now) / 2) // the one that there is still holds
+		return s.with, nil
+	} else if err != nil {
+		return nil, err
+	}
+	c.SetToken(token.ClientToken)
+	s.with, s.until, s.ends = c, time.Time{}, time.Time{}
+	if life := time.Duration(token.LeaseDuration) * time.Second; life > 0 {
+		s.until, s.ends = time.Now().Add(life*2/3), time.Now().Add(life)
+	}
+	return c, nil
+}
+
+// login gets a token, and returns a client for it.
+func (s *session) login(ctx context.Context) (*api.Client, *api.SecretAuth, error) {
 	c, err := s.bare()
 	if err != nil {
-		return nil, &Error{Doing: "connect", Err: err}
+		return nil, nil, &Error{Doing: "connect", Err: err}
 	}
 	ctx, cancel := context.WithTimeout(ctx, s.config.Timeout)
 	defer cancel()
 	secret, err := s.config.Auth.Login(ctx, c)
 	if err != nil {
-		return nil, fail("log in", err, nil)
+		return nil, nil, fail("log in", err, nil)
 	}
 	if secret == nil || secret.Auth == nil || secret.Auth.ClientToken == "" {
-		return nil, &Error{Doing: "log in: there was no token"}
+		return nil, nil, &Error{Doing: "log in: there was no token"}
 	}
-	c.SetToken(secret.Auth.ClientToken)
-	s.with, s.until = c, time.Time{}
-	if life := time.Duration(secret.Auth.LeaseDuration) * time.Second; life > 0 {
-		s.until = time.Now().Add(life * 2 / 3)
-	}
-	return c, nil
+	return c, secret.Auth, nil
 }
 
 // do calls f with a client, and once more after another login if Vault does not know the token

@@ -160,7 +160,7 @@ func put(ctx context.Context, o options, in io.Reader) error {
 		return err
 	}
 	defer clear(value)
-	s, err := filestore.Open(filestore.Config{Dir: o.files})
+	s, err := filestore.Open(o.fileStore())
 	if err != nil {
 		return err
 	}

@@ -205,6 +205,31 @@ func TestPut(t *testing.T) {
 	}
 }
 
+// A store under a passphrase is put into and read with it, and not without.
+func TestPassphrase(t *testing.T) {
+	dir := t.TempDir()
+	o := options{files: filepath.Join(dir, "store"), passphraseFile: filepath.Join(dir, "passphrase")}
+	if err := os.WriteFile(o.passphraseFile, []byte("correct horse\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s, err := filestore.Open(o.fileStore())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if cfg, err := o.config(); err != nil || cfg.Stores["file"] == nil {
+		t.Error(err)
+	}
+	if err := os.WriteFile(o.passphraseFile, []byte("wrong\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := o.config(); err == nil {
+		t.Error("it opens with another passphrase")
+	}
+}
+
 // What is missing has its flag's name, all of it at once.
 func TestOptions(t *testing.T) {
 	none := func(string) (string, bool) { return "", false }
@@ -220,6 +245,11 @@ func TestOptions(t *testing.T) {
 		{"-database x -socket s -files f -vault-token-file t", []string{"-vault needs"}},
 		{"-database x -socket s -vault https://v -vault-approle r", []string{"-vault-secret-id-file"}},
 		{"-database x -socket s -vault https://v -vault-approle r -vault-secret-id-file f", nil},
+		{"-database x -socket s -vault https://v -vault-token-file t -vault-token-role r", []string{"-vault-token-role and -vault-dynamic"}},
+		{"-database x -socket s -vault https://v -vault-token-file t -vault-dynamic database:creds/{tenant}", []string{"-vault-token-role and -vault-dynamic"}},
+		{"-database x -socket s -vault https://v -vault-token-file t -vault-token-role r -vault-dynamic database:creds/{tenant}", nil},
+		{"-database x -socket s -files f -vault-namespace n", []string{"-vault-namespace"}},
+		{"-database x -socket s -vault https://v -vault-token-file t -files-passphrase-file p", []string{"-files-passphrase-file"}},
 		{"put acme x", []string{"-files and: put"}},
 		{"-files f put acme", []string{"put TENANT NAME"}},
 		{"-files f put acme x", nil},
@@ -245,6 +275,16 @@ func TestOptions(t *testing.T) {
 	})
 	if err != nil || o.database != "d" || o.socket != "s" || o.tokenFile != "t" {
 		t.Errorf("got %+v, %v", o, err)
+	}
+	o = options{vault: "https://v", tokenFile: "t", role: "r", places: "secret:{tenant}/, team/kv:shared", dynamic: "database:creds/{tenant}"}
+	if _, err := o.config(); err != nil {
+		t.Error(err)
+	}
+	for _, places := range []string{"secret", "secret:../x"} {
+		o.places = places
+		if _, err := o.config(); err == nil {
+			t.Errorf("%s is a place", places)
+		}
 	}
 	if got, err := users("0, root"); err != nil || len(got) != 2 || got[1] != 0 {
 		t.Errorf("got %v, %v", got, err)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -29,9 +30,10 @@ type options struct {
 	docker, program, image, runtime        string
 	noPull                                 bool
 	images                                 string
-	files, sops                            string
+	files, passphraseFile, sops            string
 	vault, tokenFile                       string
 	roleID, secretIDFile, kubernetes, role string
+	namespace, places, dynamic             string
 	put                                    []string // tenant and name; nil: serve
 }
 
@@ -57,13 +59,17 @@ func parse(args []string, env func(string) (string, bool)) (options, error) {
 	f.BoolVar(&o.noPull, "docker-no-pull", false, "have the engine pull no images; else it pulls of -docker-images what it lacks, if a worker names it with its registry, and -docker-image")
 	f.StringVar(&o.runtime, "docker-runtime", "", "`runtime` of the engine for sandboxes, as runsc")
 	f.StringVar(&o.files, "files", "", "`folder` of a file store: file://")
+	f.StringVar(&o.passphraseFile, "files-passphrase-file", "", "`file` with the passphrase that opens it (default: an identity beside the folder)")
 	f.StringVar(&o.sops, "sops", "", "`folder` of files for sops, which gets the SOPS_ variables of the environment: sops://")
 	f.StringVar(&o.vault, "vault", "", "`URL` of Vault: vault://")
 	f.StringVar(&o.tokenFile, "vault-token-file", "", "`file` with a token that something else renews")
 	f.StringVar(&o.roleID, "vault-approle", "", "`id` of an AppRole")
 	f.StringVar(&o.secretIDFile, "vault-secret-id-file", "", "`file` with its secret id")
 	f.StringVar(&o.kubernetes, "vault-kubernetes", "", "`role` to log in to as the pod's service account")
-	f.StringVar(&o.role, "vault-token-role", "", "`role` of the tokens of attempts")
+	f.StringVar(&o.role, "vault-token-role", "", "`role` of the tokens of attempts, for -vault-dynamic")
+	f.StringVar(&o.namespace, "vault-namespace", "", "`namespace` of Vault Enterprise or OpenBao")
+	f.StringVar(&o.places, "vault-places", "", "`places` of secrets, MOUNT:PATH with commas, and {tenant} in the path (default secret:{tenant}/, unless there is -vault-dynamic)")
+	f.StringVar(&o.dynamic, "vault-dynamic", "", "`places` whose engines make a secret for who asks, as database:creds/{tenant}")
 	if err := f.Parse(args); err != nil {
 		return o, err
 	}
@@ -103,6 +109,9 @@ func (o options) check() error {
 		}
 	}
 	need((o.vault != "") == (logins == 1), "-vault needs one of -vault-token-file, -vault-approle and -vault-kubernetes")
+	need(o.vault != "" || o.role+o.namespace+o.places+o.dynamic == "", "-vault-token-role, -vault-namespace, -vault-places and -vault-dynamic are for -vault")
+	need((o.role != "") == (o.dynamic != ""), "-vault-token-role and -vault-dynamic go together")
+	need(o.passphraseFile == "" || o.files != "", "-files-passphrase-file is for -files")
 	need((o.roleID != "") == (o.secretIDFile != ""), "-vault-approle and -vault-secret-id-file go together")
 	return errors.Join(errs...)
 }
@@ -124,7 +133,7 @@ func (o options) config() (broker.Config, error) {
 		cfg.Images = strings.FieldsFunc(o.images, func(r rune) bool { return r == ',' || r == ' ' })
 	}
 	if o.files != "" {
-		s, err := filestore.Open(filestore.Config{Dir: o.files})
+		s, err := filestore.Open(o.fileStore())
 		if err != nil {
 			return cfg, err
 		}
@@ -139,7 +148,16 @@ func (o options) config() (broker.Config, error) {
 		cfg.Stores["sops"] = s
 	}
 	if o.vault != "" {
-		c := vault.Config{Address: o.vault, TokenRole: o.role}
+		c := vault.Config{Address: o.vault, TokenRole: o.role, Namespace: o.namespace}
+		for i, list := range []string{o.places, o.dynamic} {
+			for place := range strings.FieldsFuncSeq(list, func(r rune) bool { return r == ',' || r == ' ' }) {
+				mount, path, ok := strings.Cut(place, ":")
+				if !ok {
+					return cfg, fmt.Errorf("-vault-places, -vault-dynamic: %q is not MOUNT:PATH", place)
+				}
+				c.Places = append(c.Places, vault.Place{Mount: mount, Path: path, Dynamic: i == 1})
+			}
+		}
 		switch {
 		case o.tokenFile != "":
 			c.Auth = vault.Token{Source: file(o.tokenFile)}
@@ -155,6 +173,18 @@ func (o options) config() (broker.Config, error) {
 		cfg.Stores["vault"] = s
 	}
 	return cfg, nil
+}
+
+// fileStore is for what serves the file store, and what puts into it.
+func (o options) fileStore() filestore.Config {
+	c := filestore.Config{Dir: o.files}
+	if o.passphraseFile != "" {
+		c.Passphrase = func() ([]byte, error) {
+			b, err := os.ReadFile(o.passphraseFile)
+			return bytes.TrimRight(b, "\r\n"), err
+		}
+	}
+	return c
 }
 
 // file reads a file at each login.
