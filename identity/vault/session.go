@@ -23,7 +23,7 @@ type session struct {
 
 // bare returns a client without a token.
 func (s *session) bare() (*api.Client, error) {
-	var transport http.RoundTripper = http.DefaultTransport
+	transport := http.DefaultTransport
 	if s.config.Transport != nil {
 		transport = s.config.Transport
 	}
