@@ -164,6 +164,30 @@ func TestEntrustedGuestRefused(t *testing.T) {
 	}
 }
 
+// When somebody has changed what the broker had on record, nothing is renewed any more: the attempt ends at once, and not when its
+// sandbox does. The run waits for whoever looks into that, and goes on with what is issued anew.
+func TestEntrustedRecordChanged(t *testing.T) {
+	f := newFixture(t)
+	address, _ := f.broker(broker.Config{})
+	f.start(worker.Config{Workflows: entrustedOnly, Backends: []sandbox.Backend{local.New(local.Config{Program: sandboxtest.BuildProbe(t)})}, Broker: address})
+	run := f.enqueueEntrusted(counting{N: 1 << 20})
+	eventually(t, "the guest counts", func() bool { return f.count("SELECT count(*) FROM stepward.entry") > 10 })
+	f.exec("UPDATE stepward.issue SET pins = '[]'")
+	if s := f.parksAs(run.ID, "identity"); s.Err == nil || !strings.Contains(s.Err.Error(), "it was changed") {
+		t.Errorf("it says %v", s.Err)
+	}
+	if n := f.count("SELECT count(*) FROM stepward.sandbox WHERE destroyed_at IS NULL"); n != 0 {
+		t.Errorf("%d sandboxes are left", n)
+	}
+	if err := f.client.Resume(t.Context(), run.ID); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "another is opened", func() bool { return f.count("SELECT count(*) FROM stepward.issue WHERE opened_at IS NOT NULL") == 2 })
+	if err := f.client.Terminate(t.Context(), run.ID); err != nil { // it would count for long
+		t.Error(err)
+	}
+}
+
 // What holds secrets ends by itself when they cannot be renewed: beside a worker that is stopped, which nobody takes
 // the run from, and when the broker is away. Without that it would go on for as long as this waits, and longer.
 func TestEntrustedGuestEnds(t *testing.T) {

@@ -257,7 +257,7 @@ func (l *lent) fault(err error) error {
 		return &engine.Fault{Kind: "revoked", Message: r.Error(), Permanent: true, Err: err}
 	case "unresolved", "denied", "pin", "mismatch":
 		return &engine.Fault{Kind: "identity", Message: r.Error(), Permanent: true, Err: err}
-	case "level", "store":
+	case "level", "store", "changed": // the last: somebody has written to what the broker had on record
 		return &engine.ParkError{Reason: "identity", Err: r}
 	}
 	if away, ok := errors.AsType[*awayError](err); ok { // no fault of the step, and no attempt of it
@@ -339,6 +339,9 @@ func (l *lent) keep(ctx context.Context) {
 		err := l.renew(ctx)
 		switch r := brokerlink.Refused(err); {
 		case err == nil || ctx.Err() != nil:
+		case r != nil && r.Reason == "changed": // it will never be renewed
+			l.end(l.fault(err))
+			return
 		case r != nil && slices.Contains([]string{"revoked", "worker", "sandbox", "fenced"}, r.Reason):
 			return
 		default:

@@ -51,7 +51,7 @@ func Call(ctx context.Context, fn func() ([]byte, error), late func(done <-chan 
 	return nil, fmt.Errorf("the function did not return: %w", context.Cause(ctx))
 }
 
-// Overdue returns the error of an attempt that has failed: a fault if what ended
+// Overdue returns the error of an attempt that has failed: a fault or a [ParkError] if what ended
 // its context is one, or that it took too long, or was silent for too long.
 func (a Attempt) Overdue(ctx context.Context, err error) error {
 	var what string
@@ -63,6 +63,9 @@ func (a Attempt) Overdue(ctx context.Context, err error) error {
 	default:
 		if f, ok := errors.AsType[*Fault](cause); ok {
 			return f
+		}
+		if p, ok := errors.AsType[*ParkError](cause); ok {
+			return p
 		}
 		return err
 	}
