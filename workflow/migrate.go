@@ -17,7 +17,8 @@ type MigrateOptions struct {
 	Print io.Writer
 
 	// ClientRole, WorkerRole and BrokerRole are granted what a client, a worker and
-	// a broker need. The roles must exist. Empty grants nothing.
+	// a broker need. The roles must exist. Empty grants nothing. Where a broker has a role, a worker's, if it is given
+	// with it, may not record what is issued: each worker then needs a Broker in its worker.Config.
 	ClientRole, WorkerRole, BrokerRole string
 
 	// Down undoes the newest migration instead. Undoing the first deletes

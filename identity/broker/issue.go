@@ -155,18 +155,22 @@ func (b *broker) record(ctx context.Context, f facts, id envelope.ID, at standin
 	if err != nil {
 		return false, err
 	}
-	var ok *bool
-	err = b.Pool.QueryRow(ctx, b.q.IssuePut, f.args(id[:], at.level.String(), bound.revocations, string(pins), sealed, leases, b.actor, now[f.tenant], now[""], at.why)...).Scan(&ok)
-	if e, ok := errors.AsType[*pgconn.PgError](err); ok && e.Code == "55P03" {
+	var going *bool
+	err = b.Pool.QueryRow(ctx, b.q.IssuePut, f.args(id[:], at.level.String(), bound.revocations, string(pins), sealed, leases, b.actor, now[f.tenant], now[""], at.why)...).Scan(&going)
+	e, ok := errors.AsType[*pgconn.PgError](err)
+	if ok && e.Code == "55P03" {
 		return false, fmt.Errorf("broker: record what would be issued: somebody holds up the run, or what is revoked of its tenant: %w", err)
+	}
+	if ok && e.Code == "42501" {
+		return false, refuse(reasonStore, "", "broker: it may not record what it would issue: where a BrokerRole was given to Migrate, a worker's own role may not, and the broker is to be one with that role: see Broker of worker.Config: %w", err)
 	}
 	if err != nil {
 		return false, fmt.Errorf("broker: record what would be issued: %w", err)
 	}
-	if ok != nil && !*ok {
+	if going != nil && !*going {
 		return false, refuse(reasonFenced, "", "broker: the attempt has gone to another worker, or is over")
 	}
-	return ok == nil, nil
+	return going == nil, nil
 }
 
 // withhold records what the attempt can do without, and does not get. That nothing sets it needs no event.

@@ -18,6 +18,7 @@ import (
 	"github.com/stepward/stepward/identity/broker"
 	"github.com/stepward/stepward/internal/envelope"
 	"github.com/stepward/stepward/internal/rpc"
+	"github.com/stepward/stepward/workflow"
 )
 
 // A store that goes away takes nothing from who has its secret, and gives nothing to who has not. Revocations
@@ -61,6 +62,47 @@ func TestStoreGoesAway(t *testing.T) {
 	}
 	if n := f.issued(); n != 2 {
 		t.Errorf("%d envelopes are on record", n)
+	}
+}
+
+// A broker with the role of a worker, where brokers have one of their own, can record nothing and issues nothing: whoever has set
+// that up has to mend it, and is told. With its own role it can.
+func TestRoleOfBroker(t *testing.T) {
+	f := newFixture(t, "DEPLOY_TOKEN")
+	f.store.values["x"] = "s3cr3t-canary"
+	f.put("DEPLOY_TOKEN", identity.Key{Ref: "mem://x"})
+	as := func(name string) *pgxpool.Pool {
+		t.Helper()
+		f.exec("CREATE ROLE " + name)
+		t.Cleanup(func() { f.exec("DROP OWNED BY " + name + "; DROP ROLE " + name) })
+		cfg := f.pool.Config()
+		cfg.ConnConfig.RuntimeParams["role"] = name
+		pool, err := pgxpool.NewWithConfig(t.Context(), cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(pool.Close)
+		return pool
+	}
+	workers, brokers := as(f.schema+"_workers"), as(f.schema+"_brokers")
+	if err := workflow.Migrate(t.Context(), f.pool, workflow.MigrateOptions{Schema: f.schema, WorkerRole: f.schema + "_workers", BrokerRole: f.schema + "_brokers"}); err != nil {
+		t.Fatal(err)
+	}
+	f.cfg.Pool = workers
+	if _, err := get(t.Context(), f.serve(), f.claim); reason(err) != "store" || !strings.Contains(err.Error(), "BrokerRole") {
+		t.Errorf("as a worker: %v", err)
+	}
+	if n := f.issued(); n != 0 {
+		t.Errorf("%d envelopes are on record", n)
+	}
+	f.cfg.Pool = brokers
+	link := f.serve()
+	o, err := get(t.Context(), link, f.claim)
+	if err != nil {
+		t.Fatalf("as a broker: %v", err)
+	}
+	if n, err := renew(t.Context(), link, f.claim, o); err != nil || n.State != envelope.Renewed {
+		t.Errorf("a renewal: %+v, %v", n, err)
 	}
 }
 

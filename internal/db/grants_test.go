@@ -431,8 +431,31 @@ func TestGrantsOfBroker(t *testing.T) {
 			t.Errorf("client: %s: got %v", sql, err)
 		}
 	}
-	if err := attempt(t, workers, q, "SELECT stepward.put_issue(1, 1, 1, 1, 1, 'x', 'x', 'L1', 0, '[]', 'x', NULL, 'x', 0, 0, '')"); err != nil {
-		t.Errorf("worker, whose child a broker may be: %v", err)
+	// A worker's role may write that record only where the worker's child is the broker.
+	child := role(t, owner, q.Schema+"_children")
+	if err := workflow.Migrate(t.Context(), owner, workflow.MigrateOptions{Schema: q.Schema, WorkerRole: q.Schema + "_children"}); err != nil {
+		t.Fatal(err)
+	}
+	for _, sql := range []string{
+		"SELECT stepward.put_issue(1, 1, 1, 1, 1, 'x', 'x', 'L1', 0, '[]', 'x', NULL, 'x', 0, 0, '')",
+		"INSERT INTO stepward.issue (id, run_id, seq, attempt, step, sandbox_id, level, revocation, pins, renewal) VALUES ('x', 1, 1, 1, 'x', 'x', 'L1', 0, '[]', 'x')",
+		"UPDATE stepward.issue SET pins = '[]'",
+		"UPDATE stepward.issue SET opened_at = NULL, closed_at = NULL, leases = NULL, tried_at = NULL",
+		"DELETE FROM stepward.issue",
+	} {
+		if err := attempt(t, workers, q, sql); !refused(err) {
+			t.Errorf("worker, beside a broker with a role of its own: %s: got %v", sql, err)
+		}
+		if err := attempt(t, child, q, sql); err != nil {
+			t.Errorf("worker, whose child the broker is: %s: %v", sql, err)
+		}
+	}
+	one := role(t, owner, q.Schema+"_both")
+	if err := workflow.Migrate(t.Context(), owner, workflow.MigrateOptions{Schema: q.Schema, WorkerRole: q.Schema + "_both", BrokerRole: q.Schema + "_both"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := one.Exec(t.Context(), q.IssuePut, slices.Concat(claim, []any{[]byte{1}, "L1", int64(0), "[]", []byte{1}, nil, "broker", int64(0), int64(0), ""})...); err != nil {
+		t.Errorf("one role for both: %v", err)
 	}
 }
 

@@ -163,11 +163,21 @@ func grantSQL(q *Queries, o MigrateOptions) (string, error) {
 		return "", err
 	}
 	var b strings.Builder
+	roles := map[string]string{":client": o.ClientRole, ":worker": o.WorkerRole, ":broker": o.BrokerRole}
 	for line := range strings.Lines(string(text)) {
-		for mark, role := range map[string]string{":client": o.ClientRole, ":worker": o.WorkerRole, ":broker": o.BrokerRole} {
-			if role != "" && strings.Contains(line, mark) && !strings.HasPrefix(line, "--") {
-				b.WriteString(strings.ReplaceAll(q.in(line), mark, pgx.Identifier{role}.Sanitize()))
+		if strings.HasPrefix(line, "--") {
+			continue
+		}
+		all := true
+		line = q.in(line)
+		for mark, role := range roles {
+			if strings.Contains(line, mark) {
+				all = all && role != ""
+				line = strings.ReplaceAll(line, mark, pgx.Identifier{role}.Sanitize())
 			}
+		}
+		if all {
+			b.WriteString(line)
 		}
 	}
 	return b.String(), nil

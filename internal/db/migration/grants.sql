@@ -1,4 +1,4 @@
--- The rights that each role needs. :client, :worker and :broker stand for role names.
+-- The rights that each role needs. :client, :worker and :broker stand for role names; a line counts if all that it names are given.
 -- A client plans and operates: it adds runs, reads everything, ends runs and opens them again. It writes no checkpoint and no output.
 GRANT USAGE ON SCHEMA stepward, stepward_river TO :client;
 GRANT SELECT ON ALL TABLES IN SCHEMA stepward, stepward_river TO :client;
@@ -38,7 +38,9 @@ GRANT INSERT (run_id, body) ON stepward.binding TO :worker;
 REVOKE INSERT, UPDATE, DELETE ON stepward.profile, stepward.policy, stepward.identity_epoch, stepward.revocation FROM :worker; -- it gives itself nothing
 REVOKE UPDATE ON stepward.step FROM :worker; -- and so are steps, which go when a run begins anew
 GRANT EXECUTE ON FUNCTION stepward.expire_runs TO :worker; -- it deletes runs that ended, with their records, and leaves an event
-GRANT EXECUTE ON FUNCTION stepward.put_issue TO :worker; -- of which the broker is a child, unless it has a role of its own
+GRANT EXECUTE ON FUNCTION stepward.put_issue TO :worker; -- of which the broker is a child
+REVOKE INSERT, UPDATE, DELETE ON stepward.issue FROM :worker; GRANT SELECT ON stepward.issue TO :broker; -- which alone writes that record, if it has a role
+REVOKE EXECUTE ON FUNCTION stepward.put_issue FROM :worker; GRANT EXECUTE ON FUNCTION stepward.put_issue TO :broker;
 -- A broker of its own reads what its answers depend on, and records them.
 GRANT USAGE ON SCHEMA stepward TO :broker;
 GRANT SELECT ON stepward.migration, stepward.definition, stepward.issue, stepward.binding, stepward.profile, stepward.policy, stepward.identity_epoch, stepward.revocation TO :broker;
