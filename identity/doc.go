@@ -20,6 +20,13 @@
 //
 // [Resolve] is the whole rule, and asks nobody.
 //
+// # Secrets that are not in the sandbox
+//
+// A [Key] with an [Inject] is used where the sandbox connects to, and not in it: what its programs have is a
+// placeholder, and the broker, where their HTTPS to the hosts of the key ends, puts the value in its place and takes it
+// out of the answers. That is level L3, if the broker is kept from the worker. What it costs: the step's
+// network has to be closed but for what it needs, and one more hop.
+//
 // # When it is decided
 //
 // An enqueue binds a run to the names that its steps list: to what the profiles give

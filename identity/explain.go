@@ -112,6 +112,9 @@ func (e Explanation) String() string {
 			fmt.Fprintf(&b, "not given: %v", k.Err)
 		} else {
 			fmt.Fprintf(&b, "%s%s of %v", k.Now.Key.Ref, k.Now.Key.Knob, k.Now.From)
+			if i := k.Now.Key.Inject; i != nil {
+				fmt.Fprintf(&b, "; not in the sandbox, but put into requests to %s", strings.Join(i.Endpoints(), ", "))
+			}
 		}
 		for _, r := range k.Now.Rulings {
 			if k.Err == nil && !r.Allow {

@@ -43,6 +43,6 @@ const exampleStore = "STEPWARD_EXAMPLE_SECRETS"
 // TestMain lets the program serve in the sandboxes of examples, as that of a worker
 // does, and as the broker of their secrets.
 func TestMain(m *testing.M) {
-	bootstrap.Config{Broker: bootstrap.FileStore(os.Getenv(exampleStore)), User: "root"}.Init(releaseV1)
+	bootstrap.Config{Broker: bootstrap.FileStore(os.Getenv(exampleStore)), User: "root"}.Init(releaseV1, triageV1)
 	os.Exit(m.Run())
 }
