@@ -5,7 +5,12 @@
 //
 // The process does so while the packages of its program are being initialized:
 // most of them find themselves in the finished sandbox, without the host's files
-// and without a capability. A first shim starts meanwhile, see package shim.
+// and without a capability.
+//
+// A first shim starts meanwhile, see package shim. It is born before the sandbox is
+// there, without a capability in any set, and is taken along when the process changes
+// the root of the namespace that both are in. It filters itself and executes nothing
+// before it has been told where it has to be, and is there.
 package nsroot
 
 import (

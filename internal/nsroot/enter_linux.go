@@ -30,20 +30,29 @@ var etc = []string{
 // masked are files of /proc that tell about the host.
 var masked = []string{"kcore", "keys", "latency_stats", "timer_list", "sched_debug", "kallsyms", "kmsg", "sysrq-trigger"}
 
-// enter builds the sandbox's file system, makes it the root, limits the process
-// and drops its capabilities. The caller has locked its goroutine to its thread,
-// and starts processes from that one only.
+// forgo limits the process, and leaves the calling thread nothing to pass on to what it
+// starts: no capability, nor a way to one. It keeps those that enter needs. The caller
+// has locked its goroutine to that thread, and starts processes from it only.
+func forgo(s Setup) error {
+	return steps(s, step{"limit resources", limit}, step{"forgo capabilities", bequeathNone})
+}
+
+// enter builds the sandbox's file system, makes it the root and drops capabilities.
 func enter(s Setup) error {
-	for _, step := range []struct {
-		what string
-		do   func(Setup) error
-	}{
-		{"build the root file system", build},
-		{"enter the root file system", enterRoot},
-		{"bring the loopback interface up", loopback},
-		{"limit resources", limit},
-		{"drop capabilities", drop},
-	} {
+	return steps(s,
+		step{"build the root file system", build},
+		step{"enter the root file system", enterRoot},
+		step{"bring the loopback interface up", loopback},
+		step{"drop capabilities", drop})
+}
+
+type step struct {
+	what string
+	do   func(Setup) error
+}
+
+func steps(s Setup, all ...step) error {
+	for _, step := range all {
 		if err := step.do(s); err != nil {
 			return fmt.Errorf("%s: %w", step.what, err)
 		}
@@ -341,10 +350,11 @@ func limit(s Setup) error {
 	return nil
 }
 
-// drop gives up all capabilities on all threads, and those of the bounding set
-// on this one: what it starts can get none back, whatever a program's file says.
-// Stopping all threads once for each of the set would take longer than the rest.
-func drop(Setup) error {
+// bequeathNone empties the bounding and the inheritable set of this thread, and with
+// that the ambient one: what it starts has no capability and can get none, whatever a
+// program's file says. Stopping all threads once for each of the set would take longer
+// than the rest.
+func bequeathNone(Setup) error {
 	for c := uintptr(0); ; c++ {
 		err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0)
 		if err == unix.EINVAL && c > unix.CAP_LAST_CAP {
@@ -356,6 +366,20 @@ func drop(Setup) error {
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 		return err
 	}
+	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var held [2]unix.CapUserData
+	if err := unix.Capget(&hdr, &held[0]); err != nil {
+		return fmt.Errorf("capget: %w", err)
+	}
+	held[0].Inheritable, held[1].Inheritable = 0, 0
+	if err := unix.Capset(&hdr, &held[0]); err != nil {
+		return fmt.Errorf("capset: %w", err)
+	}
+	return nil
+}
+
+// drop gives up all capabilities on all threads.
+func drop(Setup) error {
 	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var none [2]unix.CapUserData
 	if _, _, errno := psx.Syscall3(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&hdr)), uintptr(unsafe.Pointer(&none[0])), 0); errno != 0 {

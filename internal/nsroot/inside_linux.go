@@ -68,14 +68,20 @@ func become() (*Inside, error) {
 	if i.Setup.Processes != "" {
 		i.Processes, _ = os.Open(i.Setup.Processes)
 	}
-	if err = enter(i.Setup); err == nil {
+	if err = forgo(i.Setup); err == nil {
+		i.Shim, _ = shim.StartAhead(i.Setup.Without) // or the first command tries again, and reports it
+		err = enter(i.Setup)
+	}
+	if err == nil {
 		err = confine.GiveUp(i.Setup.Without)
+	}
+	if err == nil && i.Shim != nil {
+		err = i.Shim.Entered()
 	}
 	if err != nil {
 		i.Control.Fail(err)
 		return nil, err
 	}
-	i.Shim, _ = shim.Start() // or the first command tries again, and reports it
 	return i, nil
 }
 

@@ -12,10 +12,15 @@ import (
 
 	"github.com/stepward/stepward/internal/confine"
 	"github.com/stepward/stepward/internal/fdpass"
+	"github.com/stepward/stepward/internal/layers"
 )
 
-// mode is how the environment says that this process is to be a shim.
-const mode = "shim"
+// mode is how the environment says that this process is to be a shim. One in modeAhead
+// is started before its sandbox is there, see StartAhead.
+const (
+	mode      = "shim"
+	modeAhead = "shim-ahead"
+)
 
 // A shim serves one command after the other. Each costs it a thread, which stays
 // in the command's domain and so has to end with it. All threads that it will
@@ -38,7 +43,21 @@ var ErrUnready = errors.New("the shim ended before it began")
 
 // Start starts a shim, which then waits for its request. It is a child of the
 // calling thread's process, and holds what that thread holds.
-func Start() (p *Process, err error) {
+func Start() (p *Process, err error) { return start(mode) }
+
+// StartAhead starts a shim while the calling process still builds the sandbox: its start
+// takes as long. The calling thread holds no capability that would be passed on. Nothing
+// is executed by the shim before Entered.
+//
+// Where a shim needs namespaces of its own there is none ahead: nil.
+func StartAhead(off layers.Set) (*Process, error) {
+	if !confine.Adopts() {
+		return nil, nil //nolint:nilnil // as the comment says
+	}
+	return start(modeAhead, confine.EnvWithout+"="+off.String())
+}
+
+func start(mode string, env ...string) (p *Process, err error) {
 	ours, theirs, err := fdpass.Pair(unix.SOCK_STREAM)
 	if err != nil {
 		return nil, err
@@ -51,7 +70,7 @@ func Start() (p *Process, err error) {
 	}
 	defer null.Close()
 	attr := &syscall.ProcAttr{
-		Env:   append(confine.ShimEnv(), confine.EnvMode+"="+mode),
+		Env:   append(append(confine.ShimEnv(), confine.EnvMode+"="+mode), env...),
 		Files: []uintptr{null.Fd(), null.Fd(), null.Fd(), theirs.Fd()},
 		Sys:   &syscall.SysProcAttr{Setsid: true},
 	}
@@ -78,6 +97,16 @@ func Start() (p *Process, err error) {
 		return nil, fmt.Errorf("start a shim: %w", err)
 	}
 	return &Process{conn: ours, left: commands}, nil
+}
+
+// Entered tells a shim that was started ahead that the calling process is in the sandbox.
+// The kernel has taken the shim along, for it was at the same root; the shim makes sure.
+func (p *Process) Entered() error {
+	at, err := root()
+	if err == nil {
+		_, _ = p.conn.Write(at) // fails when the shim has ended, which the first command finds
+	}
+	return err
 }
 
 // Left is how many requests the shim can still serve.

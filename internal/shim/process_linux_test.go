@@ -37,3 +37,35 @@ func TestUnready(t *testing.T) {
 		}
 	}
 }
+
+// A shim that was started ahead, and that the kernel has not taken along, starts nothing.
+func TestLeftBehind(t *testing.T) {
+	at, err := root()
+	if err != nil {
+		t.Fatal(err)
+	}
+	at[len(at)-1]++ // another root directory
+	for _, told := range [][]byte{at, at[:3], nil} {
+		ours, theirs, err := fdpass.Pair(unix.SOCK_STREAM)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := ours.Write(told); err != nil {
+			t.Fatal(err)
+		}
+		ours.Close()
+		fd, err := unix.Dup(int(theirs.Fd()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		theirs.Close()
+		conn, err := fdpass.Open(fd)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { conn.Close() })
+		if err := awaitEntry(conn); err == nil {
+			t.Errorf("a shim that was told %v goes on", told)
+		}
+	}
+}

@@ -1,6 +1,7 @@
 package shim
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -22,10 +23,11 @@ import (
 // init serves where the environment says so, and ends the process: what this
 // program does otherwise is initialized after it.
 func init() {
-	if os.Getenv(confine.EnvMode) != mode {
+	is := os.Getenv(confine.EnvMode)
+	if is != mode && is != modeAhead {
 		return
 	}
-	if err := serve(); err != nil {
+	if err := serve(is == modeAhead); err != nil {
 		os.Exit(confine.ExitSetup) // the runner sees the end, and its reason is for nobody: stderr is /dev/null
 	}
 	os.Exit(0)
@@ -71,7 +73,7 @@ func (j *job) sweep() {
 }
 
 // serve is the life of a shim.
-func serve() error {
+func serve(ahead bool) error {
 	if err := confine.Harden(); err != nil {
 		return err
 	}
@@ -80,7 +82,7 @@ func serve() error {
 		for range catchAll {
 		}
 	}()
-	if err := adopt(); err != nil {
+	if err := adopt(ahead); err != nil {
 		return err
 	}
 	conn, err := fdpass.Open(3)
@@ -89,6 +91,11 @@ func serve() error {
 	}
 	confine.KeepThreads(threads + commands)
 	confine.LimitChildren()
+	if ahead {
+		if err := awaitEntry(conn); err != nil {
+			return err
+		}
+	}
 	if confine.Landlock() > 0 {
 		_, _ = confine.Ruleset() // ready before it is needed, which is when an error is reported
 	}
@@ -105,15 +112,50 @@ func serve() error {
 	return nil
 }
 
-// adopt sees to it that what loses its parent becomes a child of this process.
-func adopt() error {
-	switch {
-	case os.Getpid() == 1: // of a namespace, which nobody was there to filter
-		return confine.FilterSystemCalls(layers.Parse(os.Getenv(confine.EnvWithout)))
-	case confine.Adopts():
-		return nil
+// adopt sees to it that what loses its parent becomes a child of this process, and that
+// it is filtered, which its parent has seen to if that could.
+func adopt(ahead bool) error {
+	first := os.Getpid() == 1 // of a namespace
+	if !first && !confine.Adopts() {
+		return errors.New("this kernel has orphans adopted by the first process only")
 	}
-	return errors.New("this kernel has orphans adopted by the first process only")
+	if first || ahead {
+		return confine.FilterSystemCalls(layers.Parse(os.Getenv(confine.EnvWithout)))
+	}
+	return nil
+}
+
+// awaitEntry returns when the sandbox is there, with this process in it.
+func awaitEntry(conn *fdpass.Conn) error {
+	want := make([]byte, rootSize)
+	if _, err := io.ReadFull(conn, want); err != nil {
+		return err
+	}
+	at, err := root()
+	if err == nil && !bytes.Equal(at, want) {
+		err = errors.New("it was left behind")
+	}
+	if err != nil {
+		return err
+	}
+	null, err := unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	for fd := 0; fd < 3 && err == nil; fd++ { // what it has is the host's
+		err = unix.Dup3(null, fd, 0)
+	}
+	return errors.Join(err, unix.Close(null))
+}
+
+// rootSize is the size of what root returns.
+const rootSize = 16
+
+// root identifies the root directory of this process.
+func root() ([]byte, error) {
+	var st unix.Stat_t
+	if err := unix.Stat("/", &st); err != nil {
+		return nil, err
+	}
+	dev := uint64(st.Dev) //nolint:unconvert // uint32 on MIPS
+	return binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, dev), st.Ino), nil
 }
 
 // run returns when no process of the job is left.

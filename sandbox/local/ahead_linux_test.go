@@ -1,0 +1,85 @@
+package local_test
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/stepward/stepward/internal/shim"
+	"github.com/stepward/stepward/sandbox"
+)
+
+// The first shim is started before the sandbox is there. When it has started a command it
+// is in it as the tool runner is, and holds as little.
+func TestShimAhead(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("only root can look into the processes of a sandbox")
+	}
+	s, err := sandbox.Start(t.Context(), backend(t), sandbox.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Destroy(t.Context())
+	if err := s.Command("true").Run(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	parts := map[string]string{} // directories of /proc
+	for _, pid := range shim.Descendants(os.Getpid()) {
+		dir := fmt.Sprintf("/proc/%d", pid)
+		name, _ := os.ReadFile(dir + "/cmdline")
+		parts[strings.TrimRight(string(name), "\x00")] = dir
+	}
+	runner, first := parts["stepward-runner"], parts["stepward-shim"]
+	if runner == "" || first == "" {
+		t.Fatalf("the processes below this one: %v", parts)
+	}
+	root := func(dir string) (at [2]uint64) {
+		var st syscall.Stat_t
+		if err := syscall.Stat(dir+"/root/", &st); err != nil {
+			t.Fatal(err)
+		}
+		return [2]uint64{st.Dev, st.Ino}
+	}
+	if in, host := root(first), root("/proc/self"); in != root(runner) || in == host {
+		t.Errorf("the shim is at the root %v, the tool runner at %v, this process at %v", in, root(runner), host)
+	}
+	if at, err := os.Readlink(first + "/cwd"); err != nil || at != "/" {
+		t.Errorf("the shim is in the directory %s, %v", at, err)
+	}
+	threads, err := filepath.Glob(first + "/task/*/status")
+	if err != nil || len(threads) == 0 {
+		t.Fatal(threads, err)
+	}
+	for _, thread := range threads {
+		status := read(t, thread)
+		for _, want := range []string{"CapInh:\t", "CapPrm:\t", "CapEff:\t", "CapBnd:\t", "CapAmb:\t"} {
+			if want += "0000000000000000\n"; !strings.Contains(status, want) {
+				t.Errorf("%q is missing in\n%s", want, status)
+			}
+		}
+		if !strings.Contains(status, "NoNewPrivs:\t1\n") || !strings.Contains(status, "Seccomp:\t2\n") {
+			t.Errorf("a thread of the shim may gain rights, or is not filtered:\n%s", status)
+		}
+	}
+	mounts := read(t, first+"/mountinfo")
+	for fd := range 3 {
+		info := read(t, fmt.Sprintf("%s/fdinfo/%d", first, fd))
+		id := regexp.MustCompile(`mnt_id:\t(\d+)`).FindStringSubmatch(info)
+		if id == nil || !regexp.MustCompile(`(?m)^`+id[1]+` .* /dev/null `).MatchString(mounts) {
+			t.Errorf("descriptor %d of the shim is not of the sandbox's /dev/null: %s\n%s", fd, info, mounts)
+		}
+	}
+}
+
+func read(t *testing.T, path string) string {
+	t.Helper()
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(raw)
+}
