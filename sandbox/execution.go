@@ -40,7 +40,8 @@ type execution struct {
 	stdin          *input // nil: none
 	stdout, stderr io.Writer
 
-	whole, gap bool // output must not be left out, and was
+	sent       [2]int64 // bytes of each stream that were passed on
+	whole, gap bool     // output must not be left out, and was
 
 	answer     []byte
 	answerLost bool
@@ -237,9 +238,10 @@ func (x *execution) follow(ctx, stream context.Context, started func()) error {
 			if err := secretError(x.name, ce); err != nil {
 				return err
 			}
+			err = errors.New(ce.Code().String() + ": " + short(ce.Message()))
 			switch ce.Code() {
 			case connect.CodeNotFound, connect.CodeAlreadyExists:
-				return &CommandError{Command: x.name, Err: fileError(err)}
+				return &CommandError{Command: x.name, Err: fileError(ce)}
 			case connect.CodeDataLoss:
 				return fmt.Errorf("%w: %s: %w", ErrLost, x.name, err)
 			}
@@ -310,6 +312,10 @@ func (x *execution) output(ctx context.Context, o *rpc.Output) {
 	}
 	if w == nil || x.writeErr != nil {
 		return // as a pipe whose reader has gone, but without a signal
+	}
+	if x.sent[o.Stream] += int64(len(o.Data)); x.req.MaxOutput > 0 && x.sent[o.Stream] > x.req.MaxOutput {
+		x.writeErr = fmt.Errorf("sandbox: %s: %w", x.name, errForged)
+		return
 	}
 	if _, err := w.Write(o.Data); err != nil {
 		x.writeErr = err
@@ -403,7 +409,7 @@ func (x *execution) result(ctx context.Context, end *rpc.End) error {
 	case end.Code == 0 && end.Signal == "":
 		return nil
 	}
-	ee := &ExitError{Command: x.name, Code: int(end.Code), Signal: end.Signal}
+	ee := &ExitError{Command: x.name, Code: int(end.Code), Signal: short(end.Signal)}
 	switch {
 	case end.TimedOut:
 		ee.Err, ee.TimedOut = context.DeadlineExceeded, true
@@ -429,16 +435,17 @@ const (
 )
 
 func startError(end *rpc.End) error {
+	said := short(end.StartError)
 	switch end.StartErrno {
 	case linuxENOENT:
-		return fmt.Errorf("%w (%s)", fs.ErrNotExist, end.StartError)
+		return fmt.Errorf("%w (%s)", fs.ErrNotExist, said)
 	case linuxEACCES:
-		return fmt.Errorf("%w (%s)", fs.ErrPermission, end.StartError)
+		return fmt.Errorf("%w (%s)", fs.ErrPermission, said)
 	case linuxENOTSUP:
-		return fmt.Errorf("%w (%s)", errors.ErrUnsupported, end.StartError)
+		return fmt.Errorf("%w (%s)", errors.ErrUnsupported, said)
 	case linuxEAGAIN:
-		return fmt.Errorf("the sandbox has as many processes as it may (Limits.PIDs): %s", end.StartError)
+		return fmt.Errorf("the sandbox has as many processes as it may (Limits.PIDs): %s", said)
 	default:
-		return errors.New(end.StartError)
+		return errors.New(said)
 	}
 }

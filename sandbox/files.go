@@ -23,6 +23,16 @@ const chunk = 256 << 10
 // fileTimeout bounds a call of [Sandbox.FS], whose methods take no context.
 const fileTimeout = time.Minute
 
+// What is listed of a directory. A name that is not UTF-8 gets longer.
+const (
+	maxEntries = 100_000
+	maxName    = 1 << 10
+)
+
+// errForged is that of an answer that no tool runner gives: one that was taken over
+// sends what it likes.
+var errForged = errors.New("the tool runner answers what it was not asked for")
+
 // errNotUTF8 is that of a name that cannot be sent.
 var errNotUTF8 = fmt.Errorf("not UTF-8: %w", fs.ErrInvalid)
 
@@ -67,17 +77,20 @@ func (s *Sandbox) WriteFile(ctx context.Context, name string, data []byte, perm 
 func (s *Sandbox) ReadFile(ctx context.Context, name string) ([]byte, error) {
 	const most = 1 << 30
 	var out []byte
-	err := s.readFile(ctx, absolute(name), 0, most+1, func(p []byte) bool { out = append(out, p...); return true })
-	if err == nil && len(out) > most {
-		err = errors.New("file is over 1 GiB")
-	}
+	err := s.readFile(ctx, absolute(name), 0, most+1, func(p []byte) error {
+		if len(out)+len(p) > most {
+			return errors.New("file is over 1 GiB")
+		}
+		out = append(out, p...)
+		return nil
+	})
 	if err != nil {
 		return nil, &fs.PathError{Op: "read", Path: name, Err: err}
 	}
 	return out, nil
 }
 
-func (s *Sandbox) readFile(ctx context.Context, name string, offset, limit int64, chunk func([]byte) bool) error {
+func (s *Sandbox) readFile(ctx context.Context, name string, offset, limit int64, chunk func([]byte) error) error {
 	if !utf8.ValidString(name) {
 		return errNotUTF8
 	}
@@ -93,8 +106,12 @@ func (s *Sandbox) readFile(ctx context.Context, name string, offset, limit int64
 	}
 	defer func() { _ = down.Close() }()
 	for down.Receive() {
-		if !chunk(down.Msg().Data) {
-			return nil
+		data := down.Msg().Data
+		if limit -= int64(len(data)); limit < 0 {
+			return errForged
+		}
+		if err := chunk(data); err != nil {
+			return err
 		}
 	}
 	return fileError(lost(ctx, down.Err()))
@@ -113,7 +130,7 @@ func fileError(err error) error {
 	if !errors.As(err, &ce) || errors.Is(err, ErrLost) {
 		return err
 	}
-	msg := ce.Message()
+	msg := short(ce.Message())
 	for code, target := range map[connect.Code]error{
 		connect.CodeNotFound:         fs.ErrNotExist,
 		connect.CodePermissionDenied: fs.ErrPermission,
@@ -127,8 +144,18 @@ func fileError(err error) error {
 	return errors.New(msg)
 }
 
+// short cuts a text of the runner, which goes into errors.
+func short(text string) string {
+	const most = 4 << 10
+	if len(text) > most {
+		text = text[:most] + "…"
+	}
+	return strings.ToValidUTF8(text, "\uFFFD")
+}
+
 // FS returns the sandbox's files, rooted at its /. It can be used as long as the
-// sandbox exists; each call is bounded by a minute. It implements
+// sandbox exists; each call is bounded by a minute, and a directory of over 100,000
+// entries is not listed. It implements
 // [io/fs.ReadFileFS], [io/fs.ReadDirFS] and [io/fs.StatFS].
 func (s *Sandbox) FS() fs.FS { return sandboxFS{s} }
 
@@ -154,7 +181,7 @@ func (f sandboxFS) Stat(name string) (info fs.FileInfo, err error) {
 		}
 		r, err := c.Stat(ctx, connect.NewRequest(&rpc.StatRequest{Path: abs, Follow: true}))
 		if err == nil {
-			info = fileInfo{r.Msg.Info, path.Base(name)}
+			info = newFileInfo(r.Msg.Info, path.Base(name))
 		}
 		return err
 	})
@@ -196,8 +223,17 @@ func (f sandboxFS) ReadDir(name string) (out []fs.DirEntry, err error) {
 		}
 		defer func() { _ = down.Close() }()
 		for down.Receive() {
-			for _, e := range down.Msg().Entries {
-				out = append(out, fs.FileInfoToDirEntry(fileInfo{e, e.Name}))
+			entries := down.Msg().Entries
+			if len(out)+len(entries) > maxEntries {
+				out = nil
+				return fmt.Errorf("it has over %d entries", maxEntries)
+			}
+			for _, e := range entries {
+				if len(e.Name) > maxName || e.Name == "." || !fs.ValidPath(e.Name) || strings.Contains(e.Name, "/") {
+					out = nil
+					return errForged
+				}
+				out = append(out, fs.FileInfoToDirEntry(newFileInfo(e, e.Name)))
 			}
 		}
 		return down.Err()
@@ -206,16 +242,22 @@ func (f sandboxFS) ReadDir(name string) (out []fs.DirEntry, err error) {
 	return out, err
 }
 
-// fileInfo is what the runner says about a file.
+// fileInfo is what the runner says about a file, and no more of what it sent.
 type fileInfo struct {
-	i    *rpc.FileInfo
-	name string
+	name    string
+	size    int64
+	mode    fs.FileMode
+	modTime int64 // ns
+}
+
+func newFileInfo(i *rpc.FileInfo, name string) fileInfo {
+	return fileInfo{name: name, size: i.GetSize(), mode: fs.FileMode(i.GetMode()), modTime: i.GetModTimeNs()}
 }
 
 func (i fileInfo) Name() string       { return i.name }
-func (i fileInfo) Size() int64        { return i.i.Size }
-func (i fileInfo) Mode() fs.FileMode  { return fs.FileMode(i.i.Mode) }
-func (i fileInfo) ModTime() time.Time { return time.Unix(0, i.i.ModTimeNs) }
+func (i fileInfo) Size() int64        { return i.size }
+func (i fileInfo) Mode() fs.FileMode  { return i.mode }
+func (i fileInfo) ModTime() time.Time { return time.Unix(0, i.modTime) }
 func (i fileInfo) IsDir() bool        { return i.Mode().IsDir() }
 func (i fileInfo) Sys() any           { return nil }
 
@@ -249,7 +291,7 @@ func (f *file) Read(p []byte) (int, error) {
 	}
 	if len(f.buf) == 0 {
 		err := f.f.do("read", f.name, func(ctx context.Context, abs string) error {
-			return f.f.s.readFile(ctx, abs, f.offset, chunk, func(p []byte) bool { f.buf = append(f.buf, p...); return true })
+			return f.f.s.readFile(ctx, abs, f.offset, chunk, func(p []byte) error { f.buf = append(f.buf, p...); return nil })
 		})
 		if err != nil {
 			return 0, err

@@ -137,7 +137,7 @@ func (k Secrets) call(ctx context.Context, what string, do func(rpcconnect.Runne
 func said(err error) error {
 	var ce *connect.Error
 	if errors.As(err, &ce) {
-		return errors.New(ce.Message())
+		return errors.New(short(ce.Message()))
 	}
 	return err
 }
@@ -151,7 +151,7 @@ func secretError(command string, ce *connect.Error) error {
 		connect.CodeAborted:            ErrAlone,
 	} {
 		if ce.Code() == code {
-			return &CommandError{Command: command, Err: fmt.Errorf("%w: %s", target, ce.Message())}
+			return &CommandError{Command: command, Err: fmt.Errorf("%w: %s", target, short(ce.Message()))}
 		}
 	}
 	return nil

@@ -5,10 +5,12 @@ import (
 	"bufio"
 	"cmp"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"os"
 	"path"
 	"path/filepath"
@@ -97,7 +99,7 @@ func (s *Sandbox) Download(ctx context.Context, from, to string, o DownloadOptio
 	}
 	defer func() { _ = down.Close() }()
 	r := &tarReceiver{down: down}
-	u := unpacker{root: root, o: o, links: map[string]bool{}}
+	u := unpacker{root: root, o: o, links: map[[32]byte]bool{}}
 	err = u.unpack(tar.NewReader(r))
 	var te *TreeError
 	switch {
@@ -141,7 +143,7 @@ type unpacker struct {
 	o     DownloadOptions
 	files int64
 	bytes int64
-	links map[string]bool // that were made: nothing is made below them
+	links map[[32]byte]bool // hashes of the names of those that were made: nothing is made below them
 	buf   []byte
 }
 
@@ -177,7 +179,7 @@ func (u *unpacker) entry(h *tar.Header, t *tar.Reader) error {
 		return &TreeError{Path: name, Reason: "cannot be made", Err: err}
 	}
 	u.files++
-	u.bytes += h.Size
+	u.bytes += min(h.Size, math.MaxInt64-u.bytes)
 	for _, l := range []struct {
 		name       string
 		value, max int64
@@ -192,7 +194,7 @@ func (u *unpacker) entry(h *tar.Header, t *tar.Reader) error {
 		return refuse("is no name below the tree")
 	}
 	for dir := path.Dir(name); dir != "."; dir = path.Dir(dir) {
-		if u.links[dir] {
+		if u.links[sha256.Sum256([]byte(dir))] {
 			return refuse("is below a link")
 		}
 	}
@@ -206,7 +208,7 @@ func (u *unpacker) entry(h *tar.Header, t *tar.Reader) error {
 		if !inside(name, h.Linkname) {
 			return refuse(fmt.Sprintf("is a symbolic link out of the tree, to %q", h.Linkname))
 		}
-		u.links[name] = true
+		u.links[sha256.Sum256([]byte(name))] = true
 		return failed(u.root.Symlink(h.Linkname, name))
 	case tar.TypeLink:
 		return refuse("is a hard link")

@@ -4,7 +4,9 @@ import (
 	"archive/tar"
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"testing"
@@ -24,7 +26,7 @@ func take(t testing.TB, raw []byte, o DownloadOptions) (dir string, err error) {
 		t.Fatal(err)
 	}
 	defer root.Close()
-	u := unpacker{root: root, o: o, links: map[string]bool{}}
+	u := unpacker{root: root, o: o, links: map[[32]byte]bool{}}
 	err = u.unpack(tar.NewReader(bytes.NewReader(raw)))
 	if beside, rerr := os.ReadDir(above); rerr != nil || len(beside) != 1 {
 		t.Fatalf("it made %v beside the tree: %v", beside, rerr)
@@ -120,6 +122,20 @@ func TestUnpackLimits(t *testing.T) {
 		if !errors.As(err, &te) || te.Limit != limit {
 			t.Errorf("%s: %v", limit, err)
 		}
+	}
+	var huge bytes.Buffer // so much that the sum would be negative
+	w := tar.NewWriter(&huge)
+	for _, size := range []int64{1, math.MaxInt64} {
+		if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: fmt.Sprint(size), Size: size, Format: tar.FormatGNU}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Write([]byte("x")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var te *TreeError
+	if _, err := take(t, append(huge.Bytes(), make([]byte, 4096)...), DownloadOptions{MaxFiles: 9, MaxBytes: 100, MaxDepth: 9}); !errors.As(err, &te) || te.Limit != "MaxBytes" {
+		t.Errorf("a file of 8 EiB: %v", err)
 	}
 }
 

@@ -36,7 +36,11 @@ type Backend struct {
 
 // An instance is one sandbox.
 type instance struct {
-	listed  sandbox.Listed
+	listed sandbox.Listed
+	made   chan struct{} // closed when Create is over; before, all that follows is its own
+	ending sync.Mutex
+	ended  bool
+
 	process *process
 	control *nsroot.Control
 	group   *group
@@ -80,7 +84,8 @@ func (b *Backend) Create(ctx context.Context, c sandbox.Creation) (sandbox.Enfor
 		return none, unavailable("this program was itself started in a sandbox and went on to its own work: "+
 			"bootstrap.Init must be the first call in main", nil)
 	}
-	inst := &instance{listed: sandbox.Listed{ID: c.ID, Labels: c.Labels, Created: time.Now()}}
+	inst := &instance{listed: sandbox.Listed{ID: c.ID, Labels: c.Labels, Created: time.Now()}, made: make(chan struct{})}
+	defer close(inst.made)
 	b.mu.Lock()
 	if b.all[c.ID] != nil {
 		b.mu.Unlock()
@@ -161,7 +166,7 @@ func (b *Backend) Dial(_ context.Context, id string) (net.Conn, error) {
 	b.mu.Lock()
 	inst := b.all[id]
 	b.mu.Unlock()
-	if inst == nil || inst.control == nil {
+	if inst == nil || !inst.created() || inst.control == nil {
 		return nil, fmt.Errorf("%w: no sandbox %s on backend local", sandbox.ErrLost, id)
 	}
 	f, err := inst.control.Dial()
@@ -180,7 +185,7 @@ func (b *Backend) List(_ context.Context, schema string) ([]sandbox.Listed, erro
 	defer b.mu.Unlock()
 	var out []sandbox.Listed
 	for _, inst := range b.all {
-		if inst.listed.Labels.Schema == schema && (inst.process == nil || !inst.process.over()) {
+		if inst.listed.Labels.Schema == schema && !(inst.created() && inst.process != nil && inst.process.over()) {
 			out = append(out, inst.listed)
 		}
 	}
@@ -188,18 +193,38 @@ func (b *Backend) List(_ context.Context, schema string) ([]sandbox.Listed, erro
 	return out, nil
 }
 
-// Destroy ends a sandbox. When it returns, no process of it is left.
-func (b *Backend) Destroy(_ context.Context, id string) error {
+// Destroy ends a sandbox. When it returns, no process of it is left. One that is being
+// made it waits for.
+func (b *Backend) Destroy(ctx context.Context, id string) error {
 	b.mu.Lock()
 	inst := b.all[id]
 	b.mu.Unlock()
 	if inst == nil {
 		return nil
 	}
+	select {
+	case <-inst.made:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 	return b.end(inst)
 }
 
+func (i *instance) created() bool {
+	select {
+	case <-i.made:
+		return true
+	default:
+		return false
+	}
+}
+
 func (b *Backend) end(inst *instance) error {
+	inst.ending.Lock()
+	defer inst.ending.Unlock()
+	if inst.ended {
+		return nil // and its name may be another one's
+	}
 	if inst.process != nil {
 		inst.process.kill()
 		inst.process.wait()
@@ -211,8 +236,11 @@ func (b *Backend) end(inst *instance) error {
 	if inst.root != nil {
 		_ = inst.root.Close()
 	}
+	inst.ended = err == nil
 	b.mu.Lock()
-	delete(b.all, inst.listed.ID)
+	if b.all[inst.listed.ID] == inst {
+		delete(b.all, inst.listed.ID)
+	}
 	b.mu.Unlock()
 	return err
 }

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -63,6 +64,45 @@ func backend(t *testing.T) *local.Backend {
 
 func TestBackend(t *testing.T) {
 	sandboxtest.TestBackend(t, backend(t), sandboxtest.Options{})
+}
+
+// A sweeper asks for sandboxes, dials and removes them, while they are made.
+func TestBesideCreate(t *testing.T) {
+	b := backend(t)
+	labels := sandbox.Labels{Schema: "beside"}
+	ctx, over := context.WithCancel(t.Context())
+	var sweeps sync.WaitGroup
+	listed := make(chan struct{})
+	sweeps.Go(func() {
+		seen := sync.OnceFunc(func() { close(listed) })
+		for ctx.Err() == nil {
+			l, err := b.List(t.Context(), labels.Schema)
+			if err != nil {
+				t.Error(err)
+			}
+			if len(l) > 0 {
+				seen()
+				if c, err := b.Dial(t.Context(), "beside"); err == nil {
+					c.Close()
+				}
+			}
+		}
+	})
+	sweeps.Go(func() { // Destroy waits for Create, and then for the end
+		<-listed
+		if err := b.Destroy(t.Context(), "beside"); err != nil {
+			t.Error(err)
+		}
+	})
+	if _, err := b.Create(t.Context(), sandbox.Creation{ID: "beside", Labels: labels}); err != nil {
+		t.Error(err)
+	}
+	<-listed
+	over()
+	sweeps.Wait()
+	if l, err := b.List(t.Context(), labels.Schema); err != nil || len(l) > 0 {
+		t.Errorf("after all that: %v, %v", l, err)
+	}
 }
 
 func TestEgress(t *testing.T) {
