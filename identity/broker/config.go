@@ -44,7 +44,8 @@ type Config struct {
 	Peers []uint32
 
 	// TLS is for workers that connect by TCP: its own certificate, and in ClientCAs who
-	// signs those of the workers. A worker without one is not let in.
+	// signs those of the workers. A worker without one is not let in, whatever else it says, also of single connections:
+	// what its GetConfigForClient returns may name other ClientCAs.
 	TLS *tls.Config
 
 	// Attestors can tell, by the name of a backend, whether a sandbox of it is out of the workers' reach: level

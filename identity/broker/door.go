@@ -177,6 +177,9 @@ func introduced(t *tls.Config) *tls.Config {
 		}
 		own = own.Clone()
 		own.ClientAuth, own.MinVersion, own.NextProtos = t.ClientAuth, t.MinVersion, t.NextProtos
+		if own.ClientCAs == nil { // which stands for whom the system trusts
+			own.ClientCAs = t.ClientCAs
+		}
 		verify := own.VerifyConnection
 		own.VerifyConnection = func(s tls.ConnectionState) error {
 			if verify != nil {

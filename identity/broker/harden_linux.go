@@ -13,5 +13,3 @@ func harden() error {
 	}
 	return nil
 }
-
-const lax = false // modes of files say who may read them

@@ -152,6 +152,51 @@ func TestMutualTLS(t *testing.T) {
 	}
 }
 
+// Whoever connects needs a certificate also where each connection has a configuration of its own, which may name other
+// authorities.
+func TestMutualTLSOfEach(t *testing.T) {
+	f := newFixture(t)
+	ours, theirs := newAuthority(t), newAuthority(t)
+	own := ours.issue(t)
+	connects := func(as *tls.Config, c tls.Certificate) error {
+		t.Helper()
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.cfg.TLS = &tls.Config{Certificates: []tls.Certificate{own}, ClientCAs: ours.pool}
+		f.cfg.TLS.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) { return as, nil }
+		f.serveOn(ln, "unix:///nowhere")
+		link, err := brokerlink.New("https://"+ln.Addr().String(), &tls.Config{RootCAs: ours.pool, GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &c, nil }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer link.Close()
+		_, err = begin(t.Context(), link, f.claim)
+		return err
+	}
+	certificates := []tls.Certificate{own}
+	for name, c := range map[string]struct {
+		as          *tls.Config
+		ours, other bool
+	}{
+		"nobody named":   {as: &tls.Config{Certificates: certificates}, ours: true},
+		"no certificate": {as: &tls.Config{Certificates: certificates, ClientAuth: tls.NoClientCert, ClientCAs: ours.pool}, ours: true},
+		"not verified":   {as: &tls.Config{Certificates: certificates, ClientAuth: tls.RequireAnyClientCert, ClientCAs: ours.pool}, ours: true},
+		"others named":   {as: &tls.Config{Certificates: certificates, ClientCAs: theirs.pool}, other: true}, // the control
+	} {
+		if err := connects(c.as, ours.issue(t)); (err == nil) != c.ours {
+			t.Errorf("%s: ours: %v", name, err)
+		}
+		if err := connects(c.as, theirs.issue(t)); (err == nil) != c.other {
+			t.Errorf("%s: another's: %v", name, err)
+		}
+		if err := connects(c.as, tls.Certificate{}); err == nil {
+			t.Errorf("%s: none: it is let in", name)
+		}
+	}
+}
+
 // TLS does not tell the user of who connects from the broker's own host. From another one it is nobody who
 // could read what is the broker's.
 func TestLevelByTLS(t *testing.T) {

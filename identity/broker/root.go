@@ -109,6 +109,9 @@ func readRoot(path string) ([]byte, error) {
 	if mode := info.Mode(); !mode.IsRegular() || mode.Perm()&0o077 != 0 && !lax {
 		return nil, &RootError{File: path, Reason: fmt.Sprintf("mode is %v, and others could read it: want -rw-------", mode)}
 	}
+	if !owned(info) {
+		return nil, &RootError{File: path, Reason: "it is another user's, who knows it and could change it"}
+	}
 	text, err := io.ReadAll(io.LimitReader(f, 1024))
 	if err != nil {
 		return nil, err
@@ -123,6 +126,13 @@ func readRoot(path string) ([]byte, error) {
 
 // makeRoot makes the file, or leaves that which another broker makes at the same time.
 func makeRoot(dir, path string) error {
+	into := []string{dir} // directories that get an entry
+	for d := dir; ; d = filepath.Dir(d) {
+		if _, err := os.Stat(d); !errors.Is(err, fs.ErrNotExist) {
+			break
+		}
+		into = append(into, filepath.Dir(d))
+	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return &RootError{File: path, Reason: "make its directory", Err: err}
 	}
@@ -138,7 +148,13 @@ func makeRoot(dir, path string) error {
 	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
 		err = os.Link(f.Name(), path)
 	}
-	if err != nil && !errors.Is(err, fs.ErrExist) {
+	if err == nil || errors.Is(err, fs.ErrExist) {
+		err = nil
+		for _, d := range into { // a key that a crash takes back leaves behind what was issued with it
+			err = errors.Join(err, syncDir(d))
+		}
+	}
+	if err != nil {
 		return &RootError{File: path, Reason: "make it", Err: err}
 	}
 	return nil

@@ -13,6 +13,7 @@ import (
 	"github.com/stepward/stepward/identity"
 	"github.com/stepward/stepward/identity/broker"
 	"github.com/stepward/stepward/internal/envelope"
+	"github.com/stepward/stepward/internal/testenv"
 )
 
 // Brokers that start at once in a new directory are one broker, and so is the next: what one
@@ -84,6 +85,23 @@ func TestBadKey(t *testing.T) {
 		if err := start(); !errors.As(err, &bad) || bad.File != path || strings.Contains(err.Error(), string(good[:20])) {
 			t.Errorf("%s: got %v", name, err)
 		}
+	}
+}
+
+// A key that another user has put there is none.
+func TestKeyOfAnother(t *testing.T) {
+	testenv.Require(t, testenv.PartRoot)
+	f := newFixture(t)
+	start := func() error { return broker.Sweep(t.Context(), f.cfg) }
+	if err := errors.Join(start(), start()); err != nil { // the control: it is its own
+		t.Fatal(err)
+	}
+	if err := os.Chown(filepath.Join(f.cfg.Dir, "broker.key"), 65534, -1); err != nil {
+		t.Fatal(err)
+	}
+	var bad *broker.RootError
+	if err := start(); !errors.As(err, &bad) || !strings.Contains(err.Error(), "another user's") {
+		t.Errorf("got %v", err)
 	}
 }
 

@@ -317,6 +317,91 @@ func TestBindRacesRevoke(t *testing.T) {
 	}
 }
 
+// However many tenants one transaction enqueues for, it takes few of Postgres' locks, which are there for everybody.
+func TestBindManyTenants(t *testing.T) {
+	t.Parallel()
+	b := newBinder(t)
+	err := pgx.BeginFunc(t.Context(), b.pool, func(tx pgx.Tx) error {
+		for n := range 2 {
+			var items []enqueue.Item
+			for i := range 500 {
+				items = append(items, enqueue.Item{Tenant: fmt.Sprintf("tenant %d of %d", i, n), Workflow: "undefined", Input: []byte("1")})
+			}
+			if _, err := enqueue.Insert(t.Context(), tx, b.q, items); err != nil {
+				return err
+			}
+		}
+		var locks int
+		err := tx.QueryRow(t.Context(), "SELECT count(*) FROM pg_locks WHERE pid = pg_backend_pid() AND locktype = 'advisory'").Scan(&locks)
+		if locks < 10 || locks > 65 { // of 1,000 tenants, and of all
+			t.Errorf("%d locks", locks)
+		}
+		return err
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+// Two transactions that enqueue for two tenants, each for another one first, and the revocations of both that wait for them
+// in between, end.
+func TestBindCrossesRevoke(t *testing.T) {
+	t.Parallel()
+	b := newBinder(t)
+	b.put("acme", acme, map[string]identity.Key{"TOKEN": key("t")})
+	b.put("other", identity.Scope{Tenant: "other"}, map[string]identity.Key{"TOKEN": key("t")})
+	tenants := [...]string{"acme", "other"}
+	var txs [2]pgx.Tx
+	bind := func(i int, tenant string) {
+		r, err := enqueue.Insert(t.Context(), txs[i], b.q, []enqueue.Item{{Tenant: tenant, Workflow: "site", Input: []byte("1")}})
+		if err != nil || r[0].Err != nil && !errors.Is(r[0].Err, identity.ErrRevoked) {
+			t.Errorf("%d for %s: %v, %v", i, tenant, r, err)
+		}
+	}
+	var revoking, crossing sync.WaitGroup
+	for i, tenant := range tenants {
+		tx, err := b.pool.Begin(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer tx.Rollback(context.WithoutCancel(t.Context()))
+		txs[i] = tx
+		bind(i, tenant)
+	}
+	for _, tenant := range tenants {
+		revoking.Go(func() {
+			if err := b.p.Revoke(t.Context(), identity.Revocation{Tenant: tenant, Kind: identity.KindTenant, State: identity.Soft}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	waits := func(tx pgx.Tx) (n int) {
+		if err := tx.QueryRow(t.Context(), "SELECT count(*) FROM pg_locks WHERE NOT granted AND pg_backend_pid() = ANY (pg_blocking_pids(pid))").Scan(&n); err != nil {
+			t.Error(err)
+		}
+		return n
+	}
+	given := make(chan struct{})
+	go func() { revoking.Wait(); close(given) }()
+	for waiting := true; waiting && (waits(txs[0]) == 0 || waits(txs[1]) == 0); {
+		select {
+		case <-given: // they wait two seconds at most, and this machine may be slower
+			waiting = false
+		default:
+		}
+	}
+	for i := range txs {
+		crossing.Go(func() {
+			bind(i, tenants[1-i])
+			if err := txs[i].Commit(t.Context()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	crossing.Wait()
+	revoking.Wait()
+}
+
 // Each name that a run's steps list is explained: what it was bound to, what counts
 // now, and whether a start would give it.
 func TestExplain(t *testing.T) {

@@ -1,6 +1,7 @@
 -- name: IdentityLock
--- One that changes what is revoked waits for those that enqueue, and they for it.
-SELECT pg_advisory_xact_lock(hashtextextended('stepward identity ' || $1::text, 0));
+-- One that changes what is revoked waits for those that enqueue, and they for it: of the deployment for all, of a tenant for those
+-- that share its number with it. There are 64, as Postgres has room for some thousand locks.
+SELECT pg_advisory_xact_lock(hashtextextended('stepward identity ' || CASE $1::text WHEN '' THEN -1 ELSE hashtextextended($1::text, 0) & 63 END, 0));
 
 -- name: IdentityPatience
 SELECT set_config('lock_timeout', '2s', true);
@@ -77,9 +78,9 @@ WHERE e.tenant = '' OR e.tenant = ANY((SELECT $1::text[])::text[])
 ORDER BY e.tenant, r.epoch;
 
 -- name: IdentityShare
--- Holds up those that change what is revoked of tenants, and of all, until the transaction ends.
-SELECT pg_advisory_xact_lock_shared(hashtextextended('stepward identity ' || t, 0))
-FROM (SELECT DISTINCT t FROM unnest(array_append($1::text[], '')) AS t ORDER BY t) x;
+-- Holds up those that change what is revoked of tenants, and of all, until the transaction ends. Numbers: as IdentityLock.
+SELECT pg_advisory_xact_lock_shared(hashtextextended('stepward identity ' || n, 0))
+FROM (SELECT DISTINCT CASE t WHEN '' THEN -1 ELSE hashtextextended(t, 0) & 63 END AS n FROM unnest(array_append($1::text[], '')) AS t ORDER BY n) x;
 
 -- name: RunTenant
 SELECT tenant FROM stepward.run WHERE id = $1;
