@@ -79,7 +79,7 @@ func serveSocket() error {
 			return err
 		}
 	}
-	witness, err := readWitness() // while nothing can be asked to run here
+	witness, err := readWitness(func() bool { return cfg.landlock || closedYet() }) // while nothing can be asked to run here
 	if err != nil {
 		return err
 	}

@@ -35,24 +35,51 @@ func (x *execs) closed() bool {
 	if x.landlock {
 		return true
 	}
-	r, w, err := os.Pipe()
-	if err != nil {
-		return false
-	}
-	defer r.Close()
+	var said *os.File
+	var err error
 	done := make(chan struct{})
 	x.starts <- func() {
 		defer close(done)
-		_, err = syscall.ForkExec(confine.Self, []string{"stepward-spy"}, &syscall.ProcAttr{
-			Env: []string{EnvMode + "=" + modeSpy}, Files: []uintptr{w.Fd(), w.Fd(), w.Fd(), w.Fd()},
-		})
+		said, _, err = startSpy()
 	}
 	<-done
-	w.Close()
+	return err == nil && heard(said)
+}
+
+// closedYet is closed before anything is served, when nobody else waits for processes.
+func closedYet() bool {
+	said, pid, err := startSpy()
 	if err != nil {
 		return false
 	}
-	said := make([]byte, 8)
-	n, _ := r.Read(said)
-	return string(said[:n]) == "closed"
+	closed := heard(said)
+	for {
+		if _, err := syscall.Wait4(pid, nil, 0, nil); err != syscall.EINTR {
+			return closed
+		}
+	}
+}
+
+// startSpy starts a process that tries, and returns where it says what came of it.
+func startSpy() (said *os.File, pid int, err error) {
+	said, w, err := os.Pipe()
+	if err != nil {
+		return nil, 0, err
+	}
+	defer w.Close()
+	pid, err = syscall.ForkExec(confine.Self, []string{"stepward-spy"}, &syscall.ProcAttr{
+		Env: []string{EnvMode + "=" + modeSpy}, Files: []uintptr{w.Fd(), w.Fd(), w.Fd(), w.Fd()},
+	})
+	if err != nil {
+		said.Close()
+	}
+	return said, pid, err
+}
+
+// heard reports whether a spy could not.
+func heard(said *os.File) bool {
+	defer said.Close()
+	text := make([]byte, 8)
+	n, _ := said.Read(text)
+	return string(text[:n]) == "closed"
 }

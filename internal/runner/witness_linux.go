@@ -13,11 +13,13 @@ import (
 )
 
 // readWitness takes what the runner proves itself to the broker with. Nothing is left of it for what runs here
-// later: a file is removed.
-func readWitness() (w envelope.Witness, err error) {
+// later: a file is removed. One that could read the runner's memory would find it there, and so it is not read, and the
+// runner proves nothing, where not even that is closed.
+func readWitness(closed func() bool) (w envelope.Witness, err error) {
 	if w.Backend = os.Getenv(EnvWitness); w.Backend == "" {
 		return w, nil
 	}
+	open := !closed()
 	if w.Broker, err = base64.StdEncoding.DecodeString(os.Getenv(EnvWitnessBroker)); err != nil {
 		return w, fmt.Errorf("%s: %w", EnvWitnessBroker, err)
 	}
@@ -31,10 +33,12 @@ func readWitness() (w envelope.Witness, err error) {
 			return w, fmt.Errorf("%s: %w", EnvWitnessFile, err)
 		}
 	}
-	if w.Secret, err = io.ReadAll(io.LimitReader(in, 64<<10)); err != nil {
+	if open {
+		w = envelope.Witness{}
+	} else if w.Secret, err = io.ReadAll(io.LimitReader(in, 64<<10)); err != nil {
 		return w, fmt.Errorf("%s: %w", EnvWitness, err)
 	}
-	if w.Secret = bytes.TrimSpace(w.Secret); !w.Fits() {
+	if w.Secret = bytes.TrimSpace(w.Secret); !open && !w.Fits() {
 		return w, fmt.Errorf("%s: %d bytes are none", EnvWitness, len(w.Secret))
 	}
 	if name != "" {

@@ -41,7 +41,8 @@
 // and Limits.PIDs, for which there is a ceiling of 1 GiB and of 4096 tasks that ends the
 // sandbox as a whole; Require.Landlock; and, where runsc is older than 2023, terminals.
 // Limits.Disk does not count files. Processes of a command are numbered by a namespace
-// of its own, and /proc, there, by the sandbox's.
+// of its own, and /proc, there, by the sandbox's. A runsc of 2022 lets commands read the tool runner's
+// memory: it takes no secrets there ([sandbox.ErrSecret]), and proves nothing to a broker.
 //
 // # Limits of it
 //

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/hex"
+	"errors"
 	"io"
 	"os"
 	"testing"
@@ -19,10 +20,10 @@ import (
 // What a tool runner proves itself with is in the proofs of its hellos, sealed, and nowhere that a command could find
 // it, nor whoever asks the engine. The control is a command beside it that has the same.
 func TestWitness(t *testing.T) {
-	for name, exec := range map[string]bool{"socket": false, "exec": true} {
+	for name, engine := range map[string]func(*testing.T) *Backend{"socket": backend, "exec": backend, "gvisor": gvisor} {
 		t.Run(name, func(t *testing.T) {
-			b := backend(t)
-			b.noBind = exec
+			b := engine(t)
+			b.noBind = name == "exec"
 			t.Cleanup(func() { b.Close() })
 			key, err := seal.NewProofKey(bytes.Repeat([]byte{3}, 32))
 			if err != nil {
@@ -69,6 +70,9 @@ func TestWitness(t *testing.T) {
 			}
 			facts := envelope.Facts{Tenant: "acme", Run: 1, Sandbox: s.ID(), Nonce: [32]byte{1}}
 			hello, err := s.Secrets().Key(t.Context(), facts.Encode(), make([]byte, 32))
+			if name == "gvisor" && errors.Is(err, sandbox.ErrSecret) {
+				return // commands could read the runner, which takes no secrets then, and has not read that one
+			}
 			if err != nil {
 				t.Fatal(err)
 			}
