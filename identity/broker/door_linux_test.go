@@ -114,7 +114,7 @@ func (piped) Dial(context.Context, string) (net.Conn, error) {
 // The sandboxes of one tenant cannot have all connections that lead to sandboxes, nor can those that are nobody's yet,
 // nor do they take any from the workers.
 func TestShareOfSandboxes(t *testing.T) {
-	broker.SetPlaces(t, 4, 4, 8, 4, 4)
+	broker.SetPlaces(t, 8, 4, 8, 4, 4)
 	f := newFixture(t)
 	f.cfg.Sandboxes = piped{}
 	f.exec("INSERT INTO stepward.run (id, tenant, workflow, input, version, requirement_id) VALUES (2, 'beta', 'site', '', '1', 1)")
