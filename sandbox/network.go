@@ -40,7 +40,8 @@ type NetworkPolicy struct {
 	// resolves to must be on the Internet: private networks, loopback, link-local
 	// addresses and other special ranges (metadata services are there) are refused
 	// unless an address or a CIDR within the range is listed as well. "0.0.0.0/0"
-	// is within none.
+	// is within none. So are the addresses of the worker's own host, public ones
+	// too, unless that very address is listed.
 	//
 	// The server that TLS asks for (SNI), and the Host of each request over plain
 	// HTTP, must be the name that the program connected to.

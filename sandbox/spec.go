@@ -85,11 +85,11 @@ func (r Require) unmet(e Enforcement) error {
 // backend's default where it has one, which [Enforcement] reports; a field that
 // is set must be enforced, or the sandbox is refused.
 type Limits struct {
-	Memory    int64   // bytes, of all processes together
-	CPU       float64 // cores
+	Memory    int64   // bytes, of all processes together; at least 32 MiB
+	CPU       float64 // cores; at least 0.01
 	PIDs      int     // processes and threads
 	Disk      int64   // bytes in /workspace and in /tmp, each, and but for kubernetes and gVisor a file for each KiB
-	OpenFiles int     // per process
+	OpenFiles int     // per process; at least 64. No kernel tells of it: a command that meets it says so itself, if at all
 
 	// Time is how long each command or guest step may take: it is killed then, also
 	// when no worker is connected.

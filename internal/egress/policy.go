@@ -131,14 +131,17 @@ func (pol *Policy) permitsAddr(h host, a netip.Addr, port int) string {
 	return "no entry of Network.Allow names it"
 }
 
-// harmless says which special range an address is in that no rule names.
+// harmless says which special range an address is in that no rule names, or that it is the worker's own.
 func (pol *Policy) harmless(a netip.Addr, port int) string {
 	for {
+		if !pol.covers(a.BitLen(), a, port) && isOwn(a) {
+			return fmt.Sprintf("%s is an address of the worker's host, which no entry of Network.Allow names as such", a)
+		}
 		s := specialOf(a)
 		if s == nil {
 			return ""
 		}
-		if !pol.names(s, a, port) {
+		if !pol.covers(s.prefix.Bits(), a, port) { // 0.0.0.0/0 is not about private networks
 			return fmt.Sprintf("%s is in %s (%s), which no entry of Network.Allow names", a, s.prefix, s.what)
 		}
 		if s.inner == nil {
@@ -148,11 +151,11 @@ func (pol *Policy) harmless(a netip.Addr, port int) string {
 	}
 }
 
-// names reports whether a rule is about the special range: 0.0.0.0/0 is not about
-// private networks.
-func (pol *Policy) names(s *special, a netip.Addr, port int) bool {
+// covers reports whether a rule is about no more addresses than those that have so many bits in common with one, and
+// about that one.
+func (pol *Policy) covers(bits int, a netip.Addr, port int) bool {
 	for _, r := range pol.rules {
-		if r.prefix.IsValid() && r.prefix.Bits() >= s.prefix.Bits() && r.prefix.Contains(a) && (r.port == 0 || r.port == port) {
+		if r.prefix.IsValid() && r.prefix.Bits() >= bits && r.prefix.Contains(a) && (r.port == 0 || r.port == port) {
 			return true
 		}
 	}

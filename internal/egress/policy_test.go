@@ -1,6 +1,7 @@
 package egress
 
 import (
+	"net"
 	"net/netip"
 	"strings"
 	"testing"
@@ -97,6 +98,18 @@ func TestParse(t *testing.T) {
 
 // Each case is a policy, where a program wants to go, and what that resolves to.
 func TestPolicy(t *testing.T) {
+	was := addresses
+	defer func() { addresses = was }()
+	addresses = func() (all []net.Addr, _ error) {
+		for _, own := range []string{"127.0.0.1/8", "93.184.216.7/24", "2606:2800:220:1::7/64", "10.7.7.7/16"} {
+			ip, n, err := net.ParseCIDR(own)
+			if err != nil {
+				return nil, err
+			}
+			all = append(all, &net.IPNet{IP: ip, Mask: n.Mask})
+		}
+		return all, nil
+	}
 	for _, c := range []struct {
 		allow, host string
 		port        int
@@ -176,6 +189,17 @@ func TestPolicy(t *testing.T) {
 		{"ok.com 64:ff9b::/96", "ok.com", 80, "64:ff9b::5db8:d822", ""},
 		{"ok.com 64:ff9b::/96", "ok.com", 80, "64:ff9b::a9fe:a9fe", "metadata"},
 		{"localhost", "localhost", 80, "127.0.0.1", "loopback"},
+		{"ok.com", "ok.com", 80, "::ffff:0:10.0.0.1", "SIIT"},
+		{"ok.com ::ffff:0:0:0/96", "ok.com", 80, "::ffff:0:169.254.169.254", "metadata"},
+		// What the worker's host has itself, whatever range it is in.
+		{"ok.com", "ok.com", 80, "93.184.216.7", "worker's host"},
+		{"ok.com", "ok.com", 80, "2606:2800:220:1::7", "worker's host"},
+		{"0.0.0.0/0 ::/0", "2606:2800:220:1::7", 80, "", "worker's host"},
+		{"10.0.0.0/8", "10.7.7.7", 80, "", "worker's host"},
+		{"ok.com 64:ff9b::/96", "ok.com", 80, "64:ff9b::93.184.216.7", "worker's host"},
+		{"ok.com 93.184.216.7:80", "ok.com", 80, "93.184.216.7", ""},
+		{"ok.com 93.184.216.7:80", "ok.com", 81, "93.184.216.7", "worker's host"},
+		{"10.7.7.7", "10.7.7.7", 80, "", ""},
 	} {
 		pol, err := Parse(strings.Fields(c.allow))
 		if err != nil {

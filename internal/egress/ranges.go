@@ -1,6 +1,10 @@
 package egress
 
-import "net/netip"
+import (
+	"net"
+	"net/netip"
+	"slices"
+)
 
 // A special range is one that the Internet does not reach, or that leads back
 // into the network of the worker. A rule must name it, or a part of it.
@@ -31,6 +35,7 @@ var specials = []special{
 	{cidr("224.0.0.0/4"), "multicast", nil},
 	{cidr("240.0.0.0/4"), "reserved", nil},
 	{cidr("::/96"), "loopback, IPv4-compatible", nil},
+	{cidr("::ffff:0:0:0/96"), "SIIT", lastFour},
 	{cidr("64:ff9b::/96"), "NAT64", lastFour},
 	{cidr("64:ff9b:1::/48"), "local NAT64", nil},
 	{cidr("100::/64"), "discard-only", nil},
@@ -48,6 +53,26 @@ var specials = []special{
 var cidr = netip.MustParsePrefix
 
 func lastFour(a netip.Addr) netip.Addr { b := a.As16(); return netip.AddrFrom4([4]byte(b[12:16])) }
+
+// addresses returns those of the worker's host. Tests say others.
+var addresses = net.InterfaceAddrs
+
+// isOwn reports whether an address is one of the worker's host, which it may get at any time. Those of the loopback
+// interface are in ranges of their own. One that cannot be told from them is.
+func isOwn(a netip.Addr) bool {
+	if a.IsLoopback() {
+		return false
+	}
+	all, err := addresses()
+	return err != nil || slices.ContainsFunc(all, func(own net.Addr) bool {
+		n, ok := own.(*net.IPNet)
+		if !ok {
+			return false
+		}
+		ip, ok := netip.AddrFromSlice(n.IP)
+		return ok && ip.Unmap() == a
+	})
+}
 
 // specialOf returns the special range of an address, nil if it has none.
 func specialOf(a netip.Addr) *special {

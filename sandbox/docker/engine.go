@@ -16,6 +16,7 @@ import (
 	"github.com/moby/moby/api/types/system"
 	"github.com/moby/moby/client"
 
+	"github.com/stepward/stepward/internal/runner"
 	"github.com/stepward/stepward/sandbox"
 )
 
@@ -171,8 +172,8 @@ func (e *engine) limits(s sandbox.Spec) (sandbox.Limits, error) {
 	if l.CPU > float64(e.NCPU) {
 		return l, unsupported("Limits.CPU", fmt.Sprintf("the engine's host has %d", e.NCPU))
 	}
-	if l.Memory != 0 && l.Memory < minMemory {
-		return l, unsupported("Limits.Memory", fmt.Sprintf("the tool runner itself needs %d bytes", minMemory))
+	if field, reason := runner.TooLow(l.Memory, l.CPU, l.OpenFiles); field != "" {
+		return l, unsupported(field, reason)
 	}
 	if l.Memory == 0 && e.MemoryLimit {
 		l.Memory = DefaultMemory
@@ -195,9 +196,6 @@ func (e *engine) limits(s sandbox.Spec) (sandbox.Limits, error) {
 // gvisorTasks is how many processes and threads of the host a gVisor may have, which
 // are those that it runs and some of its own. It ends there: the host must not.
 const gvisorTasks = 4096
-
-// minMemory is what a tool runner with one exec can live with.
-const minMemory = 32 << 20
 
 // isolation is the kind of it.
 func (e *engine) isolation() string {

@@ -16,6 +16,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
+	"github.com/stepward/stepward/internal/runner"
 	"github.com/stepward/stepward/sandbox"
 )
 
@@ -194,8 +195,8 @@ func (b *Backend) limits(s sandbox.Spec, can sandbox.Capabilities) (sandbox.Limi
 			return l, unsupported(x.field, x.why)
 		}
 	}
-	if l.Memory != 0 && l.Memory < minMemory {
-		return l, unsupported("Limits.Memory", fmt.Sprintf("the tool runner itself needs %d bytes", minMemory))
+	if field, reason := runner.TooLow(l.Memory, l.CPU, l.OpenFiles); field != "" {
+		return l, unsupported(field, reason)
 	}
 	if can.Memory {
 		l.Memory = cmp.Or(l.Memory, DefaultMemory)
@@ -210,6 +211,3 @@ func (b *Backend) limits(s sandbox.Spec, can sandbox.Capabilities) (sandbox.Limi
 	l.OpenFiles = cmp.Or(l.OpenFiles, DefaultOpenFiles)
 	return l, nil
 }
-
-// minMemory is what a tool runner with one exec can live with.
-const minMemory = 32 << 20

@@ -257,6 +257,9 @@ func (b *Backend) limits(s sandbox.Spec) (sandbox.Limits, error) {
 				"); run the worker as root, leave the limit out, or use a container backend")
 		}
 	}
+	if field, reason := runner.TooLow(l.Memory, l.CPU, l.OpenFiles); field != "" {
+		return l, unsupported(field, reason)
+	}
 	if l.Memory == 0 && b.cgroups.has("memory") {
 		l.Memory = DefaultMemory
 	}

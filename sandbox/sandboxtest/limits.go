@@ -26,6 +26,7 @@ func testLimits(t *testing.T, b sandbox.Backend, spec sandbox.Spec) {
 		demanding.Limits.Memory = 128 << 20
 		refuses(t, b, demanding, "Limits.Memory")
 	}
+	tooLow(t, b, spec, caps)
 	s := start(t, bounded(t), b, sandbox.Options{Spec: spec})
 	fails := func(verb string, args ...string) *sandbox.ExitError {
 		t.Helper()
@@ -91,4 +92,46 @@ func refuses(t *testing.T, b sandbox.Backend, spec sandbox.Spec, field string) {
 		t.Errorf("a limit that cannot be enforced: %v, want it refused", err)
 	}
 	t.Log(Refused + field)
+}
+
+// tooLow checks that limits with which no sandbox could be there are refused as such, and that the least are had.
+func tooLow(t *testing.T, b sandbox.Backend, spec sandbox.Spec, caps sandbox.Capabilities) {
+	t.Helper()
+	least := spec
+	for _, c := range []struct {
+		can          bool
+		field, value string
+		set          func(l *sandbox.Limits, least bool)
+	}{
+		{caps.Memory, "Limits.Memory", "33554432", func(l *sandbox.Limits, least bool) {
+			if l.Memory = 128; least {
+				l.Memory = 32 << 20
+			}
+		}},
+		{caps.CPU, "Limits.CPU", "0.01", func(l *sandbox.Limits, least bool) {
+			if l.CPU = 0.001; least {
+				l.CPU = 0.25 // less is slow
+			}
+		}},
+		{caps.OpenFiles, "Limits.OpenFiles", "64", func(l *sandbox.Limits, least bool) {
+			if l.OpenFiles = 8; least {
+				l.OpenFiles = 64
+			}
+		}},
+	} {
+		if !c.can {
+			continue
+		}
+		low := spec
+		c.set(&low.Limits, false)
+		c.set(&least.Limits, true)
+		_, err := sandbox.Start(bounded(t), b, sandbox.Options{Spec: low})
+		if ue, ok := errors.AsType[*sandbox.UnsupportedError](err); !ok || ue.Field != c.field || !strings.Contains(ue.Reason, c.value) {
+			t.Errorf("%s: %v, want an UnsupportedError that says %s", c.field, err, c.value)
+		}
+	}
+	s := start(t, bounded(t), b, sandbox.Options{Spec: least})
+	if _, err := s.Command(program, "probe:out", "0", "", "").Output(bounded(t)); err != nil {
+		t.Errorf("with the least that is allowed: %v", err)
+	}
 }
