@@ -62,7 +62,8 @@ type Cmd struct {
 	// to 8 MiB. The command is not held up by a reader then. What it writes beyond
 	// the first half of MaxOutput arrives when it has ended, and only the last half
 	// of that: the middle is left out, a line says so, and [Usage].Truncated has the
-	// number of bytes.
+	// number of bytes. It is also left out earlier, where the commands of a sandbox
+	// would keep more than 32 MiB together, of those that keep most.
 	MaxOutput int64
 
 	// ID names the command in its sandbox, for [Sandbox.Attach]: up to 128 printable

@@ -47,6 +47,7 @@ type execs struct {
 	named []string              // the same, of named ones
 	over  map[[16]byte]struct{} // by the hash of their ids: named ones that cannot be asked for any more
 	floor int64                 // connections of an epoch below start nothing any more
+	hoard hoard                 // of their output
 	kept  []*exec               // named ones whose output was read and is still here, oldest first
 	live  int
 	spare *exec // see startSpare
@@ -54,6 +55,8 @@ type execs struct {
 
 	frozen  bool  // nothing is started, and what runs is stopped
 	holding *exec // where execs are not apart: the one that has secrets, beside which no other runs
+
+	squeezing sync.Mutex // while output is left out; taken before mu
 
 	freezing sync.Mutex // while what runs is being stopped, or let go; taken before mu
 }
@@ -95,6 +98,7 @@ func newExecs(cfg config, abi int, environ func() []string) *execs {
 		idle: make(chan *shim.Process, 2), starts: make(chan func()), prepared: make(chan struct{}),
 	}
 	x.secrets = &secrets{redactor: &x.redactor, closed: sync.OnceValue(x.closed), nonces: map[[32]byte]bool{}, leash: &leash{freeze: x.setFrozen, end: func() {}}}
+	x.hoard = hoard{most: keepUnread, squeeze: x.squeeze}
 	return x
 }
 
@@ -155,8 +159,9 @@ func (x *execs) get(req *rpc.ExecRequest, epoch int64) (*exec, error) {
 	}
 	e.id, e.named, e.what = req.Id, req.Named, what
 	e.begin(req, x.met)
-	if req.MaxOutput > 0 {
-		for _, s := range []rpc.Output_Stream{rpc.Output_STDOUT, rpc.Output_STDERR} {
+	for _, s := range []rpc.Output_Stream{rpc.Output_STDOUT, rpc.Output_STDERR} {
+		e.out[s].hoard = &x.hoard
+		if req.MaxOutput > 0 {
 			e.out[s].middle = &middleless{most: max(2, req.MaxOutput)}
 		}
 	}
@@ -244,6 +249,7 @@ func (x *execs) run(e *exec, req *rpc.ExecRequest) {
 	}
 	*list = append(*list, e.id)
 	if len(*list) > most {
+		x.byID[(*list)[0]].release()
 		delete(x.byID, (*list)[0])
 		if e.named {
 			x.over[key((*list)[0])] = struct{}{}

@@ -24,6 +24,7 @@ const (
 type outlog struct {
 	wake   *broadcast
 	middle *middleless // set before its first use, or nil
+	hoard  *hoard      // nil: of no account
 	answer bool        // it is a guest's, of which the front alone is given up, and not in the middle of a field; the same
 
 	mu     sync.Mutex
@@ -31,6 +32,8 @@ type outlog struct {
 	start  int64 // offset of buf[0]
 	taken  int64 // highest offset that a reader took
 	closed bool
+
+	counted int // in hoard
 }
 
 func (l *outlog) end() int64 {
@@ -62,8 +65,10 @@ func (l *outlog) write(p []byte) bool {
 		}
 		if l.middle != nil {
 			l.middle.write(p)
+			l.count()
 			l.mu.Unlock()
 			l.wake.all()
+			l.fit()
 			return true
 		}
 		room := int(logAhead - (l.end() - l.taken))
@@ -114,8 +119,10 @@ func (l *outlog) close() {
 	if l.middle != nil {
 		l.middle.done()
 	}
+	l.count()
 	l.mu.Unlock()
 	l.wake.all()
+	l.fit()
 }
 
 // read returns a copy of up to limit bytes from offset on, the offset that they
@@ -151,6 +158,7 @@ func (l *outlog) drop() {
 		m.first, m.last = nil, nil
 	}
 	l.start, l.buf = l.end(), nil
+	l.count()
 	l.mu.Unlock()
 }
 
