@@ -89,7 +89,7 @@ type Limits struct {
 	CPU       float64 // cores; at least 0.01
 	PIDs      int     // processes and threads
 	Disk      int64   // bytes in /workspace and in /tmp, each, and but for kubernetes and gVisor a file for each KiB
-	OpenFiles int     // per process; at least 64. No kernel tells of it: a command that meets it says so itself, if at all
+	OpenFiles int     // per process, and an eighth as many connections of all, 1024 at most; at least 64. No kernel tells of it: a command that meets it says so itself, if at all
 
 	// Time is how long each command or guest step may take: it is killed then, also
 	// when no worker is connected.

@@ -66,17 +66,39 @@ func (p *proxy) accept() {
 			time.Sleep(10 * time.Millisecond)
 			continue
 		}
+		free, ok := p.tunnels.slot()
+		if !ok {
+			_, _ = io.WriteString(c, "HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\n\r\nstepward: too many connections are open in the sandbox\n")
+			_ = c.Close()
+			continue
+		}
 		go func() {
+			h := &slotted{c, free}
 			switch first, err := peek(c); {
 			case err != nil:
-				_ = c.Close()
+				_ = h.Close()
 			case first == socksVersion:
-				p.socks(c)
+				p.socks(h)
 			default:
-				p.conns <- c
+				p.conns <- h
 			}
 		}()
 	}
+}
+
+// A slotted connection has a place until it is closed.
+type slotted struct {
+	net.Conn
+	free func()
+}
+
+// NetConn returns the connection itself, for what only moves bytes.
+func (s *slotted) NetConn() net.Conn { return s.Conn }
+
+// Close closes the connection.
+func (s *slotted) Close() error {
+	defer s.free()
+	return s.Conn.Close()
 }
 
 // peek returns the first byte of a connection, and leaves it there.

@@ -122,6 +122,10 @@ func (r *redirect) gave(inode uint64) bool {
 
 // connect gives the program a connection to an address.
 func (r *redirect) connect(ctx context.Context, c call, to netip.AddrPort, s socket) unix.Errno {
+	free, ok := r.tunnels.slot()
+	if !ok {
+		return unix.EAGAIN
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	host := to.Addr().String()
 	if name, ok := r.names.of(to.Addr()); ok {
@@ -144,6 +148,7 @@ func (r *redirect) connect(ctx context.Context, c call, to netip.AddrPort, s soc
 	case <-opened:
 		if err != nil {
 			cancel()
+			free()
 			return refusal(err)
 		}
 	case <-late:
@@ -152,6 +157,7 @@ func (r *redirect) connect(ctx context.Context, c call, to netip.AddrPort, s soc
 	if ferr != nil { // it has ended, or there are no descriptors
 		cancel()
 		go func() {
+			defer free()
 			if <-opened; err == nil {
 				t.Close()
 			}
@@ -160,6 +166,7 @@ func (r *redirect) connect(ctx context.Context, c call, to netip.AddrPort, s soc
 	}
 	go func() {
 		defer cancel()
+		defer free()
 		defer func() {
 			r.mu.Lock()
 			delete(r.given, inode)

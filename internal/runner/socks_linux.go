@@ -31,7 +31,7 @@ const (
 )
 
 // socks serves one connection.
-func (p *proxy) socks(c *net.TCPConn) {
+func (p *proxy) socks(c net.Conn) {
 	defer func() { _ = c.Close() }()
 	_ = c.SetReadDeadline(time.Now().Add(firstTimeout))
 	host, port, code, err := socksRequest(c)

@@ -8,12 +8,16 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/stepward/stepward/internal/tunnel"
 )
 
 const (
 	keepOffered = 16               // tunnels that wait for a program
 	takeTimeout = 15 * time.Second // how long a program waits for a tunnel
+
+	maxConnections = 1024 // of programs at a time, where there are descriptors for as many
 )
 
 // errNoTunnel is for a program to read.
@@ -24,6 +28,10 @@ var errNoTunnel = errors.New("no worker took the connection: none is connected, 
 type tunnels struct {
 	offered   chan net.Conn
 	redirects bool // where that is possible
+
+	// slots has one for each connection of a program's that may be there at a time, by the proxy or redirected. Each
+	// takes up to six descriptors, of the program's side, the tunnel's, and of what the kernel copies by.
+	slots chan struct{}
 
 	mu       sync.Mutex
 	proxy    *proxy
@@ -82,7 +90,27 @@ func (t *tunnels) use(c net.Conn) (net.Conn, error) {
 }
 
 func newTunnels(redirects bool) *tunnels {
-	return &tunnels{offered: make(chan net.Conn, keepOffered), redirects: redirects, opened: map[*opened]bool{}}
+	return &tunnels{offered: make(chan net.Conn, keepOffered), redirects: redirects, slots: make(chan struct{}, mostConnections()), opened: map[*opened]bool{}}
+}
+
+// mostConnections is how many connections programs may have: with them the tool runner has a quarter of its descriptors
+// left for commands and files.
+func mostConnections() int {
+	var l unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &l); err != nil || l.Cur > maxConnections*8 {
+		return maxConnections
+	}
+	return max(1, int(l.Cur/8))
+}
+
+// slot takes a place for a connection, if there is one, until free is called.
+func (t *tunnels) slot() (free func(), ok bool) {
+	select {
+	case t.slots <- struct{}{}:
+		return sync.OnceFunc(func() { <-t.slots }), true
+	default:
+		return nil, false
+	}
 }
 
 // start sees to it that there are both.

@@ -1,6 +1,7 @@
 package sandboxtest
 
 import (
+	"bufio"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -227,6 +228,7 @@ func TestEgress(t *testing.T, b sandbox.Backend, o Options) {
 			t.Errorf("%s of 40 requests at a time were answered", got)
 		}
 	})
+	t.Run("hoard", func(t *testing.T) { testEgressHoard(t, ctx, b, spec) })
 	if err := s.Destroy(ctx); err != nil {
 		t.Error(err)
 	}
@@ -405,5 +407,39 @@ func testEgressRecord(t *testing.T, all []sandbox.Egress) {
 	}
 	if t.Failed() {
 		t.Logf("all that is on record: %+v", all)
+	}
+}
+
+// testEgressHoard has a program take all connections that it can get, which leaves others what they need.
+func testEgressHoard(t *testing.T, ctx context.Context, b sandbox.Backend, spec sandbox.Spec) {
+	spec.Limits.OpenFiles = 512 // which the tool runner has, too
+	s := start(t, ctx, b, sandbox.Options{Spec: spec})
+	c := s.Command(program, "probe:hoard")
+	r, w := io.Pipe()
+	defer r.Close()
+	c.Stdout = w
+	hoarding, stop := context.WithCancel(ctx)
+	defer stop()
+	if err := c.Start(hoarding); err != nil {
+		t.Fatal(err)
+	}
+	if said, err := bufio.NewReader(r).ReadString('\n'); err != nil || said != "full\n" {
+		t.Fatalf("it says %q, %v", said, err)
+	}
+	if _, err := s.Command(program, "probe:out", "0", "", "").Output(ctx); err != nil {
+		t.Errorf("another command: %v", err)
+	}
+	if err := s.WriteFile(ctx, "file", []byte("x"), 0o644); err != nil {
+		t.Errorf("a file: %v", err)
+	}
+	stop()
+	_ = c.Wait()
+	for { // the control: what was held is given back, as its ends are heard of
+		got := run(t, s, "fetch", "http://ok.test/")
+		if strings.HasPrefix(got, "200 ") || ctx.Err() != nil {
+			break
+		} else if !strings.Contains(got, "503") && !strings.Contains(got, "reset") && !strings.Contains(got, "EOF") {
+			t.Fatalf("afterwards: %s", got)
+		}
 	}
 }

@@ -37,6 +37,28 @@ func wire(verb string, args []string) (known bool) {
 		}
 		wg.Wait()
 		fmt.Print(ok.Load())
+	case "hoard": // connections to the proxy, until it takes no more, and beyond
+		own, err := url.Parse(os.Getenv("HTTP_PROXY"))
+		if err != nil {
+			fmt.Print(err)
+			break
+		}
+		refused := make(chan struct{}, 450)
+		for range cap(refused) {
+			c, err := net.Dial("tcp", own.Host)
+			if err != nil {
+				fmt.Println(err)
+				break
+			}
+			go func() {
+				if _, err := c.Read(make([]byte, 1)); err == nil { // nothing was said, and so nothing is answered
+					refused <- struct{}{}
+				}
+			}()
+		}
+		<-refused
+		fmt.Println("full")
+		select {}
 	case "front": // scheme, what to connect to, what to ask for there
 		c, err := throughProxy(args[1])
 		if err == nil && args[0] == "https" {
