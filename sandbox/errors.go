@@ -66,7 +66,8 @@ type ExitError struct {
 
 	// Limit is the field of [Limits] that something in the sandbox met while the
 	// command ran, and which may be why it failed: "Memory" when a process was
-	// ended because of it, "PIDs" when one could not be started, "Disk" when
+	// ended because of it, "PIDs" when one could not be started (docker; of local and
+	// kubernetes the kernel tells nobody but the program), "Disk" when
 	// /workspace or /tmp is full, "Time" when it took too long. Empty when none is
 	// known to have been.
 	Limit string

@@ -87,7 +87,7 @@ func (r Require) unmet(e Enforcement) error {
 type Limits struct {
 	Memory    int64   // bytes, of all processes together; at least 32 MiB
 	CPU       float64 // cores; at least 0.01
-	PIDs      int     // processes and threads
+	PIDs      int     // processes and threads; of docker's sandboxes the tool runner's are among them
 	Disk      int64   // bytes in /workspace and in /tmp, each, and but for kubernetes and gVisor a file for each KiB
 	OpenFiles int     // per process, and an eighth as many connections of all, 1024 at most; at least 64. No kernel tells of it: a command that meets it says so itself, if at all
 
