@@ -185,7 +185,7 @@ func (b *Backend) List(_ context.Context, schema string) ([]sandbox.Listed, erro
 	defer b.mu.Unlock()
 	var out []sandbox.Listed
 	for _, inst := range b.all {
-		if inst.listed.Labels.Schema == schema && !(inst.created() && inst.process != nil && inst.process.over()) {
+		if inst.listed.Labels.Schema == schema && (!inst.created() || inst.process == nil || !inst.process.over()) {
 			out = append(out, inst.listed)
 		}
 	}
