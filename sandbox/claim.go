@@ -17,7 +17,7 @@ var ErrUsed = errors.New("sandbox: it was used already")
 
 // Claim gives a sandbox that was made ahead of need, for no run, to the one that
 // o.Labels name. From here on it is as if [Start] had made it with o, of which Spec,
-// Labels, Done and Continue are used. That is possible once, and before anything else was done
+// Labels, Done, Continue and Keep are used. That is possible once, and before anything else was done
 // with it: a sandbox is never used for two runs, so ErrUsed is final.
 //
 // What was fixed when the sandbox was made cannot change: a Spec of another
@@ -36,8 +36,10 @@ func (s *Sandbox) Claim(ctx context.Context, o Options) error {
 	if !s.claimed.CompareAndSwap(false, true) {
 		return fmt.Errorf("%w: %s", ErrUsed, s.id)
 	}
-	s.spec, s.labels, s.done, s.issued = o.Spec, o.Labels, o.Done, newIssued(o.Continue)
+	s.mu.Lock()
+	s.spec, s.labels, s.done, s.keep, s.issued = o.Spec, o.Labels, o.Done, o.Keep, newIssued(o.Continue)
 	s.spec.Env = maps.Clone(o.Spec.Env)
+	s.mu.Unlock()
 	client, err := s.control.get(ctx)
 	if err == nil { // raises the epoch of both connections
 		_, err = client.Hello(ctx, connect.NewRequest(s.hello()))

@@ -162,3 +162,31 @@ func TestForgedOutput(t *testing.T) {
 		t.Errorf("an error of %d bytes", len(err.Error()))
 	}
 }
+
+// The handle has the network that is in force. It is kept before that changes; and if it
+// cannot be, nothing does.
+func TestSetNetworkKeeps(t *testing.T) {
+	wide, failed := NetworkPolicy{Allow: []string{"example.com"}}, errors.New("it was not stored")
+	s := openForged(t, forged{})
+	s.spec.Network = wide
+	var kept []Handle
+	var refused error
+	s.keep = func(_ context.Context, h Handle) error {
+		if now := s.Handle().Spec.Network.Allow; len(now) != 1 {
+			t.Errorf("it changed before it was kept: %v", now)
+		}
+		kept = append(kept, h)
+		return refused
+	}
+	refused = failed
+	if err := s.SetNetwork(t.Context(), NetworkPolicy{}); !errors.Is(err, failed) || len(s.Handle().Spec.Network.Allow) != 1 {
+		t.Errorf("%v, and it allows %v", err, s.Handle().Spec.Network.Allow)
+	}
+	refused = nil
+	if err := s.SetNetwork(t.Context(), NetworkPolicy{}); err != nil || len(s.Handle().Spec.Network.Allow) != 0 {
+		t.Errorf("%v, and it allows %v", err, s.Handle().Spec.Network.Allow)
+	}
+	if len(kept) != 2 || kept[1].ID != "x" || len(kept[1].Spec.Network.Allow) != 0 {
+		t.Errorf("kept: %+v", kept)
+	}
+}

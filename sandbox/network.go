@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -72,12 +73,26 @@ func (s *Sandbox) Egress() []Egress {
 // SetNetwork changes what the sandbox may reach. When it returns, connections
 // that are not allowed any more have been closed, and no new one is made. A
 // sandbox that had no network gets one for the commands that are started from
-// here on.
+// here on. The policy is part of the [Handle], which Options.Keep gets first: whoever
+// goes on with the sandbox begins with what was in force, or about to be.
 func (s *Sandbox) SetNetwork(ctx context.Context, p NetworkPolicy) error {
 	policy, err := p.parse()
 	if err != nil {
 		return err
 	}
+	s.setting.Lock()
+	defer s.setting.Unlock()
+	p.Allow = slices.Clone(p.Allow)
+	if s.keep != nil {
+		h := s.Handle()
+		h.Spec.Network = p
+		if err := s.keep(ctx, h); err != nil {
+			return fmt.Errorf("sandbox: the network is what it was, as the handle was not kept: %w", err)
+		}
+	}
+	s.mu.Lock()
+	s.spec.Network = p
+	s.mu.Unlock()
 	s.network.gate.SetPolicy(policy)
 	return s.network.open(ctx, policy)
 }

@@ -16,8 +16,10 @@ type Handle struct {
 	Enforcement Enforcement
 }
 
-// Handle returns the sandbox's handle.
+// Handle returns the sandbox's handle, with the network that is in force.
 func (s *Sandbox) Handle() Handle {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	h := Handle{ID: s.id, Token: s.token, Spec: s.spec, Enforcement: s.enforce}
 	h.Spec.Env = maps.Clone(s.spec.Env)
 	return h
@@ -25,7 +27,7 @@ func (s *Sandbox) Handle() Handle {
 
 // Open connects to a sandbox that another process has made, where the backend keeps
 // it beyond the process that made it ([Capabilities].Persistent) and somebody was
-// connected in the last OrphanAfter. Of o, Labels, Done and Continue are used: with an
+// connected in the last OrphanAfter. Of o, Labels, Done, Continue and Keep are used: with an
 // Epoch above that of the connections that there are, those end, and their process gets
 // [ErrLost]. A command with an ID goes on: see [Sandbox.Attach]. One without is killed
 // then, as nobody could follow it. A sandbox that is gone is ErrLost.
@@ -45,7 +47,7 @@ func Open(ctx context.Context, b Backend, h Handle, o Options) (*Sandbox, error)
 		return nil, fmt.Errorf("sandbox: id %q is not 1 to 40 of [a-z0-9-]", h.ID)
 	}
 	s := &Sandbox{
-		backend: b, id: h.ID, spec: h.Spec, labels: o.Labels, token: h.Token, done: o.Done,
+		backend: b, id: h.ID, spec: h.Spec, labels: o.Labels, token: h.Token, done: o.Done, keep: o.Keep,
 		issued: newIssued(o.Continue), enforce: h.Enforcement, destroyed: make(chan struct{}),
 	}
 	s.claimed.Store(true)

@@ -43,6 +43,11 @@ type Options struct {
 	// Continue lets who opens the sandbox after this process, and issues the same
 	// commands, go on with them: see [Open].
 	Continue bool
+
+	// Keep, if not nil, is called with the handle that the sandbox is about to have,
+	// when that changes ([Sandbox.SetNetwork]): to store it in the place of the one
+	// before. Without success nothing changes.
+	Keep func(ctx context.Context, h Handle) error
 }
 
 // A Sandbox is a running sandbox. Its methods are safe for concurrent use.
@@ -60,13 +65,15 @@ type Sandbox struct {
 	spare         bool
 
 	done      func(string, Usage, error)
-	issued    *issued // nil without Continue
+	keep      func(context.Context, Handle) error
+	setting   sync.Mutex // one SetNetwork at a time
+	issued    *issued    // nil without Continue
 	execs     atomic.Int64
 	claimed   atomic.Bool // something was executed in it, or it has a run
 	destroyed chan struct{}
 	destroy   sync.Once
 
-	mu     sync.Mutex
+	mu     sync.Mutex        // for the following, and the Network of spec
 	inputs map[string]*input // of commands that were detached, by their ID
 }
 
@@ -99,7 +106,7 @@ func Start(ctx context.Context, b Backend, o Options) (*Sandbox, error) {
 	token := make([]byte, 32)
 	rand.Read(token)
 	s := &Sandbox{
-		backend: b, id: o.ID, spec: o.Spec, labels: o.Labels, token: token, done: o.Done,
+		backend: b, id: o.ID, spec: o.Spec, labels: o.Labels, token: token, done: o.Done, keep: o.Keep,
 		issued: newIssued(o.Continue), destroyed: make(chan struct{}), spare: o.SpareGuest,
 	}
 	s.claimed.Store(o.Labels.Run != 0)

@@ -209,11 +209,11 @@ func hashInput(b []byte) uint64 {
 
 // handle returns what is stored for another worker to open the sandbox with; nil if that is
 // of no use.
-func (h *host) handle(ctx context.Context, a engine.Attempt, sb *sandbox.Sandbox) ([]byte, error) {
+func (h *host) handle(ctx context.Context, a engine.Attempt, open sandbox.Handle) ([]byte, error) {
 	if !h.w.capabilities.Persistent || a.Step.Spec.Share || a.Step.Tool && !a.Step.Continue {
 		return nil, nil
 	}
-	raw, err := json.Marshal(storedHandle{Handle: sb.Handle(), InputHash: hashInput(a.Input)})
+	raw, err := json.Marshal(storedHandle{Handle: open, InputHash: hashInput(a.Input)})
 	if err != nil {
 		return nil, err
 	}
@@ -226,6 +226,28 @@ func (h *host) handle(ctx context.Context, a engine.Attempt, sb *sandbox.Sandbox
 		return err
 	})
 	return stored, err
+}
+
+// keep returns what stores another handle of the sandbox, in the place of the one that is
+// stored: none, if nobody goes on with it.
+func (h *host) keep(a engine.Attempt, b *box) func(context.Context, sandbox.Handle) error {
+	return func(ctx context.Context, open sandbox.Handle) error {
+		if !b.lasts {
+			return nil
+		}
+		handle, err := h.handle(ctx, a, open)
+		if err != nil {
+			return err
+		}
+		return h.w.retry(ctx, h.t, func(ctx context.Context) error {
+			kept := 0
+			err := h.w.Pool.QueryRow(ctx, h.w.q.SandboxCreated, h.t.run, h.w.actor(), a.Key, []byte(nil), handle, b.id, h.t.session, h.t.epoch).Scan(&kept)
+			if err == nil && kept == 0 {
+				return engine.ErrLeaseLost
+			}
+			return err
+		})
+	}
 }
 
 // takeOver goes on with the sandbox in which another turn began the attempt. It
@@ -259,7 +281,7 @@ func (h *host) takeOver(ctx context.Context, a engine.Attempt, b *box) (known ma
 	if handle.InputHash != hashInput(a.Input) {
 		return nil, h.orphaned(opening, b.id, errors.New("the body passes another input now"))
 	}
-	sb, err := sandbox.Open(opening, w.backend, handle.Handle, sandbox.Options{Labels: h.labels(a), Done: b.used.add, Continue: a.Step.Continue})
+	sb, err := sandbox.Open(opening, w.backend, handle.Handle, sandbox.Options{Labels: h.labels(a), Done: b.used.add, Continue: a.Step.Continue, Keep: h.keep(a, b)})
 	if err != nil {
 		return nil, h.orphaned(opening, b.id, err)
 	}

@@ -99,13 +99,14 @@ func (h *host) create(ctx context.Context, a engine.Attempt, b *box) (err error)
 	o := sandbox.Options{
 		ID: fmt.Sprintf("%x-%d-%d-%08x", h.t.run, a.Seq, a.Number, rand.Uint32()), Spec: a.Step.Spec,
 		Labels: h.labels(a), OrphanAfter: w.LeaseTTL + takeWithin, Done: b.used.add, Continue: a.Step.Continue && w.capabilities.Persistent,
+		Keep: h.keep(a, b),
 	}
 	b.id = o.ID
 	var created, handle []byte
 	if sb := h.warm(ctx, a, o); sb != nil {
 		b.id, b.warm, b.recorded = sb.ID(), true, true
 		b.open(ctx, sb)
-		if handle, err = h.handle(ctx, a, sb); err != nil {
+		if handle, err = h.handle(ctx, a, sb.Handle()); err != nil {
 			return err
 		}
 		created, b.lasts = audited(sb, true), handle != nil
@@ -125,12 +126,12 @@ func (h *host) create(ctx context.Context, a engine.Attempt, b *box) (err error)
 		return cure(err)
 	}
 	b.open(ctx, sb)
-	if handle, err = h.handle(ctx, a, sb); err != nil {
+	if handle, err = h.handle(ctx, a, sb.Handle()); err != nil {
 		return err
 	}
 	b.lasts = handle != nil
 	return w.retry(ctx, h.t, func(ctx context.Context) error { // no audit, no work
-		_, err := w.Pool.Exec(ctx, w.q.SandboxCreated, h.t.run, w.actor(), a.Key, audited(sb, false), handle, b.id, h.t.session)
+		_, err := w.Pool.Exec(ctx, w.q.SandboxCreated, h.t.run, w.actor(), a.Key, audited(sb, false), handle, b.id, h.t.session, h.t.epoch)
 		return err
 	})
 }

@@ -39,6 +39,13 @@ var (
 		if err := sb.WriteFile(ctx, "calls", calls, 0o600); err != nil {
 			return "", err
 		}
+		// It needs a network at first. Who goes on finds what is in force.
+		if open := len(sb.Handle().Spec.Network.Allow) > 0; open != (len(calls) == 1) {
+			return "", fmt.Errorf("call %d begins with the network open: %v", len(calls), open)
+		}
+		if err := sb.SetNetwork(ctx, sandbox.NetworkPolicy{}); err != nil {
+			return "", err
+		}
 		half, told := fmt.Sprintf("\n%d\n", in.N), make(chan struct{})
 		var out bytes.Buffer
 		c := sb.Command(docker.ProgramPath, "probe:tally", fmt.Sprint(in.N), "gate", "begun")
@@ -73,7 +80,10 @@ var (
 		}
 		begun, err := sb.ReadFile(ctx, "begun")
 		return fmt.Sprintf("calls %d, begun %d\n%s", len(calls), bytes.Count(begun, []byte("begun\n")), out.Bytes()), err
-	}, workflow.StepOptions{Mode: workflow.Sandboxed, Continue: true, Retry: workflow.Retry{MaxAttempts: 1}})
+	}, workflow.StepOptions{
+		Mode: workflow.Sandboxed, Sandbox: sandbox.Spec{Network: sandbox.NetworkPolicy{Allow: []string{"example.com"}}},
+		Continue: true, Retry: workflow.Retry{MaxAttempts: 1},
+	})
 
 	halveV1 = workflow.Define(halving, func(ctx workflow.Context, in tallying) (string, error) { return halveStep.Run(ctx, in) },
 		workflow.Options{Version: "1", Steps: []workflow.Declared{halveStep}})
@@ -132,6 +142,7 @@ func TestToolStepSurvivesWorker(t *testing.T) {
 	}{
 		"it has not begun":         {true, []string{"SandboxCreated:after:1"}, 1},
 		"in the middle":            {false, []string{"Commit:after:1"}, 2},
+		"its network is narrower":  {true, []string{"SandboxCreated:after:2"}, 2},
 		"its result is not stored": {true, []string{"Commit:before:2"}, 2},
 		"its result is stored":     {true, []string{"Commit:after:2"}, 1},
 		"the next one, too":        {false, []string{"Commit:after:1", "AttemptTake:before:1", "AttemptTake:after:1", "Commit:before:2"}, 3},

@@ -250,6 +250,9 @@ func TestEgress(t *testing.T, b sandbox.Backend, o Options) {
 		if err := s.SetNetwork(ctx, strict); err != nil {
 			t.Fatal(err)
 		}
+		if got := s.Handle().Spec.Network.Allow; !slices.Equal(got, strict.Allow) {
+			t.Errorf("who opens it next allows %v", got)
+		}
 		if got := run(t, s, "fetch", "https://ok.test/"); !strings.Contains(got, "200") {
 			t.Errorf("after it was given a network: %s", got)
 		}

@@ -47,13 +47,19 @@ FROM held;
 
 -- name: SandboxCreated
 -- The detail names the sandbox, so that a statement whose answer was lost can be repeated. It says also that what
--- was dispatched has begun.
+-- was dispatched has begun. Without a detail it is the handle alone, that whoever goes on opens the sandbox with from
+-- now on. It returns how many were kept: none, if the sandbox is not this turn's any more.
 WITH kept AS (
     UPDATE stepward.sandbox SET handle = $5 WHERE id = $6 AND session = $7 AND destroyed_at IS NULL AND $5::bytea IS NOT NULL
+      AND EXISTS (SELECT FROM stepward.run r WHERE r.id = $1 AND r.session = $7 AND r.epoch = $8)
+    RETURNING id
+), told AS (
+    INSERT INTO stepward.event (run_id, kind, actor, step, detail)
+    SELECT $1::bigint, 'sandbox.created', $2::text, $3::text, $4::bytea
+    WHERE $4 IS NOT NULL
+      AND NOT EXISTS (SELECT FROM stepward.event e WHERE e.run_id = $1 AND e.kind = 'sandbox.created' AND e.detail = $4)
 )
-INSERT INTO stepward.event (run_id, kind, actor, step, detail)
-SELECT $1::bigint, 'sandbox.created', $2::text, $3::text, $4::bytea
-WHERE NOT EXISTS (SELECT FROM stepward.event e WHERE e.run_id = $1 AND e.kind = 'sandbox.created' AND e.detail = $4);
+SELECT count(*) FROM kept;
 
 -- name: SandboxEgress
 -- The totals of a sandbox so far. The newest event of a sandbox has all; one whose answer was lost can be repeated.
