@@ -8,7 +8,8 @@ import (
 )
 
 // ErrLost reports that the sandbox ended, or could no longer be reached, while
-// something ran in it. Whether that finished is unknown.
+// something ran in it. Whether that finished is unknown. A sandbox in which a command
+// could not be killed is lost as a whole.
 var ErrLost = errors.New("sandbox: lost")
 
 // An UnavailableError reports that a backend cannot work on this host.

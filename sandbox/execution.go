@@ -131,6 +131,10 @@ func (x *execution) start(ctx context.Context) error {
 			}
 			if err := x.kill(ctx, stream); err != nil {
 				stop() // nothing can be said about it any more
+				<-x.ended
+				if x.sb.invoker == nil && errors.Is(x.err, ErrLost) {
+					x.sb.Leave() // it may run on in there
+				}
 			}
 		}
 	})

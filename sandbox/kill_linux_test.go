@@ -20,9 +20,13 @@ type slowBackend struct {
 	sandbox.Backend
 	mu    sync.Mutex
 	conns []*slowConn
+	gone  atomic.Bool // no connection can be made
 }
 
 func (b *slowBackend) Dial(ctx context.Context, id string) (net.Conn, error) {
+	if b.gone.Load() {
+		return nil, errors.New("there is no way to it")
+	}
 	conn, err := b.Backend.Dial(ctx, id)
 	if err != nil {
 		return nil, err
@@ -115,5 +119,39 @@ func TestKillOvertakes(t *testing.T) {
 	var ee *sandbox.ExitError
 	if !errors.As(err, &ee) || ee.Signal != "SIGKILL" || !errors.Is(err, context.Canceled) {
 		t.Errorf("%v, want an ExitError by SIGKILL that is Canceled", err)
+	}
+}
+
+// A sandbox in which a command could not be killed is lost: what runs on there would be
+// beside whatever comes next.
+func TestKillFails(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	b := &slowBackend{Backend: local.New(local.Config{Program: sandboxtest.BuildProbe(t)})}
+	s, err := sandbox.Start(ctx, b, sandbox.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Destroy(context.WithoutCancel(t.Context())) })
+	killed, kill := context.WithCancel(ctx)
+	c := s.Command("sleep", "600")
+	if err := c.Start(killed); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Command("true").Run(ctx); err != nil { // beside it
+		t.Fatal(err)
+	}
+	data, control := b.conns[0], b.conns[1]
+	if data.wrote.Load() < control.wrote.Load() {
+		control = data
+	}
+	b.gone.Store(true)
+	control.Close()
+	kill()
+	if err := c.Wait(); !errors.Is(err, sandbox.ErrLost) || !errors.Is(err, context.Canceled) {
+		t.Errorf("%v, want one that is lost and Canceled", err)
+	}
+	if _, err := s.ReadFile(ctx, sandbox.Workspace); !errors.Is(err, sandbox.ErrLost) {
+		t.Errorf("the sandbox: %v", err)
 	}
 }

@@ -89,9 +89,9 @@ func again(err error) bool { return errors.Is(err, unix.EAGAIN) || errors.Is(err
 // io.EOF when the other end has closed.
 func (c *Conn) Receive(p []byte) (n int, fds []int, err error) {
 	oob := make([]byte, unix.CmsgSpace(Most*4))
-	var oobn int
+	var oobn, flags int
 	rerr := c.raw.Read(func(fd uintptr) bool {
-		n, oobn, _, _, err = unix.Recvmsg(int(fd), p, oob, unix.MSG_CMSG_CLOEXEC)
+		n, oobn, flags, _, err = unix.Recvmsg(int(fd), p, oob, unix.MSG_CMSG_CLOEXEC)
 		return !again(err)
 	})
 	switch {
@@ -112,6 +112,12 @@ func (c *Conn) Receive(p []byte) (n int, fds []int, err error) {
 			continue // of another kind
 		}
 		fds = append(fds, more...)
+	}
+	if flags&unix.MSG_CTRUNC != 0 {
+		for _, fd := range fds {
+			unix.Close(fd)
+		}
+		return n, nil, errors.New("recvmsg: descriptors were lost on their way")
 	}
 	return n, fds, nil
 }

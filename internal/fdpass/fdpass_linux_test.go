@@ -67,3 +67,39 @@ func TestConn(t *testing.T) {
 		t.Errorf("the descriptor leads elsewhere: %q, %v", text, err)
 	}
 }
+
+// A process that can have no more descriptors takes none of a message for all of them.
+func TestLostDescriptors(t *testing.T) {
+	ours, theirs, err := Pair(unix.SOCK_STREAM)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ours.Close()
+	defer theirs.Close()
+	fd, err := unix.Dup(int(theirs.Fd()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	in, err := Open(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	if err := ours.Send([]byte("x"), theirs); err != nil {
+		t.Fatal(err)
+	}
+	var l unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &l); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Max: l.Max}); err != nil {
+		t.Fatal(err)
+	}
+	_, fds, err := in.Receive(make([]byte, 1))
+	if rerr := unix.Setrlimit(unix.RLIMIT_NOFILE, &l); rerr != nil {
+		t.Fatal(rerr)
+	}
+	if err == nil {
+		t.Errorf("it received %v", fds)
+	}
+}

@@ -84,18 +84,6 @@ func (x *execs) all() (all []*exec) {
 	return all
 }
 
-func (e *exec) setFrozen(frozen bool) {
-	e.inMu.Lock()
-	defer e.inMu.Unlock()
-	switch {
-	case e.shim == nil:
-	case frozen:
-		e.shim.Freeze()
-	default:
-		e.shim.Thaw()
-	}
-}
-
 // keepFrozen stops an exec that was being started when all were.
 func (x *execs) keepFrozen(e *exec) {
 	x.freezing.Lock() // or it would be stopped after all were let go

@@ -81,11 +81,15 @@ type exec struct {
 	typedEnd int64      // one more than the offset of an end that a terminal got, which is not typed twice
 
 	inMu     sync.Mutex
-	shim     *shim.Process // while it runs
+	shim     *shim.Process  // while it runs
+	left     chan struct{}  // closed when it does not any more
+	thaw     chan struct{}  // closed to let what is frozen go on; nil: nothing is
+	hands    sync.WaitGroup // what kills and stops besides the shim
 	stdin    stdin
 	terminal *terminal
 	inOff    int64
 	killed   bool
+	insisted bool
 	timedOut bool
 	began    time.Time
 	before   count
@@ -328,6 +332,9 @@ func (e *exec) size() (n int) {
 	return n
 }
 
+// shimPatience is how long a shim may take to end a command until the runner does.
+const shimPatience = 250 * time.Millisecond
+
 // kill ends all processes of the exec and returns when none is left.
 func (e *exec) kill(ctx context.Context) error {
 	e.inMu.Lock()
@@ -339,8 +346,12 @@ func (e *exec) kill(ctx context.Context) error {
 		return ctx.Err()
 	}
 	e.inMu.Lock()
-	if e.shim != nil {
-		e.shim.Kill()
+	if sh, left := e.shim, e.left; sh != nil {
+		sh.Kill()
+		if !e.insisted {
+			e.insisted = true
+			e.hands.Go(func() { sh.Insist(left, shimPatience) })
+		}
 	}
 	e.inMu.Unlock()
 	select {

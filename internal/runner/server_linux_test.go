@@ -125,7 +125,11 @@ func TestThreadsAreKept(t *testing.T) {
 	if want := fmt.Sprintf("Max processes %d %d processes", finite.Cur, finite.Max); err != nil || !strings.Contains(strings.Join(strings.Fields(r.out[0].String()), " "), want) {
 		t.Errorf("a command has not the limit of the tool runner, %s: %s, %v, %v", want, r.out[0].String(), r.end, err)
 	}
-	for name, pid := range map[string]int{"tool runner": s.pid, "shim": shim.Descendants(s.pid)[0]} {
+	below, err := shim.Descendants(s.pid)
+	if err != nil || len(below) == 0 {
+		t.Fatalf("the shim: %v, %v", below, err)
+	}
+	for name, pid := range map[string]int{"tool runner": s.pid, "shim": below[0]} {
 		if threads, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid)); err != nil || len(threads) < 12 {
 			t.Errorf("the %s has %d threads, %v", name, len(threads), err)
 		}

@@ -1,10 +1,15 @@
 package runner
 
 import (
+	"fmt"
 	"os"
+	"slices"
+	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/stepward/stepward/internal/confine"
 	"github.com/stepward/stepward/internal/shim"
 )
 
@@ -66,25 +71,34 @@ func (x *execs) release(s *shim.Process) {
 }
 
 // reap collects what ended under the runner: its shims, and what a shim that
-// died has left.
+// died has left. Whoever stops a shim wants no end of what is under it: it is killed,
+// for what is left to be found by spawn.
 func (x *execs) reap(signals <-chan os.Signal) {
 	for s := range signals {
 		if s != unix.SIGCHLD {
 			continue
 		}
 		for {
-			pid, err := unix.Wait4(-1, nil, unix.WNOHANG, nil)
+			var ws unix.WaitStatus
+			pid, err := unix.Wait4(-1, &ws, unix.WNOHANG|unix.WUNTRACED, nil)
 			if err == unix.EINTR {
 				continue
 			}
 			if err != nil || pid <= 0 {
 				break
 			}
+			if ws.Stopped() {
+				_ = unix.Kill(pid, unix.SIGKILL)
+			}
 		}
 	}
 }
 
-// killAll is the last resort: everything in the sandbox but the runner.
+// lastResort is how long what was killed may take to end.
+const lastResort = 5 * time.Second
+
+// killAll is the last resort: everything in the sandbox but the runner. If that cannot
+// be, the sandbox ends.
 func (x *execs) killAll() {
 	for len(x.idle) > 0 {
 		select {
@@ -93,11 +107,24 @@ func (x *execs) killAll() {
 		default:
 		}
 	}
+	killed, err := shim.KillBelow(os.Getpid())
 	if os.Getpid() == 1 {
 		unix.Kill(-1, unix.SIGKILL)
-		return
 	}
-	for _, pid := range shim.Descendants(os.Getpid()) {
-		unix.Kill(pid, unix.SIGKILL)
+	for began := time.Now(); err == nil; time.Sleep(time.Millisecond) {
+		if killed = slices.DeleteFunc(killed, func(pid int) bool { return strings.ContainsRune("-ZX", shim.StateOf(pid)) }); len(killed) == 0 {
+			return
+		}
+		if time.Since(began) > lastResort {
+			err = fmt.Errorf("processes %v outlive SIGKILL", killed)
+		}
 	}
+	ruin(err)
+}
+
+// ruin ends the sandbox, in which something could not be ended or stopped. The first
+// process of a namespace takes the others along.
+func ruin(err error) {
+	fmt.Fprintln(os.Stderr, "stepward: the sandbox ends:", err)
+	os.Exit(confine.ExitSetup)
 }

@@ -132,11 +132,11 @@ func (x *execs) under(e *exec, request shim.Request, child []*os.File) *rpc.End 
 			sh.Close()
 			return notStarted(x.crowded(e, err))
 		case err != nil: // it died: its descendants are ours now, and cannot be told apart
-			e.setShim(nil)
 			sh.Close()
 			if confine.Adopts() { // else they have ended with its namespace
 				x.killAll()
 			}
+			e.setShim(nil) // not before: what is frozen goes on then
 			return &rpc.End{Code: -1, Lost: true}
 		case ev.Started:
 			if ev.Listener != nil && r != nil {
@@ -181,11 +181,19 @@ func notStarted(err error) *rpc.End {
 	return &rpc.End{Code: -1, StartErrno: int32(errno), StartError: cmp.Or(err.Error(), "failed")}
 }
 
-// setShim sets under which shim the exec runs, nil if under none any more.
+// setShim sets under which shim the exec runs, nil if under none any more: then nobody
+// meddles with what is under it.
 func (e *exec) setShim(s *shim.Process) {
 	e.inMu.Lock()
+	defer e.inMu.Unlock()
 	e.shim = s
-	e.inMu.Unlock()
+	if s != nil {
+		e.left = make(chan struct{})
+		return
+	}
+	close(e.left)
+	e.thawed()
+	e.hands.Wait()
 }
 
 // baseEnv is the environment under every command's own.

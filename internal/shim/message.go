@@ -23,10 +23,6 @@ type Request struct {
 	// that was given any serves no other request.
 	Secrets []Secret `json:",omitempty"`
 
-	// Freeze makes this no command: the last one and all that it started are stopped.
-	// Thaw lets them go on.
-	Freeze, Thaw bool `json:",omitempty"`
-
 	// Signal, if not 0, makes this no command: it goes to the process group of the
 	// last one, while its first process runs.
 	Signal int `json:",omitempty"`

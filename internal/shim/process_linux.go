@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -33,6 +34,7 @@ const (
 // A Process is the tool runner's side of a shim.
 type Process struct {
 	conn  *fdpass.Conn
+	pid   int
 	left  int
 	ready bool
 }
@@ -91,12 +93,12 @@ func start(mode string, env ...string) (p *Process, err error) {
 			}
 		}()
 	}
-	_, err = syscall.ForkExec(confine.Self, []string{"stepward-shim"}, attr)
+	pid, err := syscall.ForkExec(confine.Self, []string{"stepward-shim"}, attr)
 	if err != nil {
 		ours.Close()
 		return nil, fmt.Errorf("start a shim: %w", err)
 	}
-	return &Process{conn: ours, left: commands}, nil
+	return &Process{conn: ours, pid: pid, left: commands}, nil
 }
 
 // Entered tells a shim that was started ahead that the calling process is in the sandbox.
@@ -169,19 +171,34 @@ func (p *Process) receive() (e Event, err error) {
 func (p *Process) Kill() { _, _ = p.conn.Write(make([]byte, 4)) }
 
 // Signal sends a signal to the process group of the last request's command.
-func (p *Process) Signal(sig unix.Signal) { p.say(Request{Signal: int(sig)}) }
-
-// Freeze stops all processes of the last request's command, and those that it starts.
-func (p *Process) Freeze() { p.say(Request{Freeze: true}) }
-
-// Thaw lets them go on.
-func (p *Process) Thaw() { p.say(Request{Thaw: true}) }
-
-func (p *Process) say(req Request) {
-	if raw, err := encode(req); err == nil {
+func (p *Process) Signal(sig unix.Signal) {
+	if raw, err := encode(Request{Signal: int(sig)}); err == nil {
 		_, _ = p.conn.Write(raw)
 	}
 }
+
+// Insist ends what the shim does not, until over is closed: when its patience is at an end
+// all that is below the shim, and when that has been so twenty times the shim itself,
+// of which Receive tells then.
+func (p *Process) Insist(over <-chan struct{}, patience time.Duration) {
+	began := time.Now()
+	next := time.NewTimer(patience)
+	defer next.Stop()
+	for {
+		select {
+		case <-over:
+			return
+		case <-next.C:
+		}
+		if _, err := KillBelow(p.pid); err != nil || time.Since(began) > 20*patience {
+			_ = unix.Kill(p.pid, unix.SIGKILL)
+		}
+		next.Reset(patience / 4)
+	}
+}
+
+// Below lists the processes under the shim.
+func (p *Process) Below() ([]int, error) { return Descendants(p.pid) }
 
 // Close ends the shim, and what runs under it.
 func (p *Process) Close() { _ = p.conn.Close() }

@@ -1,9 +1,15 @@
 package shim
 
 import (
+	"bufio"
 	"errors"
 	"io"
+	"os"
+	"os/exec"
+	"sync"
+	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -67,5 +73,79 @@ func TestLeftBehind(t *testing.T) {
 		if err := awaitEntry(conn); err == nil {
 			t.Errorf("a shim that was told %v goes on", told)
 		}
+	}
+}
+
+// What a shim does not end is ended without it, and then the shim; what comes after a
+// command has nothing to fear.
+func TestInsist(t *testing.T) {
+	ours, theirs, err := fdpass.Pair(unix.SOCK_STREAM)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer theirs.Close()
+	c := exec.Command("sh", "-c", "setsid sleep 1000 & echo $!; trap '' TERM; wait; echo alone; read never")
+	stdin, err := c.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stdin.Close()
+	stdout, err := c.StdoutPipe()
+	if err == nil {
+		err = c.Start() // a shim that answers nothing
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &Process{conn: ours, pid: c.Process.Pid, left: commands}
+	t.Cleanup(p.Close)
+	lines := bufio.NewScanner(stdout)
+	lines.Scan() // it has a child
+
+	over := make(chan struct{})
+	close(over)
+	p.Insist(over, time.Hour)
+	if below, err := p.Below(); err != nil || len(below) != 1 {
+		t.Errorf("after a command that is over: %v, %v", below, err)
+	}
+
+	over = make(chan struct{})
+	var insisting sync.WaitGroup
+	insisting.Go(func() { p.Insist(over, 20*time.Millisecond) })
+	if lines.Scan(); lines.Text() != "alone" {
+		t.Errorf("it says %q, %v", lines.Text(), lines.Err())
+	}
+	err = c.Wait()
+	close(over)
+	insisting.Wait()
+	if st, ok := c.ProcessState.Sys().(syscall.WaitStatus); !ok || st.Signal() != unix.SIGKILL {
+		t.Errorf("the shim: %v", err)
+	}
+}
+
+// Processes that cannot be listed are none that have ended.
+func TestListFails(t *testing.T) {
+	if _, err := Descendants(1 << 29); err != nil {
+		t.Errorf("below a process that there is not: %v", err)
+	}
+	if os.Getenv("LIST") != "" {
+		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{}); err != nil {
+			t.Fatal(err)
+		}
+		if all, err := Descendants(os.Getpid()); err == nil {
+			t.Errorf("without descriptors: %v", all)
+		}
+		if all, err := byParent(os.Getpid()); err == nil {
+			t.Errorf("without descriptors, by parent: %v", all)
+		}
+		if s := StateOf(os.Getpid()); s != '?' {
+			t.Errorf("the state of a process that cannot be read is %c", s)
+		}
+		return
+	}
+	c := exec.Command(os.Args[0], "-test.run=^TestListFails$", "-test.count=1")
+	c.Env = append(os.Environ(), "LIST=1")
+	if out, err := c.CombinedOutput(); err != nil {
+		t.Errorf("%v\n%s", err, out)
 	}
 }

@@ -39,13 +39,8 @@ type job struct {
 	files []int // its descriptors, from 0 on
 	kill  chan struct{}
 
-	mu      sync.Mutex
-	pid     int           // of its first process, while that runs
-	thaw    chan struct{} // while it is frozen
-	over    bool          // nothing is left of it
-	freezer sync.WaitGroup
-
-	begun chan struct{} // closed when its first process executes its program, or never will
+	mu  sync.Mutex
+	pid int // of its first process, while that runs
 }
 
 func (j *job) runs(pid int) {
@@ -161,14 +156,12 @@ func root() ([]byte, error) {
 // run returns when no process of the job is left.
 func (j *job) run(conn *fdpass.Conn) Event {
 	pid, listener, err := startChild(j.req, j.files)
-	close(j.begun)
 	for _, fd := range j.files {
 		unix.Close(fd)
 	}
 	if err != nil {
 		var errno unix.Errno
 		errors.As(err, &errno)
-		j.end()
 		return Event{Code: -1, StartErrno: int(errno), StartError: err.Error()}
 	}
 	j.runs(pid)
@@ -190,7 +183,6 @@ func (j *job) run(conn *fdpass.Conn) Event {
 	})
 	end := j.reapAll(pid)
 	close(empty)
-	j.end()
 	killer.Wait() // or it would kill the next job's
 	return end
 }
@@ -199,7 +191,7 @@ func (j *job) run(conn *fdpass.Conn) Event {
 // before it, or comes too late. The end of the connection means: kill, and end.
 func receiveJobs(conn *fdpass.Conn, jobs chan<- *job) {
 	defer close(jobs)
-	last := &job{over: true}
+	last := new(job)
 	defer func() { last.sweep() }()
 	for {
 		req, files, err := receiveRequest(conn)
@@ -210,12 +202,8 @@ func receiveJobs(conn *fdpass.Conn, jobs chan<- *job) {
 			last.sweep()
 		case req.Signal != 0:
 			last.signal(req.Signal)
-		case req.Freeze:
-			last.setFrozen(true)
-		case req.Thaw:
-			last.setFrozen(false)
 		default:
-			last = &job{req: req, files: files, kill: make(chan struct{}, 1), begun: make(chan struct{})}
+			last = &job{req: req, files: files, kill: make(chan struct{}, 1)}
 			jobs <- last
 		}
 	}

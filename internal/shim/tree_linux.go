@@ -5,21 +5,25 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/stepward/stepward/internal/confine"
 )
 
-// killTree kills all descendants, until empty is closed.
+// killTree kills all descendants, until empty is closed. A shim that cannot find them
+// ends: then they are the tool runner's to kill.
 func killTree(empty <-chan struct{}) {
 	pause := time.NewTimer(0)
 	defer pause.Stop()
 	for {
 		if os.Getpid() == 1 { // of a namespace: /proc is that of another
 			_ = unix.Kill(-1, unix.SIGKILL)
-		} else {
-			killDescendants()
+		} else if _, err := KillBelow(os.Getpid()); err != nil {
+			os.Exit(confine.ExitSetup)
 		}
 		pause.Reset(time.Millisecond)
 		select {
@@ -30,12 +34,16 @@ func killTree(empty <-chan struct{}) {
 	}
 }
 
-// killDescendants stops all that there are, then kills them.
-func killDescendants() {
-	var stopped []int
+// KillBelow stops all that there are below a process, then kills them, and returns
+// which these were.
+func KillBelow(pid int) (stopped []int, err error) {
 	for range 100 { // a fork bomb makes new ones while it is being stopped
+		all, err := Descendants(pid)
+		if err != nil {
+			return nil, err
+		}
 		fresh := false
-		for _, pid := range Descendants(os.Getpid()) {
+		for _, pid := range all {
 			if !slices.Contains(stopped, pid) {
 				unix.Kill(pid, unix.SIGSTOP)
 				stopped = append(stopped, pid)
@@ -49,36 +57,49 @@ func killDescendants() {
 	for _, pid := range stopped {
 		unix.Kill(pid, unix.SIGKILL)
 	}
+	return stopped, nil
 }
 
-// Descendants lists the processes below pid.
-func Descendants(pid int) []int {
+// Descendants lists the processes below pid. It fails rather than leave one out.
+func Descendants(pid int) ([]int, error) {
 	var out []int
 	queue := []int{pid}
 	for len(queue) > 0 {
 		children, err := childrenOf(queue[0])
-		if err != nil {
+		if errors.Is(err, errNoChildren) {
 			return byParent(pid)
+		}
+		if err != nil {
+			return nil, err
 		}
 		queue = append(queue[1:], children...)
 		out = append(out, children...)
 	}
-	return out
+	return out, nil
 }
+
+// errNoChildren reports a kernel that does not list the children of a thread.
+var errNoChildren = errors.New("there are no lists of children")
+
+// ended reports whether the process or thread that could not be read has ended.
+func ended(err error) bool { return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ESRCH) }
 
 func childrenOf(pid int) ([]int, error) {
 	tasks := fmt.Sprintf("/proc/%d/task", pid)
 	dir, err := os.ReadDir(tasks)
-	if err != nil {
-		return nil, nil //nolint:nilerr // it has ended
+	if err != nil && !ended(err) {
+		return nil, err
 	}
 	var out []int
 	for _, t := range dir {
 		raw, err := os.ReadFile(tasks + "/" + t.Name() + "/children")
-		if errors.Is(err, os.ErrNotExist) {
+		if errors.Is(err, unix.ENOENT) {
 			if _, serr := os.Stat(tasks + "/" + t.Name()); serr == nil {
-				return nil, err // this kernel has no such file
+				return nil, errNoChildren
 			}
+		}
+		if err != nil && !ended(err) {
+			return nil, err
 		}
 		for _, w := range strings.Fields(string(raw)) {
 			out = append(out, atoi(w))
@@ -88,15 +109,21 @@ func childrenOf(pid int) ([]int, error) {
 }
 
 // byParent lists the processes below pid by the parent that each names.
-func byParent(pid int) []int {
+func byParent(pid int) ([]int, error) {
 	parent := map[int]int{}
-	dir, _ := os.ReadDir("/proc")
+	dir, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil, err
+	}
 	for _, d := range dir {
 		p := atoi(d.Name())
 		if p == 0 {
 			continue
 		}
-		raw, _ := os.ReadFile("/proc/" + d.Name() + "/stat")
+		raw, err := os.ReadFile("/proc/" + d.Name() + "/stat")
+		if err != nil && !ended(err) {
+			return nil, err
+		}
 		if i := strings.LastIndexByte(string(raw), ')'); i > 0 {
 			if w := strings.Fields(string(raw[i+1:])); len(w) > 1 {
 				parent[p] = atoi(w[1])
@@ -112,7 +139,19 @@ func byParent(pid int) []int {
 			}
 		}
 	}
-	return out
+	return out, nil
+}
+
+// StateOf returns the letter for what a process does, '-' if it has ended.
+func StateOf(pid int) rune {
+	raw, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if i := strings.LastIndexByte(string(raw), ')'); err == nil && i > 0 && i+2 < len(raw) {
+		return rune(raw[i+2])
+	}
+	if err != nil && !ended(err) {
+		return '?'
+	}
+	return '-'
 }
 
 // atoi reads a process id, 0 if s is none.

@@ -9,7 +9,6 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/stepward/stepward/internal/shim"
 	"github.com/stepward/stepward/sandbox"
 )
 
@@ -28,7 +27,7 @@ func TestShimAhead(t *testing.T) {
 		t.Fatal(err)
 	}
 	parts := map[string]string{} // directories of /proc
-	for _, pid := range shim.Descendants(os.Getpid()) {
+	for _, pid := range below(t) {
 		dir := fmt.Sprintf("/proc/%d", pid)
 		name, _ := os.ReadFile(dir + "/cmdline")
 		parts[strings.TrimRight(string(name), "\x00")] = dir

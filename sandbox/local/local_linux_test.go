@@ -150,13 +150,23 @@ func TestOrdinaryUser(t *testing.T) {
 	}
 }
 
+// below lists the processes below this one.
+func below(t *testing.T) []int {
+	t.Helper()
+	pids, err := shim.Descendants(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pids
+}
+
 // A process that was started ahead serves the guest step that comes first, if that
 // is like it, and no other; what comes instead ends it.
 func TestSpareGuest(t *testing.T) {
 	b := backend(t)
 	start := func() (s *sandbox.Sandbox, spare string) {
 		known := map[int]bool{}
-		for _, pid := range shim.Descendants(os.Getpid()) {
+		for _, pid := range below(t) {
 			known[pid] = true
 		}
 		s, err := sandbox.Start(t.Context(), b, sandbox.Options{SpareGuest: true})
@@ -165,7 +175,7 @@ func TestSpareGuest(t *testing.T) {
 		}
 		t.Cleanup(func() { _ = s.Destroy(context.WithoutCancel(t.Context())) })
 		for t.Context().Err() == nil {
-			for _, pid := range shim.Descendants(os.Getpid()) {
+			for _, pid := range below(t) {
 				// Its own id, and it is no shim.
 				status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 				args, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))

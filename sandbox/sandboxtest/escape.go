@@ -3,6 +3,7 @@
 package sandboxtest
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -38,6 +40,7 @@ func TestEscape(t *testing.T, b sandbox.Backend, o Options) {
 	t.Run("descriptors", func(t *testing.T) { nothing(t, s, "descriptors") })
 	t.Run("other processes", func(t *testing.T) { testOthers(t, b, o, s) })
 	t.Run("settings", func(t *testing.T) { testSettings(t, b, o, s) })
+	t.Run("disarmed", func(t *testing.T) { testDisarmed(t, b, o, s) })
 	t.Run("core", func(t *testing.T) { testCore(t, s) })
 	t.Run("sockets", func(t *testing.T) { testSockets(t, o, s) })
 	t.Run("unix sockets", func(t *testing.T) { testUnixSockets(t, b, o, s) })
@@ -199,6 +202,39 @@ func testSettings(t *testing.T, b sandbox.Backend, o Options, s *sandbox.Sandbox
 	open := start(t, layers.Without(bounded(t), layers.Seccomp), b, sandbox.Options{Spec: o.Spec})
 	if got := found(t, open, "settings"); got["shim: prlimit64"] != "yes" || got["all: setpriority"] != "yes" {
 		t.Errorf("without the filter: %v", got)
+	}
+}
+
+// testDisarmed has a command keep its shim from ending it, by what a layer stops. Without
+// that the tool runner ends it, and the command is lost.
+func testDisarmed(t *testing.T, b sandbox.Backend, o Options, s *sandbox.Sandbox) {
+	for how, layer := range map[string]layers.Set{"limit": layers.Seccomp, "stop": layers.Landlock} {
+		in := []*sandbox.Sandbox{s}
+		if !isGVisor(s) { // where the shim needs no list of what it ends
+			in = append(in, start(t, layers.Without(bounded(t), layer), b, sandbox.Options{Spec: o.Spec}))
+		}
+		for i, s := range in {
+			for _, args := range [][]string{{how}, {how, "stay"}} {
+				c := s.Command(program, append([]string{verbPrefix + "disarm"}, args...)...)
+				var out bytes.Buffer
+				c.Stdout = &out
+				if len(args) > 1 {
+					c.Timeout = time.Second
+				}
+				err := c.Run(bounded(t))
+				t.Logf("%v, without %d layers: %s, %v", args, i, &out, err)
+				lost := out.String() == "yes"
+				if i == 0 && lost && (how == "limit" || s.Enforcement().Landlock >= 6) || i == 1 && !lost {
+					t.Errorf("%v, without %d layers: %s", args, i, &out)
+				}
+				if errors.Is(err, sandbox.ErrLost) != lost {
+					t.Errorf("%v, without %d layers: %v", args, i, err)
+				}
+				if n := run(t, s, "count", verbPrefix+"hang"); n != "0" {
+					t.Errorf("%v, without %d layers: %s daemons are left", args, i, n)
+				}
+			}
+		}
 	}
 }
 
