@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/base64"
 	"errors"
+	"fmt"
+	"slices"
 
 	"github.com/stepward/stepward/identity"
 	"github.com/stepward/stepward/internal/envelope"
@@ -14,7 +16,7 @@ type Attestor interface {
 	// Attest returns nil if the secret, which is what a tool runner proves itself with, is of that sandbox, and of
 	// nobody else, and if no worker can look into the sandbox. That the secret was sealed to this broker by who has
 	// it, for this attempt and the key in its hello, has been checked. An error that is [ErrDenied] says no, any other
-	// that it is not known now. Neither has the secret in its text.
+	// that it is not known now; so is what panics, or does not return in time. Neither has the secret in its text.
 	Attest(ctx context.Context, sandbox string, secret []byte) error
 }
 
@@ -51,7 +53,7 @@ func (b *broker) attest(ctx context.Context, sealed envelope.Facts, hello []byte
 	defer clear(secret)
 	ctx, cancel := context.WithTimeout(ctx, b.Timeout)
 	defer cancel()
-	if err := a.Attest(ctx, sealed.Sandbox, secret); err != nil {
+	if err := attested(ctx, a, sealed.Sandbox, secret); err != nil {
 		err = outward(err, secret)
 		if errors.Is(err, ErrDenied) {
 			return below("the sandbox is not attested: " + err.Error()), nil
@@ -59,4 +61,27 @@ func (b *broker) attest(ctx context.Context, sealed envelope.Facts, hello []byte
 		return below("the sandbox could not be attested: " + err.Error()), err
 	}
 	return standing{level: identity.L2}, nil
+}
+
+// attested asks an attestor, whatever it does. One that does not return has said nothing when ctx is done.
+func attested(ctx context.Context, a Attestor, sandbox string, secret []byte) error {
+	secret = slices.Clone(secret)
+	said := make(chan error, 1)
+	go func() {
+		err := errors.New("it ended its goroutine")
+		defer func() {
+			if p := recover(); p != nil {
+				err = panicked(p)
+			}
+			clear(secret)
+			said <- err
+		}()
+		err = a.Attest(ctx, sandbox, secret)
+	}()
+	select {
+	case err := <-said:
+		return err
+	case <-ctx.Done():
+		return fmt.Errorf("the attestor did not answer in time: %w", ctx.Err())
+	}
 }

@@ -1,14 +1,18 @@
 package broker_test
 
 import (
+	"cmp"
 	"context"
 	"encoding/base64"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"connectrpc.com/connect"
 
@@ -24,14 +28,25 @@ import (
 type roll map[string]string
 
 func (r roll) Attest(_ context.Context, sandbox string, secret []byte) error {
-	switch {
-	case r[sandbox] == "unknown":
+	rolls.Lock()
+	has := r[sandbox]
+	rolls.Unlock()
+	switch has {
+	case string(secret):
+		return nil
+	case "panic":
+		panic("with " + string(secret))
+	case "goexit":
+		runtime.Goexit()
+	case "late":
+		select {}
+	case "unknown":
 		return fmt.Errorf("connection refused, said about %s", secret)
-	case r[sandbox] == "" || r[sandbox] != string(secret):
-		return fmt.Errorf("%w: it is no secret of %s", broker.ErrDenied, sandbox)
 	}
-	return nil
+	return fmt.Errorf("%w: it is no secret of %s", broker.ErrDenied, sandbox)
 }
+
+var rolls sync.Mutex // of all: one that is late has read its own
 
 // A secret that demands L2 is issued to a sandbox that proves its key, and to no other, whatever a worker makes of
 // what it has seen. What is wrong is on record, and a secret that demands L1 is issued with it.
@@ -41,6 +56,7 @@ func TestAttest(t *testing.T) {
 	f := newFixture(t, "DEPLOY_TOKEN")
 	f.store.values["x"] = "s3cr3t-canary"
 	f.cfg.Peers = []uint32{other}
+	f.cfg.Timeout = time.Second
 	boxes := roll{}
 	f.cfg.Attestors = map[string]broker.Attestor{"docker": boxes}
 	public, err := broker.ProofKey(f.cfg.Dir)
@@ -65,6 +81,7 @@ func TestAttest(t *testing.T) {
 		name string
 		with envelope.Witness
 		hand func(envelope.Hello) envelope.Hello // what the worker makes of it
+		does string                              // the attestor, in the place of an answer
 		want identity.Level
 		why  string
 	}{
@@ -89,7 +106,10 @@ func TestAttest(t *testing.T) {
 			h.PublicKey = swapped.PublicKey
 			return h
 		}},
-		{name: "away", with: witness("its own secret"), want: identity.L1, why: "could not be attested"},
+		{name: "away", with: witness("its own secret"), does: "unknown", want: identity.L1, why: "could not be attested"},
+		{name: "panics", with: witness("its own secret"), does: "panic", want: identity.L1, why: "could not be attested: it panicked with a string"},
+		{name: "ends its goroutine", with: witness("its own secret"), does: "goexit", want: identity.L1, why: "could not be attested: it ended its goroutine"},
+		{name: "does not return", with: witness("its own secret"), does: "late", want: identity.L1, why: "could not be attested: the attestor did not answer in time"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			for _, least := range []identity.Level{identity.L1, identity.L2} {
@@ -97,10 +117,9 @@ func TestAttest(t *testing.T) {
 				f.put("DEPLOY_TOKEN", identity.Key{Ref: "mem://x", MinLevel: least})
 				n++
 				claim := f.attempt(1, n, "publish#2")
-				boxes[claim.Sandbox] = "its own secret"
-				if c.name == "away" {
-					boxes[claim.Sandbox] = "unknown"
-				}
+				rolls.Lock()
+				boxes[claim.Sandbox] = cmp.Or(c.does, "its own secret")
+				rolls.Unlock()
 				s, err := beginAs(t.Context(), link, claim, c.with)
 				if err != nil {
 					t.Fatal(err)
@@ -116,7 +135,7 @@ func TestAttest(t *testing.T) {
 				before := f.issued()
 				o, err := s.send(t.Context(), hello)
 				switch {
-				case least > c.want && c.name == "away":
+				case least > c.want && c.does != "":
 					if reason(err) != "" || connect.CodeOf(err) != connect.CodeUnavailable || strings.Contains(err.Error(), "its own secret") {
 						t.Errorf("%v: got %v", least, err)
 					}

@@ -113,6 +113,7 @@ func TestBadConfig(t *testing.T) {
 		"and there are none":      func(c *broker.Config) { c.Images = []string{"app"} },
 		"Config.Stores is empty":  func(c *broker.Config) { c.Stores = nil },
 		`no store for "x"`:        func(c *broker.Config) { c.Stores = map[string]broker.Store{"x": nil} },
+		`no attestor for "box"`:   func(c *broker.Config) { c.Attestors = map[string]broker.Attestor{"box": nil} },
 		`bad scheme "X:"`:         func(c *broker.Config) { c.Stores = map[string]broker.Store{"X:": f.store} },
 		"Kill not below Freeze":   func(c *broker.Config) { c.Freeze, c.Kill = 2, 1 },
 		"Config.TLS is required":  func(*broker.Config) {},
