@@ -29,6 +29,9 @@ const (
 	maxName    = 1 << 10
 )
 
+// errEntries is that of a directory that is not listed.
+var errEntries = fmt.Errorf("it has over %d entries", maxEntries)
+
 // errForged is that of an answer that no tool runner gives: one that was taken over
 // sends what it likes.
 var errForged = errors.New("the tool runner answers what it was not asked for")
@@ -226,7 +229,7 @@ func (f sandboxFS) ReadDir(name string) (out []fs.DirEntry, err error) {
 			entries := down.Msg().Entries
 			if len(out)+len(entries) > maxEntries {
 				out = nil
-				return fmt.Errorf("it has over %d entries", maxEntries)
+				return errEntries
 			}
 			for _, e := range entries {
 				if len(e.Name) > maxName || e.Name == "." || !fs.ValidPath(e.Name) || strings.Contains(e.Name, "/") {

@@ -158,7 +158,7 @@ func lost(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	if errors.Is(err, errors.ErrUnsupported) || final(err) {
+	if errors.Is(err, errors.ErrUnsupported) || errors.Is(err, errForged) || errors.Is(err, errEntries) || final(err) {
 		return err
 	}
 	return fmt.Errorf("%w: %w", ErrLost, err)
