@@ -239,6 +239,25 @@ func seated(rest http.Handler) http.Handler {
 	})
 }
 
+// sharing has a worker make no more calls at a time than are left for others, as each needs Postgres: else the renewals of the
+// others would come too late.
+func (b *broker) sharing() connect.UnaryInterceptorFunc {
+	return func(next connect.UnaryFunc) connect.UnaryFunc {
+		return func(ctx context.Context, r connect.AnyRequest) (connect.AnyResponse, error) {
+			var who []string
+			if v := visitorOf(ctx); v != nil {
+				who = v.shares()
+			}
+			free, err := b.calls.take(who...)
+			if err != nil {
+				return nil, wire(err)
+			}
+			defer free()
+			return next(ctx, r)
+		}
+	}
+}
+
 // tenantShare is whose share the places are of what belongs to a tenant.
 func tenantShare(tenant string) string {
 	if tenant == "" {

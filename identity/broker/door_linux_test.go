@@ -9,11 +9,13 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"connectrpc.com/connect"
 
+	"github.com/stepward/stepward/identity"
 	"github.com/stepward/stepward/identity/broker"
 	"github.com/stepward/stepward/internal/brokerlink"
 	"github.com/stepward/stepward/sandbox"
@@ -73,6 +75,59 @@ func TestShareOfWorker(t *testing.T) {
 	}
 	if err := connects(ca.issue(t)); err != nil {
 		t.Errorf("a worker beside those that say nothing: %v", err)
+	}
+}
+
+// One worker cannot keep the broker from answering others, whatever its calls wait for.
+func TestShareOfCalls(t *testing.T) {
+	broker.SetCalls(t, 4)
+	f := newFixture(t, "DEPLOY_TOKEN")
+	f.store.values["x"] = "s3cr3t-canary"
+	f.put("DEPLOY_TOKEN", identity.Key{Ref: "mem://x"})
+	waiting, free := make(chan struct{}, 2), make(chan struct{})
+	f.store.wait = func(context.Context, string) {
+		waiting <- struct{}{}
+		<-free
+	}
+	ca := newAuthority(t)
+	f.cfg.TLS = &tls.Config{Certificates: []tls.Certificate{ca.issue(t)}, ClientCAs: ca.pool}
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.serveOn(ln, "unix:///nowhere")
+	connects := func() *brokerlink.Link {
+		t.Helper()
+		link, err := brokerlink.New("https://"+ln.Addr().String(), &tls.Config{RootCAs: ca.pool, Certificates: []tls.Certificate{ca.issue(t)}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(link.Close)
+		return link
+	}
+	greedy, other := connects(), connects()
+	var all sync.WaitGroup
+	for i := range 2 {
+		c := f.attempt(10+i, 1, "publish#9")
+		all.Go(func() {
+			if _, err := get(t.Context(), greedy, c); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	for range 2 {
+		<-waiting
+	}
+	if _, err := begin(t.Context(), greedy, f.claim); connect.CodeOf(err) != connect.CodeResourceExhausted || !strings.Contains(err.Error(), "has 2 of 4 calls") {
+		t.Errorf("a third call: %v", err)
+	}
+	if _, err := begin(t.Context(), other, f.claim); err != nil {
+		t.Errorf("another worker: %v", err)
+	}
+	close(free)
+	all.Wait()
+	if _, err := begin(t.Context(), greedy, f.claim); err != nil { // the control
+		t.Error(err)
 	}
 }
 

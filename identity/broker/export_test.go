@@ -37,6 +37,13 @@ func SetPlaces(t *testing.T, conns, hall, dials, hosts, ofOne int) {
 	})
 }
 
+// SetCalls has brokers that begin answer so many calls at a time, for as long as the test runs.
+func SetCalls(t *testing.T, n int) {
+	before := maxCalls
+	maxCalls = n
+	t.Cleanup(func() { maxCalls = before })
+}
+
 // SetHallFor has who has no place go after d, for as long as the test runs.
 func SetHallFor(t *testing.T, d time.Duration) {
 	before := hallFor

@@ -10,6 +10,7 @@ var (
 	maxConns = 512  // connections of workers
 	maxHall  = 128  // and those that have none of these places: that have not said who they are, or are refused
 	maxDials = 2048 // connections that lead on to sandboxes
+	maxCalls = 2048 // calls that go on: half of them, of a few milliseconds of Postgres each, are done before a renewal is late
 	maxHosts = 512  // connections of sandboxes to the hosts of injected secrets
 	maxOfOne = 64   // of them of one attempt
 )

@@ -9,7 +9,7 @@ import (
 )
 
 // What one run may ask for: as much as it needs when many of its steps begin at
-// once, and less than what would wear out a store.
+// once, and less than what would wear out a store. What asks no store, as renewals, is bounded by worker: see sharing.
 const (
 	rateBurst = 200
 	rateRuns  = 10_000 // whose places are counted at a time

@@ -31,7 +31,7 @@ const (
 // Serve answers workers that connect to ln until ctx is done; then it returns nil. A unix
 // socket is for the users of [Config].Peers, any other listener for those who can show a
 // certificate: see [Config].TLS. Before it serves, it makes its process unreadable for others
-// of its user, and leaves no core of it.
+// of its user, and leaves no core of it. Places and rates are shared by who comes in by one listener.
 func Serve(ctx context.Context, ln net.Listener, cfg Config) error {
 	b, err := open(ctx, cfg)
 	if err != nil {
@@ -59,7 +59,7 @@ type broker struct {
 	network    egress.Network // by which hosts are reached
 	injections injections
 
-	hall, conns, dials, hosts places
+	hall, conns, calls, dials, hosts places
 }
 
 func open(ctx context.Context, cfg Config) (*broker, error) {
@@ -73,6 +73,7 @@ func open(ctx context.Context, cfg Config) (*broker, error) {
 	b := &broker{Config: cfg, actor: "broker", closed: make(chan struct{}, 1), network: egress.NetworkOf(ctx)}
 	b.hall = places{of: "connections of those that have not said who they are", size: maxHall}
 	b.conns = places{of: "connections to the broker", size: maxConns}
+	b.calls = places{of: "calls to the broker that go on", size: maxCalls}
 	b.dials = places{of: "connections to sandboxes", size: maxDials}
 	b.hosts = places{of: "connections to hosts with a secret", size: maxHosts}
 	if b.q, err = db.New(cfg.Schema); err != nil {
@@ -98,7 +99,7 @@ func open(ctx context.Context, cfg Config) (*broker, error) {
 }
 
 func (b *broker) serve(ctx context.Context, ln net.Listener) error {
-	_, handler := rpcconnect.NewBrokerHandler(service{b}, connect.WithCompression("gzip", nil, nil), connect.WithReadMaxBytes(maxFrame))
+	_, handler := rpcconnect.NewBrokerHandler(service{b}, connect.WithInterceptors(b.sharing()), connect.WithCompression("gzip", nil, nil), connect.WithReadMaxBytes(maxFrame))
 	var p http.Protocols
 	p.SetUnencryptedHTTP2(true)
 	p.SetHTTP2(true)
