@@ -73,7 +73,7 @@ func ExampleStepOptions_inject() {
 		return
 	}
 	fmt.Println(run.Result(ctx))
-	e, err := profiles.Explain(ctx, int64(run.ID))
+	e, err := profiles.Explain(ctx, run.ID.String())
 	if err != nil {
 		fmt.Println(err)
 		return
