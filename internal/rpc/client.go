@@ -32,13 +32,21 @@ func Transport(conn net.Conn) *http.Client {
 	var p http.Protocols
 	p.SetUnencryptedHTTP2(true)
 	var taken atomic.Bool
+	over := make(chan struct{})
 	return &http.Client{Transport: &http.Transport{
 		Protocols: &p,
-		DialContext: func(context.Context, string, string) (net.Conn, error) {
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			if taken.Swap(true) {
-				return nil, net.ErrClosed
+				// A request that comes before the first one's connection is on the list of those
+				// that can be shared asks for another. It gets that one, if it waits.
+				select {
+				case <-over:
+					return nil, net.ErrClosed
+				case <-ctx.Done():
+					return nil, ctx.Err()
+				}
 			}
-			return conn, nil
+			return Watch(conn, func() { close(over) }), nil
 		},
 		HTTP2: &http.HTTP2Config{
 			StrictMaxConcurrentRequests: true,
