@@ -34,6 +34,7 @@ type Report struct {
 	Warm       int           `json:"warm"`        // sandboxes that wait for a step: see [Warm]
 	Revoked    bool          `json:"revoked"`     // the worker gets no secrets any more, and leaves runs that need some to others
 	Stranded   bool          `json:"stranded"`    // the same, as what starts brokers here has ended: start the program again
+	Lacks      string        `json:"lacks"`       // why, in the last minute, the broker here could not give secrets that another worker's may: those runs are left to others
 }
 
 func (h *Health) attach(w *worker) {
@@ -51,7 +52,7 @@ func (h *Health) Report() (r Report, ok bool) {
 	if w == nil {
 		return Report{}, false
 	}
-	r = Report{Runs: w.held(), MaxRuns: w.MaxRuns, Steps: len(w.steps), Stuck: int(w.stuck.Load()), Blocked: int(w.blocked.Load()), LeaseSlack: w.lease.slack(), Revoked: w.isRevoked(), Stranded: w.isStranded()}
+	r = Report{Runs: w.held(), MaxRuns: w.MaxRuns, Steps: len(w.steps), Stuck: int(w.stuck.Load()), Blocked: int(w.blocked.Load()), LeaseSlack: w.lease.slack(), Revoked: w.isRevoked(), Stranded: w.isStranded(), Lacks: w.lacks.last()}
 	if w.backend != nil {
 		r.Backend = w.backend.Name()
 	}

@@ -120,7 +120,7 @@ func (h *host) lend(ctx context.Context, a engine.Attempt, b *box, end func(erro
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
-		return nil, l.fault(err)
+		return nil, l.fault(ctx, err)
 	}
 	renewing, stop := context.WithCancel(context.WithoutCancel(ctx))
 	l.stop = stop
@@ -235,8 +235,8 @@ func (l *lent) issue(ctx context.Context) error {
 	return nil
 }
 
-// fault is what the attempt ends with. What an operator or a deploy can cure parks the run.
-func (l *lent) fault(err error) error {
+// fault is what the attempt ends with. What an operator or a deploy can cure parks the run, if no other worker may have it.
+func (l *lent) fault(ctx context.Context, err error) error {
 	if errors.Is(err, brokerlink.ErrLauncher) {
 		l.h.t.stop(engine.ErrHandBack)
 		return engine.ErrHandBack
@@ -257,14 +257,16 @@ func (l *lent) fault(err error) error {
 		return &engine.Fault{Kind: "revoked", Message: r.Error(), Permanent: true, Err: err}
 	case "unresolved", "denied", "pin", "mismatch":
 		return &engine.Fault{Kind: "identity", Message: r.Error(), Permanent: true, Err: err}
-	case "level", "store", "changed": // the last: somebody has written to what the broker had on record
+	case "changed": // somebody has written to what the broker had on record
 		return &engine.ParkError{Reason: "identity", Err: r}
+	case "level", "store":
+		return l.elsewhere(ctx, r.Reason+" "+r.Name+" "+l.h.t.tenant, r, false)
 	}
 	if away, ok := errors.AsType[*awayError](err); ok { // no fault of the step, and no attempt of it
 		return &engine.Fault{Kind: "identity", Message: away.Error(), Orphan: true, After: awayPause, Err: err}
 	}
 	if start, ok := errors.AsType[*brokerlink.StartError](err); ok {
-		return &engine.ParkError{Reason: "identity", Err: start}
+		return l.elsewhere(ctx, "broker", start, true)
 	}
 	if errors.Is(err, sandbox.ErrLost) {
 		return &engine.Fault{Kind: "sandbox", Message: err.Error(), Type: fmt.Sprintf("%T", err), Orphan: l.taken, Err: err}
@@ -294,7 +296,7 @@ func (l *lent) renew(ctx context.Context) error {
 	if answer.Msg.Revoked != "" {
 		revoked = &brokerlink.Refusal{Reason: cmp.Or(answer.Msg.Reason, "revoked"), Err: errors.New(answer.Msg.Revoked)}
 		l.revoked.Store(true)
-		l.end(l.fault(revoked)) // first: the sandbox kills what runs in it
+		l.end(l.fault(ctx, revoked)) // first: the sandbox kills what runs in it
 		ctx = context.WithoutCancel(ctx)
 	}
 	err = l.b.sb.Secrets().Renew(ctx, answer.Msg.Renewal)
@@ -340,7 +342,7 @@ func (l *lent) keep(ctx context.Context) {
 		switch r := brokerlink.Refused(err); {
 		case err == nil || ctx.Err() != nil:
 		case r != nil && r.Reason == "changed": // it will never be renewed
-			l.end(l.fault(err))
+			l.end(l.fault(ctx, err))
 			return
 		case r != nil && slices.Contains([]string{"revoked", "worker", "sandbox", "fenced"}, r.Reason):
 			return

@@ -128,6 +128,7 @@ var brokerWrites = map[string]string{
 // Statements that write of a session alone, and are of no use to anybody when it is over.
 var ownWrites = map[string]string{
 	"WorkerOffers": "what it claims; a new session says all of that anew",
+	"WorkerLacks":  "what its broker could not do, for a minute",
 }
 
 var writes = regexp.MustCompile(`INSERT INTO|DELETE FROM|UPDATE "`)

@@ -122,7 +122,8 @@ type worker struct {
 	rest         wants        // without those whose steps have secrets
 	revoked      atomic.Int64 // the session in which the broker has said that this worker is
 	stranded     atomic.Int64 // that in which no broker could be started any more
-	unservable   []int32      // requirements of own definitions that this worker cannot meet
+	lacks        lacks
+	unservable   []int32 // requirements of own definitions that this worker cannot meet
 	box          *payload.Box
 	commits      *batch.Group[write, error]
 	lease        lease
@@ -157,7 +158,7 @@ type wants struct {
 
 // offers is what this worker claims.
 func (w *worker) offers() wants {
-	if w.rests() {
+	if w.rests() || w.lacks.resting() {
 		return w.rest
 	}
 	return w.wants

@@ -369,6 +369,100 @@ func TestIdentityWorkerRevoked(t *testing.T) {
 	ends(run, "second third")
 }
 
+// A worker whose broker does not start, or has not the store, hands its runs to those whose broker may do better, and leaves
+// more of them alone for a time. Nobody has to resume any. Where no other worker is left, the run is parked.
+func TestIdentityElsewhere(t *testing.T) {
+	good := filepath.Join(sockets(t), "good")
+	h := newHarbour(t, worker.Config{Name: "good", Broker: "unix://" + good})
+	file, err := bootstrap.FileStore(os.Getenv(envStore))(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	file.Pool, file.Schema = h.cfg.Pool, h.cfg.Schema
+	serveBroker(t, good, file)
+	other := file
+	other.Stores = map[string]broker.Store{"vault": file.Stores["file"]}
+	bad := filepath.Join(sockets(t), "bad")
+	serveBroker(t, bad, other)
+	t.Setenv(envStore, filepath.Join(os.Args[0], "no directory")) // of brokers that are children
+
+	const said = "is handed to another worker"
+	works := func(t *testing.T, cfg worker.Config) func() {
+		before := strings.Count(h.log.String(), said)
+		cfg.Health = &worker.Health{}
+		stop := work(t, cfg)
+		lacks := func() string {
+			r, _ := cfg.Health.Report()
+			return r.Lacks
+		}
+		if got := lacks(); got != "" { // the control
+			t.Errorf("it lacks %q", got)
+		}
+		for strings.Count(h.log.String(), said) == before { // until it was the one that claims first
+			run, err := ship.Enqueue(t.Context(), h.client, "now", workflow.EnqueueOptions{Tenant: "acme"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if out, err := run.Result(t.Context()); err != nil || len(out) != 2 {
+				t.Fatalf("got %q, %v\n%s", out, err, h.log)
+			}
+			if got := h.claimers(t, run.ID); !strings.HasSuffix(got, "good") {
+				t.Errorf("it was claimed by %q", got)
+			}
+		}
+		if got := lacks(); got == "" {
+			t.Error("it does not say what it lacks")
+		}
+		return stop
+	}
+	cfg := h.cfg
+	cfg.Name, cfg.Broker = "no store", "unix://"+bad
+	works(t, cfg)()
+	cfg.Name, cfg.Broker = "no broker", ""
+	works(t, cfg)
+	h.stop() // there is no other
+	run, err := ship.Enqueue(t.Context(), h.client, "now", workflow.EnqueueOptions{Tenant: "acme"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for {
+		if why, err := h.client.Why(t.Context(), run.ID); err != nil {
+			t.Fatal(err)
+		} else if why.Cause == "parked" {
+			break
+		}
+	}
+}
+
+// sockets returns a directory whose name is short.
+func sockets(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "broker")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
+}
+
+// serveBroker serves a broker until the test ends, which may be before its workers do.
+func serveBroker(t *testing.T, path string, cfg broker.Config) {
+	t.Helper()
+	ln, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- broker.Serve(ctx, ln, cfg) }()
+	t.Cleanup(func() {
+		stop()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // A broker that is away uses up no attempt: the step has one, which waits.
 func TestIdentityBrokerAway(t *testing.T) {
 	dir, err := os.MkdirTemp("", "broker") // short

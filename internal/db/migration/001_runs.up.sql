@@ -333,6 +333,7 @@ CREATE TABLE stepward.worker (
     started_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
     requirements int[] NOT NULL,
     unmet       int[] NOT NULL DEFAULT '{}', -- of what it lists and cannot execute
+    lacks       jsonb NOT NULL DEFAULT '{}', -- what its broker could not do that another one's may, and until when that counts
     max_runs    int NOT NULL DEFAULT 1, -- that it holds at a time
     backends    text[] NOT NULL
 ) WITH (fillfactor = 50);

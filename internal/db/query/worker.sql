@@ -13,6 +13,21 @@ UPDATE stepward.worker SET state = $2 WHERE session = $1 AND state IN ('live', '
 -- What a worker claims from now on, and what it lists and does not.
 UPDATE stepward.worker SET requirements = $2, unmet = $3 WHERE session = $1 AND state IN ('live', 'draining');
 
+-- name: WorkerLacks
+-- Writes down for a time that worker $1 lacks $3, and says whether another one may go on with run $2 that does not, as far as known.
+WITH mine AS (
+    UPDATE stepward.worker SET lacks = jsonb_build_object($3::text, extract(epoch FROM clock_timestamp())::float8 + $4::float8)
+        || (SELECT coalesce(jsonb_object_agg(key, value), '{}') FROM (
+               SELECT key, value FROM jsonb_each(lacks)
+               WHERE key <> $3::text AND value::float8 > extract(epoch FROM clock_timestamp())
+               ORDER BY value DESC LIMIT 100) x)
+    WHERE session = $1 AND state IN ('live', 'draining')
+)
+SELECT EXISTS (
+    SELECT FROM stepward.run r JOIN stepward.worker w ON r.requirement_id = ANY(w.requirements)
+    WHERE r.id = $2 AND w.session <> $1 AND w.state = 'live' AND w.lease_until > clock_timestamp()
+      AND coalesce((w.lacks ->> $3::text)::float8, 0) < extract(epoch FROM clock_timestamp()));
+
 -- name: WorkerReap
 -- A lease that lasts longer than any does was given before the clock was set back: it is given anew
 -- from now, or a worker that died before that would be missed only when the clock is there again.
