@@ -37,6 +37,8 @@ type Bound struct {
 	Retarget bool     `json:"retarget,omitempty"`
 	Commands []string `json:"commands,omitempty"`
 	MinLevel Level    `json:"min_level,omitzero"`
+	Strict   bool     `json:"strict,omitempty"`
+	Inject   *Inject  `json:"inject,omitempty"`
 }
 
 // Digest identifies what was bound.
@@ -146,7 +148,8 @@ func (v View) binding(place Scope, run map[string]Key) Binding {
 
 func (b *Binding) add(step string, r Resolved) {
 	b.Names = append(b.Names, Bound{Step: step, Name: r.Name, Ref: r.Key.Ref, Version: r.Key.Version, From: r.From,
-		Retarget: r.Key.Retarget, Commands: r.Key.Commands, MinLevel: r.Key.MinLevel})
+		Retarget: r.Key.Retarget, Commands: r.Key.Commands, MinLevel: r.Key.MinLevel,
+		Strict: r.Key.Strict, Inject: r.Key.Inject})
 }
 
 // Keep drops the names that another run was not bound to, and adds the policies that it was.
@@ -198,7 +201,10 @@ func (b Binding) Start(v View, s Lister, use Use) (given, withheld []Resolved, e
 		case (n.Ref != g.Key.Ref || (n.Ref == "") != (g.Key.Knob != "")) && !n.Retarget:
 			g.Err = &KeyError{Step: s.Step, Key: g.Name, Err: ErrRetargeted}
 		default:
-			g.Key.Commands, g.Key.MinLevel = both(n.Commands, g.Key.Commands), max(n.MinLevel, g.Key.MinLevel)
+			if !n.restrict(&g.Key) {
+				g.Err = &KeyError{Step: s.Step, Key: g.Name, Detail: "none of the hosts that its value may be sent to", Err: ErrUnbound}
+				break
+			}
 			g.Err = judge(rules, Question{Place: place, Version: use.WorkflowVersion, Level: g.Key.LevelAt(use.Level)}, s.Tool, &g)
 		}
 		switch {
@@ -211,6 +217,26 @@ func (b Binding) Start(v View, s Lister, use Use) (given, withheld []Resolved, e
 		}
 	}
 	return given, withheld, nil
+}
+
+// restrict takes off a key what it was not bound with. It returns whether something is left.
+func (n Bound) restrict(k *Key) bool {
+	k.Commands, k.MinLevel, k.Strict = both(n.Commands, k.Commands), max(n.MinLevel, k.MinLevel), n.Strict || k.Strict
+	if n.Inject == nil || k.Ref == "" {
+		return true
+	}
+	i := *n.Inject
+	if k.Inject != nil {
+		i, i.Hosts = *k.Inject, nil
+		bound := n.Inject.Endpoints()
+		for at, endpoint := range k.Inject.Endpoints() {
+			if slices.Contains(bound, endpoint) {
+				i.Hosts = append(i.Hosts, k.Inject.Hosts[at])
+			}
+		}
+	}
+	k.Inject, k.Weak = &i, false
+	return len(i.Hosts) > 0
 }
 
 // grants returns what a step gets of what it lists, each with Required if it cannot do

@@ -83,3 +83,49 @@ func TestBindingRestricts(t *testing.T) {
 		t.Errorf("got %+v, %v", got, err)
 	}
 }
+
+// Where a value may go, and what happens to what has it, may become stricter as well, and not looser.
+func TestBindingKeepsOut(t *testing.T) {
+	to := func(hosts ...string) *identity.Inject { return &identity.Inject{Hosts: hosts} }
+	lister := identity.Lister{Step: "publish", Secrets: []string{"K"}}
+	view := func(k identity.Key) identity.View {
+		return identity.View{Profiles: []identity.Profile{profile("acme", tenant, k)}}
+	}
+	for what, c := range map[string]struct {
+		then, now identity.Key
+		hosts     string // of Inject; empty: there is none
+		strict    bool
+		err       error
+	}{
+		"it stays out":                        {identity.Key{Ref: "file://k", Inject: to("a.example")}, identity.Key{Ref: "file://k"}, "[a.example]", false, nil},
+		"it stays out, redacted":              {identity.Key{Ref: "file://k", Inject: to("a.example")}, identity.Key{Ref: "file://k", Weak: true}, "[a.example]", false, nil},
+		"out from now on":                     {identity.Key{Ref: "file://k"}, identity.Key{Ref: "file://k", Inject: to("a.example")}, "[a.example]", false, nil},
+		"one host more":                       {identity.Key{Ref: "file://k", Inject: to("a.example")}, identity.Key{Ref: "file://k", Inject: to("b.example", "A.example")}, "[A.example]", false, nil},
+		"one host less":                       {identity.Key{Ref: "file://k", Inject: to("a.example", "b.example:8443")}, identity.Key{Ref: "file://k", Inject: to("b.example:8443")}, "[b.example:8443]", false, nil},
+		"other hosts":                         {identity.Key{Ref: "file://k", Inject: to("a.example")}, identity.Key{Ref: "file://k", Inject: to("a.example:8443")}, "", false, identity.ErrUnbound},
+		"strict":                              {identity.Key{Ref: "file://k", Strict: true}, identity.Key{Ref: "file://k"}, "", true, nil},
+		"strict from now on":                  {identity.Key{Ref: "file://k"}, identity.Key{Ref: "file://k", Strict: true}, "", true, nil},
+		"neither":                             {identity.Key{Ref: "file://k"}, identity.Key{Ref: "file://k"}, "", false, nil},
+		"a knob goes to no host":              {identity.Key{Knob: "a"}, identity.Key{Knob: "b"}, "", false, nil},
+		"to where its reference is, followed": {identity.Key{Ref: "file://k", Retarget: true, Inject: to("a.example")}, identity.Key{Ref: "file://l"}, "[a.example]", false, nil},
+	} {
+		b, err := view(c.then).Bind(tenant, nil, []identity.Lister{lister})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, _, err := b.Start(view(c.now), lister, identity.Use{})
+		if !errors.Is(err, c.err) || c.err == nil && err != nil {
+			t.Errorf("%s: %v, want %v", what, err, c.err)
+		}
+		if err != nil {
+			continue
+		}
+		hosts, k := "", got[0].Key
+		if k.Inject != nil {
+			hosts = fmt.Sprint(k.Inject.Hosts)
+		}
+		if hosts != c.hosts || k.Strict != c.strict || k.Weak {
+			t.Errorf("%s: got %+v, to %s", what, k, hosts)
+		}
+	}
+}

@@ -133,6 +133,8 @@ func resolve(layers []layer, name string, own func(name, ref string) (is bool, h
 				added = held + " restricts what the run names, and a run takes nothing of that off"
 			case l.breadth == runBreadth && k.Inject != nil:
 				added = "a run does not say where a secret goes"
+			case l.breadth == runBreadth && k.Weak && !(winner.Weak && k.Ref == winner.Ref):
+				added = "a run does not say that a value needs no redaction"
 			}
 			if set != nil {
 				r.Shadowed = append(r.Shadowed, set.origin)
@@ -184,6 +186,7 @@ func resolve(layers []layer, name string, own func(name, ref string) (is bool, h
 		merged.Ref, merged.Version, merged.Knob, merged.File, merged.Retarget, merged.Weak = winner.Ref, winner.Version, winner.Knob, winner.File, winner.Retarget, winner.Weak
 		if merged.Ref != "" {
 			merged.Inject = winner.Inject
+			merged.Weak = merged.Weak && merged.Inject == nil // what a host echoes is redacted
 		}
 		r.From = set.origin
 	}

@@ -67,6 +67,8 @@ func TestResolve(t *testing.T) {
 		"a run re-points":                 {profiles: []identity.Profile{profile("a", tenant, ref("a")), {Name: "b", Scope: identity.Scope{Tenant: "acme", Project: "api"}, Keys: keys{"OTHER": ref("b")}}}, run: keys{"K": ref("b")}, want: "file://b", from: "run"},
 		"a run re-points out":             {profiles: []identity.Profile{profile("a", tenant, ref("a")), {Name: "b", Scope: identity.Scope{Tenant: "other"}, Keys: keys{"K": ref("b")}}}, run: keys{"K": ref("b")}, err: identity.ErrMissing},
 		"a run re-points to the top":      {profiles: []identity.Profile{profile("a", tenant, ref("a")), {Name: "b", Keys: keys{"OTHER": ref("b")}}}, run: keys{"K": ref("b")}, err: identity.ErrMissing},
+		"a run needs no redaction":        {profiles: []identity.Profile{profile("a", tenant, ref("a"))}, run: keys{"K": {Ref: "file://a", Weak: true}}, err: identity.ErrMissing},
+		"a run needs none either":         {profiles: []identity.Profile{profile("a", tenant, identity.Key{Ref: "file://a", Weak: true})}, run: keys{"K": {Ref: "file://a", Weak: true}}, want: "file://a", from: "run"},
 		"a run adds":                      {run: keys{"K": ref("b")}, err: identity.ErrMissing},
 		"a run adds what is hidden":       {profiles: []identity.Profile{profile("a", tenant, ref("a")), profile("s", step, unset)}, run: keys{"K": ref("a")}, err: identity.ErrMissing},
 	} {
@@ -309,5 +311,16 @@ func BenchmarkResolve(b *testing.B) {
 		if got := len(identity.Resolve(profiles, place, nil)); got != 50 {
 			b.Fatal(got)
 		}
+	}
+}
+
+// What a host echoes is redacted, whatever a narrower profile says of the value.
+func TestWeakIsNotInjected(t *testing.T) {
+	profiles := []identity.Profile{
+		profile("a", identity.Scope{Tenant: "acme"}, identity.Key{Ref: "file://a", Inject: &identity.Inject{Hosts: []string{"a.example"}}}),
+		profile("s", step, identity.Key{Ref: "file://b", Weak: true}),
+	}
+	if got := identity.Resolve(profiles, step, nil)["K"]; got.Err != nil || got.Key.Ref != "file://b" || got.Key.Inject == nil || got.Key.Weak {
+		t.Errorf("got %+v", got)
 	}
 }

@@ -32,9 +32,10 @@ func (d stepDefinition) lasts() time.Duration {
 
 // fetched is what stores have for an attempt.
 type fetched struct {
-	items  []envelope.Item
-	pins   []pin
-	leases []lease
+	items   []envelope.Item
+	pins    []pin
+	leases  []lease
+	missing []identity.Resolved // what the stores do not have, and the attempt can do without
 }
 
 // lease is what a store gave out until it is told otherwise.
@@ -81,6 +82,7 @@ func (b *broker) fetch(ctx context.Context, f facts, bound bound, id envelope.ID
 		switch {
 		case errors.Is(a.err, ErrNoSecret) && !g.required:
 			clear(a.value.Bytes)
+			out.missing = append(out.missing, identity.Resolved{Name: g.name, Err: a.err})
 			continue
 		case err == nil:
 			err = a.err

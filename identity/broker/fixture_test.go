@@ -151,8 +151,12 @@ func (f *fixture) events(kind string) int {
 // put makes a profile of the tenant with one key.
 func (f *fixture) put(name string, k identity.Key) {
 	f.t.Helper()
-	err := f.profiles.Put(f.t.Context(), identity.Profile{Name: strings.ToLower(name), Scope: identity.Scope{Tenant: "acme"}, Keys: map[string]identity.Key{name: k}})
+	p, err := f.profiles.Get(f.t.Context(), "acme", strings.ToLower(name))
 	if err != nil {
+		p = identity.Profile{Name: strings.ToLower(name), Scope: identity.Scope{Tenant: "acme"}}
+	}
+	p.Keys = map[string]identity.Key{name: k}
+	if err := f.profiles.Put(f.t.Context(), p); err != nil {
 		f.t.Fatal(err)
 	}
 	f.bind(nil)

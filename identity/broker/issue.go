@@ -51,17 +51,8 @@ func (b *broker) issueTo(ctx context.Context, f facts, hello []byte) (*rpc.Issue
 	if err != nil {
 		return nil, err
 	}
-	for _, g := range bound.grants {
-		if level := g.key.LevelAt(at.level); g.key.MinLevel > level {
-			if unknown != nil && g.key.MinLevel == identity.L2 {
-				return nil, fmt.Errorf("broker: %s demands level L2: %w", g.name, unknown)
-			}
-			why := at.why
-			if why == "" {
-				why = "nothing here promises more"
-			}
-			return nil, refuse(reasonLevel, g.name, "broker: %s demands level %v, and this set-up is %v: %s", g.name, g.key.MinLevel, level, why)
-		}
+	if err := bound.demand(at, unknown); err != nil {
+		return nil, err
 	}
 	var id envelope.ID
 	rand.Read(id[:])
@@ -73,6 +64,7 @@ func (b *broker) issueTo(ctx context.Context, f facts, hello []byte) (*rpc.Issue
 	}
 	got, err := b.fetch(ctx, f, bound, id, at)
 	defer got.wipe()
+	bound.withheld = append(bound.withheld, got.missing...)
 	point("fetched")
 	said := 0
 	var now current

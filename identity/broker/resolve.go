@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -38,6 +39,30 @@ type bound struct {
 // gives reports whether it has as much in it as another.
 func (b bound) gives(o bound) bool {
 	return slices.EqualFunc(b.grants, o.grants, func(g, h grant) bool { return g.name == h.name && slices.Equal(g.key.Commands, h.key.Commands) })
+}
+
+// demand withholds what demands more than a level, or refuses if the attempt cannot do without. unknown is why
+// it may yet be more.
+func (b *bound) demand(at standing, unknown error) error {
+	kept := b.grants[:0]
+	for _, g := range b.grants {
+		level := g.key.LevelAt(at.level)
+		if g.key.MinLevel <= level {
+			kept = append(kept, g)
+			continue
+		}
+		if unknown != nil && g.key.MinLevel == identity.L2 {
+			return fmt.Errorf("broker: %s demands level L2: %w", g.name, unknown)
+		}
+		why := cmp.Or(at.why, "nothing here promises more")
+		r := refuse(reasonLevel, g.name, "broker: %s demands level %v, and this set-up is %v: %s", g.name, g.key.MinLevel, level, why)
+		if g.required {
+			return r
+		}
+		b.withheld = append(b.withheld, identity.Resolved{Name: g.name, Err: r})
+	}
+	b.grants = kept
+	return nil
 }
 
 // resolve says what an attempt gets at a level: of what its step lists, what the profiles say now, if its run

@@ -72,7 +72,7 @@ func TestInjectWatch(t *testing.T) {
 			body := n.waits()
 			<-looked
 			<-looked
-			if _, err := n.dial(t.Context(), "example.com:443"); err != nil { // the control
+			if _, err := n.dial(t.Context(), "example.com:443"); err != nil { // a control
 				t.Errorf("it was ended before: %v", err)
 			}
 			end(n)
@@ -201,7 +201,7 @@ func TestShareOfTenant(t *testing.T) {
 		return err
 	}
 	for range 2 {
-		if err := dial(n.claim); err != nil { // the control
+		if err := dial(n.claim); err != nil { // a control
 			t.Fatal(err)
 		}
 	}
@@ -248,10 +248,10 @@ func TestInjectAskedAgain(t *testing.T) {
 		why    string
 		change func()
 	}{
-		{"", key(func(k *identity.Key) { k.Inject.Hosts = append(k.Inject.Hosts, "www.example.com"); k.Version = "2" })}, // the control
-		{"has other Hosts now", key(func(k *identity.Key) { k.Inject.Hosts = []string{"www.example.com"} })},
+		{"", key(func(k *identity.Key) { k.Inject.Hosts = append(k.Inject.Hosts, "www.example.com"); k.Version = "2" })}, // a control
+		{"", key(func(k *identity.Key) { k.Inject = nil })},                                                              // it was bound with it
+		{"none of the hosts", key(func(k *identity.Key) { k.Inject.Hosts = []string{"www.example.com"} })},
 		{"has another Header now", key(func(k *identity.Key) { k.Inject.Header = "X-Token" })},
-		{"has no Inject now", key(func(k *identity.Key) { k.Inject = nil })},
 		{"refers to something else", key(func(k *identity.Key) { k.Ref = "mem://acme/other" })},
 		{"demands level L3 now, and this is L1-dev", key(func(k *identity.Key) { k.MinLevel = identity.L3 })},
 		{"denied", key(func(k *identity.Key) { *k = identity.Key{Deny: true} })},
