@@ -62,7 +62,7 @@ const (
 	KeyInjected      = "key.injected"      // put into requests, before the first of them and of each half minute; detail: name, host, count of uses, attempt, envelope
 	KeyDeprecated    = "key.deprecated"    // was issued all the same; detail: name, version, attempt, and what of it is deprecated
 	EnvelopeClosed   = "envelope.closed"   // nothing of it is of use any more; detail: envelope
-	ProfilePut       = "profile.put"       // of no run; detail: profile, scope, generation, and the names that were changed
+	ProfilePut       = "profile.put"       // of no run; detail: profile, scope, generation, the names that were changed, and of each change its key, field, from and to; more: so many are left out
 	ProfileDeleted   = "profile.deleted"   // and what ran with it is stopped
 	KeyRotated       = "key.rotated"       // of no run; detail: key, version
 	IdentityRevoked  = "identity.revoked"  // of no run; detail: kind, target, version, state, reason

@@ -87,17 +87,27 @@ func (p *Profiles) Put(ctx context.Context, pr Profile) error {
 		}
 		digest := digestOf(pr.Policy)
 		args := []any{s.Tenant, pr.Name, s.Project, s.Environment, s.Workflow, s.Step, p.actor, keys, digest, pr.Policy}
-		sql := p.q.ProfileInsert
+		sql, before := p.q.ProfileInsert, (*Profile)(nil)
 		if pr.Generation != 0 {
 			sql, args = p.q.ProfileUpdate, append(args, pr.Generation)
+			if len(old) == 1 && old[0].Generation == pr.Generation {
+				before = &old[0]
+			}
 		}
-		if len(old) == 0 || !old[0].same(pr) {
+		if (before != nil || pr.Generation == 0) && (len(old) == 0 || !old[0].same(pr)) {
 			tag, err := tx.Exec(ctx, sql, args...)
 			if err != nil {
 				return err
 			}
 			if tag.RowsAffected() == 1 {
-				detail := map[string]any{"profile": pr.Name, "scope": s, "generation": pr.Generation + 1, "changed": changed(old, pr)}
+				changes, more, err := changesOf(before, pr)
+				if err != nil {
+					return err
+				}
+				detail := map[string]any{"profile": pr.Name, "scope": s, "generation": pr.Generation + 1, "changed": changed(before, pr), "changes": changes}
+				if more > 0 {
+					detail["more"] = more
+				}
 				if digest != nil {
 					detail["policy"] = hex.EncodeToString(digest)
 				}
@@ -144,10 +154,10 @@ func (k Key) plain() Key {
 }
 
 // changed returns the names of keys that are new, gone or different.
-func changed(before []Profile, pr Profile) []string {
+func changed(before *Profile, pr Profile) []string {
 	var old map[string]Key
-	if len(before) > 0 {
-		old = before[0].Keys
+	if before != nil {
+		old = before.Keys
 	}
 	now, out := pr.Keys, []string{}
 	for name, k := range now {
@@ -228,7 +238,7 @@ func (p *Profiles) change(ctx context.Context, what string, do func(pgx.Tx) erro
 	return fmt.Errorf("identity: %s: %w", what, err)
 }
 
-// event writes down what was changed: names only.
+// event writes down what was changed: names and references, and no value, nor that of a knob.
 func (p *Profiles) event(ctx context.Context, tx pgx.Tx, kind, tenant string, detail map[string]any) error {
 	text, err := json.Marshal(detail)
 	if err == nil {
