@@ -133,7 +133,7 @@ func resolve(layers []layer, name string, own func(name, ref string) (is bool, h
 				added = held + " restricts what the run names, and a run takes nothing of that off"
 			case l.breadth == runBreadth && k.Inject != nil:
 				added = "a run does not say where a secret goes"
-			case l.breadth == runBreadth && k.Weak && !(winner.Weak && k.Ref == winner.Ref):
+			case l.breadth == runBreadth && k.Weak && (!winner.Weak || k.Ref != winner.Ref):
 				added = "a run does not say that a value needs no redaction"
 			}
 			if set != nil {
