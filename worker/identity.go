@@ -266,7 +266,7 @@ func (l *lent) fault(ctx context.Context, err error) error {
 		return &engine.Fault{Kind: "identity", Message: away.Error(), Orphan: true, After: awayPause, Err: err}
 	}
 	if start, ok := errors.AsType[*brokerlink.StartError](err); ok {
-		return l.elsewhere(ctx, "broker", start, true)
+		return l.elsewhere(ctx, lacksBroker, start, true)
 	}
 	if errors.Is(err, sandbox.ErrLost) {
 		return &engine.Fault{Kind: "sandbox", Message: err.Error(), Type: fmt.Sprintf("%T", err), Orphan: l.taken, Err: err}

@@ -15,8 +15,9 @@ const (
 	lackFor = time.Minute
 
 	// lackPause is how long a worker that lacks something leaves runs with secrets to those that may have it. One whose
-	// broker does not start leaves them twice as long each time, lackFor at most.
-	lackPause = time.Second
+	// broker does not start leaves them twice as long each time, lackPauseMost at most.
+	lackPause     = time.Second
+	lackPauseMost = lackFor / 2
 )
 
 // lacks is what the broker of this worker could not do, and another one's may.
@@ -52,10 +53,13 @@ func (l *lacks) rest(why error, longer bool) {
 	now, before := boottime.Now(), l.pause
 	l.pause = lackPause
 	if longer && l.long && now < l.at+before+lackFor {
-		l.pause = min(2*before, lackFor)
+		l.pause = min(2*before, lackPauseMost)
 	}
 	l.why, l.at, l.long = why.Error(), now, longer
 }
+
+// lacksBroker is what a worker lacks whose broker does not start, and so everything: see statement WorkerLacks.
+const lacksBroker = "broker"
 
 // elsewhere hands the run to another worker whose broker may have what this one's lacks. It parks the run
 // if there is none, as then it is for an operator.

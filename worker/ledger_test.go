@@ -71,6 +71,26 @@ func TestRevokedSession(t *testing.T) {
 	}
 }
 
+// A worker whose broker does not start tries less often each time; for anything else it looks away for a moment only.
+func TestLacks(t *testing.T) {
+	var l lacks
+	if l.resting() || l.last() != "" { // the control
+		t.Error("a worker that lacks nothing rests")
+	}
+	for i, c := range []struct {
+		longer bool
+		want   time.Duration
+	}{{true, 1}, {true, 2}, {true, 4}, {false, 1}, {true, 1}, {true, 2}, {true, 4}, {true, 8}, {true, 16}, {true, 30}, {true, 30}} {
+		l.rest(errors.New("no passphrase"), c.longer)
+		if l.pause != c.want*time.Second || l.last() != "no passphrase" {
+			t.Errorf("%d: it rests for %v, for want of %q", i, l.pause, l.last())
+		}
+	}
+	if !l.resting() {
+		t.Error("it does not rest")
+	}
+}
+
 // Sums have all commands, the list its first, and no name of a command keeps the
 // event from being written.
 func TestLedger(t *testing.T) {

@@ -420,18 +420,27 @@ func TestIdentityElsewhere(t *testing.T) {
 	works(t, cfg)()
 	cfg.Name, cfg.Broker = "no broker", ""
 	works(t, cfg)
-	h.stop() // there is no other
-	run, err := ship.Enqueue(t.Context(), h.client, "now", workflow.EnqueueOptions{Tenant: "acme"})
+	parks := func(o workflow.EnqueueOptions) {
+		t.Helper()
+		run, err := ship.Enqueue(t.Context(), h.client, "now", o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for {
+			if why, err := h.client.Why(t.Context(), run.ID); err != nil {
+				t.Fatal(err)
+			} else if why.Cause == "parked" {
+				return
+			}
+		}
+	}
+	err = h.profiles.Put(t.Context(), identity.Profile{Name: "strict", Scope: identity.Scope{Tenant: "globex", Project: "strict"}, Keys: map[string]identity.Key{"REGION": {MinLevel: identity.L2}}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	for {
-		if why, err := h.client.Why(t.Context(), run.ID); err != nil {
-			t.Fatal(err)
-		} else if why.Cause == "parked" {
-			break
-		}
-	}
+	parks(workflow.EnqueueOptions{Tenant: "globex", Project: "strict"}) // neither can promise that
+	h.stop()
+	parks(workflow.EnqueueOptions{Tenant: "acme"}) // there is no other
 }
 
 // sockets returns a directory whose name is short.

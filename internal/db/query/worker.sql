@@ -14,7 +14,8 @@ UPDATE stepward.worker SET state = $2 WHERE session = $1 AND state IN ('live', '
 UPDATE stepward.worker SET requirements = $2, unmet = $3 WHERE session = $1 AND state IN ('live', 'draining');
 
 -- name: WorkerLacks
--- Writes down for a time that worker $1 lacks $3, and says whether another one may go on with run $2 that does not, as far as known.
+-- Writes down for a time that worker $1 lacks $3, and says whether another one may go on with run $2 that lacks neither that nor a broker,
+-- as far as known.
 WITH mine AS (
     UPDATE stepward.worker SET lacks = jsonb_build_object($3::text, extract(epoch FROM clock_timestamp())::float8 + $4::float8)
         || (SELECT coalesce(jsonb_object_agg(key, value), '{}') FROM (
@@ -26,7 +27,7 @@ WITH mine AS (
 SELECT EXISTS (
     SELECT FROM stepward.run r JOIN stepward.worker w ON r.requirement_id = ANY(w.requirements)
     WHERE r.id = $2 AND w.session <> $1 AND w.state = 'live' AND w.lease_until > clock_timestamp()
-      AND coalesce((w.lacks ->> $3::text)::float8, 0) < extract(epoch FROM clock_timestamp()));
+      AND NOT EXISTS (SELECT FROM jsonb_each(w.lacks) WHERE key IN ($3::text, 'broker') AND value::float8 > extract(epoch FROM clock_timestamp())));
 
 -- name: WorkerReap
 -- A lease that lasts longer than any does was given before the clock was set back: it is given anew
