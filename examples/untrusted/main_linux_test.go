@@ -61,6 +61,6 @@ func TestOutput(t *testing.T) {
 		  ended: sandbox: sh: killed by SIGKILL (timed out)
 		bomb.sh
 		  | "bomb.sh: 0: Cannot fork"
-		  ended: sandbox: sh: exit status 2
+		  ended: sandbox: sh: exit status 2 (the sandbox met its limit of 64 processes, Limits.PIDs)
 	`)
 }

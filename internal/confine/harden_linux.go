@@ -76,11 +76,11 @@ func ShimEnv() []string {
 	return env
 }
 
-// LimitChildren limits the processes of what this shim starts.
-func LimitChildren() {
-	if n, err := strconv.ParseUint(os.Getenv(EnvChildren), 10, 31); err == nil {
-		_ = unix.Setrlimit(unix.RLIMIT_NPROC, &unix.Rlimit{Cur: n, Max: n})
-	}
+// LimitChildren limits the processes of what this shim starts, and reports whether
+// there is a limit.
+func LimitChildren() bool {
+	n, err := strconv.ParseUint(os.Getenv(EnvChildren), 10, 31)
+	return err == nil && unix.Setrlimit(unix.RLIMIT_NPROC, &unix.Rlimit{Cur: n, Max: n}) == nil
 }
 
 // Adopts makes this process the parent of its descendants' orphans, and reports

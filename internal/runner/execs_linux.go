@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -225,7 +226,7 @@ func (x *execs) run(e *exec, req *rpc.ExecRequest) {
 	e.inMu.Unlock()
 	end.StartError = x.redactor.Redact(end.StartError)
 	if end.Code != 0 && end.StartErrno == 0 {
-		end.Limit = x.met.since(before)
+		end.Limit = cmp.Or(x.met.since(before), end.Limit)
 	}
 	e.end = end
 	close(e.empty)

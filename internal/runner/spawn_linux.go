@@ -153,11 +153,19 @@ func (x *execs) under(e *exec, request shim.Request, child []*os.File) *rpc.End 
 			x.release(sh)
 			return &rpc.End{
 				Code: int32(ev.Code), Signal: ev.Signal, Lost: ev.Lost,
-				StartErrno: int32(ev.StartErrno), StartError: text(ev.StartError),
+				StartErrno: int32(ev.StartErrno), StartError: text(ev.StartError), Limit: limit(ev),
 				Usage: &rpc.Usage{CpuNs: ev.CPU, MaxMemory: ev.MaxMemory},
 			}
 		}
 	}
+}
+
+// limit names the limit that a shim has seen to be met.
+func limit(ev shim.Event) string {
+	if ev.Crowded {
+		return "PIDs"
+	}
+	return ""
 }
 
 // crowded says why a shim could not begin, if it was for want of threads.

@@ -52,6 +52,7 @@ type Event struct {
 	StartErrno int
 	StartError string
 	Lost       bool // nothing of it is left, and how it ended is unknown
+	Crowded    bool // it failed, and there were as many processes as there may be
 
 	// What its processes used: time of processors in nanoseconds, and the bytes that
 	// the largest of them held.

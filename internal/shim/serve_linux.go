@@ -39,6 +39,8 @@ type job struct {
 	files []int // its descriptors, from 0 on
 	kill  chan struct{}
 
+	limited bool // its processes are
+
 	mu  sync.Mutex
 	pid int // of its first process, while that runs
 }
@@ -85,7 +87,7 @@ func serve(ahead bool) error {
 		return err
 	}
 	confine.KeepThreads(threads + commands)
-	confine.LimitChildren()
+	limited := confine.LimitChildren()
 	if ahead {
 		if err := awaitEntry(conn); err != nil {
 			return err
@@ -100,6 +102,7 @@ func serve(ahead bool) error {
 	jobs := make(chan *job)
 	go receiveJobs(conn, jobs)
 	for j := range jobs {
+		j.limited = limited
 		if err := write(conn, j.run(conn)); err != nil {
 			return err
 		}
@@ -364,7 +367,11 @@ func lastWins(env []string) []string {
 func (j *job) reapAll(pid int) Event {
 	end := Event{Code: -1, Lost: true}
 	options := 0
+	crowded := false
 	for {
+		if j.limited && end.Lost && !crowded {
+			crowded = endCrowded(pid)
+		}
 		var ws unix.WaitStatus
 		var used unix.Rusage
 		got, err := unix.Wait4(-1, &ws, options, &used)
@@ -372,6 +379,7 @@ func (j *job) reapAll(pid int) Event {
 		case err == unix.EINTR:
 			continue
 		case err != nil:
+			end.Crowded = crowded && end.Code != 0
 			return end
 		case got == 0: // something is left
 			j.sweep()

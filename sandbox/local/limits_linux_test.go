@@ -79,8 +79,15 @@ func TestLimits(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if err := s.Command("sh", "-c", "for i in $(seq 100); do sleep 60 & done").Run(t.Context()); err == nil {
-		t.Error("100 processes fit into 64")
+	for _, bomb := range []string{"for i in $(seq 100); do sleep 60 & done", "bomb() { bomb 2>/dev/null & bomb; }; bomb"} {
+		err := s.Command("sh", "-c", bomb).Run(t.Context())
+		if ee, ok := errors.AsType[*sandbox.ExitError](err); !ok || ee.Limit != "PIDs" || !strings.Contains(err.Error(), "64 processes, Limits.PIDs") {
+			t.Errorf("more than 64 processes: %v, want the limit named", err)
+		}
+	}
+	err = s.Command("sh", "-c", "sleep 60 & sleep 0 & wait $!; exit 3").Run(t.Context())
+	if ee, ok := errors.AsType[*sandbox.ExitError](err); !ok || ee.Code != 3 || ee.Limit != "" {
+		t.Errorf("few processes: %v, want no limit named", err)
 	}
 	if caps.Memory {
 		if err := s.Command("sh", "-c", "x=$(head -c 100M /dev/zero | tr '\\0' x); echo ${#x}").Run(t.Context()); err == nil {
