@@ -9,6 +9,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -132,7 +133,7 @@ func TestListFails(t *testing.T) {
 		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{}); err != nil {
 			t.Fatal(err)
 		}
-		if all, err := Descendants(os.Getpid()); err == nil {
+		if all, err := descendants(os.Getpid()); err == nil {
 			t.Errorf("without descriptors: %v", all)
 		}
 		if all, err := byParent(os.Getpid()); err == nil {
@@ -148,4 +149,34 @@ func TestListFails(t *testing.T) {
 	if out, err := c.CombinedOutput(); err != nil {
 		t.Errorf("%v\n%s", err, out)
 	}
+}
+
+// Who cannot list processes tries again, and gives up at some time.
+func TestListAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, c := range []struct {
+			fails    int
+			err      error
+			hopeless error
+			want     error
+		}{
+			{fails: 0},
+			{fails: 1, err: unix.EMFILE},
+			{fails: 100, err: unix.ENFILE, hopeless: unix.EMFILE},
+			{fails: 1 << 20, err: unix.ENFILE, want: unix.ENFILE},
+			{fails: 1, err: unix.EMFILE, hopeless: unix.EMFILE, want: unix.EMFILE},
+		} {
+			left := c.fails
+			all, err := patiently(func() ([]int, error) {
+				if left > 0 {
+					left--
+					return nil, c.err
+				}
+				return []int{1}, nil
+			}, c.hopeless)
+			if !errors.Is(err, c.want) || err == nil && len(all) != 1 {
+				t.Errorf("%+v: %v, %v", c, all, err)
+			}
+		}
+	})
 }

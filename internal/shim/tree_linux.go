@@ -22,7 +22,7 @@ func killTree(empty <-chan struct{}) {
 	for {
 		if os.Getpid() == 1 { // of a namespace: /proc is that of another
 			_ = unix.Kill(-1, unix.SIGKILL)
-		} else if _, err := KillBelow(os.Getpid()); err != nil {
+		} else if _, err := killBelow(ownDescendants); err != nil {
 			os.Exit(confine.ExitSetup)
 		}
 		pause.Reset(time.Millisecond)
@@ -37,8 +37,12 @@ func killTree(empty <-chan struct{}) {
 // KillBelow stops all that there are below a process, then kills them, and returns
 // which these were.
 func KillBelow(pid int) (stopped []int, err error) {
+	return killBelow(func() ([]int, error) { return Descendants(pid) })
+}
+
+func killBelow(list func() ([]int, error)) (stopped []int, err error) {
 	for range 100 { // a fork bomb makes new ones while it is being stopped
-		all, err := Descendants(pid)
+		all, err := list()
 		if err != nil {
 			return nil, err
 		}
@@ -60,8 +64,33 @@ func KillBelow(pid int) (stopped []int, err error) {
 	return stopped, nil
 }
 
-// Descendants lists the processes below pid. It fails rather than leave one out.
+// listPatience is how long nothing may be listed, for want of descriptors or memory say:
+// what else there is in the sandbox ends with who gives up.
+const listPatience = 2 * time.Second
+
+// Descendants lists the processes below pid. It fails rather than leave one out, and
+// tries for some time before.
 func Descendants(pid int) ([]int, error) {
+	return patiently(func() ([]int, error) { return descendants(pid) }, nil)
+}
+
+// ownDescendants lists those of a shim. It has so few descriptors that it never runs out
+// of them, unless a command got at its limit: that one is no shim any more.
+func ownDescendants() ([]int, error) {
+	return patiently(func() ([]int, error) { return descendants(os.Getpid()) }, unix.EMFILE)
+}
+
+// patiently lists until that succeeds, its patience is at an end, or there is no hope.
+func patiently(list func() ([]int, error), hopeless error) ([]int, error) {
+	for began := time.Now(); ; time.Sleep(10 * time.Millisecond) {
+		all, err := list()
+		if err == nil || hopeless != nil && errors.Is(err, hopeless) || time.Since(began) >= listPatience {
+			return all, err
+		}
+	}
+}
+
+func descendants(pid int) ([]int, error) {
 	var out []int
 	queue := []int{pid}
 	for len(queue) > 0 {
