@@ -68,6 +68,14 @@ type Lister struct {
 	Tool    bool // its commands get them, not its function
 }
 
+// Uses are what is asked about the names, for [Load].
+func (l Lister) Uses() (out []Use) {
+	for _, listed := range l.Secrets {
+		out = append(out, Use{Key: strings.TrimSuffix(listed, "?")})
+	}
+	return out
+}
+
 // Listers returns the steps of a definition that list names, as table definition has
 // them.
 func Listers(steps []byte) (out []Lister, err error) {

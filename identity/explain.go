@@ -69,7 +69,11 @@ func (p *Profiles) explain(ctx context.Context, tx pgx.Tx, run int64) (e Explana
 	if err != nil {
 		return e, err
 	}
-	v, err := Load(ctx, tx, p.q, []Scope{b.Place}, []int64{run}, nil, b.Keys)
+	uses := []Use{{Run: run}}
+	for _, l := range listers {
+		uses = append(uses, l.Uses()...)
+	}
+	v, err := Load(ctx, tx, p.q, []Scope{b.Place}, uses, b.Keys)
 	if err == nil {
 		err = v.Recall(ctx, tx, p.q, b)
 	}

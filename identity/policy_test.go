@@ -231,7 +231,7 @@ func TestPutPolicy(t *testing.T) {
 		t.Fatal(err)
 	}
 	err = pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
-		v, err := identity.Load(ctx, tx, q, []identity.Scope{atPublish}, nil, nil)
+		v, err := identity.Load(ctx, tx, q, []identity.Scope{atPublish}, nil)
 		if err == nil {
 			err = v.Recall(ctx, tx, q, b)
 		}

@@ -2,6 +2,7 @@ package identity
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -98,6 +99,49 @@ func (r Revocation) problem() string {
 type Revocations struct {
 	Epochs map[string]int64 // by tenant; the deployment is ""
 	rows   []Revocation
+	asked  asked // what rows are about; nil: nothing was asked
+}
+
+// asked are targets by kind.
+type asked map[string]map[string]bool
+
+const anyTarget = "*"
+
+// targets are those that a use is about, but for its tenant.
+func (u Use) targets(yield func(kind, target string) bool) {
+	more := (u.Key == "" || yield(KindKey, u.Key)) && (u.Workflow == "" || yield(KindWorkflow, u.Workflow)) &&
+		(u.Run == 0 || yield(KindRun, runid.Text(u.Run)))
+	for _, w := range u.Worker {
+		more = more && yield(KindWorker, w)
+	}
+	for _, id := range u.Profiles {
+		more = more && yield(KindProfile, strconv.FormatInt(id, 10))
+	}
+}
+
+func (a asked) add(u Use) {
+	for kind, target := range u.targets {
+		if a[kind] == nil {
+			a[kind] = make(map[string]bool)
+		}
+		a[kind][target] = true
+	}
+}
+
+// of returns the targets of a kind, nil if there are none.
+func (a asked) of(kind string) []string { return slices.Collect(maps.Keys(a[kind])) }
+
+// lacks returns what of a use was not asked about.
+func (a asked) lacks(u Use) (r Revocation, is bool) {
+	if a == nil {
+		return r, false
+	}
+	for kind, target := range u.targets {
+		if all := a[kind]; !all[target] && !all[anyTarget] {
+			return Revocation{Tenant: u.Tenant, Kind: kind, Target: target, State: Hard, Reason: "nobody has looked"}, true
+		}
+	}
+	return r, false
 }
 
 // A Use is what is asked about: whichever fields are known.
@@ -123,8 +167,11 @@ type Use struct {
 }
 
 // Of returns the state of a use: the highest of what is revoked of it, and
-// which revocation says so.
+// which revocation says so. One that was not among those of [Load] is [Hard].
 func (r Revocations) Of(u Use) (s State, why Revocation) {
+	if not, is := r.asked.lacks(u); is {
+		return not.State, not
+	}
 	for _, row := range r.rows {
 		if row.State <= s || (row.Tenant != "" && row.Tenant != u.Tenant) || !r.concerns(row, u) {
 			continue

@@ -8,7 +8,6 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/stepward/stepward/internal/db"
-	"github.com/stepward/stepward/internal/runid"
 )
 
 // A View is what counts at some places, as one moment has it.
@@ -25,48 +24,56 @@ type sender interface {
 	SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults
 }
 
-// Load reads what counts at places. Of runs and workers, those are looked at that
-// are named; keys are those that are said with runs. It is for the broker and for what
-// enqueues: nobody else has a q.
-func Load(ctx context.Context, tx sender, q *db.Queries, places []Scope, runs []int64, workers []string, keys ...map[string]Key) (View, error) {
-	return load(ctx, tx, q, &pgx.Batch{}, places, runs, workers, keys)
+// Load reads what counts at places, and for uses: what is revoked of anything else is not read, so that it costs
+// nothing, and [Revocations.Of] permits no use that was not among them. Without any, it is of every key. keys are those that
+// are said with runs. It is for the broker and for what enqueues: nobody else has a q.
+func Load(ctx context.Context, tx sender, q *db.Queries, places []Scope, uses []Use, keys ...map[string]Key) (View, error) {
+	return load(ctx, tx, q, &pgx.Batch{}, places, uses, keys)
 }
 
 // LoadToBind is Load for a transaction that adds runs: what would be revoked from here on
 // waits for it. The statements that read have new snapshots, and so see what was revoked
 // before; in a transaction of an application that has but one, what that sees counts, and the
 // start of a step asks again.
-func LoadToBind(ctx context.Context, tx pgx.Tx, q *db.Queries, places []Scope, keys []map[string]Key) (View, error) {
+func LoadToBind(ctx context.Context, tx pgx.Tx, q *db.Queries, places []Scope, uses []Use, keys []map[string]Key) (View, error) {
 	tenants := []string{}
 	for _, p := range places {
 		tenants = append(tenants, p.Tenant)
 	}
 	b := &pgx.Batch{}
 	b.Queue(q.IdentityShare, tenants)
-	return load(ctx, tx, q, b, places, nil, nil, keys)
+	return load(ctx, tx, q, b, places, uses, keys)
 }
 
 // load sends statements, after those that are in the batch, in one go.
-func load(ctx context.Context, tx sender, q *db.Queries, b *pgx.Batch, places []Scope, runs []int64, workers []string, keys []map[string]Key) (v View, err error) {
+func load(ctx context.Context, tx sender, q *db.Queries, b *pgx.Batch, places []Scope, uses []Use, keys []map[string]Key) (v View, err error) {
 	tenants, projects, environments, workflows := []string{}, []string{}, []string{}, []string{}
+	of := make(asked)
 	for _, p := range places {
 		tenants, projects = append(tenants, p.Tenant), append(projects, p.Project)
 		environments, workflows = append(environments, p.Environment), append(workflows, p.Workflow)
+		of.add(Use{Workflow: p.Workflow})
 	}
-	for _, of := range keys {
-		for _, k := range of {
+	for _, said := range keys {
+		for _, k := range said {
 			if k.Ref != "" { // any profile of the tenant may have it
 				projects, environments, workflows = nil, nil, nil
 			}
 		}
 	}
-	ids := []string{}
-	for _, id := range runs {
-		ids = append(ids, runid.Text(id))
+	for _, u := range uses {
+		of.add(u)
+	}
+	names := of.of(KindKey)
+	switch {
+	case uses == nil:
+		of[KindKey] = map[string]bool{anyTarget: true}
+	case names == nil: // which would be any
+		names = []string{}
 	}
 	before := b.Len()
 	b.Queue(q.ProfileApply, tenants, projects, environments, workflows)
-	b.Queue(q.RevocationApply, tenants, ids, append([]string{}, workers...))
+	b.Queue(q.RevocationApply, tenants, of.of(KindRun), of.of(KindWorker), of.of(KindWorkflow), names, of.of(KindProfile), projects, environments, workflows)
 	results := tx.SendBatch(ctx, b)
 	defer func() { err = errors.Join(err, results.Close()) }()
 	for range before {
@@ -94,12 +101,16 @@ func load(ctx context.Context, tx sender, q *db.Queries, b *pgx.Batch, places []
 		}
 		return nil
 	})
+	for _, p := range v.Profiles {
+		of.add(Use{Profiles: []int64{p.ID}})
+	}
+	v.Revocations.asked = of
 	return v, err
 }
 
 // State returns the state of a use now, and which revocation says so.
 func (p *Profiles) State(ctx context.Context, u Use) (State, Revocation, error) {
-	v, err := Load(ctx, p.pool, p.q, []Scope{{Tenant: u.Tenant, Workflow: u.Workflow}}, []int64{u.Run}, u.Worker)
+	v, err := Load(ctx, p.pool, p.q, []Scope{{Tenant: u.Tenant, Workflow: u.Workflow}}, []Use{u})
 	if err != nil {
 		return Hard, Revocation{}, fmt.Errorf("identity: read revocations: %w", err)
 	}

@@ -175,7 +175,7 @@ func (f *fixture) bindRun(run int64, place identity.Scope, keys map[string]ident
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	v, err := identity.Load(f.t.Context(), f.pool, q, []identity.Scope{place}, nil, nil, keys)
+	v, err := identity.Load(f.t.Context(), f.pool, q, []identity.Scope{place}, nil, keys)
 	if err != nil {
 		f.t.Fatal(err)
 	}

@@ -70,13 +70,14 @@ func (b *bound) demand(at standing, unknown error) error {
 func (b *broker) resolve(ctx context.Context, f facts, binding identity.Binding, again repeated, level identity.Level) (bound, error) {
 	place := binding.Place
 	place.Step = f.def.Name
-	v, err := b.view(ctx, f, place, binding)
+	lists := identity.Lister{Step: f.def.Name, Secrets: f.def.Secrets, Tool: f.def.Tool}
+	v, err := b.view(ctx, f, place, binding, append(f.uses(nil), lists.Uses()...))
 	if err != nil {
 		return bound{}, err
 	}
 	use := f.use()
 	use.WorkflowVersion, use.Level = f.version, level
-	all, withheld, err := binding.Start(v, identity.Lister{Step: f.def.Name, Secrets: f.def.Secrets, Tool: f.def.Tool}, use)
+	all, withheld, err := binding.Start(v, lists, use)
 	if err != nil {
 		return bound{}, unresolved(err)
 	}
@@ -127,10 +128,10 @@ func unresolved(err error) error {
 	return refuse(reasonDenied, name, "broker: %w", err)
 }
 
-// view reads what counts for an attempt of a run that is bound to something, as one moment has it.
-func (b *broker) view(ctx context.Context, f facts, place identity.Scope, to identity.Binding) (v identity.View, err error) {
+// view reads what counts for an attempt of a run that is bound to something, and for uses, as one moment has it.
+func (b *broker) view(ctx context.Context, f facts, place identity.Scope, to identity.Binding, uses []identity.Use) (v identity.View, err error) {
 	err = pgx.BeginTxFunc(ctx, b.Pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
-		v, err = identity.Load(ctx, tx, b.q, []identity.Scope{place}, []int64{f.run}, append(f.workers(), f.before...), to.Keys)
+		v, err = identity.Load(ctx, tx, b.q, []identity.Scope{place}, uses, to.Keys)
 		if err == nil {
 			err = v.Recall(ctx, tx, b.q, to)
 		}
@@ -179,6 +180,15 @@ func (f facts) useOf(p pin) identity.Use {
 	return use
 }
 
+// uses are what is asked about an attempt, and about what it was given.
+func (f facts) uses(pins []pin) []identity.Use {
+	out := []identity.Use{f.use(), {Worker: f.workers()}, {Worker: f.before}}
+	for _, p := range pins {
+		out = append(out, f.useOf(p))
+	}
+	return out
+}
+
 // digest is that of what the run was bound to.
 func (b *broker) digest(ctx context.Context, f facts) ([32]byte, error) {
 	binding, _, err := b.binding(ctx, f)
@@ -189,7 +199,7 @@ func (b *broker) digest(ctx context.Context, f facts) ([32]byte, error) {
 // before; and what was revoked in the meantime.
 // An attempt that can do without goes on without. It returns what it has looked at.
 func (b *broker) recheck(ctx context.Context, f facts, bound *bound, got *fetched) (current, error) {
-	v, err := b.current(ctx, f)
+	v, err := b.current(ctx, f, got.pins)
 	if err != nil {
 		return v, err
 	}
@@ -211,7 +221,7 @@ func (b *broker) recheck(ctx context.Context, f facts, bound *bound, got *fetche
 // revoked returns the epoch of what is revoked, and what must not be used any more of what
 // was issued.
 func (b *broker) revoked(ctx context.Context, f facts, pins []pin) (int64, *refusal, error) {
-	v, err := b.current(ctx, f)
+	v, err := b.current(ctx, f, pins)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -221,8 +231,8 @@ func (b *broker) revoked(ctx context.Context, f facts, pins []pin) (int64, *refu
 // current is what is revoked now.
 type current struct{ identity.Revocations }
 
-func (b *broker) current(ctx context.Context, f facts) (current, error) {
-	v, err := b.view(ctx, f, identity.Scope{Tenant: f.tenant, Workflow: f.workflow, Step: f.def.Name}, identity.Binding{})
+func (b *broker) current(ctx context.Context, f facts, pins []pin) (current, error) {
+	v, err := b.view(ctx, f, identity.Scope{Tenant: f.tenant, Workflow: f.workflow, Step: f.def.Name}, identity.Binding{}, f.uses(pins))
 	return current{v.Revocations}, err
 }
 

@@ -34,7 +34,7 @@ func (b *broker) still(ctx context.Context, f facts, pins []pin, at identity.Lev
 	}
 	place := binding.Place
 	place.Step = f.def.Name
-	v, err := b.view(ctx, f, place, binding)
+	v, err := b.view(ctx, f, place, binding, f.uses(pins))
 	if err != nil {
 		return current{}, nil, err
 	}

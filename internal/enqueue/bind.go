@@ -30,6 +30,7 @@ func bind(ctx context.Context, tx pgx.Tx, q *db.Queries, items []Item, defs map[
 	var all []candidate
 	var places []identity.Scope
 	var keys []map[string]identity.Key
+	uses, early := []identity.Use{}, false
 	for i := range items {
 		it := &items[i]
 		d := defs[it.Workflow]
@@ -59,12 +60,19 @@ func bind(ctx context.Context, tx pgx.Tx, q *db.Queries, items []Item, defs map[
 				return nil, err
 			}
 		}
+		for _, s := range c.steps {
+			uses = append(uses, s.Uses()...)
+		}
+		early = early || c.early
 		all, places, keys = append(all, c), append(places, c.place), append(keys, c.keys)
+	}
+	if early { // of whatever key
+		uses = nil
 	}
 	if len(all) == 0 {
 		return nil, nil
 	}
-	view, err := identity.LoadToBind(ctx, tx, q, places, keys)
+	view, err := identity.LoadToBind(ctx, tx, q, places, uses, keys)
 	if err != nil {
 		return nil, fmt.Errorf("read profiles and what is revoked: %w", err)
 	}

@@ -1,6 +1,7 @@
 package enqueue_test
 
 import (
+	"encoding/json"
 	"testing"
 	"time"
 
@@ -48,6 +49,54 @@ func TestPlansAreKept(t *testing.T) {
 		if times, ok := planned[name]; !ok || times > 5 { // what Postgres tries before it keeps one
 			t.Errorf("%s was planned %d times for %d runs, or is not there: %v", name, times, n, planned)
 		}
+	}
+}
+
+// What was revoked of others is not read, however much that is: of profiles that are gone, other keys, workflows, runs and workers.
+func TestRevokedOfOthersIsNotRead(t *testing.T) {
+	b := newBinder(t)
+	b.put("acme", acme, map[string]identity.Key{"TOKEN": key("t"), "REGION": {Knob: "eu"}})
+	err := b.p.Revoke(t.Context(), identity.Revocation{Tenant: "acme", Kind: identity.KindKey, Target: "REGION", State: identity.Deprecated})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = b.pool.Exec(t.Context(), `WITH e AS (INSERT INTO `+b.q.Schema+`.identity_epoch VALUES ('', 9999)) INSERT INTO `+b.q.Schema+`.revocation (tenant, epoch, kind, target, version, state, drain, actor, reason)
+		SELECT t, 10 + 6 * n + k.i, k.kind, 'X' || n, '', 3, false, 'ops', '' FROM generate_series(1, 1000) n, (VALUES ('acme'), ('')) t (t),
+		       unnest(ARRAY['key', 'version', 'profile', 'workflow', 'run', 'worker']) WITH ORDINALITY k (kind, i)`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.pool.Exec(t.Context(), "ANALYZE "+b.q.Schema+".revocation"); err != nil {
+		t.Fatal(err)
+	}
+	pages := func(keys []string) (plan struct {
+		Rows int `json:"Actual Rows"`
+		Hit  int `json:"Shared Hit Blocks"`
+		Read int `json:"Shared Read Blocks"`
+	}) {
+		t.Helper()
+		err := pgx.BeginFunc(t.Context(), b.pool, func(tx pgx.Tx) error {
+			var out []struct{ Plan json.RawMessage }
+			if _, err := tx.Exec(t.Context(), "SET LOCAL plan_cache_mode = force_generic_plan"); err != nil { // the one that is kept
+				return err
+			}
+			err := tx.QueryRow(t.Context(), "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) "+b.q.RevocationApply, []string{"acme"}, []string{"run_1"}, []string{"w"},
+				[]string{"site"}, keys, []string{"99"}, []string{""}, []string{""}, []string{"site"}).Scan(&out)
+			if err == nil {
+				err = json.Unmarshal(out[0].Plan, &plan)
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return plan
+	}
+	if p := pages([]string{"TOKEN", "REGION"}); p.Rows != 2 || p.Hit+p.Read > 100 {
+		t.Errorf("%d rows, of %d pages", p.Rows, p.Hit+p.Read)
+	}
+	if p := pages(nil); p.Rows < 4000 || p.Hit+p.Read < 100 { // that of an early binding: all keys
+		t.Errorf("control: %d rows, of %d pages", p.Rows, p.Hit+p.Read)
 	}
 }
 

@@ -454,6 +454,7 @@ CREATE TABLE stepward.binding (
 );
 
 CREATE INDEX revocation_target ON stepward.revocation (tenant, kind, target);
+CREATE INDEX revocation_unknown ON stepward.revocation (tenant) WHERE kind NOT IN ('key', 'version', 'profile', 'tenant', 'workflow', 'run', 'worker');
 
 -- Records an envelope that is about to leave, if the attempt is still that worker's (else: false), and nothing was revoked
 -- since these epochs of its tenant and of the deployment (else: null). Who revokes waits for it, and it for them, for less

@@ -66,14 +66,35 @@ SELECT tenant, epoch, kind, target, version, state, drain, at, actor, reason
 FROM stepward.revocation WHERE tenant = $1 AND ($2::text IS NULL OR kind = $2 AND target = $3) ORDER BY epoch;
 
 -- name: RevocationApply
--- For tenants and for all: what is revoked, and the versions that came after. Of runs and workers, those
--- that $2 and $3 name. A tenant has a row for its epoch even if nothing else. Selected parameters: see ProfileApply.
+-- For tenants and for all: what is revoked, and the versions that came after, of what somebody asks about: runs ($2), workers ($3),
+-- workflows ($4), keys ($5; null: any), and profiles, those with an id of $6 and those that ProfileApply returns. However much else was
+-- revoked, it is not read: each target is looked for by itself. A kind that is not known here concerns everybody. A tenant has a row for
+-- its epoch even if nothing else. Selected parameters: see ProfileApply.
 SELECT e.tenant, e.epoch, coalesce(r.epoch, 0), coalesce(r.kind, ''), coalesce(r.target, ''), coalesce(r.version, ''), coalesce(r.state, 0), coalesce(r.drain, false)
 FROM stepward.identity_epoch e
-LEFT JOIN stepward.revocation r ON r.tenant = e.tenant
-     AND (r.kind NOT IN ('run', 'worker') OR r.kind = 'run' AND r.target = ANY((SELECT $2::text[])::text[]) OR r.kind = 'worker' AND r.target = ANY((SELECT $3::text[])::text[]))
-     AND (r.state > 0 OR EXISTS (SELECT FROM stepward.revocation k
-                                 WHERE k.tenant = r.tenant AND k.kind = 'key' AND k.target = r.target AND k.state > 0 AND k.epoch < r.epoch))
+LEFT JOIN LATERAL (
+    SELECT r.* FROM (
+        SELECT 'tenant' AS kind, '' AS target
+        UNION ALL SELECT 'run', unnest((SELECT $2::text[])::text[])
+        UNION ALL SELECT 'worker', unnest((SELECT $3::text[])::text[])
+        UNION ALL SELECT 'workflow', unnest((SELECT $4::text[])::text[])
+        UNION ALL SELECT 'key', unnest((SELECT $5::text[])::text[])
+        UNION ALL SELECT 'version', unnest((SELECT $5::text[])::text[])
+        UNION ALL SELECT 'profile', unnest((SELECT $6::text[])::text[])
+        UNION ALL SELECT 'profile', p.id::text FROM stepward.profile p
+            WHERE p.tenant = e.tenant
+              AND ((SELECT $7::text[]) IS NULL OR p.project = '' OR p.project = ANY((SELECT $7::text[])::text[]))
+              AND ((SELECT $8::text[]) IS NULL OR p.environment = '' OR p.environment = ANY((SELECT $8::text[])::text[]))
+              AND ((SELECT $9::text[]) IS NULL OR p.workflow = '' OR p.workflow = ANY((SELECT $9::text[])::text[]))
+    ) a CROSS JOIN LATERAL (
+        SELECT * FROM stepward.revocation WHERE tenant = e.tenant AND kind = a.kind AND target = a.target OFFSET 0
+    ) r
+    UNION ALL
+    SELECT * FROM stepward.revocation WHERE (SELECT $5::text[]) IS NULL AND tenant = e.tenant AND kind IN ('key', 'version')
+    UNION ALL
+    SELECT * FROM stepward.revocation WHERE tenant = e.tenant AND kind NOT IN ('key', 'version', 'profile', 'tenant', 'workflow', 'run', 'worker')
+) r ON r.state > 0 OR EXISTS (SELECT FROM stepward.revocation k
+                              WHERE k.tenant = r.tenant AND k.kind = 'key' AND k.target = r.target AND k.state > 0 AND k.epoch < r.epoch)
 WHERE e.tenant = '' OR e.tenant = ANY((SELECT $1::text[])::text[])
 ORDER BY e.tenant, r.epoch;
 
