@@ -61,7 +61,10 @@ const (
 	KeyWithheld      = "key.withheld"      // from an attempt that can do without; detail: name, attempt, error; policies, if they were asked
 	KeyInjected      = "key.injected"      // put into requests, before the first of them and of each half minute; detail: name, host, count of uses, attempt, envelope
 	KeyDeprecated    = "key.deprecated"    // was issued all the same; detail: name, version, attempt, and what of it is deprecated
-	EnvelopeClosed   = "envelope.closed"   // nothing of it is of use any more; detail: envelope
+	EnvelopeClosed   = "envelope.closed"   // its attempt is over, and it is renewed no more; detail: envelope. What stores have made for it ends after that
+	LeaseRevoked     = "lease.revoked"     // a store has ended what it made for an attempt; detail: envelope, name, store
+	LeasePending     = "lease.pending"     // it was asked to, the first time in vain, and is asked again until it has; detail: also until, when that ends by itself if the store did as it was asked, and the error
+	LeaseUnsupported = "lease.unsupported" // the store ends nothing that it has made; detail: also until
 	ProfilePut       = "profile.put"       // of no run; detail: profile, scope, generation, the names that were changed, and of each change its key, field, from and to; more: so many are left out
 	ProfileDeleted   = "profile.deleted"   // and what ran with it is stopped
 	KeyRotated       = "key.rotated"       // of no run; detail: key, version

@@ -121,6 +121,7 @@ var brokerWrites = map[string]string{
 	"IssueOpened":   "again is no change",
 	"IssueClose":    "again is no change",
 	"IssueSweep":    "again is no change",
+	"IssueLeases":   "they have another turn",
 	"IssueReleased": "leases are ended again before it",
 	"IssueNoted":    "a refusal stands without it, and nothing is issued",
 }

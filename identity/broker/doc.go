@@ -8,7 +8,7 @@
 //	worker -> broker   Issue    the sandbox's hello; an envelope
 //	worker -> broker   Opened   for the record
 //	worker -> broker   Renew    every five seconds: a challenge; an answer, or that it is revoked
-//	worker -> broker   Close    leases are ended at their source
+//	worker -> broker   Close    leases are to be ended at their source: audit.LeaseRevoked
 //
 // # What it believes
 //

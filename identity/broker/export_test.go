@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"errors"
 	"testing"
 	"time"
 )
@@ -25,7 +26,17 @@ func Sweep(ctx context.Context, cfg Config) error {
 	if err != nil {
 		return err
 	}
-	return b.sweepOnce(ctx)
+	return errors.Join(b.closeLeft(ctx), b.endLeases(ctx))
+}
+
+// LeasesAtOnce is for TestLeasesOfOneThatHangs.
+const LeasesAtOnce = leasesAtOnce
+
+// SetSweepEvery has brokers look every so often, for as long as the test runs.
+func SetSweepEvery(t *testing.T, d time.Duration) {
+	before := sweepEvery
+	sweepEvery = d
+	t.Cleanup(func() { sweepEvery = before })
 }
 
 // SetPlaces has brokers that begin have so many places, for as long as the test runs.

@@ -38,12 +38,6 @@ type fetched struct {
 	missing []identity.Resolved // what the stores do not have, and the attempt can do without
 }
 
-// lease is what a store gave out until it is told otherwise.
-type lease struct {
-	Scheme string `json:"scheme"`
-	ID     string `json:"id"`
-}
-
 func (f *fetched) wipe() {
 	for i := range f.items {
 		clear(f.items[i].Value)
@@ -58,14 +52,14 @@ func (b *broker) fetch(ctx context.Context, f facts, bound bound, id envelope.ID
 		value Value
 		err   error
 	}
-	answers := make([]answer, len(grants))
+	answers, until := make([]answer, len(grants)), time.Now().Add(f.def.lasts())
 	var all sync.WaitGroup
 	for i, g := range grants {
 		if g.key.Ref == "" {
 			answers[i].value = Value{Bytes: []byte(g.key.Knob)}
 			continue
 		}
-		all.Go(func() { answers[i].value, answers[i].err = b.get(ctx, f, g) })
+		all.Go(func() { answers[i].value, answers[i].err = b.get(ctx, f, g, until) })
 	}
 	all.Wait()
 	out := &fetched{}
@@ -77,7 +71,7 @@ func (b *broker) fetch(ctx context.Context, f facts, bound bound, id envelope.ID
 			scheme, _, _ = identity.SplitRef(g.key.Ref)
 		}
 		if a.value.Lease != "" {
-			out.leases = append(out.leases, lease{scheme, a.value.Lease})
+			out.leases = append(out.leases, lease{Scheme: scheme, ID: a.value.Lease, Name: g.name, Until: until})
 		}
 		switch {
 		case errors.Is(a.err, ErrNoSecret) && !g.required:
@@ -124,8 +118,8 @@ func (b *broker) fetch(ctx context.Context, f facts, bound bound, id envelope.ID
 	return out, err
 }
 
-// get gets one secret.
-func (b *broker) get(ctx context.Context, f facts, g grant) (Value, error) {
+// get gets one secret, for until then.
+func (b *broker) get(ctx context.Context, f facts, g grant, until time.Time) (Value, error) {
 	scheme, path, err := identity.SplitRef(g.key.Ref)
 	if err != nil {
 		return Value{}, refuse(reasonUnresolved, g.name, "broker: %s: %w", g.name, err)
@@ -138,7 +132,7 @@ func (b *broker) get(ctx context.Context, f facts, g grant) (Value, error) {
 	defer cancel()
 	v, err := ask(ctx, store, Request{
 		Path: path, Version: g.version(), Tenant: f.tenant,
-		Attempt: fmt.Sprintf("%v/%s/%d", workflow.RunID(f.run), f.key, f.attempt), Until: time.Now().Add(f.def.lasts()),
+		Attempt: fmt.Sprintf("%v/%s/%d", workflow.RunID(f.run), f.key, f.attempt), Until: until,
 	})
 	switch {
 	case err == nil:

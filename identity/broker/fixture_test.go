@@ -31,15 +31,16 @@ import (
 
 // memory is a store in memory. Values and errors are by path.
 type memory struct {
-	mu     sync.Mutex
-	values map[string]string
-	now    map[string]string // versions; "v1" without, "-" is none
-	errs   map[string]error
-	asked  []broker.Request
-	leases bool
-	ended  []string
-	fails  int // how often Revoke does
-	wait   func(ctx context.Context, path string)
+	mu      sync.Mutex
+	values  map[string]string
+	now     map[string]string // versions; "v1" without, "-" is none
+	errs    map[string]error
+	asked   []broker.Request
+	leases  bool
+	ended   []string
+	fails   int    // how often Revoke does
+	trouble string // with which
+	wait    func(ctx context.Context, path string)
 }
 
 func (m *memory) Get(ctx context.Context, r broker.Request) (broker.Value, error) {
@@ -71,7 +72,7 @@ func (m *memory) Revoke(_ context.Context, id string) error {
 	defer m.mu.Unlock()
 	if m.fails > 0 {
 		m.fails--
-		return errors.New("the source is away")
+		return errors.New(cmp.Or(m.trouble, "the source is away"))
 	}
 	m.ended = append(m.ended, id)
 	return nil

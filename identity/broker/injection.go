@@ -283,7 +283,7 @@ func (i *injection) load(ctx context.Context, pins []pin) error {
 	var keys []injected
 	for _, p := range pins {
 		g := grant{name: p.Name, key: identity.Key{Ref: p.Ref, Version: p.Version, Inject: p.Inject}}
-		v, err := i.b.get(ctx, i.f, g)
+		v, err := i.b.get(ctx, i.f, g, time.Now().Add(i.f.def.lasts()))
 		if err == nil {
 			keys = append(keys, injected{p, p.Inject.Endpoints(), i.b.root.placeholder(i.id, p.Name, cmp.Or(p.Inject.Prefix, placeholderMark)), v.Bytes})
 			err = i.f.injectable(g, v)

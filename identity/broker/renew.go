@@ -2,10 +2,7 @@ package broker
 
 import (
 	"context"
-	"encoding/hex"
-	"encoding/json"
 	"errors"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -69,95 +66,4 @@ func (b *broker) close(ctx context.Context, c claim) error {
 		b.endInjection(ctx, envelope.ID(id), errors.New("broker: it is closed"))
 	}
 	return nil
-}
-
-// wake has leases ended soon.
-func (b *broker) wake() {
-	select {
-	case b.closed <- struct{}{}:
-	default:
-	}
-}
-
-// sweepEvery is how often the broker looks for what nobody has closed.
-const sweepEvery = 5 * time.Second
-
-// sweep closes what is left open by workers that are gone, and ends leases, until ctx is done.
-func (b *broker) sweep(ctx context.Context) {
-	tick := time.NewTicker(sweepEvery)
-	defer tick.Stop()
-	for {
-		if err := b.sweepOnce(ctx); err != nil && ctx.Err() == nil {
-			b.Logger.WarnContext(ctx, "what was issued could not be looked through", "error", err)
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		case <-b.closed:
-		}
-	}
-}
-
-func (b *broker) sweepOnce(ctx context.Context) error {
-	var n int
-	if err := b.Pool.QueryRow(ctx, b.q.IssueSweep, b.actor).Scan(&n); err != nil {
-		return err
-	}
-	type due struct{ ID, Leases []byte }
-	rows, err := b.Pool.Query(ctx, b.q.IssueLeases)
-	if err != nil {
-		return err
-	}
-	all, err := pgx.CollectRows(rows, pgx.RowToStructByPos[due])
-	if err != nil {
-		return err
-	}
-	for _, d := range all {
-		plain, err := b.root.open(d.Leases, "leases "+hex.EncodeToString(d.ID))
-		var leases []lease
-		if err == nil {
-			err = json.Unmarshal(plain, &leases)
-			clear(plain)
-		}
-		done := err == nil && b.release(ctx, leases) // another broker's are not, and go to the end of the queue
-		if _, err := b.Pool.Exec(ctx, b.q.IssueReleased, d.ID, done); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// release tells stores that leases are over. It reports whether they know.
-func (b *broker) release(ctx context.Context, leases []lease) bool {
-	all := true
-	for _, l := range leases {
-		store := b.Stores[l.Scheme]
-		r, ok := store.(Revoker)
-		if !ok {
-			all = all && store != nil // who cannot end one never will: it runs out
-			continue
-		}
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), b.Timeout)
-		err := end(ctx, r, l.ID)
-		cancel()
-		if err != nil {
-			all = false
-			b.Logger.Warn("a lease was not ended at its source", "store", l.Scheme, "error", err)
-		}
-	}
-	return all
-}
-
-// end has a store end a lease, whatever it does.
-func end(ctx context.Context, r Revoker, id string) (err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = panicked(p)
-		}
-		if err != nil {
-			err = outward(err, []byte(id))
-		}
-	}()
-	return r.Revoke(ctx, id)
 }

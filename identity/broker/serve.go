@@ -123,6 +123,7 @@ func (b *broker) serve(ctx context.Context, ln net.Listener) error {
 	defer stop()
 	var loops sync.WaitGroup
 	loops.Go(func() { b.sweep(sweeping) })
+	loops.Go(func() { b.endings(sweeping) })
 	defer loops.Wait()
 	defer stop()
 	defer b.endInjections(ctx)

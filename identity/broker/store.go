@@ -18,8 +18,8 @@ type Store interface {
 
 // A Revoker is a Store whose values may be leases, which it can end.
 type Revoker interface {
-	// Revoke ends what Get gave out under this lease, at its source. It is called
-	// again after a failure, also by another process.
+	// Revoke ends what Get gave out under this lease, at its source, and returns nil when it is dead
+	// there. It is called again after a failure, also by another process, for a few leases at a time.
 	Revoke(ctx context.Context, lease string) error
 }
 

@@ -382,7 +382,7 @@ func TestGrantsOfBroker(t *testing.T) {
 		t.Error(err)
 	}
 	claim := []any{int64(1), 1, int64(1), 1, 1, "box"}
-	for name, sql := range map[string]string{"IssueFacts": q.IssueFacts, "IssueOpen": q.IssueOpen, "IssueOpened": q.IssueOpened, "IssueClose": q.IssueClose, "IssueSweep": q.IssueSweep, "IssueLeases": q.IssueLeases, "IssuePut": q.IssuePut, "BindingGet": q.BindingGet, "ProfileApply": q.ProfileApply, "PolicyGet": q.PolicyGet, "Installation": q.Installation, "SandboxTenant": q.SandboxTenant} {
+	for name, sql := range map[string]string{"IssueFacts": q.IssueFacts, "IssueOpen": q.IssueOpen, "IssueOpened": q.IssueOpened, "IssueClose": q.IssueClose, "IssueSweep": q.IssueSweep, "IssueLeases": q.IssueLeases, "IssueReleased": q.IssueReleased, "IssuePut": q.IssuePut, "BindingGet": q.BindingGet, "ProfileApply": q.ProfileApply, "PolicyGet": q.PolicyGet, "Installation": q.Installation, "SandboxTenant": q.SandboxTenant} {
 		args := claim
 		switch name {
 		case "IssueOpen":
@@ -393,6 +393,8 @@ func TestGrantsOfBroker(t *testing.T) {
 			args = slices.Concat(claim, []any{[]byte{1}, "L1", int64(0), "[]", []byte{1}, nil, "broker", int64(0), int64(0), ""})
 		case "IssueSweep":
 			args = []any{"broker"}
+		case "IssueReleased":
+			args = []any{[]byte{1}, []byte{1}, nil, "revoked", "", "broker", "[]"}
 		case "IssueLeases", "Installation":
 			args = nil
 		case "BindingGet":
@@ -423,6 +425,8 @@ func TestGrantsOfBroker(t *testing.T) {
 	}
 	for sql, may := range map[string]bool{
 		"SELECT pins FROM stepward.issue":                                                             true,
+		"SELECT lease_state, lease_tries, lease_error FROM stepward.issue":                            true,
+		"SELECT leases FROM stepward.issue":                                                           false,
 		"SELECT renewal FROM stepward.issue":                                                          false,
 		"UPDATE stepward.issue SET opened_at = NULL":                                                  false,
 		"SELECT stepward.put_issue(1, 1, 1, 1, 1, 'x', 'x', 'L1', 0, '[]', 'x', NULL, 'x', 0, 0, '')": false,

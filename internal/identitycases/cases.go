@@ -72,7 +72,7 @@ var Cases = []Group{
 		{ID: 31, Name: "what is to be ended forks twice, leaves its session, ignores SIGTERM", Tests: []string{"sandbox/local TestBackend/kill"}},
 		{ID: 32, Name: "a soft revoke", Tests: []string{"examples/identity TestOutput", "internal/enqueue TestBindRevoked", "identity/broker TestRevoked"}},
 		{ID: 33, Name: "a renewal is replayed, repeats its number, or is another's", Tests: []string{"internal/envelope TestRenewal", "sandbox/local TestBackend/secrets/lapse"}},
-		{ID: 34, Name: "a revocation at the source fails", Tests: []string{"identity/vault TestRevokeFails", "identity/broker TestSweep"}},
+		{ID: 34, Name: "a revocation at the source fails", Tests: []string{"identity/vault TestRevokeFails", "identity/broker TestLeaseOnRecord", "identity/broker TestLeaseOfALostBroker", "identity/broker TestLeasesOfOneThatHangs", "identity/broker TestSweep"}},
 		{ID: 35, Name: "a worker dies, and something that was given out lives on", Tests: []string{"identity/broker TestSweep", "identity/broker TestSweepPassesOver", "identity/vault TestNoTokenIsLeft"}},
 	}},
 	{"Vault", []Case{

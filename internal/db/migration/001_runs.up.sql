@@ -389,11 +389,15 @@ CREATE TABLE stepward.issue (
     revocation bigint NOT NULL, -- the tenant's epoch of revocations
     pins       jsonb NOT NULL,
     renewal    bytea NOT NULL, -- a digest of the pins and whose they are, and the key of its renewals, sealed under the broker's own
-    leases     bytea,          -- sealed so, too; null: there are none, or their source was told that they are over
+    leases     bytea,          -- sealed so, too; null: there are none, or nothing is left to ask for: see lease_state
     issued_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
     opened_at  timestamptz, -- null: the runner has not said so
     closed_at  timestamptz,
-    tried_at   timestamptz  -- when the end of its leases was asked for last
+    tried_at   timestamptz, -- when the end of its leases had its turn last
+    lease_state text,       -- null: it has none. held: nobody was asked for their end; pending: asked in vain, for one at least; revoked:
+                            -- all have ended; unsupported: so, but those that their store cannot end, which run out
+    lease_tries int NOT NULL DEFAULT 0, -- how often stores were asked
+    lease_error text NOT NULL DEFAULT '' -- what they said last, if it was no
 );
 
 CREATE INDEX issue_run ON stepward.issue (run_id, seq, attempt);
@@ -478,8 +482,8 @@ LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET
     ), going AS MATERIALIZED (
         SELECT key FROM ours WHERE NOT EXISTS (SELECT FROM revoked v WHERE v.epoch > CASE v.tenant WHEN '' THEN $15 ELSE $14 END)
     ), kept AS (
-        INSERT INTO stepward.issue (id, run_id, seq, attempt, step, sandbox_id, level, why, revocation, pins, renewal, leases)
-        SELECT $7, $1, $4, $5, key, $6, $8, $16, $9, $10, $11, $12 FROM going
+        INSERT INTO stepward.issue (id, run_id, seq, attempt, step, sandbox_id, level, why, revocation, pins, renewal, leases, lease_state)
+        SELECT $7, $1, $4, $5, key, $6, $8, $16, $9, $10, $11, $12, CASE WHEN $12 IS NOT NULL THEN 'held' END FROM going
     ), noted AS (
         INSERT INTO stepward.event (run_id, kind, actor, step, detail)
         SELECT $1, 'envelope.issued', $13, key,

@@ -5,7 +5,7 @@ GRANT SELECT ON ALL TABLES IN SCHEMA stepward, stepward_river TO :client;
 REVOKE SELECT ON stepward.sandbox FROM :client;
 GRANT SELECT (id, run_id, session, backend, created_at, destroyed_at) ON stepward.sandbox TO :client; -- who has a handle may have the sandbox
 REVOKE SELECT ON stepward.issue FROM :client;
-GRANT SELECT (id, run_id, seq, attempt, step, sandbox_id, level, revocation, pins, issued_at, opened_at, closed_at, tried_at) ON stepward.issue TO :client;
+GRANT SELECT (id, run_id, seq, attempt, step, sandbox_id, level, revocation, pins, issued_at, opened_at, closed_at, tried_at, lease_state, lease_tries, lease_error) ON stepward.issue TO :client;
 GRANT USAGE ON SEQUENCE stepward.id_counter TO :client;
 GRANT INSERT ON stepward.run, stepward.idempotency, stepward.deadline, stepward.ready, stepward.requirement, stepward.event, stepward.signal, stepward.notice, stepward.parked, stepward.attribute, stepward.blob, stepward.blob_use, stepward.run_limit TO :client;
 GRANT UPDATE (cancel, late, pause, state, finished_at, error, epoch, session, crashes, version, requirement_id) ON stepward.run TO :client;
@@ -50,6 +50,6 @@ GRANT SELECT (run_id, epoch, session, at) ON stepward.claim TO :broker;
 GRANT SELECT (run_id, seq) ON stepward.step TO :broker;
 GRANT SELECT (session, name) ON stepward.worker TO :broker;
 GRANT SELECT (id, run_id) ON stepward.sandbox TO :broker;
-GRANT UPDATE (opened_at, closed_at, leases, tried_at) ON stepward.issue TO :broker;
+GRANT UPDATE (opened_at, closed_at, leases, tried_at, lease_state, lease_tries, lease_error) ON stepward.issue TO :broker;
 GRANT INSERT ON stepward.event TO :broker;
 GRANT EXECUTE ON FUNCTION stepward.put_issue TO :broker;

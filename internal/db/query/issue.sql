@@ -74,12 +74,25 @@ WITH due AS MATERIALIZED (
 SELECT count(*) FROM closed;
 
 -- name: IssueLeases
--- What was closed and has leases that its source has not been told the end of, in the order of asking.
-SELECT id, leases FROM stepward.issue WHERE closed_at IS NOT NULL AND leases IS NOT NULL ORDER BY tried_at NULLS FIRST LIMIT 100;
+-- Takes what was closed and has leases that are not over, in the order of their turns: what is taken goes to the end. Also, whether
+-- that is due for long.
+WITH due AS MATERIALIZED (
+    SELECT id FROM stepward.issue WHERE closed_at IS NOT NULL AND leases IS NOT NULL
+    ORDER BY tried_at NULLS FIRST LIMIT 100 FOR UPDATE SKIP LOCKED
+)
+UPDATE stepward.issue i SET tried_at = clock_timestamp() FROM due WHERE i.id = due.id
+RETURNING i.id, i.leases, coalesce(i.lease_state, 'held'), i.closed_at < clock_timestamp() - interval '5 min';
 
 -- name: IssueReleased
--- Its leases are over ($2), or their end was asked for in vain.
-UPDATE stepward.issue SET leases = CASE WHEN $2::bool THEN NULL ELSE leases END, tried_at = clock_timestamp() WHERE id = $1;
+-- What came of asking for the end of its leases ($2): those as they are now ($3, null: all are over), and events about them. No
+-- change if somebody else has asked meanwhile.
+WITH asked AS (
+    UPDATE stepward.issue SET leases = $3, lease_state = $4, lease_tries = lease_tries + 1, lease_error = $5
+    WHERE id = $1 AND leases = $2 RETURNING run_id, step
+)
+INSERT INTO stepward.event (run_id, kind, actor, step, detail)
+SELECT asked.run_id, e ->> 'kind', $6::text, asked.step, convert_to((e -> 'detail')::text, 'UTF8')
+FROM asked, json_array_elements($7::json) e;
 
 -- name: IssueNoted
 -- That an attempt was refused its secrets, or one of them was withheld, and why.
