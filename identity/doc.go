@@ -38,7 +38,8 @@
 // What is in a sandbox stays there until the attempt ends, or it is revoked. A key with Inject, which
 // is not, is asked about again for each connection and every five seconds: hosts that it has lost, a policy that denies it
 // now and a higher MinLevel count for attempts that go on. What an attempt has lost it does not get
-// back, and its value stays in the version that was issued until that is revoked.
+// back as long as it goes on using it with one broker; after a minute without a request, or with another broker, what the profiles
+// say then counts. Its value stays in the version that was issued until that is revoked.
 //
 // # Policies
 //

@@ -24,7 +24,7 @@ type Cmd struct {
 	Name string   // looked up in the sandbox's PATH if it has no slash
 	Args []string // without the name
 
-	// Dir is the working directory. Defaults to [Workspace].
+	// Dir is the working directory. Defaults to [Workspace], from where a relative one is named.
 	Dir string
 
 	// Env is the environment on top of the Spec's: "KEY=value".

@@ -165,10 +165,13 @@ func (x *execs) get(req *rpc.ExecRequest, epoch int64) (*exec, error) {
 	e.id, e.named, e.what = req.Id, req.Named, what
 	e.begin(req, x.met)
 	for _, s := range []rpc.Output_Stream{rpc.Output_STDOUT, rpc.Output_STDERR} {
-		e.out[s].hoard = &x.hoard
+		l := &e.out[s]
+		l.mu.Lock() // a spare that has just died closes it
+		l.hoard = &x.hoard
 		if req.MaxOutput > 0 {
-			e.out[s].middle = &middleless{most: max(2, req.MaxOutput)}
+			l.middle = &middleless{most: max(2, req.MaxOutput)}
 		}
+		l.mu.Unlock()
 	}
 	x.byID[req.Id] = e
 	x.live++

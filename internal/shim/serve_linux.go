@@ -136,6 +136,9 @@ func awaitEntry(conn *fdpass.Conn) error {
 	if err != nil {
 		return err
 	}
+	if err := unix.Chdir(confine.Workspace); err != nil { // directories of commands may be named from there
+		return err
+	}
 	null, err := unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	for fd := 0; fd < 3 && err == nil; fd++ { // what it has is the host's
 		err = unix.Dup3(null, fd, 0)

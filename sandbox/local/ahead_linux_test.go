@@ -46,7 +46,7 @@ func TestShimAhead(t *testing.T) {
 	if in, host := root(first), root("/proc/self"); in != root(runner) || in == host {
 		t.Errorf("the shim is at the root %v, the tool runner at %v, this process at %v", in, root(runner), host)
 	}
-	if at, err := os.Readlink(first + "/cwd"); err != nil || at != "/" {
+	if at, err := os.Readlink(first + "/cwd"); err != nil || at != sandbox.Workspace {
 		t.Errorf("the shim is in the directory %s, %v", at, err)
 	}
 	threads, err := filepath.Glob(first + "/task/*/status")

@@ -79,6 +79,11 @@ func testCommand(t *testing.T, s *sandbox.Sandbox) {
 	if got, err := c.Output(ctx); err != nil || string(got) != "/tmp" {
 		t.Errorf("Dir /tmp: %s, %v", got, err)
 	}
+	c = s.Command(program, "probe:pwd")
+	c.Dir = "." // of what it is in without one
+	if got, err := c.Output(ctx); err != nil || string(got) != sandbox.Workspace {
+		t.Errorf("Dir .: %s, %v", got, err)
+	}
 	for _, name := range []string{"no-such-command", "/no/such/command"} {
 		var ce *sandbox.CommandError
 		if err := s.Command(name).Run(ctx); !errors.As(err, &ce) || !errors.Is(err, fs.ErrNotExist) {
