@@ -98,6 +98,7 @@ type lent struct {
 	stop  context.CancelFunc
 	over  sync.WaitGroup
 
+	keyed   bool        // the sandbox has heard of the broker here, and takes no other
 	routed  bool        // used by one goroutine at a time: who issues, and then who renews
 	listed  []string    // the secrets of the step
 	revoked atomic.Bool // the sandbox is told that it is over, and its end waits for nothing
@@ -120,7 +121,11 @@ func (h *host) lend(ctx context.Context, a engine.Attempt, b *box, end func(erro
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
-		return nil, l.fault(ctx, err)
+		err = l.fault(ctx, err)
+		if l.keyed && errors.Is(err, engine.ErrHandBack) && h.w.lease.slack() > 0 {
+			b.lasts = false // the next worker's broker may be another; there is nothing to go on with
+		}
+		return nil, err
 	}
 	renewing, stop := context.WithCancel(context.WithoutCancel(ctx))
 	l.stop = stop
@@ -211,6 +216,7 @@ func (l *lent) issue(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	l.keyed = true
 	var issued *connect.Response[rpc.IssueResponse]
 	err = l.patiently(ctx, keyMost, func(ctx context.Context) error {
 		return l.call(ctx, brokerTimeout, func(ctx context.Context, c rpcconnect.BrokerClient) (err error) {
@@ -268,7 +274,7 @@ func (l *lent) fault(ctx context.Context, err error) error {
 	if start, ok := errors.AsType[*brokerlink.StartError](err); ok {
 		return l.elsewhere(ctx, lacksBroker, start, true)
 	}
-	if errors.Is(err, sandbox.ErrLost) {
+	if errors.Is(err, sandbox.ErrLost) || l.taken && errors.Is(err, sandbox.ErrSecret) { // that of another broker refuses the one here
 		return &engine.Fault{Kind: "sandbox", Message: err.Error(), Type: fmt.Sprintf("%T", err), Orphan: l.taken, Err: err}
 	}
 	return &engine.Fault{Kind: "identity", Message: err.Error(), Err: err} // it may work the next time

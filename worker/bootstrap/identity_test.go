@@ -21,6 +21,7 @@ import (
 	"github.com/stepward/stepward/identity/broker"
 	"github.com/stepward/stepward/identity/filestore"
 	"github.com/stepward/stepward/sandbox"
+	"github.com/stepward/stepward/sandbox/local"
 	"github.com/stepward/stepward/worker"
 	"github.com/stepward/stepward/worker/bootstrap"
 	"github.com/stepward/stepward/workflow"
@@ -369,11 +370,21 @@ func TestIdentityWorkerRevoked(t *testing.T) {
 	ends(run, "second third")
 }
 
+// lasting is a backend whose sandboxes others can open.
+type lasting struct{ sandbox.Backend }
+
+func (l lasting) Probe(ctx context.Context) (sandbox.Capabilities, error) {
+	c, err := l.Backend.Probe(ctx)
+	c.Persistent = true
+	return c, err
+}
+
 // A worker whose broker does not start, or has not the store, hands its runs to those whose broker may do better, and leaves
-// more of them alone for a time. Nobody has to resume any. Where no other worker is left, the run is parked.
+// more of them alone for a time. Nobody has to resume any. Where no other worker is left, the run is parked. No sandbox
+// that has heard of a broker is handed to one with another key.
 func TestIdentityElsewhere(t *testing.T) {
 	good := filepath.Join(sockets(t), "good")
-	h := newHarbour(t, worker.Config{Name: "good", Broker: "unix://" + good})
+	h := newHarbour(t, worker.Config{Name: "good", Broker: "unix://" + good, Backends: []sandbox.Backend{lasting{local.New(local.Config{})}}})
 	file, err := bootstrap.FileStore(os.Getenv(envStore))(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -381,6 +392,7 @@ func TestIdentityElsewhere(t *testing.T) {
 	file.Pool, file.Schema = h.cfg.Pool, h.cfg.Schema
 	serveBroker(t, good, file)
 	other := file
+	other.Dir = filepath.Join(t.TempDir(), "root")
 	other.Stores = map[string]broker.Store{"vault": file.Stores["file"]}
 	bad := filepath.Join(sockets(t), "bad")
 	serveBroker(t, bad, other)
@@ -418,6 +430,9 @@ func TestIdentityElsewhere(t *testing.T) {
 	cfg := h.cfg
 	cfg.Name, cfg.Broker = "no store", "unix://"+bad
 	works(t, cfg)()
+	if goesOn := "going on in the sandbox of another worker"; strings.Contains(h.log.String(), goesOn) {
+		t.Errorf("the log has %q:\n%s", goesOn, h.log)
+	}
 	cfg.Name, cfg.Broker = "no broker", ""
 	works(t, cfg)
 	parks := func(o workflow.EnqueueOptions) {
