@@ -25,8 +25,12 @@ import (
 	"github.com/stepward/stepward/internal/rpc/rpcconnect"
 )
 
-// killTimeout bounds how long killing may take before the sandbox counts as lost.
-const killTimeout = 10 * time.Second
+// killTimeout bounds how long killing may take before the sandbox counts as lost, as it does
+// when the runner has said nothing for killPatience, and then nothing to another call.
+const (
+	killTimeout  = time.Minute
+	killPatience = 10 * time.Second
+)
 
 // maxAnswer bounds the encoded answer of a guest step.
 const maxAnswer = rpc.MaxMessage
@@ -207,7 +211,7 @@ func (x *execution) kill(ended, ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		resp, err := c.Kill(ctx, connect.NewRequest(&rpc.KillRequest{Id: x.req.Id}))
+		resp, err := askKill(ctx, c, x.req.Id)
 		if err != nil || resp.Msg.Found || ran {
 			return err
 		}
@@ -217,6 +221,25 @@ func (x *execution) kill(ended, ctx context.Context) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-time.After(pause):
+		}
+	}
+}
+
+// askKill asks for the kill of an exec, and again while the runner, which may have many
+// processes to end and little CPU time, is seen to be there.
+func askKill(ctx context.Context, c rpcconnect.RunnerClient, id string) (*connect.Response[rpc.KillResponse], error) {
+	for {
+		ask, cancel := context.WithTimeout(ctx, killPatience)
+		resp, err := c.Kill(ask, connect.NewRequest(&rpc.KillRequest{Id: id}))
+		cancel()
+		if err == nil || connect.CodeOf(err) != connect.CodeDeadlineExceeded && !errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil {
+			return resp, err
+		}
+		ask, cancel = context.WithTimeout(ctx, killPatience/2)
+		_, gone := c.Kill(ask, connect.NewRequest(&rpc.KillRequest{})) // of none
+		cancel()
+		if gone != nil {
+			return nil, err
 		}
 	}
 }

@@ -94,8 +94,8 @@ func (x *execs) reap(signals <-chan os.Signal) {
 	}
 }
 
-// lastResort is how long what was killed may take to end.
-const lastResort = 5 * time.Second
+// lastResort is how long what was killed may take until the next of it ends.
+const lastResort = 10 * time.Second
 
 // killAll is the last resort: everything in the sandbox but the runner. If that cannot
 // be, the sandbox ends.
@@ -111,11 +111,15 @@ func (x *execs) killAll() {
 	if os.Getpid() == 1 {
 		unix.Kill(-1, unix.SIGKILL)
 	}
-	for began := time.Now(); err == nil; time.Sleep(time.Millisecond) {
-		if killed = slices.DeleteFunc(killed, func(pid int) bool { return strings.ContainsRune("-ZX", shim.StateOf(pid)) }); len(killed) == 0 {
+	for since := time.Now(); err == nil; time.Sleep(time.Millisecond) {
+		before := len(killed)
+		killed = slices.DeleteFunc(killed, func(pid int) bool { return strings.ContainsRune("-ZX", shim.StateOf(pid)) })
+		switch {
+		case len(killed) == 0:
 			return
-		}
-		if time.Since(began) > lastResort {
+		case len(killed) < before:
+			since = time.Now()
+		case time.Since(since) > lastResort:
 			err = fmt.Errorf("processes %v outlive SIGKILL", killed)
 		}
 	}

@@ -178,22 +178,27 @@ func (p *Process) Signal(sig unix.Signal) {
 }
 
 // Insist ends what the shim does not, until over is closed: when its patience is at an end
-// all that is below the shim, and when that has been so twenty times the shim itself,
-// of which Receive tells then.
+// all that is below the shim, and when that has been to no effect for twenty times as long
+// the shim itself, of which Receive tells then. What else runs in the sandbox ends with a
+// shim, so one under which processes still end has more time, up to 180 times.
 func (p *Process) Insist(over <-chan struct{}, patience time.Duration) {
 	began := time.Now()
 	next := time.NewTimer(patience)
 	defer next.Stop()
+	seen := ending{since: began}
 	for {
 		select {
 		case <-over:
 			return
 		case <-next.C:
 		}
-		if _, err := KillBelow(p.pid); err != nil || time.Since(began) > 20*patience {
+		looked := time.Now()
+		below, err := KillBelow(p.pid)
+		now := time.Now()
+		if err != nil || seen.stuck(below, StateOf, now, 20*patience) || now.Sub(began) > 180*patience {
 			_ = unix.Kill(p.pid, unix.SIGKILL)
 		}
-		next.Reset(patience / 4)
+		next.Reset(max(patience/4, now.Sub(looked))) // what is short of CPU time needs it to end
 	}
 }
 
