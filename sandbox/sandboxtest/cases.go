@@ -127,7 +127,7 @@ var Cases = []Group{
 		{ID: 73, Name: "memory, swap, shared memory, files and inodes without limit", Tests: []string{"TestBackend/limits", "local TestInodes", "docker TestInodes", "gvisor TestGVisorCeiling"}, Except: "on kubernetes and gVisor, the number of files: they count as memory"},
 	}},
 	{"Control", []Case{
-		{ID: 74, Name: "forged, huge, truncated answers of a runner", Tests: []string{"sandbox FuzzEvents", "internal/tunnel FuzzFrames"}},
+		{ID: 74, Name: "forged, huge, truncated answers of a runner", Tests: []string{"sandbox FuzzEvents", "sandbox TestForgedAnswers", "internal/tunnel FuzzFrames"}},
 		{ID: 75, Name: "a worker that was fenced off", Tests: []string{"TestBackend/connections", "worker TestLateWriteIsRefused"}},
 		{ID: 76, Name: "two workers take one warm sandbox", Tests: []string{"TestBackend/claim", "internal/warm TestTake"}},
 		{ID: 77, Name: "a renewal races the end of a lease", Tests: []string{"worker TestReapWhileEnding"}},
