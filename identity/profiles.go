@@ -69,7 +69,8 @@ var (
 
 // Put makes a profile, with Generation 0, or changes the one that [Profiles.Get] has
 // returned with this Generation. One that is there already and says the same is no
-// conflict, and not changed. Errors: a *[ProfileError], which says where in its Policy, and
+// conflict, and not changed. What a change takes away, by a Deny or as a key that is gone, attempts that start later do not
+// get; what runs keeps it, but for keys with Inject: [Profiles.Revoke] stops that, and so does [Profiles.Delete]. Errors: a *[ProfileError], which says where in its Policy, and
 // [ErrConflict].
 func (p *Profiles) Put(ctx context.Context, pr Profile) error {
 	if err := p.check(pr); err != nil {
