@@ -6,11 +6,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/stepward/stepward/audit"
+	"github.com/stepward/stepward/internal/layers"
 	"github.com/stepward/stepward/sandbox"
 	"github.com/stepward/stepward/worker"
 	"github.com/stepward/stepward/workflow"
@@ -172,6 +174,65 @@ func TestShareOfLost(t *testing.T) {
 	ids, err := run.Result(t.Context())
 	if err != nil || ids[0] == ids[1] {
 		t.Errorf("got %v, %v", ids, err)
+	}
+}
+
+// An unguarded backend makes sandboxes without Landlock: a command can stop its shim.
+type unguarded struct{ sandbox.Backend }
+
+func (b unguarded) Create(ctx context.Context, c sandbox.Creation) (sandbox.Enforcement, error) {
+	return b.Backend.Create(layers.Without(ctx, layers.Landlock), c)
+}
+
+// A step that keeps its shim from ending its command leaves nothing of it beside the next
+// step of the run.
+func TestShareAfterHostile(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	there := make(chan struct{})
+	o := workflow.StepOptions{Mode: workflow.Sandboxed, Sandbox: sandbox.Spec{Share: true}, Retry: workflow.Retry{MaxAttempts: 1}}
+	list := func(ctx context.Context, sb *sandbox.Sandbox) (bool, error) {
+		out, err := sb.Command("/bin/sh", "-c", "cat /proc/[0-9]*/cmdline; true").Output(ctx)
+		return strings.Contains(string(out), "hostile"), err
+	}
+	hostile := workflow.NewToolStep("hostile", func(ctx context.Context, sb *sandbox.Sandbox, _ int) (bool, error) {
+		c := sb.Command("/bin/sh", "-c", "echo there; read go; kill -STOP $PPID; while :; do sleep 1; done", "hostile")
+		input, act := io.Pipe()
+		c.Stdin, c.Stdout = input, closes{there}
+		if err := c.Start(ctx); err != nil {
+			return false, err
+		}
+		select {
+		case <-there:
+		case <-ctx.Done():
+			return false, ctx.Err()
+		}
+		seen, err := list(ctx, sb)
+		act.Close()
+		if werr := c.Wait(); !errors.Is(werr, sandbox.ErrLost) {
+			return seen, fmt.Errorf("it ended with %w, want it lost", werr)
+		}
+		return seen, err
+	}, o)
+	next := workflow.NewToolStep("next", func(ctx context.Context, sb *sandbox.Sandbox, _ int) (bool, error) {
+		return list(ctx, sb)
+	}, o)
+	after := workflow.DurableWorkflow[int, []bool]{Name: "after-hostile"}
+	v1 := workflow.Define(after, func(ctx workflow.Context, _ int) ([]bool, error) {
+		during, err := hostile.Run(ctx, 0)
+		if err != nil {
+			return nil, err
+		}
+		later, err := next.Run(ctx, 0)
+		return []bool{during, later}, err
+	}, workflow.Options{Version: "1", Steps: []workflow.Declared{hostile, next}})
+	f.start(worker.Config{Workflows: []*workflow.Definition{v1}, Backends: []sandbox.Backend{unguarded{backends(t)[0]}}})
+	run, err := after.Enqueue(t.Context(), f.client, 0, workflow.EnqueueOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if seen, err := run.Result(t.Context()); err != nil || !slices.Equal(seen, []bool{true, false}) {
+		t.Errorf("seen while it runs, and by the next step: %v, %v", seen, err)
 	}
 }
 
