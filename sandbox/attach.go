@@ -113,6 +113,11 @@ func (t *Terminal) wire() *rpc.Terminal {
 const maxID = 128
 
 func (c *Cmd) checkID() error {
+	if a := c.attach; a != nil && c.ID == "" {
+		return errors.New("sandbox: Attach without the id of a command")
+	} else if a != nil && (a.StdoutOffset < 0 || a.StderrOffset < 0) {
+		return fmt.Errorf("sandbox: Attach to %.150q from a negative byte: %d, %d", c.ID, a.StdoutOffset, a.StderrOffset)
+	}
 	if len(c.ID) > maxID || strings.ContainsFunc(c.ID, func(r rune) bool { return r <= ' ' || r > '~' }) {
 		return fmt.Errorf("sandbox: command id %.150q is not up to %d printable ASCII characters", c.ID, maxID)
 	}

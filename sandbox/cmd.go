@@ -188,31 +188,37 @@ func (c *Cmd) Start(ctx context.Context) error {
 
 // check refuses what cannot be sent. It never shows the value of a variable.
 func (c *Cmd) check(env []string) error {
-	refuse := func(what string) error {
-		return &CommandError{Command: strings.ToValidUTF8(c.Name, "\uFFFD"), Err: fmt.Errorf("%s is not UTF-8: %w", what, fs.ErrInvalid)}
-	}
-	if !utf8.ValidString(c.Name) {
-		return refuse("the name")
-	}
-	if !utf8.ValidString(c.Dir) {
-		return refuse("the working directory")
-	}
-	for i, arg := range c.Args {
-		if !utf8.ValidString(arg) {
-			return refuse(fmt.Sprintf("argument %d", i+1))
+	valid := func(s, format string, a ...any) error {
+		var why string
+		switch {
+		case !utf8.ValidString(s):
+			why = "is not UTF-8"
+		case strings.ContainsRune(s, 0):
+			why = "has a NUL byte"
+		default:
+			return nil
 		}
+		return c.refused(fmt.Sprintf(format, a...) + " " + why)
+	}
+	err := cmp.Or(valid(c.Name, "the name"), valid(c.Dir, "the working directory"))
+	for i, arg := range c.Args {
+		err = cmp.Or(err, valid(arg, "argument %d", i+1))
 	}
 	for _, name := range c.Secrets {
-		if !utf8.ValidString(name) {
-			return refuse("the name of a secret")
+		err = cmp.Or(err, valid(name, "the name of a secret"))
+	}
+	for i, kv := range env {
+		key, _, ok := strings.Cut(kv, "=")
+		err = cmp.Or(err, valid(kv, "variable %s", strings.ToValidUTF8(key, "\uFFFD")))
+		if err == nil && (key == "" || !ok) {
+			err = c.refused(fmt.Sprintf("variable %d is not KEY=value", i+1-(len(env)-len(c.Env))))
 		}
 	}
-	for _, kv := range env {
-		if key, _, _ := strings.Cut(kv, "="); !utf8.ValidString(kv) {
-			return refuse("variable " + strings.ToValidUTF8(key, "\uFFFD"))
-		}
-	}
-	return nil
+	return err
+}
+
+func (c *Cmd) refused(why string) error {
+	return &CommandError{Command: strings.ToValidUTF8(c.Name, "\uFFFD"), Err: fmt.Errorf("%s: %w", why, fs.ErrInvalid)}
 }
 
 // Wait waits for a command that was started, as [Cmd.Run] does.

@@ -100,6 +100,9 @@ func Start(ctx context.Context, b Backend, o Options) (*Sandbox, error) {
 	if !idPattern.MatchString(o.ID) {
 		return nil, fmt.Errorf("sandbox: id %q is not 1 to 40 of [a-z0-9-]", o.ID)
 	}
+	if o.OrphanAfter < 0 {
+		return nil, fmt.Errorf("sandbox: OrphanAfter is negative: %v", o.OrphanAfter)
+	}
 	if o.OrphanAfter == 0 {
 		o.OrphanAfter = DefaultOrphanAfter
 	}

@@ -7,6 +7,12 @@ import (
 	"github.com/stepward/stepward/sandbox"
 )
 
+func TestNegativeOrphanAfter(t *testing.T) {
+	if _, err := sandbox.Start(t.Context(), nil, sandbox.Options{OrphanAfter: -1}); err == nil || !strings.Contains(err.Error(), "OrphanAfter is negative") {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestSpecValidate(t *testing.T) {
 	for want, s := range map[string]sandbox.Spec{
 		"":                              {Env: map[string]string{"KEY": "ä=b"}, Network: sandbox.NetworkPolicy{Allow: []string{"10.0.0.0/8", "example.com:443"}}},

@@ -97,7 +97,9 @@ func testCommand(t *testing.T, s *sandbox.Sandbox) {
 	}
 	for what, bad := range map[string]*sandbox.Cmd{
 		"the name": {Name: "\xff"}, "argument 2": {Name: program, Args: []string{"a", "\xff"}},
-		"variable KEY": {Name: program, Env: []string{"KEY=secret\xff"}}, "invalid argument": {Name: program, Args: []string{"a\x00b"}},
+		"variable KEY": {Name: program, Env: []string{"KEY=secret\xff"}}, "argument 1 has a NUL byte": {Name: program, Args: []string{"a\x00b"}},
+		"variable N has a NUL byte":   {Name: program, Env: []string{"N=secret\x00"}},
+		"variable 2 is not KEY=value": {Name: program, Env: []string{"A=b", "secret"}}, "variable 1 is not KEY=value": {Name: program, Env: []string{"=secret"}},
 	} {
 		c := s.Command(bad.Name, bad.Args...)
 		c.Env = bad.Env

@@ -45,9 +45,10 @@ func testHandle(t *testing.T, s *sandbox.Sandbox) {
 	t.Run("refused", func(t *testing.T) {
 		for what, c := range map[string]*sandbox.Cmd{
 			"a long id": s.Attach(strings.Repeat("x", 129), 0, 0), "an id with a space": s.Attach("a b", 0, 0),
+			"no id": s.Attach("", 0, 0), "a negative byte": s.Attach("job", 0, -1),
 		} {
-			if err := c.Start(bounded(t)); err == nil {
-				t.Errorf("%s was accepted", what)
+			if err := c.Start(bounded(t)); err == nil || strings.Contains(err.Error(), "invalid_argument") {
+				t.Errorf("%s: %v, want it refused here", what, err)
 			}
 		}
 		c := s.Command(program)

@@ -125,12 +125,10 @@ func testOddCommands(t *testing.T, s *sandbox.Sandbox) {
 		"1,000 arguments":   s.Command(program, append([]string{verbPrefix + "pwd"}, make([]string, 1000)...)...),
 		"a value with =":    {},
 		"no value":          {},
-		"no =":              {},
-		"no name":           {},
 		"one name twice":    {},
 	} {
 		if c.Name == "" {
-			env := map[string][]string{"a value with =": {"A=b=c"}, "no value": {"A="}, "no =": {"A"}, "no name": {"=b"}, "one name twice": {"A=1", "A=2"}}
+			env := map[string][]string{"a value with =": {"A=b=c"}, "no value": {"A="}, "one name twice": {"A=1", "A=2"}}
 			c = s.Command(program, verbPrefix+"pwd")
 			c.Env = env[what]
 		}
