@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -46,7 +47,7 @@ func testLife(t *testing.T, b sandbox.Backend, spec sandbox.Spec) {
 	// The orphan rule: nobody is ever connected.
 	id := fmt.Sprintf("orphan-%d", time.Now().UnixNano())
 	_, err = b.Create(ctx, sandbox.Creation{ID: id, Spec: spec, Labels: sandbox.Labels{Schema: schema}, OrphanAfter: time.Second})
-	if err != nil {
+	if err != nil && !strings.Contains(err.Error(), "no worker was connected") { // as early as that, on a busy machine
 		t.Fatal(err)
 	}
 	defer b.Destroy(context.Background(), id)
