@@ -71,7 +71,8 @@ func TestSweep(t *testing.T) {
 	sweep()
 	f.store.mu.Lock()
 	defer f.store.mu.Unlock()
-	if got := open(); len(got) != 0 || len(f.store.ended) != 3 || f.store.ended[0] != "lease of x" {
+	// The broker that serves may ask as well.
+	if got := open(); len(got) != 0 || len(f.store.ended) < 3 || f.store.ended[0] != "lease of x" {
 		t.Errorf("open are %v, ended are %v", got, f.store.ended)
 	}
 	if n := f.count("SELECT count(*)::int FROM stepward.issue WHERE leases IS NOT NULL"); n != 0 {
