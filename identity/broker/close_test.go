@@ -33,6 +33,7 @@ func TestSweep(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	f.stop()
 	open := func() (seqs []int) {
 		rows, err := f.pool.Query(t.Context(), f.in("SELECT seq FROM stepward.issue WHERE closed_at IS NULL ORDER BY seq"))
 		if err != nil {
@@ -71,8 +72,7 @@ func TestSweep(t *testing.T) {
 	sweep()
 	f.store.mu.Lock()
 	defer f.store.mu.Unlock()
-	// The broker that serves may ask as well.
-	if got := open(); len(got) != 0 || len(f.store.ended) < 3 || f.store.ended[0] != "lease of x" {
+	if got := open(); len(got) != 0 || len(f.store.ended) != 3 || f.store.ended[0] != "lease of x" {
 		t.Errorf("open are %v, ended are %v", got, f.store.ended)
 	}
 	if n := f.count("SELECT count(*)::int FROM stepward.issue WHERE leases IS NOT NULL"); n != 0 {
@@ -136,7 +136,6 @@ func (f *fixture) leaseEvents() map[string][]string {
 
 // What came of a lease is on record, for a client too: that its source has not ended it, why, and how often it was asked; and when it has.
 func TestLeaseOnRecord(t *testing.T) {
-	broker.SetSweepEvery(t, time.Hour) // the one that serves looks at the begin only
 	f := newFixture(t, "DEPLOY_TOKEN", "OTHER", "THIRD")
 	f.store.values["x"], f.store.leases, f.store.fails = "s3cr3t-canary", true, 1000
 	f.store.trouble = "the source is away: \x00\xff lease of x"
@@ -147,6 +146,7 @@ func TestLeaseOnRecord(t *testing.T) {
 	if _, err := get(t.Context(), f.serve(), f.claim); err != nil {
 		t.Fatal(err)
 	}
+	f.stop()
 	row := func() (out [3]string) {
 		t.Helper()
 		if err := f.pool.QueryRow(t.Context(), f.in("SELECT lease_state, lease_tries::text, lease_error FROM stepward.issue")).Scan(&out[0], &out[1], &out[2]); err != nil {
@@ -200,13 +200,13 @@ func TestLeaseOnRecord(t *testing.T) {
 
 // Leases that no broker with their key has come for are on record as not ended, once.
 func TestLeaseOfALostBroker(t *testing.T) {
-	broker.SetSweepEvery(t, time.Hour) // the one that serves looks at the begin only
 	f := newFixture(t, "DEPLOY_TOKEN")
 	f.store.values["x"], f.store.leases = "s3cr3t-canary", true
 	f.put("DEPLOY_TOKEN", identity.Key{Ref: "mem://x"})
 	if _, err := get(t.Context(), f.serve(), f.claim); err != nil {
 		t.Fatal(err)
 	}
+	f.stop()
 	f.exec("UPDATE stepward.attempt SET error = ''")
 	cfg := f.cfg
 	cfg.Dir = t.TempDir()

@@ -81,6 +81,7 @@ func (m *memory) Revoke(_ context.Context, id string) error {
 // fixture is a database with one attempt of a step, at epoch 1 of session 7.
 type fixture struct {
 	t        *testing.T
+	stop     func() // ends the broker that was started last, with all that it does by itself
 	pool     *pgxpool.Pool
 	schema   string
 	profiles *identity.Profiles
@@ -212,12 +213,13 @@ func (f *fixture) serveOn(ln net.Listener, address string) *brokerlink.Link {
 	ctx, stop := context.WithCancel(f.ctx)
 	done := make(chan error, 1)
 	go func() { done <- broker.Serve(ctx, ln, f.cfg) }()
-	f.t.Cleanup(func() {
+	f.stop = sync.OnceFunc(func() {
 		stop()
 		if err := <-done; err != nil {
 			f.t.Error(err)
 		}
 	})
+	f.t.Cleanup(f.stop)
 	link, err := brokerlink.New(address, nil)
 	if err != nil {
 		f.t.Fatal(err)
