@@ -57,9 +57,12 @@ func (g *guestOutlet) append(number int64, stream string, payload []byte) error 
 		return &workflow.ValueError{Kind: "size", What: fmt.Sprintf("all entries of an attempt of step %s in a guest", g.key), Bytes: g.entries, Limit: maxGuestEntries}
 	}
 	err := g.to.appendNumbered(g.ctx, n, stream, payload)
-	if errors.Is(err, engine.ErrLeaseLost) {
+	switch {
+	case errors.Is(err, engine.ErrLeaseLost):
 		g.cancel(err)
 		return fmt.Errorf("%w: %w", sandbox.ErrDetached, err) // no news for the guest: another worker may go on with it
+	case err != nil && g.ctx.Err() != nil:
+		return fmt.Errorf("%w: %w", context.Cause(g.ctx), err) // which may be ErrDetached: of a statement that was cut short, only err is known
 	}
 	return err
 }

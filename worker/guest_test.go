@@ -13,12 +13,16 @@ import (
 
 // counter counts what arrives.
 type counter struct {
-	bytes int
-	err   error
+	bytes  int
+	err    error
+	before func() // unless it is nil
 }
 
 func (s *counter) appendNumbered(_ context.Context, _ int, _ string, payload []byte) error {
 	s.bytes += len(payload)
+	if s.before != nil {
+		s.before()
+	}
 	return s.err
 }
 
@@ -55,6 +59,25 @@ func TestGuestEndsWithLease(t *testing.T) {
 	}
 	if cause := context.Cause(ctx); !errors.Is(cause, engine.ErrLeaseLost) {
 		t.Errorf("the attempt goes on: %v", cause)
+	}
+}
+
+// A worker that leaves while an entry is on its way to Postgres hears of its own context from
+// there, and the guest hears nothing: another worker goes on with it.
+func TestGuestLeftWhileItAppends(t *testing.T) {
+	attempt, leave := context.WithCancelCause(t.Context())
+	ctx, stop := leaving(attempt)
+	defer stop()
+	s := &counter{err: context.Canceled, before: func() {
+		leave(engine.ErrHandBack)
+		<-ctx.Done()
+	}}
+	g := &guestOutlet{ctx: ctx, to: s, cancel: leave}
+	if err := g.append(1, "lines", []byte("1")); !errors.Is(err, sandbox.ErrDetached) || !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+	if err := g.append(2, "lines", []byte("2")); !errors.Is(err, sandbox.ErrDetached) {
+		t.Errorf("got %v", err)
 	}
 }
 
