@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+
+	"github.com/stepward/stepward/internal/within"
 )
 
 // An Origin says where something about a name comes from.
@@ -39,21 +41,6 @@ type Resolved struct {
 	Err error
 }
 
-// Profiles returns the ids of the profiles that give a name: of what wins; of what a run says itself, of all that
-// it says that in the place of.
-func (r Resolved) Profiles() (ids []int64) {
-	from := []Origin{r.From}
-	if r.From.Breadth == breadths[runBreadth] {
-		from = r.Shadowed
-	}
-	for _, o := range from {
-		if o.ID != 0 {
-			ids = append(ids, o.ID)
-		}
-	}
-	return ids
-}
-
 // Resolve returns what profiles say at a place, by name. Those that do not
 // apply there are passed over. run is what the enqueue of a run says: it is the
 // narrowest scope, and can hide, restrict and re-point what others set, but add no
@@ -78,7 +65,7 @@ func Resolve(profiles []Profile, place Scope, run map[string]Key) map[string]Res
 
 // A layer is a profile that applies, or what a run says itself.
 type layer struct {
-	breadth int
+	breadth within.Breadth
 	keys    map[string]Key
 	origin  Origin
 }
@@ -86,15 +73,15 @@ type layer struct {
 // layersAt returns what applies at a place, from broad to narrow.
 func layersAt(profiles []Profile, place Scope, run map[string]Key) (layers []layer) {
 	for _, p := range profiles {
-		if p.Scope.covers(place) {
-			layers = append(layers, layer{p.Scope.breadth(), p.Keys, p.origin()})
+		if within.Scope(p.Scope).Covers(within.Scope(place)) {
+			layers = append(layers, layer{within.Scope(p.Scope).Breadth(), p.Keys, p.origin()})
 		}
 	}
 	slices.SortStableFunc(layers, func(a, b layer) int {
 		return cmp.Or(cmp.Compare(a.breadth, b.breadth), cmp.Compare(a.origin.Profile, b.origin.Profile))
 	})
 	if len(run) > 0 {
-		layers = append(layers, layer{runBreadth, run, Origin{Breadth: breadths[runBreadth]}})
+		layers = append(layers, layer{within.Run, run, Origin{Breadth: within.Run.String()}})
 	}
 	return layers
 }
@@ -119,21 +106,21 @@ func resolve(layers []layer, name string, own func(name, ref string) (is bool, h
 		}
 		if k.sets() {
 			is, held := true, ""
-			if l.breadth == runBreadth && k.Ref != "" && k.Ref != winner.Ref {
+			if l.breadth == within.Run && k.Ref != "" && k.Ref != winner.Ref {
 				is, held = own(name, k.Ref)
 			}
 			switch {
 			case lock != nil && lock.breadth < l.breadth:
 				locked = fmt.Sprintf("%v, under %v", l.origin, lock.origin)
-			case l.breadth == runBreadth && set == nil:
+			case l.breadth == within.Run && set == nil:
 				added = "a run adds no name"
 			case !is:
 				added = "no profile of the tenant has the reference that the run names"
 			case held != "":
 				added = held + " restricts what the run names, and a run takes nothing of that off"
-			case l.breadth == runBreadth && k.Inject != nil:
+			case l.breadth == within.Run && k.Inject != nil:
 				added = "a run does not say where a secret goes"
-			case l.breadth == runBreadth && k.Weak && (!winner.Weak || k.Ref != winner.Ref):
+			case l.breadth == within.Run && k.Weak && (!winner.Weak || k.Ref != winner.Ref):
 				added = "a run does not say that a value needs no redaction"
 			}
 			if set != nil {
@@ -154,7 +141,7 @@ func resolve(layers []layer, name string, own func(name, ref string) (is bool, h
 		}
 		if len(k.Commands) > 0 {
 			if restricted {
-				merged.Commands = both(merged.Commands, k.Commands)
+				merged.Commands = within.Commands(merged.Commands, k.Commands)
 			} else {
 				merged.Commands, restricted = slices.Clone(k.Commands), true
 			}

@@ -33,7 +33,7 @@
 // them then. A required name that nobody sets, or that is revoked, is refused. When a step
 // starts, the profiles are asked again, and it gets what both say: less, never more.
 // Another version of the same secret is normal; another Ref is not, but for a key with
-// Retarget. [Profiles.Explain] shows both sides.
+// Retarget. Package identity/explain shows both sides.
 //
 // What is in a sandbox stays there until the attempt ends, or it is revoked. A key with Inject, which
 // is not, is asked about again for each connection and every five seconds: hosts that it has lost, a policy that denies it

@@ -21,6 +21,16 @@ var (
 	ErrAmbiguous = errors.New("ambiguous")
 )
 
+// What a [KeyError] of a start may be about, beyond those of a [Resolved].
+var (
+	// ErrUnbound reports a name that the run was not bound to when it was enqueued.
+	ErrUnbound = errors.New("not bound when the run was enqueued")
+
+	// ErrRetargeted reports a name that refers to something else than when the run was
+	// enqueued, and has no Retarget.
+	ErrRetargeted = errors.New("it refers to something else than when the run was enqueued")
+)
+
 // A KeyError reports a name that a step does not get.
 type KeyError struct {
 	Step   string // empty: of no step in particular

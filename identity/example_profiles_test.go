@@ -47,16 +47,18 @@ func ExampleProfiles() {
 	if err := profiles.Revoke(ctx, token); err != nil {
 		panic(err)
 	}
-	use := identity.Use{Tenant: "acme", Key: "DEPLOY_TOKEN"}
-	state, why, err := profiles.State(ctx, use)
-	fmt.Println(state, why.Kind, err)
 	if err := profiles.Rotate(ctx, "acme", "DEPLOY_TOKEN", "2"); err != nil {
 		panic(err)
 	}
-	state, _, err = profiles.State(ctx, use)
-	fmt.Println(state, err)
+	all, err := profiles.Revocations(ctx, "acme")
+	if err != nil {
+		panic(err)
+	}
+	for _, r := range all {
+		fmt.Println(r.Kind, r.Target, r.Version, r.State)
+	}
 	// Output:
 	// true
-	// hard key <nil>
-	// active <nil>
+	// key DEPLOY_TOKEN  hard
+	// key DEPLOY_TOKEN 2 active
 }

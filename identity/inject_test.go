@@ -81,17 +81,3 @@ func TestInjectCascade(t *testing.T) {
 		}
 	}
 }
-
-// A key that does not enter the sandbox has level L3 where the broker is kept from the worker, and no more than
-// the attempt has where it is not.
-func TestLevelAt(t *testing.T) {
-	injected := identity.Key{Ref: "mem://x", Inject: &identity.Inject{Hosts: []string{"example.com"}}}
-	for _, c := range []struct {
-		at, want identity.Level
-		key      identity.Key
-	}{{identity.L1Dev, identity.L1Dev, injected}, {identity.L1, identity.L3, injected}, {identity.L2, identity.L3, injected}, {identity.L1, identity.L1, identity.Key{Ref: "mem://x"}}} {
-		if got := c.key.LevelAt(c.at); got != c.want {
-			t.Errorf("at %v: %v, want %v", c.at, got, c.want)
-		}
-	}
-}

@@ -33,15 +33,6 @@ type Key struct {
 	Inject *Inject `json:"inject,omitempty"` // the value does not enter the sandbox
 }
 
-// LevelAt returns the level of the key for an attempt at a level: what does not enter the sandbox is as safe as the broker
-// is from the worker.
-func (k Key) LevelAt(l Level) Level {
-	if k.Inject != nil && l >= L1 {
-		return L3
-	}
-	return l
-}
-
 // sets reports whether the key gives the name something.
 func (k Key) sets() bool { return k.Ref != "" || k.Knob != "" }
 
@@ -106,21 +97,4 @@ func validCommand(c string) bool {
 		return commandName().MatchString(c)
 	}
 	return len(c) <= 512 && path.Clean(c) == c && c != "/" && utf8.ValidString(c) && !strings.ContainsFunc(c, func(r rune) bool { return r < ' ' || r > '~' || r == '*' || r == '?' })
-}
-
-// both returns the commands that two lists allow. A path is narrower than its
-// base name.
-func both(a, b []string) []string {
-	out := []string{}
-	for _, x := range a {
-		for _, y := range b {
-			switch {
-			case x == y, path.IsAbs(x) && path.Base(x) == y:
-				out = append(out, x)
-			case path.IsAbs(y) && path.Base(y) == x:
-				out = append(out, y)
-			}
-		}
-	}
-	return out
 }

@@ -5,6 +5,8 @@ import (
 	"maps"
 	"slices"
 	"time"
+
+	"github.com/stepward/stepward/internal/within"
 )
 
 // A Profile gives names to what is within its scope.
@@ -24,8 +26,7 @@ type Profile struct {
 	ID      int64 // of the stored profile; one that is deleted and made again has another
 	Changed time.Time
 	Actor   string // who changed it last
-
-	digest []byte // of the policy, as it is stored
+	Digest  string // of the stored Policy, as a Ruling has it
 }
 
 const maxKeys = 200
@@ -58,7 +59,7 @@ func (p Profile) Check() error {
 }
 
 func (p Profile) origin() Origin {
-	return Origin{Breadth: breadths[p.Scope.breadth()], Profile: p.Name, ID: p.ID, Scope: p.Scope}
+	return Origin{Breadth: within.Scope(p.Scope).Breadth().String(), Profile: p.Name, ID: p.ID, Scope: p.Scope}
 }
 
 // refers reports whether a key of the profile has the reference.

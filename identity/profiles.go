@@ -22,7 +22,7 @@ type Options struct {
 	Actor  string // who makes the changes, as their audit events say; defaults to "client"
 
 	// Engine reads policies: cedar.Parse. Without it, Put refuses a profile that has one,
-	// and Explain says that it cannot tell.
+	// and package explain says that it cannot tell.
 	Engine Engine
 }
 
@@ -263,6 +263,8 @@ func (p *Profiles) get(ctx context.Context, a asker, tenant string, name *string
 
 func scanProfile(row pgx.CollectableRow) (p Profile, err error) {
 	s := &p.Scope
-	err = row.Scan(&p.ID, &s.Tenant, &p.Name, &s.Project, &s.Environment, &s.Workflow, &s.Step, &p.Generation, &p.Changed, &p.Actor, &p.Keys, &p.digest, &p.Policy)
+	var digest []byte
+	err = row.Scan(&p.ID, &s.Tenant, &p.Name, &s.Project, &s.Environment, &s.Workflow, &s.Step, &p.Generation, &p.Changed, &p.Actor, &p.Keys, &digest, &p.Policy)
+	p.Digest = hex.EncodeToString(digest)
 	return p, err
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/stepward/stepward/audit"
 	"github.com/stepward/stepward/identity"
+	"github.com/stepward/stepward/internal/binding"
 	"github.com/stepward/stepward/internal/testenv"
 	"github.com/stepward/stepward/workflow"
 )
@@ -93,7 +94,7 @@ func TestProfiles(t *testing.T) {
 	if err := p.Delete(ctx, got); !errors.Is(err, identity.ErrNotFound) {
 		t.Errorf("got %v", err)
 	}
-	if s, why, err := p.State(ctx, identity.Use{Tenant: "acme", Profiles: []int64{got.ID}}); err != nil || s != identity.Hard || why.Kind != identity.KindProfile {
+	if s, why, err := state(t, pool, schema, binding.Use{Tenant: "acme", Profiles: []int64{got.ID}}); err != nil || s != identity.Hard || why.Kind != identity.KindProfile {
 		t.Errorf("got %v, %v, %v", s, why, err)
 	}
 	if err := p.Put(ctx, acme); err != nil { // another profile
@@ -103,7 +104,7 @@ func TestProfiles(t *testing.T) {
 	if err != nil || again.ID == got.ID {
 		t.Errorf("got %+v, %v", again, err)
 	}
-	if s, _, err := p.State(ctx, identity.Use{Tenant: "acme", Profiles: []int64{again.ID}}); err != nil || s != identity.Active {
+	if s, _, err := state(t, pool, schema, binding.Use{Tenant: "acme", Profiles: []int64{again.ID}}); err != nil || s != identity.Active {
 		t.Errorf("got %v, %v", s, err)
 	}
 	if got, want := events(t, pool, schema, "acme"), []string{"profile.put ops", "profile.put ann", "profile.deleted ops", "profile.put ops"}; !slices.Equal(got, want) {

@@ -1,6 +1,10 @@
 package identity
 
-import "strings"
+import (
+	"strings"
+
+	"github.com/stepward/stepward/internal/within"
+)
 
 // restricts says which profile restricts a reference that a run names at a place: what counts for a key that has
 // it would not for name. It is "" if none does; of several, the same one in whatever order they come.
@@ -16,11 +20,11 @@ func restricts(profiles []Profile, place Scope, name, ref string) (first string)
 			}
 			// What p's key is under may be said by any profile that applies where p does.
 			for _, q := range profiles {
-				if !q.Scope.concerns(place.Tenant) || !q.Scope.meets(p.Scope) {
+				if !q.Scope.concerns(place.Tenant) || !within.Scope(q.Scope).Meets(within.Scope(p.Scope)) {
 					continue
 				}
-				counts := n == name && q.Scope.covers(place) // for name too
-				if r, ok := q.Keys[n]; ok && (r.Inject != nil || !counts && r.restricts()) || (q.Policy != "" || q.digest != nil) && !counts {
+				counts := n == name && within.Scope(q.Scope).Covers(within.Scope(place)) // for name too
+				if r, ok := q.Keys[n]; ok && (r.Inject != nil || !counts && r.restricts()) || (q.Policy != "" || q.Digest != "") && !counts {
 					if o := q.origin().String(); first == "" || o < first {
 						first = o
 					}
@@ -45,14 +49,3 @@ func secretOf(ref string) string {
 
 // concerns reports whether a profile of that scope is the tenant's, or the deployment's.
 func (s Scope) concerns(tenant string) bool { return s.Tenant == "" || s.Tenant == tenant }
-
-// meets reports whether there is a place within both scopes.
-func (s Scope) meets(o Scope) bool {
-	at := o.fields()
-	for i, v := range s.fields() {
-		if v != "" && at[i] != "" && v != at[i] {
-			return false
-		}
-	}
-	return true
-}

@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/stepward/stepward/internal/runid"
+	"github.com/stepward/stepward/internal/within"
 )
 
 // ErrRevoked reports what is revoked, and stays so.
@@ -91,7 +92,7 @@ func (p *Profiles) Rotate(ctx context.Context, tenant, key, ver string) error {
 			return err
 		}
 		for _, v := range versions {
-			if alike(v.Version, ver) && v.State >= Soft {
+			if within.Alike(v.Version, ver) && v.State >= Soft {
 				return fmt.Errorf("identity: version %s of %s: %w", ver, key, ErrRevoked)
 			}
 		}
@@ -102,7 +103,7 @@ func (p *Profiles) Rotate(ctx context.Context, tenant, key, ver string) error {
 		was, current := false, ""
 		for _, b := range before {
 			if b.State == Active {
-				was, current = was || alike(b.Version, ver), b.Version
+				was, current = was || within.Alike(b.Version, ver), b.Version
 			} else if was && b.State >= Soft {
 				return fmt.Errorf("identity: version %s of %s: %w", ver, key, ErrRevoked)
 			} else {
@@ -121,7 +122,7 @@ func (p *Profiles) Rotate(ctx context.Context, tenant, key, ver string) error {
 
 // findRun sees that the run to revoke is there, and has it named as others name it.
 func (p *Profiles) findRun(ctx context.Context, tx pgx.Tx, r *Revocation) error {
-	id, _ := parseRun(r.Target)
+	id, _ := runid.Read(r.Target)
 	r.Target = runid.Text(id)
 	var tenant string
 	err := tx.QueryRow(ctx, p.q.RunTenant, id).Scan(&tenant)

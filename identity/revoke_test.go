@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/stepward/stepward/identity"
+	"github.com/stepward/stepward/internal/binding"
 	"github.com/stepward/stepward/internal/db"
 	"github.com/stepward/stepward/workflow"
 )
@@ -30,6 +31,18 @@ func enqueued(t *testing.T, pool *pgxpool.Pool, schema string, tenants ...string
 	return runs
 }
 
+// state is that of a use now, and which revocation says so.
+func state(t *testing.T, pool *pgxpool.Pool, schema string, u binding.Use) (identity.State, identity.Revocation, error) {
+	t.Helper()
+	q, err := db.New(schema)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := binding.Load(t.Context(), pool, q, []identity.Scope{{Tenant: u.Tenant, Workflow: u.Workflow}}, []binding.Use{u})
+	s, why := v.Revocations.Of(u)
+	return s, why, err
+}
+
 // States only go up, and what was revoked comes back as a new version only.
 func TestRevoke(t *testing.T) {
 	t.Parallel()
@@ -47,16 +60,16 @@ func TestRevoke(t *testing.T) {
 			t.Errorf("rotate to %s: got %v, want %v", version, err, want)
 		}
 	}
-	is := func(u identity.Use, want identity.State) {
+	is := func(u binding.Use, want identity.State) {
 		t.Helper()
 		u.Tenant = "acme"
-		if got, why, err := p.State(ctx, u); err != nil || got != want {
+		if got, why, err := state(t, pool, schema, u); err != nil || got != want {
 			t.Errorf("%+v: got %v for %+v, %v; want %v", u, got, why, err, want)
 		}
 	}
 	token := identity.Revocation{Tenant: "acme", Kind: identity.KindKey, Target: "TOKEN"}
 	at := func(r identity.Revocation, s identity.State) identity.Revocation { r.State = s; return r }
-	use, v1, v2 := identity.Use{Key: "TOKEN"}, identity.Use{Key: "TOKEN", Version: "1"}, identity.Use{Key: "TOKEN", Version: "2"}
+	use, v1, v2 := binding.Use{Key: "TOKEN"}, binding.Use{Key: "TOKEN", Version: "1"}, binding.Use{Key: "TOKEN", Version: "2"}
 
 	is(use, identity.Active)
 	rotate("1", nil)
@@ -68,7 +81,7 @@ func TestRevoke(t *testing.T) {
 	is(use, identity.Soft)
 	revoke(at(token, identity.Hard), nil)
 	is(use, identity.Hard)
-	is(identity.Use{Key: "OTHER"}, identity.Active)
+	is(binding.Use{Key: "OTHER"}, identity.Active)
 	rotate("1", identity.ErrRevoked) // it was current before
 	rotate("2", nil)
 	rotate("2", nil)
@@ -80,31 +93,31 @@ func TestRevoke(t *testing.T) {
 	rotate("2", identity.ErrRevoked)
 	rotate("3", nil)
 	revoke(at(token, identity.Soft), nil) // in every version once more
-	is(identity.Use{Key: "TOKEN", Version: "3"}, identity.Soft)
+	is(binding.Use{Key: "TOKEN", Version: "3"}, identity.Soft)
 	rotate("3", identity.ErrRevoked)
 
 	revoke(identity.Revocation{Tenant: "acme", Kind: identity.KindWorkflow, Target: "site", State: identity.Soft, Drain: true}, nil)
-	is(identity.Use{Workflow: "site"}, identity.Soft)
-	is(identity.Use{Workflow: "site", Bound: map[string]int64{"acme": 0}}, identity.Active) // enqueued before
-	is(identity.Use{Workflow: "site", Bound: map[string]int64{"acme": 99}}, identity.Soft)
+	is(binding.Use{Workflow: "site"}, identity.Soft)
+	is(binding.Use{Workflow: "site", Bound: map[string]int64{"acme": 0}}, identity.Active) // enqueued before
+	is(binding.Use{Workflow: "site", Bound: map[string]int64{"acme": 99}}, identity.Soft)
 	const deleted = 8
 	runs := enqueued(t, pool, schema, "acme", "acme", "other")
 	revoke(identity.Revocation{Tenant: "acme", Kind: identity.KindRun, Target: runs[0].String(), State: identity.Hard}, nil)
-	is(identity.Use{Run: int64(runs[0])}, identity.Hard)
-	is(identity.Use{Run: int64(runs[1])}, identity.Active)
+	is(binding.Use{Run: int64(runs[0])}, identity.Hard)
+	is(binding.Use{Run: int64(runs[1])}, identity.Active)
 	revoke(identity.Revocation{Tenant: "acme", Kind: identity.KindRun, Target: fmt.Sprint(int64(runs[1])), State: identity.Hard}, nil)
-	is(identity.Use{Run: int64(runs[1])}, identity.Hard)
+	is(binding.Use{Run: int64(runs[1])}, identity.Hard)
 	revoke(identity.Revocation{Tenant: "acme", Kind: identity.KindRun, Target: runs[1].String(), State: identity.Soft}, identity.ErrRevoked) // it is one run
 	revoke(identity.Revocation{Tenant: "acme", Kind: identity.KindRun, Target: runs[2].String(), State: identity.Hard}, identity.ErrNotFound)
 	revoke(identity.Revocation{Kind: identity.KindRun, Target: runs[2].String(), State: identity.Hard}, nil)
 	revoke(identity.Revocation{Kind: identity.KindRun, Target: workflow.RunID(deleted).String(), State: identity.Hard}, identity.ErrNotFound)
 	revoke(identity.Revocation{Kind: identity.KindWorker, Target: "w1", State: identity.Hard}, nil) // for all tenants
-	is(identity.Use{Worker: []string{"w1", "ab12"}}, identity.Hard)
-	is(identity.Use{Worker: []string{"w2"}}, identity.Active)
+	is(binding.Use{Worker: []string{"w1", "ab12"}}, identity.Hard)
+	is(binding.Use{Worker: []string{"w2"}}, identity.Active)
 	revoke(identity.Revocation{Tenant: "other", Kind: identity.KindTenant, State: identity.Hard}, nil)
-	is(identity.Use{}, identity.Active)
+	is(binding.Use{}, identity.Active)
 	revoke(identity.Revocation{Kind: identity.KindTenant, State: identity.Soft}, nil) // everything
-	is(identity.Use{}, identity.Soft)
+	is(binding.Use{}, identity.Soft)
 	revoke(identity.Revocation{Tenant: "acme", Kind: identity.KindProfile, Target: "none", State: identity.Hard}, identity.ErrNotFound)
 
 	all, err := p.Revocations(ctx, "acme")
@@ -121,84 +134,11 @@ func TestRevoke(t *testing.T) {
 	}
 }
 
-// What is revoked is read of what is asked about only. Nothing else is taken for permitted.
-func TestRevocationsOfUses(t *testing.T) {
-	t.Parallel()
-	p, pool, schema := admin(t)
-	q, err := db.New(schema)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := p.Put(t.Context(), identity.Profile{Name: "here", Scope: tenant, Keys: keys{"A": ref("a")}}); err != nil {
-		t.Fatal(err)
-	}
-	gone := identity.Profile{Name: "gone", Scope: tenant, Keys: keys{"B": ref("b")}, Generation: 1}
-	before := gone
-	before.Generation = 0
-	if err := p.Put(t.Context(), before); err != nil {
-		t.Fatal(err)
-	}
-	gone, err = p.Get(t.Context(), "acme", "gone")
-	if err == nil {
-		err = p.Delete(t.Context(), gone)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, r := range []identity.Revocation{
-		{Kind: identity.KindKey, Target: "A"}, {Kind: identity.KindVersion, Target: "C", Version: "1"}, {Kind: identity.KindWorkflow, Target: "site"},
-		{Kind: identity.KindWorker, Target: "w"}, {Kind: identity.KindProfile, Target: "here"},
-	} {
-		r.Tenant, r.State = "acme", identity.Hard
-		if err := p.Revoke(t.Context(), r); err != nil {
-			t.Fatal(err)
-		}
-	}
-	here, err := p.Get(t.Context(), "acme", "here")
-	if err != nil {
-		t.Fatal(err)
-	}
-	of := func(u identity.Use, asked ...identity.Use) (identity.State, string) {
-		t.Helper()
-		v, err := identity.Load(t.Context(), pool, q, []identity.Scope{tenant}, asked)
-		if err != nil {
-			t.Fatal(err)
-		}
-		u.Tenant = "acme"
-		s, why := v.Revocations.Of(u)
-		return s, why.Reason
-	}
-	other := identity.Use{Key: "Z", Workflow: "z", Worker: []string{"z"}, Run: 7, Profiles: []int64{1 << 40}}
-	for what, u := range map[string]identity.Use{
-		"key": {Key: "A"}, "version": {Key: "C", Version: "1"}, "workflow": {Workflow: "site"}, "worker": {Worker: []string{"v", "w"}},
-		"profile that is gone": {Profiles: []int64{gone.ID}}, "profile": {Profiles: []int64{here.ID}},
-	} {
-		if s, why := of(u, other, u); s != identity.Hard || why != "" {
-			t.Errorf("%s: got %v, %q", what, s, why)
-		}
-		if s, why := of(u, other); s != identity.Hard || why == "" && what != "profile" {
-			t.Errorf("%s, not asked about: got %v, %q", what, s, why)
-		}
-	}
-	if s, why := of(other, other); s != identity.Active { // control
-		t.Errorf("got %v, %q", s, why)
-	}
-	if s, why := of(identity.Use{Key: "A"}); s != identity.Hard || why != "" { // of every key
-		t.Errorf("got %v, %q", s, why)
-	}
-	if _, err := pool.Exec(t.Context(), "INSERT INTO "+schema+".revocation (tenant, epoch, kind, target, version, state, drain, actor, reason) VALUES ('acme', 99, 'planet', 'x', '', 3, false, '', '')"); err != nil {
-		t.Fatal(err)
-	}
-	if s, why := of(other, other); s != identity.Hard || why != "" { // what a later version of the program knows
-		t.Errorf("got %v, %q", s, why)
-	}
-}
-
 // A store may put more behind a version than people say of it: which of those is meant nobody has to know who
 // takes it back.
 func TestRevokeVersion(t *testing.T) {
 	t.Parallel()
-	p, _, _ := admin(t)
+	p, pool, schema := admin(t)
 	revoke := func(kind, version string) {
 		t.Helper()
 		if err := p.Revoke(t.Context(), identity.Revocation{Tenant: "acme", Kind: kind, Target: "TOKEN", Version: version, State: identity.Hard}); err != nil {
@@ -214,7 +154,7 @@ func TestRevokeVersion(t *testing.T) {
 	is := func(want identity.State, versions ...string) {
 		t.Helper()
 		for _, v := range versions {
-			if got, why, err := p.State(t.Context(), identity.Use{Tenant: "acme", Key: "TOKEN", Version: v}); err != nil || got != want {
+			if got, why, err := state(t, pool, schema, binding.Use{Tenant: "acme", Key: "TOKEN", Version: v}); err != nil || got != want {
 				t.Errorf("%s: got %v for %+v, %v; want %v", v, got, why, err, want)
 			}
 		}

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/stepward/stepward/internal/within"
 )
 
 // A Scope says where a profile applies: each field that is not empty has to be
@@ -19,45 +21,15 @@ type Scope struct {
 	Step        string `json:"step,omitempty"` // the name that the step was made with
 }
 
-// The breadths, from broad to narrow.
-var breadths = [...]string{"deployment", "tenant", "project", "environment", "workflow", "step", "run"}
-
-const runBreadth = len(breadths) - 1
-
-func (s Scope) fields() [5]string {
-	return [...]string{s.Tenant, s.Project, s.Environment, s.Workflow, s.Step}
-}
-
-// breadth is an index of breadths.
-func (s Scope) breadth() (n int) {
-	for i, v := range s.fields() {
-		if v != "" {
-			n = i + 1
-		}
-	}
-	return n
-}
-
-// covers reports whether a place is within the scope.
-func (s Scope) covers(place Scope) bool {
-	at := place.fields()
-	for i, v := range s.fields() {
-		if v != "" && v != at[i] {
-			return false
-		}
-	}
-	return true
-}
-
 // String returns the fields that are set, such as "tenant acme, project web".
 func (s Scope) String() string {
 	var parts []string
-	for i, v := range s.fields() {
+	for i, v := range within.Scope(s).Fields() {
 		if v != "" {
-			parts = append(parts, breadths[i+1]+" "+v)
+			parts = append(parts, (within.Tenant+within.Breadth(i)).String()+" "+v)
 		}
 	}
-	return cmp.Or(strings.Join(parts, ", "), breadths[0])
+	return cmp.Or(strings.Join(parts, ", "), within.Deployment.String())
 }
 
 // problem returns what is wrong with the scope of a profile, or "".
@@ -65,9 +37,9 @@ func (s Scope) problem() string {
 	if s.Tenant == "" && s != (Scope{}) {
 		return fmt.Sprintf("scope %s has no tenant", s)
 	}
-	for i, v := range s.fields() {
+	for i, v := range within.Scope(s).Fields() {
 		if reason := badText(v); reason != "" {
-			return fmt.Sprintf("%s of its scope: %s", breadths[i+1], reason)
+			return fmt.Sprintf("%v of its scope: %s", within.Tenant+within.Breadth(i), reason)
 		}
 	}
 	return ""

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/stepward/stepward/identity"
+	"github.com/stepward/stepward/identity/explain"
 	"github.com/stepward/stepward/identity/filestore"
 	"github.com/stepward/stepward/sandbox"
 	"github.com/stepward/stepward/workflow"
@@ -55,7 +56,8 @@ func ExampleStepOptions_inject() {
 		fmt.Println(err)
 		return
 	}
-	profiles, err := identity.New(pool, identity.Options{Schema: schemaOf(ctx, pool)})
+	options := identity.Options{Schema: schemaOf(ctx, pool)}
+	profiles, err := identity.New(pool, options)
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -73,7 +75,7 @@ func ExampleStepOptions_inject() {
 		return
 	}
 	fmt.Println(run.Result(ctx))
-	e, err := profiles.Explain(ctx, run.ID.String())
+	e, err := explain.Run(ctx, pool, run.ID.String(), options)
 	if err != nil {
 		fmt.Println(err)
 		return

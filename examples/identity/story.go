@@ -10,6 +10,7 @@ import (
 	"github.com/stepward/stepward/examples/internal/app"
 	"github.com/stepward/stepward/identity"
 	"github.com/stepward/stepward/identity/cedar"
+	"github.com/stepward/stepward/identity/explain"
 	"github.com/stepward/stepward/workflow"
 )
 
@@ -95,12 +96,16 @@ func (s *story) policy(ctx context.Context) error {
 		return err
 	}
 	s.tell(ctx, "globex", run)
-	e, err := s.admin.Explain(ctx, run.ID.String())
-	if err != nil {
-		return err
+	return s.explain(ctx, run.ID)
+}
+
+// explain prints what the steps of a run would get if they started now.
+func (s *story) explain(ctx context.Context, run workflow.RunID) error {
+	r, err := explain.Run(ctx, s.Pool, run.String(), identity.Options{Schema: s.Schema, Engine: cedar.Parse})
+	if err == nil {
+		fmt.Print(r)
 	}
-	fmt.Print(e)
-	return nil
+	return err
 }
 
 // rotate gives acme a new token while a deploy waits.
@@ -110,11 +115,9 @@ func (s *story) rotate(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	e, err := s.admin.Explain(ctx, run.ID.String())
-	if err != nil {
+	if err := s.explain(ctx, run.ID); err != nil {
 		return err
 	}
-	fmt.Print(e)
 	fmt.Println("Its token is rotated, and the deploy approved:")
 	if err := s.rotated(ctx, "acme"); err != nil {
 		return err

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/stepward/stepward/identity"
+	"github.com/stepward/stepward/internal/binding"
 	"github.com/stepward/stepward/internal/envelope"
 	"github.com/stepward/stepward/internal/redact"
 	"github.com/stepward/stepward/workflow"
@@ -106,7 +107,7 @@ func (b *broker) fetch(ctx context.Context, f facts, bound bound, id envelope.ID
 			clear(item.Value)
 			item.Store, item.Value = envelope.Placeholder, []byte(b.root.placeholder(id, g.name, cmp.Or(inject.Prefix, placeholderMark)))
 			p.Inject = inject
-			if l := g.key.LevelAt(at.level); l != at.level {
+			if l := binding.LevelAt(g.key, at.level); l != at.level {
 				p.Level = l
 			}
 		}

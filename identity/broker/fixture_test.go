@@ -19,6 +19,7 @@ import (
 	"github.com/stepward/stepward/identity"
 	"github.com/stepward/stepward/identity/broker"
 	"github.com/stepward/stepward/identity/cedar"
+	"github.com/stepward/stepward/internal/binding"
 	"github.com/stepward/stepward/internal/brokerlink"
 	"github.com/stepward/stepward/internal/db"
 	"github.com/stepward/stepward/internal/envelope"
@@ -177,7 +178,7 @@ func (f *fixture) bindRun(run int64, place identity.Scope, keys map[string]ident
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	v, err := identity.Load(f.t.Context(), f.pool, q, []identity.Scope{place}, nil, keys)
+	v, err := binding.Load(f.t.Context(), f.pool, q, []identity.Scope{place}, nil, keys)
 	if err != nil {
 		f.t.Fatal(err)
 	}

@@ -7,6 +7,8 @@ import (
 
 	"github.com/stepward/stepward/audit"
 	"github.com/stepward/stepward/identity"
+	"github.com/stepward/stepward/identity/cedar"
+	"github.com/stepward/stepward/identity/explain"
 	"github.com/stepward/stepward/workflow"
 )
 
@@ -176,7 +178,7 @@ func TestDeprecated(t *testing.T) {
 	if n, d := f.events(audit.KeyDeprecated), f.last(audit.KeyDeprecated); n != 1 || d.Name != "DEPLOY_TOKEN" || d.Deprecated != "key DEPLOY_TOKEN" {
 		t.Errorf("%d events: %+v", n, d)
 	}
-	e, err := f.profiles.Explain(t.Context(), workflow.RunID(runID).String())
+	e, err := explain.Run(t.Context(), f.pool, workflow.RunID(runID).String(), identity.Options{Schema: f.schema, Engine: cedar.Parse})
 	if err != nil || e.Keys[0].State != identity.Deprecated || e.Keys[0].Err != nil || e.Keys[1].State != identity.Active || !strings.Contains(e.String(), "; deprecated\n") {
 		t.Errorf("got %+v, %v", e, err)
 	}

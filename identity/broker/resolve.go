@@ -13,6 +13,7 @@ import (
 
 	"github.com/stepward/stepward/identity"
 	"github.com/stepward/stepward/identity/cedar"
+	"github.com/stepward/stepward/internal/binding"
 )
 
 // grant is a secret, or a knob, that an attempt gets.
@@ -20,7 +21,7 @@ type grant struct {
 	name     string
 	key      identity.Key
 	from     identity.Origin
-	profiles []int64 // see identity.Resolved.Profiles
+	profiles []int64 // see binding.Profiles
 	rulings  []identity.Ruling
 	required bool
 	pinned   *pin // what it has to be; nil: the current one
@@ -46,7 +47,7 @@ func (b bound) gives(o bound) bool {
 func (b *bound) demand(at standing, unknown error) error {
 	kept := b.grants[:0]
 	for _, g := range b.grants {
-		level := g.key.LevelAt(at.level)
+		level := binding.LevelAt(g.key, at.level)
 		if g.key.MinLevel <= level {
 			kept = append(kept, g)
 			continue
@@ -67,33 +68,33 @@ func (b *bound) demand(at standing, unknown error) error {
 
 // resolve says what an attempt gets at a level: of what its step lists, what the profiles say now, if its run
 // was bound to it. The set may have shrunk since, and has not grown.
-func (b *broker) resolve(ctx context.Context, f facts, binding identity.Binding, again repeated, level identity.Level) (bound, error) {
-	place := binding.Place
+func (b *broker) resolve(ctx context.Context, f facts, to binding.Binding, again repeated, level identity.Level) (bound, error) {
+	place := to.Place
 	place.Step = f.def.Name
-	lists := identity.Lister{Step: f.def.Name, Secrets: f.def.Secrets, Tool: f.def.Tool}
-	v, err := b.view(ctx, f, place, binding, append(f.uses(nil), lists.Uses()...))
+	lists := binding.Lister{Step: f.def.Name, Secrets: f.def.Secrets, Tool: f.def.Tool}
+	v, err := b.view(ctx, f, place, to, append(f.uses(nil), lists.Uses()...))
 	if err != nil {
 		return bound{}, err
 	}
 	use := f.use()
 	use.WorkflowVersion, use.Level = f.version, level
-	all, withheld, err := binding.Start(v, lists, use)
+	all, withheld, err := to.Start(v, lists, use)
 	if err != nil {
 		return bound{}, unresolved(err)
 	}
-	if r := untrusted(v.Revocations, f, binding.Epoch, identity.Soft); r != nil {
+	if r := untrusted(v.Revocations, f, to.Epoch, identity.Soft); r != nil {
 		return bound{}, r
 	}
 	epochs := v.Revocations.Epochs
-	out := bound{withheld: withheld, since: binding.Epoch, revocations: epochs[f.tenant], epochs: epochs}
+	out := bound{withheld: withheld, since: to.Epoch, revocations: epochs[f.tenant], epochs: epochs}
 	for _, r := range all {
-		out.grants = append(out.grants, grant{name: r.Name, key: r.Key, from: r.From, profiles: r.Profiles(), rulings: r.Rulings, required: r.Key.Required})
+		out.grants = append(out.grants, grant{name: r.Name, key: r.Key, from: r.From, profiles: binding.Profiles(r), rulings: r.Rulings, required: r.Key.Required})
 	}
 	return out, again.pin(f, &out)
 }
 
 // binding reads what the run was bound to when it was enqueued, nothing, if that is not on record; and what it repeats.
-func (b *broker) binding(ctx context.Context, f facts) (out identity.Binding, r repeated, err error) {
+func (b *broker) binding(ctx context.Context, f facts) (out binding.Binding, r repeated, err error) {
 	var body, pins []byte
 	var run *int64
 	err = b.Pool.QueryRow(ctx, b.q.BindingGet, f.run, f.key).Scan(&body, &run, &pins)
@@ -129,16 +130,16 @@ func unresolved(err error) error {
 }
 
 // view reads what counts for an attempt of a run that is bound to something, and for uses, as one moment has it.
-func (b *broker) view(ctx context.Context, f facts, place identity.Scope, to identity.Binding, uses []identity.Use) (v identity.View, err error) {
+func (b *broker) view(ctx context.Context, f facts, place identity.Scope, to binding.Binding, uses []binding.Use) (v binding.View, err error) {
 	err = pgx.BeginTxFunc(ctx, b.Pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
-		v, err = identity.Load(ctx, tx, b.q, []identity.Scope{place}, uses, to.Keys)
+		v, err = binding.Load(ctx, tx, b.q, []identity.Scope{place}, uses, to.Keys)
 		if err == nil {
 			err = v.Recall(ctx, tx, b.q, to)
 		}
 		return err
 	})
 	if err != nil {
-		return identity.View{}, fmt.Errorf("broker: read profiles and what is revoked: %w", err)
+		return binding.View{}, fmt.Errorf("broker: read profiles and what is revoked: %w", err)
 	}
 	v.Engine = cedar.Parse
 	return v, nil
@@ -148,16 +149,16 @@ func (b *broker) view(ctx context.Context, f facts, place identity.Scope, to ide
 func (f facts) workers() []string { return []string{f.worker, fmt.Sprintf("%x", uint64(f.session))} }
 
 // use is what is asked about when no secret is. Who carries it is a question of its own: see untrusted.
-func (f facts) use() identity.Use {
-	return identity.Use{Tenant: f.tenant, Workflow: f.workflow, Run: f.run}
+func (f facts) use() binding.Use {
+	return binding.Use{Tenant: f.tenant, Workflow: f.workflow, Run: f.run}
 }
 
 // untrusted returns why it is the worker that must not have the attempt, or its sandbox, from a state on.
-func untrusted(r identity.Revocations, f facts, since map[string]int64, from identity.State) *refusal {
-	if state, why := r.Of(identity.Use{Tenant: f.tenant, Worker: f.workers(), Bound: since}); state >= from {
+func untrusted(r binding.Revocations, f facts, since map[string]int64, from identity.State) *refusal {
+	if state, why := r.Of(binding.Use{Tenant: f.tenant, Worker: f.workers(), Bound: since}); state >= from {
 		return revokedBy(reasonWorker, "", why)
 	}
-	if state, why := r.Of(identity.Use{Tenant: f.tenant, Worker: f.before}); state >= identity.Hard {
+	if state, why := r.Of(binding.Use{Tenant: f.tenant, Worker: f.before}); state >= identity.Hard {
 		return revokedBy(reasonSandbox, "", why)
 	}
 	return nil
@@ -174,15 +175,15 @@ func revokedBy(reason, name string, why identity.Revocation) *refusal {
 func naming(r identity.Revocation) string { return strings.TrimSpace(r.Kind + " " + r.Target) }
 
 // useOf is what is asked about a secret that was given to an attempt.
-func (f facts) useOf(p pin) identity.Use {
+func (f facts) useOf(p pin) binding.Use {
 	use := f.use()
 	use.Key, use.Version, use.Issued, use.Profiles = p.Name, p.Version, p.Epochs, append([]int64{p.From.ID}, p.Profiles...)
 	return use
 }
 
 // uses are what is asked about an attempt, and about what it was given.
-func (f facts) uses(pins []pin) []identity.Use {
-	out := []identity.Use{f.use(), {Worker: f.workers()}, {Worker: f.before}}
+func (f facts) uses(pins []pin) []binding.Use {
+	out := []binding.Use{f.use(), {Worker: f.workers()}, {Worker: f.before}}
 	for _, p := range pins {
 		out = append(out, f.useOf(p))
 	}
@@ -191,8 +192,8 @@ func (f facts) uses(pins []pin) []identity.Use {
 
 // digest is that of what the run was bound to.
 func (b *broker) digest(ctx context.Context, f facts) ([32]byte, error) {
-	binding, _, err := b.binding(ctx, f)
-	return binding.Digest(), err
+	to, _, err := b.binding(ctx, f)
+	return to.Digest(), err
 }
 
 // recheck refuses what the stores gave in a version that is revoked: which version that is nobody knew
@@ -229,17 +230,17 @@ func (b *broker) revoked(ctx context.Context, f facts, pins []pin) (int64, *refu
 }
 
 // current is what is revoked now.
-type current struct{ identity.Revocations }
+type current struct{ binding.Revocations }
 
 func (b *broker) current(ctx context.Context, f facts, pins []pin) (current, error) {
-	v, err := b.view(ctx, f, identity.Scope{Tenant: f.tenant, Workflow: f.workflow, Step: f.def.Name}, identity.Binding{}, f.uses(pins))
+	v, err := b.view(ctx, f, identity.Scope{Tenant: f.tenant, Workflow: f.workflow, Step: f.def.Name}, binding.Binding{}, f.uses(pins))
 	return current{v.Revocations}, err
 }
 
 // worst returns why an attempt must not have what it was given, from a state on. since is that of its
 // run's binding, if the attempt only begins.
 func (c current) worst(f facts, pins []pin, since map[string]int64, from identity.State) *refusal {
-	uses := []identity.Use{f.use()}
+	uses := []binding.Use{f.use()}
 	for _, p := range pins {
 		uses = append(uses, f.useOf(p))
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/stepward/stepward/audit"
 	"github.com/stepward/stepward/identity"
+	"github.com/stepward/stepward/internal/binding"
 )
 
 // lasting is what an attempt may still do with a secret that was issued to be put into requests.
@@ -28,23 +29,23 @@ func (l lasting) refusal(name, endpoint string) *refusal {
 // nothing that was not issued. What is revoked it returns, and does not decide. A worker whose connection is at a lower level
 // has what that one gets.
 func (b *broker) still(ctx context.Context, f facts, pins []pin, at identity.Level) (current, map[string]lasting, error) {
-	binding, _, err := b.binding(ctx, f)
+	to, _, err := b.binding(ctx, f)
 	if err != nil {
 		return current{}, nil, err
 	}
-	place := binding.Place
+	place := to.Place
 	place.Step = f.def.Name
-	v, err := b.view(ctx, f, place, binding, f.uses(pins))
+	v, err := b.view(ctx, f, place, to, f.uses(pins))
 	if err != nil {
 		return current{}, nil, err
 	}
 	now := current{v.Revocations}
-	v.Revocations = identity.Revocations{}
+	v.Revocations = binding.Revocations{}
 	out := make(map[string]lasting)
 	for _, p := range pins {
 		use := f.use()
 		use.WorkflowVersion, use.Level = f.version, min(at, p.level())
-		given, withheld, err := binding.Start(v, identity.Lister{Step: f.def.Name, Secrets: []string{p.Name + "?"}, Tool: f.def.Tool}, use)
+		given, withheld, err := to.Start(v, binding.Lister{Step: f.def.Name, Secrets: []string{p.Name + "?"}, Tool: f.def.Tool}, use)
 		switch {
 		case err != nil:
 		case len(given) == 0:
@@ -77,8 +78,8 @@ func (p pin) narrowed(k identity.Key, at identity.Level) (left []string, why err
 		return nil, fmt.Errorf("%v has no Inject now", p.From)
 	case !strings.EqualFold(k.Inject.HeaderName(), p.Inject.HeaderName()):
 		return nil, fmt.Errorf("%v has another Header now", p.From)
-	case k.MinLevel > k.LevelAt(at):
-		return nil, fmt.Errorf("it demands level %v now, and this is %v", k.MinLevel, k.LevelAt(at))
+	case k.MinLevel > binding.LevelAt(k, at):
+		return nil, fmt.Errorf("it demands level %v now, and this is %v", k.MinLevel, binding.LevelAt(k, at))
 	}
 	now := k.Inject.Endpoints()
 	left = slices.DeleteFunc(slices.Clone(issued), func(e string) bool { return !slices.Contains(now, e) })

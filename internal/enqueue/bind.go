@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/stepward/stepward/identity"
+	"github.com/stepward/stepward/internal/binding"
 	"github.com/stepward/stepward/internal/db"
 )
 
@@ -21,16 +22,16 @@ type bindings map[int][]byte
 func bind(ctx context.Context, tx pgx.Tx, q *db.Queries, items []Item, defs map[string]definition, results []Result) (bindings, error) {
 	type candidate struct {
 		i       int
-		steps   []identity.Lister
+		steps   []binding.Lister
 		place   identity.Scope
 		keys    map[string]identity.Key
 		early   bool
-		instead *identity.Binding // of the run that this is a fork of
+		instead *binding.Binding // of the run that this is a fork of
 	}
 	var all []candidate
 	var places []identity.Scope
 	var keys []map[string]identity.Key
-	uses, early := []identity.Use{}, false
+	uses, early := []binding.Use{}, false
 	for i := range items {
 		it := &items[i]
 		d := defs[it.Workflow]
@@ -43,7 +44,7 @@ func bind(ctx context.Context, tx pgx.Tx, q *db.Queries, items []Item, defs map[
 			}
 		}
 		var err error
-		if c.steps, err = identity.Listers(d.steps); err != nil {
+		if c.steps, err = binding.Listers(d.steps); err != nil {
 			return nil, err
 		}
 		if len(c.steps) == 0 && !c.early && it.Identity.IsZero() {
@@ -72,13 +73,13 @@ func bind(ctx context.Context, tx pgx.Tx, q *db.Queries, items []Item, defs map[
 	if len(all) == 0 {
 		return nil, nil
 	}
-	view, err := identity.LoadToBind(ctx, tx, q, places, uses, keys)
+	view, err := binding.LoadToBind(ctx, tx, q, places, uses, keys)
 	if err != nil {
 		return nil, fmt.Errorf("read profiles and what is revoked: %w", err)
 	}
 	out := make(bindings)
 	for _, c := range all {
-		var b identity.Binding
+		var b binding.Binding
 		var err error
 		if c.early {
 			b, err = view.BindEarly(c.place, c.keys)
@@ -103,20 +104,20 @@ func bind(ctx context.Context, tx pgx.Tx, q *db.Queries, items []Item, defs map[
 
 // inherit gives an item what its kin has and it has not: what is said of the kin's keys
 // stays. It returns what a fork is bound to at most.
-func inherit(ctx context.Context, tx pgx.Tx, q *db.Queries, it *Item, place *identity.Scope, keys *map[string]identity.Key) (*identity.Binding, error) {
+func inherit(ctx context.Context, tx pgx.Tx, q *db.Queries, it *Item, place *identity.Scope, keys *map[string]identity.Key) (*binding.Binding, error) {
 	var body []byte
 	var up int
 	err := tx.QueryRow(ctx, q.BindingKin, it.Kin).Scan(&body, &up)
 	if errors.Is(err, pgx.ErrNoRows) {
 		if it.Fork { // of what is bound to nothing
-			return &identity.Binding{}, nil
+			return &binding.Binding{}, nil
 		}
 		return nil, nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	var kin identity.Binding
+	var kin binding.Binding
 	if err := json.Unmarshal(body, &kin); err != nil {
 		return nil, fmt.Errorf("what run %d is bound to: %w", it.Kin, err)
 	}
@@ -136,7 +137,7 @@ func inherit(ctx context.Context, tx pgx.Tx, q *db.Queries, it *Item, place *ide
 	case !it.Fork:
 		return nil, nil
 	case up > 0: // what it is a child of is bound, and it is not
-		return &identity.Binding{}, nil
+		return &binding.Binding{}, nil
 	}
 	return &kin, nil
 }

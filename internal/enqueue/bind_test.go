@@ -13,6 +13,8 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/stepward/stepward/identity"
+	"github.com/stepward/stepward/identity/explain"
+	"github.com/stepward/stepward/internal/binding"
 	"github.com/stepward/stepward/internal/db"
 	"github.com/stepward/stepward/internal/engine"
 	"github.com/stepward/stepward/internal/enqueue"
@@ -82,7 +84,7 @@ func (b *binder) add(items ...enqueue.Item) []enqueue.Result {
 }
 
 // bound returns what a run was bound to; ok is false when it has no binding.
-func (b *binder) bound(run int64) (v identity.Binding, ok bool) {
+func (b *binder) bound(run int64) (v binding.Binding, ok bool) {
 	b.Helper()
 	var body []byte
 	err := b.pool.QueryRow(b.Context(), b.q.BindingGet, run, "").Scan(&body, nil, nil)
@@ -99,7 +101,7 @@ func (b *binder) bound(run int64) (v identity.Binding, ok bool) {
 }
 
 // names are those of a binding, each with its reference and where that is from.
-func names(v identity.Binding) (out []string) {
+func names(v binding.Binding) (out []string) {
 	for _, n := range v.Names {
 		out = append(out, fmt.Sprintf("%s/%s=%s@%s", n.Step, n.Name, n.Ref, n.From.Breadth))
 	}
@@ -409,36 +411,39 @@ func TestExplain(t *testing.T) {
 	b.put("defaults", identity.Scope{}, map[string]identity.Key{"TOKEN": key("d"), "REGION": {Knob: "eu"}})
 	b.put("acme", acme, map[string]identity.Key{"TOKEN": key("t")})
 	run := b.add(enqueue.Item{Tenant: "acme", Workflow: "site", Identity: engine.Identity{Environment: "prod"}})[0].Run
-	explain := func(want string) identity.Explanation {
+	says := func(want string) explain.Result {
 		t.Helper()
-		e, err := b.p.Explain(t.Context(), runid.Text(run))
+		e, err := explain.Run(t.Context(), b.pool, runid.Text(run), identity.Options{Schema: b.q.Schema})
 		if err != nil || e.String() != want {
 			t.Errorf("got\n%s%v, want\n%s", e, err, want)
 		}
 		return e
 	}
-	e := explain("publish TOKEN: file://t of profile acme (tenant acme); shadows profile defaults (deployment)\n" +
+	e := says("publish TOKEN: file://t of profile acme (tenant acme); shadows profile defaults (deployment)\n" +
 		"publish REGION: eu of profile defaults (deployment)\n")
 	if e.Place.Environment != "prod" || len(e.Keys) != 2 || !e.Keys[1].Optional || e.Keys[0].Bound == nil || e.Keys[0].Bound.Ref != "file://t" {
 		t.Errorf("got %+v", e)
 	}
 	b.put("prod", prod, map[string]identity.Key{"TOKEN": key("p")})
 	b.put("acme", acme, map[string]identity.Key{"TOKEN": key("t"), "REGION": {Deny: true}})
-	explain("publish TOKEN: not given: identity: step publish: TOKEN: it refers to something else than when the run was enqueued; shadows profile defaults (deployment); shadows profile acme (tenant acme)\n" +
+	says("publish TOKEN: not given: identity: step publish: TOKEN: it refers to something else than when the run was enqueued; shadows profile defaults (deployment); shadows profile acme (tenant acme)\n" +
 		"publish REGION: not given: identity: step publish: REGION: denied: by profile acme (tenant acme)\n")
 	if err := b.p.Revoke(t.Context(), identity.Revocation{Tenant: "acme", Kind: identity.KindRun, Target: fmt.Sprint(run), State: identity.Hard}); err != nil {
 		t.Fatal(err)
 	}
-	if e, err := b.p.Explain(t.Context(), runid.Text(run)); err != nil || !errors.Is(e.Keys[0].Err, identity.ErrRevoked) || e.Keys[0].State != identity.Hard || e.Keys[0].Why.Target != runid.Text(run) {
+	if e, err := explain.Run(t.Context(), b.pool, runid.Text(run), identity.Options{Schema: b.q.Schema}); err != nil || !errors.Is(e.Keys[0].Err, identity.ErrRevoked) || e.Keys[0].State != identity.Hard || e.Keys[0].Why.Target != runid.Text(run) {
 		t.Errorf("got %+v, %v", e, err)
 	}
 	for _, none := range []string{"1", "order-1", "run_"} {
-		if _, err := b.p.Explain(t.Context(), none); !errors.Is(err, identity.ErrNotFound) {
+		if _, err := explain.Run(t.Context(), b.pool, none, identity.Options{Schema: b.q.Schema}); !errors.Is(err, identity.ErrNotFound) {
 			t.Errorf("%s: got %v", none, err)
 		}
 	}
+	if _, err := explain.Run(t.Context(), nil, runid.Text(run), identity.Options{Schema: b.q.Schema}); err == nil {
+		t.Error("explained without a pool")
+	}
 	plain := b.add(enqueue.Item{Tenant: "acme", Workflow: "plain"})[0].Run
-	if e, err := b.p.Explain(t.Context(), fmt.Sprint(plain)); err != nil || len(e.Keys) != 0 {
+	if e, err := explain.Run(t.Context(), b.pool, fmt.Sprint(plain), identity.Options{Schema: b.q.Schema}); err != nil || len(e.Keys) != 0 {
 		t.Errorf("got %+v, %v", e, err)
 	}
 }

@@ -57,14 +57,14 @@ var Cases = []Group{
 	{"Profiles", []Case{
 		{ID: 18, Name: "the store, or the revocations, cannot be read: at enqueue, at the start, in the middle",
 			Tests: []string{"internal/enqueue TestBindRevoked", "identity/broker TestRefusals/a store that is away", "worker TestBrokerAway", "worker/bootstrap TestIdentityBrokerAway", "identity/broker TestStoreGoesAway"}},
-		{ID: 19, Name: "a secret is rotated between enqueue and start, or while it is used", Tests: []string{"identity TestBindingStart/rotated", "examples/identity TestOutput", "internal/redact TestAddedLater"},
+		{ID: 19, Name: "a secret is rotated between enqueue and start, or while it is used", Tests: []string{"internal/binding TestBindingStart/rotated", "examples/identity TestOutput", "internal/redact TestAddedLater"},
 			Except: "a new version for what runs: an attempt has one envelope"},
-		{ID: 20, Name: "a key is added to, or taken from, a profile after the enqueue", Tests: []string{"identity TestBindingStart", "identity TestBindingRestricts", "identity TestPolicyDoesNotGrow", "identity/broker TestSetDoesNotGrow"}},
+		{ID: 20, Name: "a key is added to, or taken from, a profile after the enqueue", Tests: []string{"internal/binding TestBindingStart", "internal/binding TestBindingRestricts", "internal/binding TestPolicyDoesNotGrow", "identity/broker TestSetDoesNotGrow"}},
 		{ID: 21, Name: "unset, deny, lock, and two profiles with one name", Tests: []string{"identity TestResolve", "identity TestResolveModel"}},
 		{ID: 23, Name: "a reference to another tenant: ../, encoded, look-alike, wildcard", Tests: []string{"identity TestProfileCheck", "identity/vault TestPlaces", "identity/filestore TestStore", "identity/filestore TestPutRefuses", "identity/sops TestFind"}},
 		{ID: 24, Name: "a profile, or a worker for what has secrets, sets LD_PRELOAD, GIT_SSH_COMMAND, NODE_OPTIONS, https_proxy", Tests: []string{"identity TestReservedNames", "sandbox/local TestEscape/environment", "sandbox/local TestBackend/secrets/steered"}},
 		{ID: 25, Name: "a program of the same name, or one that is swapped between check and start", Tests: []string{"sandbox/local TestBackend/secrets/command"}, Except: "a program's digest: who can write the place that a command's path names, can have its secrets"},
-		{ID: 43, Name: "a policy that fails, or cannot be read", Tests: []string{"identity/cedar TestErrorDenies", "identity/cedar TestParseRefuses", "identity TestPolicies", "identity/broker TestPolicy"}},
+		{ID: 43, Name: "a policy that fails, or cannot be read", Tests: []string{"identity/cedar TestErrorDenies", "identity/cedar TestParseRefuses", "internal/binding TestPolicies", "identity/broker TestPolicy"}},
 	}},
 	{"Revocation", []Case{
 		{ID: 29, Name: "a thousand enqueues race a hard revoke", Tests: []string{"internal/enqueue TestBindRacesRevoke"}},

@@ -42,7 +42,7 @@ func TestCases(t *testing.T) {
 	if len(seen) != 60 {
 		t.Errorf("%d cases", len(seen))
 	}
-	for _, test := range []string{"identity TestNone", "none TestResolve", "identity TestBindingStart/no such case", "TestResolve", "sandbox/local TestBackend/secrets/no such case"} {
+	for _, test := range []string{"identity TestNone", "none TestResolve", "internal/binding TestBindingStart/no such case", "TestResolve", "sandbox/local TestBackend/secrets/no such case"} {
 		if missing(test) == "" {
 			t.Errorf("%s is found", test)
 		}

@@ -33,6 +33,7 @@ var clientSide = []string{
 	module + "audit",
 	module + "identity",
 	module + "internal/batch",
+	module + "internal/binding",
 	module + "internal/db",
 	module + "internal/egress",
 	module + "internal/engine",
@@ -46,6 +47,7 @@ var clientSide = []string{
 	module + "internal/schedule",
 	module + "internal/tick",
 	module + "internal/warm",
+	module + "internal/within",
 	module + "internal/tunnel",
 }
 

@@ -5,6 +5,7 @@ package runid
 import (
 	"encoding/base32"
 	"encoding/binary"
+	"strconv"
 	"strings"
 )
 
@@ -28,4 +29,13 @@ func Parse(text string) (id int64, ok bool) {
 	}
 	id = int64(binary.BigEndian.Uint64(b))
 	return id, id > 0
+}
+
+// Read reads an id as people give it: as text, or in digits.
+func Read(text string) (id int64, ok bool) {
+	if id, ok := Parse(text); ok {
+		return id, true
+	}
+	id, err := strconv.ParseInt(text, 10, 64)
+	return id, err == nil && id > 0
 }

@@ -1,4 +1,4 @@
-package identity_test
+package binding_test
 
 import (
 	"errors"
@@ -11,6 +11,7 @@ import (
 	"github.com/stepward/stepward/audit"
 	"github.com/stepward/stepward/identity"
 	"github.com/stepward/stepward/identity/cedar"
+	"github.com/stepward/stepward/internal/binding"
 	"github.com/stepward/stepward/internal/db"
 )
 
@@ -28,23 +29,23 @@ func of(name string, scope identity.Scope, policy string) identity.Profile {
 
 var (
 	tokens    = profile("acme", tenant, identity.Key{Ref: "file://k", Commands: []string{"curl", "git", "/usr/bin/deploy"}})
-	publish   = identity.Lister{Step: "publish", Secrets: []string{"K"}, Tool: true}
+	publish   = binding.Lister{Step: "publish", Secrets: []string{"K"}, Tool: true}
 	atPublish = identity.Scope{Tenant: "acme", Project: "web", Environment: "prod", Workflow: "site"}
 )
 
 // started is what a step gets now of what its run was bound to then: commands, or the error.
-func started(t *testing.T, then, now []identity.Profile, l identity.Lister) (string, error) {
+func started(t *testing.T, then, now []identity.Profile, l binding.Lister) (string, error) {
 	t.Helper()
-	b, err := identity.View{Profiles: append(then, tokens)}.Bind(atPublish, nil, []identity.Lister{l})
+	b, err := binding.View{Profiles: append(then, tokens)}.Bind(atPublish, nil, []binding.Lister{l})
 	if err != nil {
 		t.Fatal(err)
 	}
 	// The texts of then are read from the database: here another profile that does not apply has them.
-	view := identity.View{Profiles: append(now, tokens), Engine: cedar.Parse}
+	view := binding.View{Profiles: append(now, tokens), Engine: cedar.Parse}
 	for i, p := range then {
 		view.Profiles = append(view.Profiles, of(fmt.Sprint("then", i), identity.Scope{Tenant: "acme", Workflow: "elsewhere"}, p.Policy))
 	}
-	got, withheld, err := b.Start(view, l, identity.Use{Level: identity.L1})
+	got, withheld, err := b.Start(view, l, binding.Use{Level: identity.L1})
 	switch {
 	case err != nil:
 		return "", err
@@ -62,7 +63,7 @@ func (broken) Decide(identity.Question) identity.Ruling { panic("s3cr3t-canary")
 // What an engine panics at is denied, and what it said is nobody's.
 func TestEnginePanics(t *testing.T) {
 	profiles := []identity.Profile{tokens, of("p", identity.Scope{Tenant: "acme"}, permitAll)}
-	b, err := identity.View{Profiles: profiles}.Bind(atPublish, nil, []identity.Lister{publish})
+	b, err := binding.View{Profiles: profiles}.Bind(atPublish, nil, []binding.Lister{publish})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -70,7 +71,7 @@ func TestEnginePanics(t *testing.T) {
 		"reading": func(string) (identity.Policy, error) { panic("s3cr3t-canary") },
 		"asked":   func(string) (identity.Policy, error) { return broken{}, nil },
 	} {
-		_, withheld, err := b.Start(identity.View{Profiles: profiles, Engine: engine}, publish, identity.Use{})
+		_, withheld, err := b.Start(binding.View{Profiles: profiles, Engine: engine}, publish, binding.Use{})
 		if !errors.Is(err, identity.ErrDenied) || !strings.Contains(err.Error(), "panicked") || strings.Contains(err.Error(), "canary") || len(withheld) > 0 {
 			t.Errorf("%s: got %v, %v", name, withheld, err)
 		}
@@ -114,22 +115,22 @@ func TestPolicies(t *testing.T) {
 
 // A function of a guest step, keys that are optional, and an engine that is not there.
 func TestPolicyOfFunction(t *testing.T) {
-	guest := identity.Lister{Step: "publish", Secrets: []string{"K"}}
+	guest := binding.Lister{Step: "publish", Secrets: []string{"K"}}
 	if got, err := started(t, nil, []identity.Profile{of("p", tenant, noCurl)}, guest); got != "/usr/bin/deploy git" || err != nil {
 		t.Errorf("got %q, %v", got, err)
 	}
 	if got, err := started(t, nil, []identity.Profile{of("p", tenant, onlyGit)}, guest); !errors.Is(err, identity.ErrDenied) { // its function is no git
 		t.Errorf("got %q, %v", got, err)
 	}
-	if got, err := started(t, nil, []identity.Profile{of("p", tenant, nobody)}, identity.Lister{Step: "publish", Secrets: []string{"K?"}}); got != "withheld" || !errors.Is(err, identity.ErrDenied) {
+	if got, err := started(t, nil, []identity.Profile{of("p", tenant, nobody)}, binding.Lister{Step: "publish", Secrets: []string{"K?"}}); got != "withheld" || !errors.Is(err, identity.ErrDenied) {
 		t.Errorf("got %q, %v", got, err)
 	}
-	blind := identity.View{Profiles: []identity.Profile{tokens, of("p", tenant, permitAll)}}
-	b, err := blind.Bind(atPublish, nil, []identity.Lister{publish})
+	blind := binding.View{Profiles: []identity.Profile{tokens, of("p", tenant, permitAll)}}
+	b, err := blind.Bind(atPublish, nil, []binding.Lister{publish})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, _, err := b.Start(blind, publish, identity.Use{}); !errors.Is(err, identity.ErrDenied) || len(got) != 0 {
+	if got, _, err := b.Start(blind, publish, binding.Use{}); !errors.Is(err, identity.ErrDenied) || len(got) != 0 {
 		t.Errorf("without an engine: %v, %v", got, err)
 	}
 }
@@ -159,8 +160,8 @@ func TestPolicyDoesNotGrow(t *testing.T) {
 			}
 		})
 	}
-	bind := func(policy string) identity.Binding {
-		b, err := identity.View{Profiles: append(p(policy), tokens)}.Bind(atPublish, nil, []identity.Lister{publish})
+	bind := func(policy string) binding.Binding {
+		b, err := binding.View{Profiles: append(p(policy), tokens)}.Bind(atPublish, nil, []binding.Lister{publish})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -175,7 +176,7 @@ func TestPolicyDoesNotGrow(t *testing.T) {
 		t.Errorf("a fork is bound to %v", loose.Policies)
 	}
 	// A text that is nowhere denies.
-	if got, _, err := strict.Start(identity.View{Profiles: []identity.Profile{tokens}, Engine: cedar.Parse}, publish, identity.Use{}); !errors.Is(err, identity.ErrDenied) || len(got) != 0 {
+	if got, _, err := strict.Start(binding.View{Profiles: []identity.Profile{tokens}, Engine: cedar.Parse}, publish, binding.Use{}); !errors.Is(err, identity.ErrDenied) || len(got) != 0 {
 		t.Errorf("got %v, %v", got, err)
 	}
 }
@@ -211,7 +212,7 @@ func TestPutPolicy(t *testing.T) {
 	if err != nil || got.Policy != onlyGit || got.Generation != 1 {
 		t.Fatalf("got %+v, %v", got, err)
 	}
-	b, err := identity.View{Profiles: []identity.Profile{got, tokens}}.Bind(atPublish, nil, []identity.Lister{publish})
+	b, err := binding.View{Profiles: []identity.Profile{got, tokens}}.Bind(atPublish, nil, []binding.Lister{publish})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -231,12 +232,12 @@ func TestPutPolicy(t *testing.T) {
 		t.Fatal(err)
 	}
 	err = pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
-		v, err := identity.Load(ctx, tx, q, []identity.Scope{atPublish}, nil)
+		v, err := binding.Load(ctx, tx, q, []identity.Scope{atPublish}, nil)
 		if err == nil {
 			err = v.Recall(ctx, tx, q, b)
 		}
 		v.Profiles, v.Engine = append(v.Profiles, tokens), cedar.Parse
-		if given, _, err := b.Start(v, publish, identity.Use{}); err != nil || len(given) != 1 || fmt.Sprint(given[0].Key.Commands) != "[git]" {
+		if given, _, err := b.Start(v, publish, binding.Use{}); err != nil || len(given) != 1 || fmt.Sprint(given[0].Key.Commands) != "[git]" {
 			t.Errorf("got %v, %v", given, err)
 		}
 		return err

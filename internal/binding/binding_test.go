@@ -1,4 +1,4 @@
-package identity_test
+package binding_test
 
 import (
 	"errors"
@@ -6,13 +6,14 @@ import (
 	"testing"
 
 	"github.com/stepward/stepward/identity"
+	"github.com/stepward/stepward/internal/binding"
 )
 
 // What a step gets when it starts is never more than what its run was bound to.
 func TestBindingStart(t *testing.T) {
-	lister := identity.Lister{Step: "publish", Secrets: []string{"K", "L?"}}
-	at := func(k, l identity.Key) identity.View {
-		v := identity.View{Profiles: []identity.Profile{{Name: "acme", Scope: tenant, Keys: keys{}}}}
+	lister := binding.Lister{Step: "publish", Secrets: []string{"K", "L?"}}
+	at := func(k, l identity.Key) binding.View {
+		v := binding.View{Profiles: []identity.Profile{{Name: "acme", Scope: tenant, Keys: keys{}}}}
 		for name, key := range (keys{"K": k, "L": l}) {
 			if fmt.Sprint(key) != fmt.Sprint(identity.Key{}) {
 				v.Profiles[0].Keys[name] = key
@@ -23,7 +24,7 @@ func TestBindingStart(t *testing.T) {
 	none := identity.Key{}
 	with := func(k identity.Key, f func(*identity.Key)) identity.Key { f(&k); return k }
 	for what, c := range map[string]struct {
-		then, now identity.View
+		then, now binding.View
 		want      string // names, and references
 		err       error
 	}{
@@ -42,14 +43,14 @@ func TestBindingStart(t *testing.T) {
 		"a knob became a secret":    {at(identity.Key{Knob: "v"}, none), at(ref("k"), none), "", identity.ErrRetargeted},
 		"a secret became a knob":    {at(ref("k"), none), at(identity.Key{Knob: "v"}, none), "", identity.ErrRetargeted},
 		"a knob has another value":  {at(identity.Key{Knob: "v"}, none), at(identity.Key{Knob: "w"}, none), "K=w ", nil},
-		"two profiles give it":      {at(ref("k"), none), identity.View{Profiles: append(at(ref("k"), none).Profiles, profile("b", tenant, ref("k")))}, "", identity.ErrAmbiguous},
+		"two profiles give it":      {at(ref("k"), none), binding.View{Profiles: append(at(ref("k"), none).Profiles, profile("b", tenant, ref("k")))}, "", identity.ErrAmbiguous},
 	} {
 		t.Run(what, func(t *testing.T) {
-			b, err := c.then.Bind(identity.Scope{Tenant: "acme", Workflow: "site"}, nil, []identity.Lister{lister})
+			b, err := c.then.Bind(identity.Scope{Tenant: "acme", Workflow: "site"}, nil, []binding.Lister{lister})
 			if err != nil {
 				t.Fatal(err)
 			}
-			got, _, err := b.Start(c.now, lister, identity.Use{Run: 1})
+			got, _, err := b.Start(c.now, lister, binding.Use{Run: 1})
 			text := ""
 			for _, g := range got {
 				text += g.Name + "=" + g.Key.Ref + g.Key.Knob + " "
@@ -63,15 +64,15 @@ func TestBindingStart(t *testing.T) {
 
 // The commands and the level of a key may become stricter, and not looser.
 func TestBindingRestricts(t *testing.T) {
-	view := func(commands []string, level identity.Level) identity.View {
-		return identity.View{Profiles: []identity.Profile{profile("acme", tenant, identity.Key{Ref: "file://k", Commands: commands, MinLevel: level})}}
+	view := func(commands []string, level identity.Level) binding.View {
+		return binding.View{Profiles: []identity.Profile{profile("acme", tenant, identity.Key{Ref: "file://k", Commands: commands, MinLevel: level})}}
 	}
-	lister := identity.Lister{Step: "publish", Secrets: []string{"K"}}
-	b, err := view([]string{"git", "deploy"}, identity.L1).Bind(tenant, nil, []identity.Lister{lister})
+	lister := binding.Lister{Step: "publish", Secrets: []string{"K"}}
+	b, err := view([]string{"git", "deploy"}, identity.L1).Bind(tenant, nil, []binding.Lister{lister})
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, _, err := b.Start(view([]string{"/bin/git", "curl"}, identity.L0), lister, identity.Use{})
+	got, _, err := b.Start(view([]string{"/bin/git", "curl"}, identity.L0), lister, binding.Use{})
 	if err != nil || len(got) != 1 || fmt.Sprint(got[0].Key.Commands) != "[/bin/git]" || got[0].Key.MinLevel != identity.L1 {
 		t.Errorf("got %+v, %v", got, err)
 	}
@@ -79,7 +80,7 @@ func TestBindingRestricts(t *testing.T) {
 	if err != nil || early.Digest() == b.Digest() {
 		t.Errorf("got %v, %v", early, err)
 	}
-	if got, _, err := early.Start(view(nil, identity.L0), lister, identity.Use{}); err != nil || len(got) != 1 {
+	if got, _, err := early.Start(view(nil, identity.L0), lister, binding.Use{}); err != nil || len(got) != 1 {
 		t.Errorf("got %+v, %v", got, err)
 	}
 }
@@ -87,9 +88,9 @@ func TestBindingRestricts(t *testing.T) {
 // Where a value may go, and what happens to what has it, may become stricter as well, and not looser.
 func TestBindingKeepsOut(t *testing.T) {
 	to := func(hosts ...string) *identity.Inject { return &identity.Inject{Hosts: hosts} }
-	lister := identity.Lister{Step: "publish", Secrets: []string{"K"}}
-	view := func(k identity.Key) identity.View {
-		return identity.View{Profiles: []identity.Profile{profile("acme", tenant, k)}}
+	lister := binding.Lister{Step: "publish", Secrets: []string{"K"}}
+	view := func(k identity.Key) binding.View {
+		return binding.View{Profiles: []identity.Profile{profile("acme", tenant, k)}}
 	}
 	for what, c := range map[string]struct {
 		then, now identity.Key
@@ -109,11 +110,11 @@ func TestBindingKeepsOut(t *testing.T) {
 		"a knob goes to no host":              {identity.Key{Knob: "a"}, identity.Key{Knob: "b"}, "", false, nil},
 		"to where its reference is, followed": {identity.Key{Ref: "file://k", Retarget: true, Inject: to("a.example")}, identity.Key{Ref: "file://l"}, "[a.example]", false, nil},
 	} {
-		b, err := view(c.then).Bind(tenant, nil, []identity.Lister{lister})
+		b, err := view(c.then).Bind(tenant, nil, []binding.Lister{lister})
 		if err != nil {
 			t.Fatal(err)
 		}
-		got, _, err := b.Start(view(c.now), lister, identity.Use{})
+		got, _, err := b.Start(view(c.now), lister, binding.Use{})
 		if !errors.Is(err, c.err) || c.err == nil && err != nil {
 			t.Errorf("%s: %v, want %v", what, err, c.err)
 		}
@@ -126,6 +127,20 @@ func TestBindingKeepsOut(t *testing.T) {
 		}
 		if hosts != c.hosts || k.Strict != c.strict || k.Weak {
 			t.Errorf("%s: got %+v, to %s", what, k, hosts)
+		}
+	}
+}
+
+// A key that does not enter the sandbox has level L3 where the broker is kept from the worker, and no more than
+// the attempt has where it is not.
+func TestLevelAt(t *testing.T) {
+	injected := identity.Key{Ref: "mem://x", Inject: &identity.Inject{Hosts: []string{"example.com"}}}
+	for _, c := range []struct {
+		at, want identity.Level
+		key      identity.Key
+	}{{identity.L1Dev, identity.L1Dev, injected}, {identity.L1, identity.L3, injected}, {identity.L2, identity.L3, injected}, {identity.L1, identity.L1, identity.Key{Ref: "mem://x"}}} {
+		if got := binding.LevelAt(c.key, c.at); got != c.want {
+			t.Errorf("at %v: %v, want %v", c.at, got, c.want)
 		}
 	}
 }

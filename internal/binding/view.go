@@ -1,22 +1,23 @@
-package identity
+package binding
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
-	"fmt"
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/stepward/stepward/identity"
 	"github.com/stepward/stepward/internal/db"
 )
 
 // A View is what counts at some places, as one moment has it.
 type View struct {
-	Profiles    []Profile // more than apply at one place: see Resolve
+	Profiles    []identity.Profile // more than apply at one place: see Resolve
 	Revocations Revocations
 
-	Engine   Engine   // for Start: without it, what a policy applies to is denied
-	recalled []string // policies: see Recall
+	Engine   identity.Engine // for Start: without it, what a policy applies to is denied
+	recalled []string        // policies: see Recall
 }
 
 // sender is a pool, or a transaction.
@@ -26,8 +27,8 @@ type sender interface {
 
 // Load reads what counts at places, and for uses: what is revoked of anything else is not read, so that it costs
 // nothing, and [Revocations.Of] permits no use that was not among them. Without any, it is of every key. keys are those that
-// are said with runs. It is for the broker and for what enqueues: nobody else has a q.
-func Load(ctx context.Context, tx sender, q *db.Queries, places []Scope, uses []Use, keys ...map[string]Key) (View, error) {
+// are said with runs.
+func Load(ctx context.Context, tx sender, q *db.Queries, places []identity.Scope, uses []Use, keys ...map[string]identity.Key) (View, error) {
 	return load(ctx, tx, q, &pgx.Batch{}, places, uses, keys)
 }
 
@@ -35,7 +36,7 @@ func Load(ctx context.Context, tx sender, q *db.Queries, places []Scope, uses []
 // waits for it. The statements that read have new snapshots, and so see what was revoked
 // before; in a transaction of an application that has but one, what that sees counts, and the
 // start of a step asks again.
-func LoadToBind(ctx context.Context, tx pgx.Tx, q *db.Queries, places []Scope, uses []Use, keys []map[string]Key) (View, error) {
+func LoadToBind(ctx context.Context, tx pgx.Tx, q *db.Queries, places []identity.Scope, uses []Use, keys []map[string]identity.Key) (View, error) {
 	tenants := []string{}
 	for _, p := range places {
 		tenants = append(tenants, p.Tenant)
@@ -46,7 +47,7 @@ func LoadToBind(ctx context.Context, tx pgx.Tx, q *db.Queries, places []Scope, u
 }
 
 // load sends statements, after those that are in the batch, in one go.
-func load(ctx context.Context, tx sender, q *db.Queries, b *pgx.Batch, places []Scope, uses []Use, keys []map[string]Key) (v View, err error) {
+func load(ctx context.Context, tx sender, q *db.Queries, b *pgx.Batch, places []identity.Scope, uses []Use, keys []map[string]identity.Key) (v View, err error) {
 	tenants, projects, environments, workflows := []string{}, []string{}, []string{}, []string{}
 	of := make(asked)
 	for _, p := range places {
@@ -64,16 +65,16 @@ func load(ctx context.Context, tx sender, q *db.Queries, b *pgx.Batch, places []
 	for _, u := range uses {
 		of.add(u)
 	}
-	names := of.of(KindKey)
+	names := of.of(identity.KindKey)
 	switch {
 	case uses == nil:
-		of[KindKey] = map[string]bool{anyTarget: true}
+		of[identity.KindKey] = map[string]bool{anyTarget: true}
 	case names == nil: // which would be any
 		names = []string{}
 	}
 	before := b.Len()
 	b.Queue(q.ProfileApply, tenants, projects, environments, workflows)
-	b.Queue(q.RevocationApply, tenants, of.of(KindRun), of.of(KindWorker), of.of(KindWorkflow), names, of.of(KindProfile), projects, environments, workflows)
+	b.Queue(q.RevocationApply, tenants, of.of(identity.KindRun), of.of(identity.KindWorker), of.of(identity.KindWorkflow), names, of.of(identity.KindProfile), projects, environments, workflows)
 	results := tx.SendBatch(ctx, b)
 	defer func() { err = errors.Join(err, results.Close()) }()
 	for range before {
@@ -85,14 +86,14 @@ func load(ctx context.Context, tx sender, q *db.Queries, b *pgx.Batch, places []
 	if err != nil {
 		return v, err
 	}
-	if v.Profiles, err = pgx.CollectRows(rows, scanProfile); err != nil {
+	if v.Profiles, err = pgx.CollectRows(rows, scan); err != nil {
 		return v, err
 	}
 	if rows, err = results.Query(); err != nil {
 		return v, err
 	}
 	v.Revocations.Epochs = make(map[string]int64)
-	var r Revocation
+	var r identity.Revocation
 	var epoch int64
 	_, err = pgx.ForEachRow(rows, []any{&r.Tenant, &epoch, &r.Epoch, &r.Kind, &r.Target, &r.Version, &r.State, &r.Drain}, func() error {
 		v.Revocations.Epochs[r.Tenant] = epoch
@@ -108,12 +109,10 @@ func load(ctx context.Context, tx sender, q *db.Queries, b *pgx.Batch, places []
 	return v, err
 }
 
-// State returns the state of a use now, and which revocation says so.
-func (p *Profiles) State(ctx context.Context, u Use) (State, Revocation, error) {
-	v, err := Load(ctx, p.pool, p.q, []Scope{{Tenant: u.Tenant, Workflow: u.Workflow}}, []Use{u})
-	if err != nil {
-		return Hard, Revocation{}, fmt.Errorf("identity: read revocations: %w", err)
-	}
-	s, why := v.Revocations.Of(u)
-	return s, why, nil
+func scan(row pgx.CollectableRow) (p identity.Profile, err error) {
+	s := &p.Scope
+	var digest []byte
+	err = row.Scan(&p.ID, &s.Tenant, &p.Name, &s.Project, &s.Environment, &s.Workflow, &s.Step, &p.Generation, &p.Changed, &p.Actor, &p.Keys, &digest, &p.Policy)
+	p.Digest = hex.EncodeToString(digest)
+	return p, err
 }

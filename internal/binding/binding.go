@@ -1,4 +1,7 @@
-package identity
+// Package binding says what the steps of a run may have: what an enqueue binds the run to, and what a step gets of that
+// when it starts, as profiles, policies and what is revoked have it then. Package enqueue binds, package broker starts, and
+// package explain tells beforehand.
+package binding
 
 import (
 	"crypto/sha256"
@@ -8,37 +11,26 @@ import (
 	"maps"
 	"slices"
 	"strings"
+
+	"github.com/stepward/stepward/identity"
+	"github.com/stepward/stepward/internal/within"
 )
 
 // A Binding is what an enqueue has given to a run: which names, and what they
 // referred to. What its steps get when they start may be less, and is never more.
 type Binding struct {
-	Place Scope            `json:"place"` // of the run, without a step
-	Epoch map[string]int64 `json:"epoch"` // of what is revoked: of the tenant, and of the deployment ("")
-	Keys  map[string]Key   `json:"keys,omitempty"`
-	Names []Bound          `json:"names"`
+	Place identity.Scope          `json:"place"` // of the run, without a step
+	Epoch map[string]int64        `json:"epoch"` // of what is revoked: of the tenant, and of the deployment ("")
+	Keys  map[string]identity.Key `json:"keys,omitempty"`
+	Names []identity.Bound        `json:"names"`
 
 	// Policies are those that have to permit what a step gets, beside those that apply
 	// when it starts.
-	Policies []BoundPolicy `json:"policies,omitempty"`
+	Policies []Policy `json:"policies,omitempty"`
 
 	// Early is of a run that was enqueued before any worker had defined its workflow:
 	// it is bound to everything that its tenant had, and names without a step are of any.
 	Early bool `json:"early,omitempty"`
-}
-
-// A Bound is a name that a run was bound to.
-type Bound struct {
-	Step     string   `json:"step,omitempty"`
-	Name     string   `json:"name"`
-	Ref      string   `json:"ref,omitempty"` // empty: it was a knob
-	Version  string   `json:"version,omitempty"`
-	From     Origin   `json:"from"`
-	Retarget bool     `json:"retarget,omitempty"`
-	Commands []string `json:"commands,omitempty"`
-	MinLevel Level    `json:"min_level,omitzero"`
-	Strict   bool     `json:"strict,omitempty"`
-	Inject   *Inject  `json:"inject,omitempty"`
 }
 
 // Digest identifies what was bound.
@@ -49,16 +41,6 @@ func (b Binding) Digest() [32]byte {
 	}
 	return sha256.Sum256(text)
 }
-
-// What a [KeyError] of a start may be about, beyond those of a [Resolved].
-var (
-	// ErrUnbound reports a name that the run was not bound to when it was enqueued.
-	ErrUnbound = errors.New("not bound when the run was enqueued")
-
-	// ErrRetargeted reports a name that refers to something else than when the run was
-	// enqueued, and has no Retarget.
-	ErrRetargeted = errors.New("it refers to something else than when the run was enqueued")
-)
 
 // A Lister is a step, and the names that it lists: one that ends in "?" may be
 // missing.
@@ -99,10 +81,10 @@ func Listers(steps []byte) (out []Lister, err error) {
 }
 
 // Bind says what a run at a place is bound to: of what its steps list, what
-// profiles give them. run is what is said with the run itself. An error is a *[KeyError]:
-// a name that is required and that nobody gets, one that is [ErrAmbiguous] or
-// [ErrLocked], or [ErrRevoked].
-func (v View) Bind(place Scope, run map[string]Key, steps []Lister) (Binding, error) {
+// profiles give them. run is what is said with the run itself. An error is a *[identity.KeyError]:
+// a name that is required and that nobody gets, one that is [identity.ErrAmbiguous] or
+// [identity.ErrLocked], or [identity.ErrRevoked].
+func (v View) Bind(place identity.Scope, run map[string]identity.Key, steps []Lister) (Binding, error) {
 	b := v.binding(place, run)
 	use := Use{Tenant: place.Tenant, Workflow: place.Workflow}
 	if err := v.allowed(use, "", ""); err != nil {
@@ -123,7 +105,7 @@ func (v View) Bind(place Scope, run map[string]Key, steps []Lister) (Binding, er
 
 // BindEarly binds a run whose workflow nobody has defined, to everything that there is
 // for it.
-func (v View) BindEarly(place Scope, run map[string]Key) (Binding, error) {
+func (v View) BindEarly(place identity.Scope, run map[string]identity.Key) (Binding, error) {
 	b := v.binding(place, run)
 	b.Early = true
 	use := Use{Tenant: place.Tenant, Workflow: place.Workflow}
@@ -136,9 +118,9 @@ func (v View) BindEarly(place Scope, run map[string]Key) (Binding, error) {
 	}
 	for _, step := range slices.Sorted(maps.Keys(steps)) {
 		place.Step = step
-		all := Resolve(v.Profiles, place, run)
+		all := identity.Resolve(v.Profiles, place, run)
 		for _, name := range slices.Sorted(maps.Keys(all)) {
-			if r := all[name]; r.Err == nil && v.allowed(use.of(r), step, name) == nil {
+			if r := all[name]; r.Err == nil && v.allowed(use.Of(r), step, name) == nil {
 				b.add(step, r)
 			}
 		}
@@ -146,24 +128,24 @@ func (v View) BindEarly(place Scope, run map[string]Key) (Binding, error) {
 	return b, nil
 }
 
-func (v View) binding(place Scope, run map[string]Key) Binding {
-	b := Binding{Place: place, Epoch: map[string]int64{}, Keys: run, Names: []Bound{}, Policies: v.policiesIn(place)}
+func (v View) binding(place identity.Scope, run map[string]identity.Key) Binding {
+	b := Binding{Place: place, Epoch: map[string]int64{}, Keys: run, Names: []identity.Bound{}, Policies: v.policiesIn(place)}
 	for _, tenant := range []string{"", place.Tenant} {
 		b.Epoch[tenant] = v.Revocations.Epochs[tenant]
 	}
 	return b
 }
 
-func (b *Binding) add(step string, r Resolved) {
-	b.Names = append(b.Names, Bound{Step: step, Name: r.Name, Ref: r.Key.Ref, Version: r.Key.Version, From: r.From,
+func (b *Binding) add(step string, r identity.Resolved) {
+	b.Names = append(b.Names, identity.Bound{Step: step, Name: r.Name, Ref: r.Key.Ref, Version: r.Key.Version, From: r.From,
 		Retarget: r.Key.Retarget, Commands: r.Key.Commands, MinLevel: r.Key.MinLevel,
 		Strict: r.Key.Strict, Inject: r.Key.Inject})
 }
 
 // Keep drops the names that another run was not bound to, and adds the policies that it was.
 func (b *Binding) Keep(other Binding) {
-	b.Names = slices.DeleteFunc(b.Names, func(n Bound) bool {
-		_, ok := other.bound(n.Step, n.Name)
+	b.Names = slices.DeleteFunc(b.Names, func(n identity.Bound) bool {
+		_, ok := other.Bound(n.Step, n.Name)
 		return !ok
 	})
 	for _, p := range other.Policies {
@@ -173,7 +155,8 @@ func (b *Binding) Keep(other Binding) {
 	}
 }
 
-func (b Binding) bound(step, name string) (Bound, bool) {
+// Bound returns what the run was bound to under a name.
+func (b Binding) Bound(step, name string) (identity.Bound, bool) {
 	for _, of := range []string{step, ""} { // "" is of any step, and of an early one only
 		for _, n := range b.Names {
 			if n.Name == name && n.Step == of {
@@ -181,15 +164,15 @@ func (b Binding) bound(step, name string) (Bound, bool) {
 			}
 		}
 	}
-	return Bound{}, false
+	return identity.Bound{}, false
 }
 
 // Start says what a step gets when it starts: of what it lists, what the profiles give
 // it now, if the run was bound to it, and if all policies permit it, those of now and those
 // that the run was bound to. use is the run's, with what is known of its worker. What the step
 // could do without and does not get is withheld, each with its Err. What it cannot do without
-// and does not get is a *[KeyError].
-func (b Binding) Start(v View, s Lister, use Use) (given, withheld []Resolved, err error) {
+// and does not get is a *[identity.KeyError].
+func (b Binding) Start(v View, s Lister, use Use) (given, withheld []identity.Resolved, err error) {
 	use.Tenant, use.Workflow, use.Bound = b.Place.Tenant, b.Place.Workflow, b.Epoch
 	if err := v.allowed(use, s.Step, ""); err != nil {
 		return nil, nil, err
@@ -202,18 +185,18 @@ func (b Binding) Start(v View, s Lister, use Use) (given, withheld []Resolved, e
 	}
 	rules := v.rules(b, place)
 	for _, g := range grants {
-		n, ok := b.bound(s.Step, g.Name)
+		n, ok := b.Bound(s.Step, g.Name)
 		switch {
 		case !ok:
-			g.Err = &KeyError{Step: s.Step, Key: g.Name, Err: ErrUnbound}
+			g.Err = &identity.KeyError{Step: s.Step, Key: g.Name, Err: identity.ErrUnbound}
 		case (n.Ref != g.Key.Ref || (n.Ref == "") != (g.Key.Knob != "")) && !n.Retarget:
-			g.Err = &KeyError{Step: s.Step, Key: g.Name, Err: ErrRetargeted}
+			g.Err = &identity.KeyError{Step: s.Step, Key: g.Name, Err: identity.ErrRetargeted}
 		default:
-			if !n.restrict(&g.Key) {
-				g.Err = &KeyError{Step: s.Step, Key: g.Name, Detail: "none of the hosts that its value may be sent to", Err: ErrUnbound}
+			if !restrict(&g.Key, n) {
+				g.Err = &identity.KeyError{Step: s.Step, Key: g.Name, Detail: "none of the hosts that its value may be sent to", Err: identity.ErrUnbound}
 				break
 			}
-			g.Err = judge(rules, Question{Place: place, Version: use.WorkflowVersion, Level: g.Key.LevelAt(use.Level)}, s.Tool, &g)
+			g.Err = judge(rules, identity.Question{Place: place, Version: use.WorkflowVersion, Level: LevelAt(g.Key, use.Level)}, s.Tool, &g)
 		}
 		switch {
 		case g.Err == nil:
@@ -228,8 +211,8 @@ func (b Binding) Start(v View, s Lister, use Use) (given, withheld []Resolved, e
 }
 
 // restrict takes off a key what it was not bound with. It returns whether something is left.
-func (n Bound) restrict(k *Key) bool {
-	k.Commands, k.MinLevel, k.Strict = both(n.Commands, k.Commands), max(n.MinLevel, k.MinLevel), n.Strict || k.Strict
+func restrict(k *identity.Key, n identity.Bound) bool {
+	k.Commands, k.MinLevel, k.Strict = within.Commands(n.Commands, k.Commands), max(n.MinLevel, k.MinLevel), n.Strict || k.Strict
 	if n.Inject == nil || k.Ref == "" {
 		return true
 	}
@@ -249,26 +232,26 @@ func (n Bound) restrict(k *Key) bool {
 
 // grants returns what a step gets of what it lists, each with Required if it cannot do
 // without, and what it does not get and can do without.
-func (v View) grants(place Scope, run map[string]Key, s Lister, use Use) (out, withheld []Resolved, err error) {
-	all := Resolve(v.Profiles, place, run)
+func (v View) grants(place identity.Scope, run map[string]identity.Key, s Lister, use Use) (out, withheld []identity.Resolved, err error) {
+	all := identity.Resolve(v.Profiles, place, run)
 	for _, listed := range s.Secrets {
 		name, optional := strings.CutSuffix(listed, "?")
 		r, ok := all[name]
 		if !ok {
-			r = Resolved{Name: name, Err: &KeyError{Key: name, Err: ErrMissing}}
+			r = identity.Resolved{Name: name, Err: &identity.KeyError{Key: name, Err: identity.ErrMissing}}
 		}
 		r.Key.Required = r.Key.Required || !optional
 		err := r.Err
-		if e := (*KeyError)(nil); errors.As(err, &e) {
-			err = &KeyError{Step: s.Step, Key: e.Key, Detail: e.Detail, Err: e.Err}
+		if e := (*identity.KeyError)(nil); errors.As(err, &e) {
+			err = &identity.KeyError{Step: s.Step, Key: e.Key, Detail: e.Detail, Err: e.Err}
 		}
 		if err == nil {
-			err = v.allowed(use.of(r), s.Step, name)
+			err = v.allowed(use.Of(r), s.Step, name)
 		}
 		switch {
 		case err == nil:
 			out = append(out, r)
-		case r.Key.Required, errors.Is(err, ErrAmbiguous), errors.Is(err, ErrLocked):
+		case r.Key.Required, errors.Is(err, identity.ErrAmbiguous), errors.Is(err, identity.ErrLocked):
 			return nil, nil, err
 		default:
 			r.Err = err
@@ -278,21 +261,45 @@ func (v View) grants(place Scope, run map[string]Key, s Lister, use Use) (out, w
 	return out, withheld, nil
 }
 
-// of adds a key to a use.
-func (u Use) of(r Resolved) Use {
-	u.Key, u.Version, u.Profiles = r.Name, r.Key.Version, r.Profiles()
+// Profiles returns the ids of the profiles that give a name: of what wins; of what a run says itself, of all that
+// it says that in the place of.
+func Profiles(r identity.Resolved) (ids []int64) {
+	from := []identity.Origin{r.From}
+	if r.From.Breadth == within.Run.String() {
+		from = r.Shadowed
+	}
+	for _, o := range from {
+		if o.ID != 0 {
+			ids = append(ids, o.ID)
+		}
+	}
+	return ids
+}
+
+// LevelAt returns the level of a key for an attempt at a level: what does not enter the sandbox is as safe as the
+// broker is from the worker.
+func LevelAt(k identity.Key, l identity.Level) identity.Level {
+	if k.Inject != nil && l >= identity.L1 {
+		return identity.L3
+	}
+	return l
+}
+
+// Of adds a key to a use.
+func (u Use) Of(r identity.Resolved) Use {
+	u.Key, u.Version, u.Profiles = r.Name, r.Key.Version, Profiles(r)
 	return u
 }
 
 // allowed returns an error if a use must not begin.
 func (v View) allowed(u Use, step, name string) error {
 	state, why := v.Revocations.Of(u)
-	if state < Soft {
+	if state < identity.Soft {
 		return nil
 	}
 	what := why.Kind
 	if why.Target != "" {
 		what += " " + why.Target
 	}
-	return &KeyError{Step: step, Key: name, Detail: fmt.Sprintf("%s, %v", what, state), Err: ErrRevoked}
+	return &identity.KeyError{Step: step, Key: name, Detail: fmt.Sprintf("%s, %v", what, state), Err: identity.ErrRevoked}
 }
