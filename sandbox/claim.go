@@ -59,5 +59,5 @@ func (s *Sandbox) Claim(ctx context.Context, o Options) error {
 
 // hello is what a connection begins with.
 func (s *Sandbox) hello() *rpc.HelloRequest {
-	return &rpc.HelloRequest{Token: s.token, Session: s.labels.Session, Epoch: int64(s.labels.Epoch), Spare: s.spare}
+	return &rpc.HelloRequest{Token: s.token(), Session: s.labels.Session, Epoch: int64(s.labels.Epoch), Spare: s.spare}
 }

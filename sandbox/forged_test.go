@@ -93,7 +93,7 @@ func openForged(t *testing.T, r rpcconnect.RunnerHandler) *Sandbox {
 		defer close(served)
 		_ = srv.Serve(f)
 	}()
-	s, err := Open(t.Context(), f, Handle{ID: "x", Token: []byte("t")}, Options{})
+	s, err := Open(t.Context(), f, Handle{ID: "x", token: func() []byte { return []byte("t") }}, Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -24,7 +24,7 @@ func (b *stuck) Dial(context.Context, string) (net.Conn, error) {
 // the sandbox, whoever else is dialling. One dial is for all.
 func TestLinkWhileDialling(t *testing.T) {
 	b := &stuck{dialled: make(chan struct{}, 9), answer: make(chan struct{})}
-	s := &Sandbox{backend: b, destroyed: make(chan struct{})}
+	s := &Sandbox{backend: b, token: func() []byte { return nil }, destroyed: make(chan struct{})}
 	s.data, s.control = &link{s: s}, &link{s: s}
 	s.network = newNetwork(t.Context(), s, nil)
 	patient := make(chan error, 2)

@@ -158,7 +158,7 @@ func (n *network) offer(ctx context.Context) (net.Conn, error) {
 	}
 	stop := context.AfterFunc(ctx, func() { c.Close() })
 	defer stop()
-	t, err := tunnel.Offer(c, n.s.token, int64(n.s.labels.Epoch))
+	t, err := tunnel.Offer(c, n.s.token(), int64(n.s.labels.Epoch))
 	if err != nil {
 		c.Close()
 		return nil, err

@@ -56,7 +56,7 @@ type Sandbox struct {
 	id      string
 	spec    Spec
 	labels  Labels
-	token   []byte
+	token   func() []byte // as in a Handle
 	enforce Enforcement
 
 	data, control *link   // bulk data must never delay a kill
@@ -109,7 +109,7 @@ func Start(ctx context.Context, b Backend, o Options) (*Sandbox, error) {
 	token := make([]byte, 32)
 	rand.Read(token)
 	s := &Sandbox{
-		backend: b, id: o.ID, spec: o.Spec, labels: o.Labels, token: token, done: o.Done, keep: o.Keep,
+		backend: b, id: o.ID, spec: o.Spec, labels: o.Labels, token: func() []byte { return token }, done: o.Done, keep: o.Keep,
 		issued: newIssued(o.Continue), destroyed: make(chan struct{}), spare: o.SpareGuest,
 	}
 	s.claimed.Store(o.Labels.Run != 0)

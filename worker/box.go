@@ -197,7 +197,7 @@ func (h *host) holds(ctx context.Context) bool {
 // A storedHandle is the handle of a sandbox, with what tells the input that its attempt
 // began with from another one.
 type storedHandle struct {
-	sandbox.Handle
+	Handle    json.RawMessage
 	InputHash uint64
 }
 
@@ -213,7 +213,10 @@ func (h *host) handle(ctx context.Context, a engine.Attempt, open sandbox.Handle
 	if !h.w.capabilities.Persistent || a.Step.Spec.Share || a.Step.Tool && !a.Step.Continue {
 		return nil, nil
 	}
-	raw, err := json.Marshal(storedHandle{Handle: open, InputHash: hashInput(a.Input)})
+	raw, err := open.MarshalBinary()
+	if err == nil {
+		raw, err = json.Marshal(storedHandle{Handle: raw, InputHash: hashInput(a.Input)})
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -270,18 +273,22 @@ func (h *host) takeOver(ctx context.Context, a engine.Attempt, b *box) (known ma
 	if stored == nil {
 		return nil, h.orphaned(opening, b.id, errors.New("no other worker can go on with it"))
 	}
-	var handle storedHandle
+	var kept storedHandle
+	var handle sandbox.Handle
 	raw, _, err := h.open(always, stored)
 	if err == nil {
-		err = json.Unmarshal(raw, &handle)
+		err = json.Unmarshal(raw, &kept)
+	}
+	if err == nil {
+		err = handle.UnmarshalBinary(kept.Handle)
 	}
 	if err != nil {
 		return nil, err
 	}
-	if handle.InputHash != hashInput(a.Input) {
+	if kept.InputHash != hashInput(a.Input) {
 		return nil, h.orphaned(opening, b.id, errors.New("the body passes another input now"))
 	}
-	sb, err := sandbox.Open(opening, w.backend, handle.Handle, sandbox.Options{Labels: h.labels(a), Done: b.used.add, Continue: a.Step.Continue, Keep: h.keep(a, b)})
+	sb, err := sandbox.Open(opening, w.backend, handle, sandbox.Options{Labels: h.labels(a), Done: b.used.add, Continue: a.Step.Continue, Keep: h.keep(a, b)})
 	if err != nil {
 		return nil, h.orphaned(opening, b.id, err)
 	}

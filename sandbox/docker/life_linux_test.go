@@ -269,13 +269,17 @@ func testCommandOutlivesWorker(t *testing.T, b *Backend) {
 		t.Fatalf("the worker was not killed: %v\n%s", err, out)
 	}
 	var left struct {
-		Handle sandbox.Handle
+		Handle []byte
 		At     int64
 	}
 	if err := json.Unmarshal(out, &left); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	s, err := sandbox.Open(t.Context(), b, left.Handle, sandbox.Options{Labels: sandbox.Labels{Epoch: 2}})
+	var handle sandbox.Handle
+	if err := handle.UnmarshalBinary(left.Handle); err != nil {
+		t.Fatal(err)
+	}
+	s, err := sandbox.Open(t.Context(), b, handle, sandbox.Options{Labels: sandbox.Labels{Epoch: 2}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -284,7 +288,7 @@ func testCommandOutlivesWorker(t *testing.T, b *Backend) {
 			t.Error(err)
 		}
 	}()
-	if _, err := sandbox.Open(t.Context(), b, left.Handle, sandbox.Options{Labels: sandbox.Labels{Epoch: 1}}); !errors.Is(err, sandbox.ErrLost) {
+	if _, err := sandbox.Open(t.Context(), b, handle, sandbox.Options{Labels: sandbox.Labels{Epoch: 1}}); !errors.Is(err, sandbox.ErrLost) {
 		t.Errorf("opened with an epoch that is over: %v, want ErrLost", err)
 	}
 	var all, rest bytes.Buffer
@@ -306,8 +310,8 @@ func testCommandOutlivesWorker(t *testing.T, b *Backend) {
 		t.Errorf("asked again: %v, %+v", err, again.Usage())
 	}
 	var gone *sandbox.Sandbox
-	left.Handle.ID = "none"
-	if gone, err = sandbox.Open(t.Context(), b, left.Handle, sandbox.Options{}); !errors.Is(err, sandbox.ErrLost) {
+	handle.ID = "none"
+	if gone, err = sandbox.Open(t.Context(), b, handle, sandbox.Options{}); !errors.Is(err, sandbox.ErrLost) {
 		t.Errorf("a sandbox that is gone: %v, %v", gone, err)
 	}
 }
@@ -336,7 +340,11 @@ func doomed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := json.NewEncoder(os.Stdout).Encode(map[string]any{"Handle": s.Handle(), "At": at}); err != nil {
+	handle, err := s.Handle().MarshalBinary()
+	if err == nil {
+		err = json.NewEncoder(os.Stdout).Encode(map[string]any{"Handle": handle, "At": at})
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
 	proc, err := os.FindProcess(os.Getpid())
