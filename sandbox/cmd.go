@@ -44,8 +44,9 @@ type Cmd struct {
 	Stdin io.Reader
 
 	// Stdout and Stderr get what the command writes. Nil discards it. A writer
-	// that blocks holds up the command. If they are the same comparable value,
-	// one goroutine at a time calls Write.
+	// that blocks holds up the command, and Wait. Once the context has ended, or Detach
+	// was called, a Write gets 10 s more: it is left behind then, and nothing else is
+	// written. If they are the same comparable value, one goroutine at a time calls Write.
 	Stdout, Stderr io.Writer
 
 	// Terminal, if not nil, makes the command's standard input, output and error a

@@ -32,6 +32,9 @@ const (
 	killPatience = 10 * time.Second
 )
 
+// writePatience is how long a Write of output may last once nobody waits for the exec's end.
+const writePatience = 10 * time.Second
+
 // maxAnswer bounds the encoded answer of a guest step.
 const maxAnswer = rpc.MaxMessage
 
@@ -58,6 +61,10 @@ type execution struct {
 	ended    chan struct{}
 	err      error
 	writeErr error
+	giveUp   chan struct{} // closed when a Write is to be waited for no more
+	givesUp  sync.Once
+	why      error // it was closed
+	gaveUp   bool  // on one, and so on all that would follow it
 	feeding  sync.WaitGroup
 	readErr  error // of the reader of its input, as inputErr set before feeding is done
 	inputErr error // its input could not be given, and it was killed
@@ -73,7 +80,7 @@ type execution struct {
 
 // start returns when the process runs, or failed to.
 func (x *execution) start(ctx context.Context) error {
-	x.started, x.ended = make(chan struct{}), make(chan struct{})
+	x.started, x.ended, x.giveUp = make(chan struct{}), make(chan struct{}), make(chan struct{})
 	stream, stop := context.WithCancel(context.WithoutCancel(ctx))
 	x.stop = stop
 	if ctx.Err() != nil { // nothing has run
@@ -131,15 +138,18 @@ func (x *execution) start(ctx context.Context) error {
 			if errors.Is(context.Cause(ctx), ErrDetached) {
 				x.detached.Store(true)
 				stop()
+				x.settle(context.Cause(ctx))
 				return
 			}
 			if err := x.kill(ctx, stream); err != nil {
 				stop() // nothing can be said about it any more
-				<-x.ended
+				x.settle(context.Cause(ctx))
 				if x.sb.invoker == nil && errors.Is(x.err, ErrLost) {
 					x.sb.Leave() // it may run on in there
 				}
+				return
 			}
+			x.settle(context.Cause(ctx))
 		}
 	})
 	select {
@@ -183,12 +193,25 @@ func (x *execution) wait() error {
 func (x *execution) detach() error {
 	x.detached.Store(true)
 	x.stop()
-	<-x.ended
+	x.settle(ErrDetached)
 	x.killing.Wait()
 	if errors.Is(x.err, ErrDetached) {
 		return nil
 	}
 	return x.err // it was over
+}
+
+// settle waits for what is left to do when the exec is over. A Write cannot be
+// interrupted: one that lasts is left behind, as a Read of input is.
+func (x *execution) settle(why error) {
+	late := time.NewTimer(writePatience)
+	defer late.Stop()
+	select {
+	case <-x.ended:
+	case <-late.C:
+		x.givesUp.Do(func() { x.why = why; close(x.giveUp) })
+		<-x.ended
+	}
 }
 
 // kill returns when the exec has been killed, or is over. What the runner does not know
@@ -312,6 +335,9 @@ func (x *execution) attach(ctx context.Context, c rpcconnect.RunnerClient, start
 }
 
 func (x *execution) output(ctx context.Context, o *rpc.Output) {
+	if x.gaveUp && o.Stream != rpc.Output_ANSWER {
+		return
+	}
 	next := o.Offset + int64(len(o.Data))
 	var w io.Writer
 	switch o.Stream {
@@ -335,7 +361,7 @@ func (x *execution) output(ctx context.Context, o *rpc.Output) {
 		return
 	}
 	if o.Truncated > 0 && w != nil && x.writeErr == nil {
-		fmt.Fprintf(w, "\n[%d bytes of output are left out]\n", o.Truncated)
+		x.writeErr = x.write(w, o, fmt.Appendf(nil, "\n[%d bytes of output are left out]\n", o.Truncated))
 	}
 	if w == nil || x.writeErr != nil {
 		return // as a pipe whose reader has gone, but without a signal
@@ -344,9 +370,29 @@ func (x *execution) output(ctx context.Context, o *rpc.Output) {
 		x.writeErr = fmt.Errorf("sandbox: %s: %w", x.name, errForged)
 		return
 	}
-	if _, err := w.Write(o.Data); err != nil {
-		x.writeErr = err
+	x.writeErr = x.write(w, o, o.Data)
+}
+
+// write passes something of o on. When it gives up, o counts as not read: a Write that
+// returns later may have taken some.
+func (x *execution) write(w io.Writer, o *rpc.Output, data []byte) error {
+	wrote := make(chan error, 1)
+	go func() {
+		_, err := w.Write(data)
+		wrote <- err
+	}()
+	select {
+	case err := <-wrote:
+		return err
+	case <-x.giveUp:
 	}
+	x.gaveUp = true
+	if o.Stream == rpc.Output_STDOUT {
+		x.usage.Stdout = o.Offset
+	} else {
+		x.usage.Stderr = o.Offset
+	}
+	return fmt.Errorf("sandbox: %s: a Write of its output does not return: %w", x.name, x.why)
 }
 
 // early takes heartbeats, and what a guest shows, off the front of an answer. An
