@@ -17,6 +17,7 @@ import (
 	"github.com/stepward/stepward/audit"
 	"github.com/stepward/stepward/identity"
 	"github.com/stepward/stepward/identity/broker"
+	"github.com/stepward/stepward/identity/filestore"
 	"github.com/stepward/stepward/sandbox"
 	"github.com/stepward/stepward/sandbox/local"
 	"github.com/stepward/stepward/sandbox/sandboxtest"
@@ -74,7 +75,10 @@ func (f *fixture) serve(cfg broker.Config) (address string, stop func()) {
 		f.t.Fatal(err)
 	}
 	f.t.Cleanup(func() { os.RemoveAll(dir) })
-	cfg.Pool, cfg.Schema, cfg.Dir, cfg.Stores = f.pool, f.schema, filepath.Join(dir, "key"), map[string]broker.Store{"one": oneSecret{}}
+	cfg.Pool, cfg.Schema, cfg.Dir = f.pool, f.schema, filepath.Join(dir, "key")
+	if cfg.Stores == nil {
+		cfg.Stores = map[string]broker.Store{"one": oneSecret{}}
+	}
 	path := filepath.Join(dir, "s")
 	ln, err := net.Listen("unix", path)
 	if err != nil {
@@ -161,6 +165,48 @@ func TestEntrustedGuestRefused(t *testing.T) {
 	}
 	if n := f.count("SELECT count(*) FROM stepward.issue"); n != 1 {
 		t.Errorf("%d attempts had secrets", n)
+	}
+}
+
+// A run whose store is corrupt is parked, and Why says what there is to do: with what was damaged back in its place, it goes on.
+func TestStoreCorrupt(t *testing.T) {
+	f := newFixture(t)
+	dir := filepath.Join(t.TempDir(), "secrets")
+	store, err := filestore.Open(filestore.Config{Dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { store.Close() })
+	if _, err := store.Put(t.Context(), "acme", "token", []byte("s3cr3t-canary-of-file")); err != nil {
+		t.Fatal(err)
+	}
+	records, err := filepath.Glob(filepath.Join(dir, "records", "*"))
+	if err != nil || len(records) != 1 {
+		t.Fatal(records, err)
+	}
+	good, err := os.ReadFile(records[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	bad := slices.Clone(good)
+	bad[len(bad)/2] ^= 1
+	if err := os.WriteFile(records[0], bad, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f.secret(identity.Key{Ref: "file://token"})
+	address, _ := f.serve(broker.Config{Stores: map[string]broker.Store{"file": store}})
+	f.start(worker.Config{Workflows: entrustedOnly, Backends: []sandbox.Backend{local.New(local.Config{Program: sandboxtest.BuildProbe(t)})}, Broker: address})
+	run := f.enqueueEntrusted(counting{N: 1})
+	f.parksAs(run.ID, "store")
+	f.because(run.ID, "parked", "TOKEN", "was changed, cut", "restore it from a backup")
+	if err := os.WriteFile(records[0], good, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.client.Resume(t.Context(), run.ID); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := run.Result(t.Context()); err != nil {
+		t.Errorf("got %q, %v", out, err)
 	}
 }
 

@@ -63,14 +63,14 @@ const lacksBroker = "broker"
 
 // elsewhere hands the run to another worker whose broker may have what this one's lacks. It parks the run
 // if there is none, as then it is for an operator.
-func (l *lent) elsewhere(ctx context.Context, lack string, why error, longer bool) error {
+func (l *lent) elsewhere(ctx context.Context, reason, lack string, why error, longer bool) error {
 	w, t := l.h.w, l.h.t
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), maintenanceTimeout)
 	defer cancel()
 	var others bool
 	err := w.Pool.QueryRow(ctx, w.q.WorkerLacks, t.session, t.run, lack, lackFor.Seconds()).Scan(&others)
 	if err == nil && !others {
-		return &engine.ParkError{Reason: "identity", Err: why}
+		return &engine.ParkError{Reason: reason, Err: why}
 	}
 	w.lacks.rest(why, longer)
 	w.log.ErrorContext(ctx, "a run that needs secrets is handed to another worker: the broker here cannot give them", "run", workflow.RunID(t.run).String(), "error", why)

@@ -105,7 +105,7 @@ func (s *Store) Get(ctx context.Context, r broker.Request) (broker.Value, error)
 	}
 	name, key, ok := s.config.find(r.Tenant, r.Path)
 	if !ok {
-		return broker.Value{}, fmt.Errorf("awssecrets: %.80q of tenant %.80q is not the name of a secret: %w", r.Path, r.Tenant, broker.ErrDenied)
+		return broker.Value{}, fmt.Errorf("awssecrets: %.80q of tenant %.80q: %w", r.Path, r.Tenant, broker.ErrName)
 	}
 	doing := "read " + name
 	ctx, cancel := context.WithTimeout(ctx, s.config.Timeout)

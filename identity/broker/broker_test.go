@@ -177,21 +177,23 @@ func TestRefusals(t *testing.T) {
 		value  string
 		err    error
 		reason string // empty: it may be asked for again
+		says   string
 	}{
-		{"no profile has it", identity.Key{}, "", nil, "unresolved"},
-		{"the store does not", identity.Key{Ref: "mem://bad"}, "", nil, "unresolved"},
-		{"nobody has set the store up", identity.Key{Ref: "mem://bad"}, "", errors.Join(broker.ErrNoSecret, broker.ErrEmpty), "store"},
-		{"denied by a profile", identity.Key{Deny: true}, "", nil, "denied"},
-		{"denied by the store", identity.Key{Ref: "mem://bad"}, "", broker.ErrDenied, "denied"},
-		{"a version that is gone", identity.Key{Ref: "mem://bad", Version: "v0"}, "", broker.ErrNoVersion, "pin"},
-		{"no such store", identity.Key{Ref: "vault://bad"}, "", nil, "store"},
-		{"a broken store", identity.Key{Ref: "mem://bad"}, "", broker.ErrCorrupt, "store"},
-		{"a store that is away", identity.Key{Ref: "mem://bad"}, "", errors.New("connection refused"), ""},
-		{"too high a level", identity.Key{Ref: "mem://good", MinLevel: identity.L1}, "", nil, "level"},
-		{"too short a value", identity.Key{Ref: "mem://bad"}, "zq7#", nil, "unresolved"},
-		{"too plain a value", identity.Key{Ref: "mem://bad"}, strings.Repeat("ab", 5) + strings.Repeat(" ", 40), nil, "unresolved"},
-		{"a NUL in a variable", identity.Key{Ref: "mem://bad"}, "long enough\x00", nil, "unresolved"},
-		{"too long a value", identity.Key{Ref: "mem://bad"}, strings.Repeat("x", 64<<10+1), nil, "unresolved"},
+		{"no profile has it", identity.Key{}, "", nil, "unresolved", "no profile sets it"},
+		{"the store does not", identity.Key{Ref: "mem://bad"}, "", nil, "unresolved", "no such secret"},
+		{"nobody has set the store up", identity.Key{Ref: "mem://bad"}, "", errors.Join(broker.ErrNoSecret, broker.ErrEmpty), "store", "is empty"},
+		{"denied by a profile", identity.Key{Deny: true}, "", nil, "denied", "denied"},
+		{"denied by the store", identity.Key{Ref: "mem://bad"}, "", broker.ErrDenied, "denied", "is denied"},
+		{"no name for the store", identity.Key{Ref: "mem://bad"}, "", broker.ErrName, "unresolved", "no name of a secret"},
+		{"a version that is gone", identity.Key{Ref: "mem://bad", Version: "v0"}, "", broker.ErrNoVersion, "pin", "no such version"},
+		{"no such store", identity.Key{Ref: "vault://bad"}, "", nil, "store", "no store for vault://"},
+		{"a broken store", identity.Key{Ref: "mem://bad"}, "", broker.ErrCorrupt, "store", "is corrupt"},
+		{"a store that is away", identity.Key{Ref: "mem://bad"}, "", errors.New("connection refused"), "", "connection refused"},
+		{"too high a level", identity.Key{Ref: "mem://good", MinLevel: identity.L1}, "", nil, "level", "L1"},
+		{"too short a value", identity.Key{Ref: "mem://bad"}, "zq7#", nil, "unresolved", "Key.Weak"},
+		{"too plain a value", identity.Key{Ref: "mem://bad"}, strings.Repeat("ab", 5) + strings.Repeat(" ", 40), nil, "unresolved", "Key.Weak"},
+		{"a NUL in a variable", identity.Key{Ref: "mem://bad"}, "long enough\x00", nil, "unresolved", "it has a NUL"},
+		{"too long a value", identity.Key{Ref: "mem://bad"}, strings.Repeat("x", 64<<10+1), nil, "unresolved", "over 65536 bytes"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			f.exec("DELETE FROM stepward.profile WHERE name = 'bad'")
@@ -210,7 +212,7 @@ func TestRefusals(t *testing.T) {
 			if err == nil || reason(err) != c.reason || c.reason == "" && connect.CodeOf(err) != connect.CodeUnavailable {
 				t.Fatalf("got %v, reason %q", err, reason(err))
 			}
-			if strings.Contains(err.Error(), "s3cr3t") || c.value != "" && strings.Contains(err.Error(), c.value[:4]) || !strings.Contains(err.Error(), "BAD") {
+			if strings.Contains(err.Error(), "s3cr3t") || c.value != "" && strings.Contains(err.Error(), c.value[:4]) || !strings.Contains(err.Error(), "BAD") || !strings.Contains(err.Error(), c.says) {
 				t.Errorf("the text is %v", err)
 			}
 			if n, m := f.issued(), f.events("envelope.refused"); n != 0 || (m == 1) != (c.reason != "") {

@@ -157,6 +157,11 @@ func TestChildDoesNotStart(t *testing.T) {
 		}
 		t.Setenv(c.env, "")
 	}
+	t.Setenv(envEnds, "now")
+	if _, err := f.child(&log).Client(t.Context()); !strings.Contains(fmt.Sprint(err), "does not start: it ended before it served, with exit status 7") {
+		t.Errorf("got %v", err)
+	}
+	t.Setenv(envEnds, "")
 	setup := brokerlink.NewSetup(f.pool, f.schema)
 	setup.Host, setup.Port = "127.0.0.1", 1 // where nobody listens
 	link := brokerlink.Child(setup, log.line)

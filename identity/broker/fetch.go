@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -144,6 +145,8 @@ func (b *broker) get(ctx context.Context, f facts, g grant, until time.Time) (Va
 		return v, refuse(reasonStore, g.name, "broker: %s: %w", g.name, err)
 	case errors.Is(err, ErrNoSecret):
 		return v, &missing{refuse(reasonUnresolved, g.name, "broker: %s: %w", g.name, err)}
+	case errors.Is(err, ErrName), errors.Is(err, ErrValue):
+		return v, refuse(reasonUnresolved, g.name, "broker: %s: %w", g.name, err)
 	case errors.Is(err, ErrNoVersion):
 		return v, refuse(reasonPin, g.name, "broker: %s: %w", g.name, err)
 	case errors.Is(err, ErrDenied):
@@ -177,12 +180,21 @@ func (m *missing) Unwrap() error { return m.refusal }
 
 // checkValue refuses what a program could not be given, or what would show.
 func checkValue(g grant, v Value) error {
+	problem := ""
+	switch {
+	case len(v.Bytes) > MaxValue:
+		problem = fmt.Sprintf("it has over %d bytes", MaxValue)
+	case !g.key.File && bytes.IndexByte(v.Bytes, 0) >= 0:
+		problem = "it has a NUL, and can be in a file only: see Key.File"
+	case !g.key.Weak && redact.Weak(string(v.Bytes)):
+		problem = "it is too short or too plain to be kept out of outputs: see Key.Weak"
+	}
+	if problem != "" {
+		return refuse(reasonUnresolved, g.name, "broker: %s: %w: %s", g.name, ErrValue, problem)
+	}
 	item := envelope.Item{Name: g.name, Version: v.Version, Commands: g.key.Commands, File: g.key.File, Value: v.Bytes}
 	if err := item.Check(); err != nil {
 		return refuse(reasonUnresolved, g.name, "broker: %w", err)
-	}
-	if !g.key.Weak && redact.Weak(string(v.Bytes)) {
-		return refuse(reasonUnresolved, g.name, "broker: %s: the value is too short or too plain to be kept out of outputs: see Key.Weak", g.name)
 	}
 	return nil
 }

@@ -20,6 +20,7 @@ const (
 	envDir   = "BROKER_TEST_DIR"   // of its key
 	envPoint = "BROKER_TEST_POINT" // where it ends, once
 	envSays  = "BROKER_TEST_SAYS"  // instead, what it does not start with
+	envEnds  = "BROKER_TEST_ENDS"  // or, if it is set, ends without a word
 	envPanic = "BROKER_TEST_PANIC" // or what it panics with
 	envDoor  = "BROKER_TEST_DOOR"  // instead, it passes connections on to this broker
 	envKnock = "BROKER_TEST_KNOCK" // instead, it connects there, and stays until its input ends
@@ -39,6 +40,9 @@ func TestMain(m *testing.M) {
 			})
 		}
 		err := broker.Child(context.Background(), func(context.Context) (broker.Config, error) {
+			if os.Getenv(envEnds) != "" {
+				os.Exit(7)
+			}
 			if text := os.Getenv(envPanic); text != "" {
 				panic(text)
 			}

@@ -59,6 +59,13 @@ var (
 	// ErrNoVersion reports that the store has the secret, and not, or no more, the version.
 	ErrNoVersion = errors.New("broker: no such version of the secret")
 
+	// ErrName reports what the store takes for no name of a secret, or of a tenant: there can be nothing under it.
+	ErrName = errors.New("broker: no name of a secret, or of a tenant")
+
+	// ErrValue reports a value that no step can be given: it is empty, has over [MaxValue] bytes, or, for an environment
+	// variable, a NUL; or it is too short or too plain to be kept out of outputs.
+	ErrValue = errors.New("broker: the value cannot be given to a step")
+
 	// ErrDenied reports that the store does not let the broker, or the tenant, read it.
 	ErrDenied = errors.New("broker: access to the secret is denied")
 

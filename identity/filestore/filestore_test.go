@@ -136,14 +136,24 @@ func TestPutRefuses(t *testing.T) {
 	for _, test := range []struct {
 		tenant, name string
 		size         int
+		want         error
+		says         string
 	}{
-		{"acme", "token", 0}, {"acme", "token", broker.MaxValue + 1},
-		{"acme", "", 1}, {"acme", "../token", 1}, {"acme", "a//b", 1}, {"acme", "a/.b", 1}, {"acme", "tökén", 1},
-		{"acme", "a b", 1}, {"acme", strings.Repeat("a", 257), 1},
-		{strings.Repeat("a", 257), "token", 1}, {"\xff", "token", 1},
+		{"acme", "token", 0, broker.ErrValue, "1 to 65536 bytes"}, {"acme", "token", broker.MaxValue + 1, broker.ErrValue, "1 to 65536 bytes"},
+		{"acme", "", 1, broker.ErrName, ""}, {"acme", "../token", 1, broker.ErrName, "../token"}, {"acme", "a//b", 1, broker.ErrName, "a//b"},
+		{"acme", "a/.b", 1, broker.ErrName, "a/.b"}, {"acme", "tökén", 1, broker.ErrName, "tökén"},
+		{"acme", "a b", 1, broker.ErrName, "a b"}, {"acme", strings.Repeat("a", 257), 1, broker.ErrName, "aaa"},
+		{strings.Repeat("a", 257), "token", 1, broker.ErrName, "aaa"}, {"\xff", "token", 1, broker.ErrName, `\xff`},
 	} {
-		if _, err := s.Put(t.Context(), test.tenant, test.name, make([]byte, test.size)); err == nil {
-			t.Errorf("%q of %q with %d bytes was accepted", test.name, test.tenant, test.size)
+		value := strings.Repeat("canary", test.size/6+1)[:test.size]
+		_, err := s.Put(t.Context(), test.tenant, test.name, []byte(value))
+		if !errors.Is(err, test.want) || !strings.Contains(fmt.Sprint(err), test.says) || strings.Contains(fmt.Sprint(err), "canary") {
+			t.Errorf("%q of %q with %d bytes: %v", test.name, test.tenant, test.size, err)
+		}
+		if len(test.name) < 257 && test.want == broker.ErrName {
+			if _, err := get(s, test.tenant, test.name, ""); !errors.Is(err, broker.ErrName) {
+				t.Errorf("get %q of %q: %v", test.name, test.tenant, err)
+			}
 		}
 	}
 	put(t, s, "acme", strings.Repeat("a", 256), "x")

@@ -19,7 +19,7 @@ func checkName(name string) error {
 		ok = ok && part != "" && part[0] != '.' && strings.IndexFunc(part, odd) < 0
 	}
 	if !ok {
-		return fmt.Errorf("filestore: %.80q is not the name of a secret: %w", name, broker.ErrDenied)
+		return fmt.Errorf("filestore: %.80q: %w", name, broker.ErrName)
 	}
 	return nil
 }
@@ -30,7 +30,7 @@ func odd(r rune) bool {
 
 func checkTenant(tenant string) error {
 	if len(tenant) > maxName || !utf8.ValidString(tenant) {
-		return fmt.Errorf("filestore: %.80q is not a tenant: %w", tenant, broker.ErrDenied)
+		return fmt.Errorf("filestore: tenant %.80q: %w", tenant, broker.ErrName)
 	}
 	return nil
 }

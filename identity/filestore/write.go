@@ -22,10 +22,11 @@ type Version struct {
 
 // Put gives a tenant's secret a new value, of 1 to [broker.MaxValue] bytes, and returns its
 // version. Earlier ones stay until they are deleted. A name has letters and digits of ASCII,
-// and "_", "-", "." and "/" between them. Tenant "" is the deployment itself.
+// and "_", "-", "." and "/" between them. Tenant "" is the deployment itself. Errors:
+// [broker.ErrValue], [broker.ErrName], a *[CorruptError].
 func (s *Store) Put(ctx context.Context, tenant, name string, value []byte) (string, error) {
 	if len(value) == 0 || len(value) > broker.MaxValue {
-		return "", fmt.Errorf("filestore: the value of %q has %d bytes, not 1 to %d", name, len(value), broker.MaxValue)
+		return "", fmt.Errorf("filestore: %.80q of tenant %.80q: %w: want 1 to %d bytes", name, tenant, broker.ErrValue, broker.MaxValue)
 	}
 	var number string
 	err := s.change(ctx, tenant, name, func(now view, x *index) error {

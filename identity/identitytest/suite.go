@@ -205,7 +205,7 @@ func (s *suite) refuses(r broker.Request) {
 	if bytes.Contains(v.Bytes, []byte(canary)) {
 		s.Fatalf("get %q of tenant %q: the secret of another", r.Path, r.Tenant)
 	}
-	if !errors.Is(err, broker.ErrDenied) && !errors.Is(err, broker.ErrNoSecret) {
+	if !errors.Is(err, broker.ErrDenied) && !errors.Is(err, broker.ErrNoSecret) && !errors.Is(err, broker.ErrName) {
 		s.Errorf("get %q of tenant %q: %v, want that it is refused", r.Path, r.Tenant, err)
 	}
 }
@@ -354,7 +354,7 @@ func (s *suite) unreachable() {
 	if err == nil {
 		s.Fatal("a store that is not there has a value")
 	}
-	for _, verdict := range []error{broker.ErrNoSecret, broker.ErrNoVersion, broker.ErrDenied, broker.ErrCorrupt} {
+	for _, verdict := range []error{broker.ErrNoSecret, broker.ErrNoVersion, broker.ErrName, broker.ErrDenied, broker.ErrCorrupt} {
 		if errors.Is(err, verdict) {
 			s.Errorf("%v is no failure that passes", err)
 		}

@@ -125,7 +125,7 @@ func TestFormats(t *testing.T) {
 		}
 	}
 	for _, path := range []string{"app.yaml#absent", "app.yaml#database.absent", "app.yaml#database.password.x", "app.yaml#sops", "app.env#token", "absent.yaml#x", "dir", "app.yaml"} {
-		if got, err := get(t, s, path, ""); !errors.Is(err, broker.ErrNoSecret) && !errors.Is(err, broker.ErrDenied) {
+		if got, err := get(t, s, path, ""); !errors.Is(err, broker.ErrNoSecret) && !errors.Is(err, broker.ErrName) {
 			t.Errorf("%s: %q, %v", path, got, err)
 		}
 	}

@@ -59,7 +59,7 @@ func (s *Store) Get(ctx context.Context, r broker.Request) (broker.Value, error)
 	}
 	t, ok := find(r.Tenant, r.Path)
 	if !ok {
-		return broker.Value{}, fmt.Errorf("sops: %.80q of tenant %.80q is not the name of a secret: %w", r.Path, r.Tenant, broker.ErrDenied)
+		return broker.Value{}, fmt.Errorf("sops: %.80q of tenant %.80q: %w", r.Path, r.Tenant, broker.ErrName)
 	}
 	sealed, err := s.read(t.file)
 	if err != nil {

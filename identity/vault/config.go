@@ -88,8 +88,8 @@ type target struct {
 
 // find returns what a reference means for a tenant, if that is in one of its places.
 func (c Config) find(tenant, reference string) (target, bool) {
-	whole, field, hasField := strings.Cut(reference, "#")
-	if !clean(whole) || hasField && !clean(field) {
+	whole, field, ok := split(reference)
+	if !ok {
 		return target{}, false
 	}
 	for _, p := range c.Places {
@@ -109,6 +109,12 @@ func (c Config) find(tenant, reference string) (target, bool) {
 		}
 	}
 	return target{}, false
+}
+
+// split returns the parts of a reference, if it can be one.
+func split(reference string) (path, field string, ok bool) {
+	path, field, hasField := strings.Cut(reference, "#")
+	return path, field, clean(path) && (!hasField || clean(field))
 }
 
 // clean reports whether a path has one spelling only, here and in Vault.

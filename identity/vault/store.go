@@ -48,6 +48,9 @@ func (s *Store) Get(ctx context.Context, r broker.Request) (broker.Value, error)
 		return broker.Value{}, err
 	}
 	t, ok := s.config.find(r.Tenant, r.Path)
+	if _, _, named := split(r.Path); !named {
+		return broker.Value{}, fmt.Errorf("vault: %.80q of tenant %.80q: %w", r.Path, r.Tenant, broker.ErrName)
+	}
 	if !ok {
 		return broker.Value{}, fmt.Errorf("vault: %.80q is no place of tenant %.80q: %w", r.Path, r.Tenant, broker.ErrDenied)
 	}

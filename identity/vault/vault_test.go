@@ -310,7 +310,7 @@ func TestDenied(t *testing.T) {
 	}
 	// No key/value engine of version 2.
 	for _, path := range []string{"cubbyhole/x", "sys/health"} {
-		if v, err := s.Get(t.Context(), request(path, "")); !errors.Is(err, broker.ErrDenied) && !errors.Is(err, broker.ErrNoSecret) {
+		if v, err := s.Get(t.Context(), request(path, "")); !errors.Is(err, broker.ErrDenied) && !errors.Is(err, broker.ErrNoSecret) && !errors.Is(err, broker.ErrName) {
 			t.Errorf("%s: %q, %v", path, v.Bytes, err)
 		}
 	}
@@ -423,26 +423,27 @@ func TestTroubledVault(t *testing.T) {
 		name   string
 		answer http.HandlerFunc
 		says   string
+		status int
 	}{
 		{"sealed", func(w http.ResponseWriter, _ *http.Request) {
 			http.Error(w, `{"errors":["Vault is sealed"]}`, http.StatusServiceUnavailable)
-		}, "Vault is sealed"},
+		}, "Vault is sealed", 503},
 		{"proxy page", func(w http.ResponseWriter, r *http.Request) {
 			http.Error(w, "<html>"+r.Header.Get("X-Vault-Token"), http.StatusBadGateway)
-		}, "502"},
+		}, "502", 502},
 		{"echo", func(w http.ResponseWriter, r *http.Request) {
 			http.Error(w, `{"errors":["token `+r.Header.Get("X-Vault-Token")+` is strange"]}`, http.StatusInternalServerError)
-		}, "[token] is strange"},
+		}, "[token] is strange", 500},
 		{"too many requests", func(w http.ResponseWriter, _ *http.Request) {
 			http.Error(w, `{"errors":["slow down"]}`, http.StatusTooManyRequests)
-		}, "429"},
-		{"no JSON", func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, canary) }, ""},
+		}, "429", 429},
+		{"no JSON", func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, canary) }, "", 0},
 		{"slow", func(_ http.ResponseWriter, r *http.Request) {
 			select {
 			case <-hang:
 			case <-r.Context().Done():
 			}
-		}, "deadline"},
+		}, "deadline", 0},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
@@ -453,7 +454,10 @@ func TestTroubledVault(t *testing.T) {
 			if err == nil || strings.Contains(fmt.Sprintf("%v %#v", err, err), "cAnArY") || !strings.Contains(err.Error(), test.says) {
 				t.Errorf("%v", err)
 			}
-			for _, verdict := range []error{broker.ErrNoSecret, broker.ErrNoVersion, broker.ErrDenied, broker.ErrCorrupt} {
+			if e, ok := errors.AsType[*vault.Error](err); !ok || e.Status != test.status {
+				t.Errorf("%v is not typed, or not of status %d", err, test.status)
+			}
+			for _, verdict := range []error{broker.ErrNoSecret, broker.ErrNoVersion, broker.ErrName, broker.ErrDenied, broker.ErrCorrupt} {
 				if errors.Is(err, verdict) {
 					t.Errorf("%v is no failure that passes", err)
 				}

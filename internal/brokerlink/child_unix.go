@@ -38,6 +38,7 @@ type child struct {
 	process atomic.Int64
 	ended   chan struct{} // its connection has
 	gone    chan struct{} // it has
+	how     string        // it ended, once it has gone
 	end     func()
 	kill    func()
 }
@@ -93,16 +94,25 @@ func startChild(ctx context.Context, setup Setup, log func(string)) (*child, err
 		if err != nil {
 			log(err.Error())
 		}
+		if state := cmd.ProcessState; state != nil {
+			c.how = state.String()
+		}
 		close(c.gone)
 	}()
 	if err := c.awaits(ctx, ours); err != nil {
 		ours.Close()
 		c.stop()
+		if errors.Is(err, errEnded) {
+			err = fmt.Errorf("%w, with %s", err, c.how)
+		}
 		return nil, fmt.Errorf("%w%s", err, said.text())
 	}
 	c.conn = rpc.Watch(ours, c.end)
 	return c, nil
 }
+
+// errEnded reports a child that has ended, and did not say that it waits.
+var errEnded = errors.New("it ended before it served")
 
 // awaits waits for the child to serve.
 func (c *child) awaits(ctx context.Context, conn net.Conn) error {
@@ -119,7 +129,10 @@ func (c *child) awaits(ctx context.Context, conn net.Conn) error {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		return err
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			return fmt.Errorf("it does not serve after %v: %w", startTimeout, os.ErrDeadlineExceeded)
+		}
+		return errEnded
 	}
 	if string(got) == waiting {
 		return errAway

@@ -260,9 +260,12 @@ func launch(ctx context.Context, setup Setup, log func(string)) (*child, error) 
 	if err := c.awaits(ctx, ours); err != nil {
 		ours.Close()
 		c.stop()
-		if text := told.Load(); text != nil {
+		switch text := told.Load(); {
+		case text != nil && c.pid() == 0:
 			err = errors.New(*text)
-		} else if c.pid() == 0 && ctx.Err() == nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+		case text != nil && errors.Is(err, errEnded):
+			err = fmt.Errorf("%w, with %s", err, *text)
+		case c.pid() == 0 && ctx.Err() == nil && !errors.Is(err, os.ErrDeadlineExceeded):
 			err = ErrLauncher // it has not come to a start
 		}
 		return nil, fmt.Errorf("%w%s", err, said.text())

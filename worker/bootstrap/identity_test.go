@@ -12,6 +12,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -435,7 +436,7 @@ func TestIdentityElsewhere(t *testing.T) {
 	}
 	cfg.Name, cfg.Broker = "no broker", ""
 	works(t, cfg)
-	parks := func(o workflow.EnqueueOptions) {
+	parks := func(o workflow.EnqueueOptions, reasons ...string) {
 		t.Helper()
 		run, err := ship.Enqueue(t.Context(), h.client, "now", o)
 		if err != nil {
@@ -445,6 +446,9 @@ func TestIdentityElsewhere(t *testing.T) {
 			if why, err := h.client.Why(t.Context(), run.ID); err != nil {
 				t.Fatal(err)
 			} else if why.Cause == "parked" {
+				if !slices.Contains(reasons, why.Key) {
+					t.Errorf("it is parked as %s", why)
+				}
 				return
 			}
 		}
@@ -453,9 +457,9 @@ func TestIdentityElsewhere(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	parks(workflow.EnqueueOptions{Tenant: "globex", Project: "strict"}) // neither can promise that
+	parks(workflow.EnqueueOptions{Tenant: "globex", Project: "strict"}, "level", "broker") // neither can promise that
 	h.stop()
-	parks(workflow.EnqueueOptions{Tenant: "acme"}) // there is no other
+	parks(workflow.EnqueueOptions{Tenant: "acme"}, "broker") // there is no other
 }
 
 // sockets returns a directory whose name is short.
