@@ -14,7 +14,7 @@
 //     narrower may set it again.
 //   - Deny anywhere is final.
 //   - Under a Lock a narrower one that sets the name is an error, [ErrLocked], and so are two profiles
-//     that name it equally narrowly: [ErrAmbiguous]. Neither is guessed about.
+//     that name it equally narrowly: [ErrAmbiguous], which Put refuses. Neither is guessed about.
 //   - What restricts adds up, also from what is hidden: Commands intersect, the
 //     highest MinLevel counts, and Required and Strict stay.
 //

@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/stepward/stepward/internal/db"
+	"github.com/stepward/stepward/internal/within"
 )
 
 // Options configures [New].
@@ -70,8 +71,8 @@ var (
 // Put makes a profile, with Generation 0, or changes the one that [Profiles.Get] has
 // returned with this Generation. One that is there already and says the same is no
 // conflict, and not changed. What a change takes away, by a Deny or as a key that is gone, attempts that start later do not
-// get; what runs keeps it, but for keys with Inject: [Profiles.Revoke] stops that, and so does [Profiles.Delete]. Errors: a *[ProfileError], which says where in its Policy, and
-// [ErrConflict].
+// get; what runs keeps it, but for keys with Inject: [Profiles.Revoke] stops that, and so does [Profiles.Delete]. Errors: a *[ProfileError], which says where in its Policy,
+// [ErrConflict], and a *[KeyError] with [ErrAmbiguous] when another profile names one of the Keys equally narrowly, and neither denies it.
 func (p *Profiles) Put(ctx context.Context, pr Profile) error {
 	if err := p.check(pr); err != nil {
 		return err
@@ -82,6 +83,9 @@ func (p *Profiles) Put(ctx context.Context, pr Profile) error {
 	}
 	return p.change(ctx, "put profile "+pr.Name, func(tx pgx.Tx) error {
 		s := pr.Scope
+		if _, err := tx.Exec(ctx, p.q.ProfileLock, s.Tenant); err != nil {
+			return err
+		}
 		old, err := p.get(ctx, tx, s.Tenant, &pr.Name)
 		if err != nil {
 			return err
@@ -96,6 +100,9 @@ func (p *Profiles) Put(ctx context.Context, pr Profile) error {
 			}
 		}
 		if (before != nil || pr.Generation == 0) && (len(old) == 0 || !old[0].same(pr)) {
+			if err := p.rivals(ctx, tx, pr); err != nil {
+				return err
+			}
 			tag, err := tx.Exec(ctx, sql, args...)
 			if err != nil {
 				return err
@@ -121,6 +128,27 @@ func (p *Profiles) Put(ctx context.Context, pr Profile) error {
 		}
 		return fmt.Errorf("%w: %s of %s", ErrConflict, pr.Name, Scope{Tenant: s.Tenant})
 	})
+}
+
+// rivals returns [ErrAmbiguous] if another profile names a key of this one where nobody could tell which counts. What either
+// denies is clear. Profiles of a tenant are put one after the other: of two that come at once, the second sees the first.
+func (p *Profiles) rivals(ctx context.Context, tx pgx.Tx, pr Profile) error {
+	names := []string{}
+	for name, k := range pr.Keys {
+		if !k.Deny {
+			names = append(names, name)
+		}
+	}
+	s, o, key := pr.Scope, Profile{Scope: Scope{Tenant: pr.Scope.Tenant}}, ""
+	err := tx.QueryRow(ctx, p.q.ProfileRival, s.Tenant, pr.Name, s.Project, s.Environment, s.Workflow, s.Step, names, int(within.Scope(s).Breadth())).
+		Scan(&o.ID, &o.Name, &o.Scope.Project, &o.Scope.Environment, &o.Scope.Workflow, &o.Scope.Step, &key)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil
+	}
+	if err == nil {
+		err = &KeyError{Key: key, Detail: fmt.Sprintf("%v and %v", o.origin(), pr.origin()), Err: ErrAmbiguous}
+	}
+	return err
 }
 
 // check returns what is wrong with a profile: a *[ProfileError].
@@ -233,7 +261,7 @@ func (p *Profiles) change(ctx context.Context, what string, do func(pgx.Tx) erro
 	switch {
 	case err == nil:
 		return nil
-	case errors.Is(err, ErrConflict), errors.Is(err, ErrNotFound), errors.Is(err, ErrRevoked):
+	case errors.Is(err, ErrConflict), errors.Is(err, ErrNotFound), errors.Is(err, ErrRevoked), errors.Is(err, ErrAmbiguous):
 		return err
 	}
 	return fmt.Errorf("identity: %s: %w", what, err)

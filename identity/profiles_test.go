@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 
@@ -40,6 +41,106 @@ func events(t *testing.T, pool *pgxpool.Pool, schema, tenant string) (kinds []st
 		kinds = append(kinds, e.Kind+" "+e.Actor)
 	}
 	return kinds
+}
+
+// Put refuses a profile exactly when, together with what there is, a key would be ambiguous at some place.
+func TestPutAmbiguous(t *testing.T) {
+	t.Parallel()
+	p, pool, schema := admin(t)
+	var scopes []identity.Scope
+	for _, project := range []string{"", "web", "api"} {
+		for _, environment := range []string{"", "prod"} {
+			for _, workflow := range []string{"", "site"} {
+				scopes = append(scopes, identity.Scope{Tenant: "acme", Project: project, Environment: environment, Workflow: workflow})
+			}
+		}
+	}
+	scopes = append(scopes, identity.Scope{}, identity.Scope{Tenant: "acme", Step: "publish"}, identity.Scope{Tenant: "acme", Project: "web", Step: "publish"}, identity.Scope{Tenant: "acme", Step: "build"})
+	ambiguous := func(all ...identity.Profile) bool {
+		for _, project := range []string{"", "web", "api"} {
+			for _, environment := range []string{"", "prod"} {
+				for _, step := range []string{"publish", "build"} {
+					place := identity.Scope{Tenant: "acme", Project: project, Environment: environment, Workflow: "site", Step: step}
+					for _, r := range identity.Resolve(all, place, nil) {
+						if errors.Is(r.Err, identity.ErrAmbiguous) {
+							return true
+						}
+					}
+				}
+			}
+		}
+		return false
+	}
+	empty := func() {
+		t.Helper()
+		if _, err := pool.Exec(t.Context(), "DELETE FROM "+schema+".profile"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	both := func(a, b identity.Profile) {
+		t.Helper()
+		empty()
+		if err := p.Put(t.Context(), a); err != nil {
+			t.Fatal(err)
+		}
+		err, want := p.Put(t.Context(), b), ambiguous(a, b)
+		if bad, ok := errors.AsType[*identity.KeyError](err); want != errors.Is(err, identity.ErrAmbiguous) || !want && err != nil || want && (!ok || bad.Key != "K" || !strings.Contains(bad.Detail, "profile a ") || !strings.Contains(bad.Detail, "profile b ")) {
+			t.Errorf("%v and %v: %v, and resolved it is ambiguous: %v", a.Scope, b.Scope, err, want)
+		}
+	}
+	for _, a := range scopes {
+		for _, b := range scopes {
+			both(profile("a", a, ref("a")), profile("b", b, ref("b")))
+		}
+	}
+	for _, k := range []identity.Key{{Deny: true}, {Unset: true}, {MinLevel: identity.L1}} {
+		both(profile("a", project, ref("a")), profile("b", project, k))
+		both(profile("a", project, k), profile("b", project, ref("b")))
+	}
+
+	// A change that makes it so is refused, too, and one that mends it is not.
+	empty()
+	a, b := profile("a", project, ref("a")), identity.Profile{Name: "b", Scope: project, Keys: keys{"REGION": {Knob: "eu"}}}
+	for _, pr := range []identity.Profile{a, b} {
+		if err := p.Put(t.Context(), pr); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.Generation, b.Keys = 1, keys{"K": ref("b")}
+	if err := p.Put(t.Context(), b); !errors.Is(err, identity.ErrAmbiguous) {
+		t.Errorf("got %v", err)
+	}
+	a.Generation, a.Keys = 1, keys{"OTHER": ref("a")}
+	if err := errors.Join(p.Put(t.Context(), a), p.Put(t.Context(), b)); err != nil {
+		t.Error(err)
+	}
+}
+
+// Of profiles that come at once and name one key, the first is there, and the others are refused.
+func TestPutAmbiguousAtOnce(t *testing.T) {
+	t.Parallel()
+	p, _, _ := admin(t)
+	for i := range 20 {
+		var group sync.WaitGroup
+		errs := make([]error, 4)
+		for j := range errs {
+			group.Go(func() {
+				errs[j] = p.Put(t.Context(), identity.Profile{Name: fmt.Sprintf("p%d-%d", i, j), Scope: project, Keys: keys{fmt.Sprintf("KEY%d", i): ref("x")}})
+			})
+		}
+		group.Wait()
+		taken := 0
+		for _, err := range errs {
+			if err == nil {
+				taken++
+			} else if !errors.Is(err, identity.ErrAmbiguous) {
+				t.Error(err)
+			}
+		}
+		if taken != 1 {
+			t.Errorf("%d of 4 are there", taken)
+		}
+	}
 }
 
 func TestProfiles(t *testing.T) {

@@ -150,7 +150,7 @@ func TestPutRefuses(t *testing.T) {
 		if !errors.Is(err, test.want) || !strings.Contains(fmt.Sprint(err), test.says) || strings.Contains(fmt.Sprint(err), "canary") {
 			t.Errorf("%q of %q with %d bytes: %v", test.name, test.tenant, test.size, err)
 		}
-		if len(test.name) < 257 && test.want == broker.ErrName {
+		if len(test.name) < 257 && errors.Is(test.want, broker.ErrName) {
 			if _, err := get(s, test.tenant, test.name, ""); !errors.Is(err, broker.ErrName) {
 				t.Errorf("get %q of %q: %v", test.name, test.tenant, err)
 			}

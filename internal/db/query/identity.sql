@@ -42,6 +42,24 @@ DELETE FROM stepward.profile WHERE tenant = $1 AND name = $2 AND generation = $3
 SELECT id, tenant, name, project, environment, workflow, step, generation, changed_at, actor, keys, policy, coalesce(body, '')
 FROM stepward.profile LEFT JOIN stepward.policy ON digest = policy WHERE tenant = $1 AND ($2::text IS NULL OR name = $2) ORDER BY name;
 
+-- name: ProfileLock
+-- Of those that change profiles of a tenant, one comes after the other: see ProfileRival.
+SELECT pg_advisory_xact_lock(hashtextextended('stepward profile ' || $1::text, 0));
+
+-- name: ProfileRival
+-- Another profile of the tenant that names one of the keys $7, and does not deny it, at some place where a profile with this scope does,
+-- equally narrowly ($8). There is no other for who has ProfileLock.
+SELECT p.id, p.name, p.project, p.environment, p.workflow, p.step, min(k)
+FROM stepward.profile p CROSS JOIN unnest($7::text[]) AS k
+WHERE p.tenant = $1 AND p.name <> $2
+  AND (p.project = $3 OR p.project = '' OR $3 = '')
+  AND (p.environment = $4 OR p.environment = '' OR $4 = '')
+  AND (p.workflow = $5 OR p.workflow = '' OR $5 = '')
+  AND (p.step = $6 OR p.step = '' OR $6 = '')
+  AND $8::int = CASE WHEN p.step <> '' THEN 5 WHEN p.workflow <> '' THEN 4 WHEN p.environment <> '' THEN 3 WHEN p.project <> '' THEN 2 WHEN p.tenant <> '' THEN 1 ELSE 0 END
+  AND p.keys ? k AND NOT coalesce((p.keys -> k ->> 'deny')::boolean, false)
+GROUP BY p.id ORDER BY p.name LIMIT 1;
+
 -- name: ProfileApply
 -- Of tenants, and of the deployment, what may apply in some of these projects, environments and workflows; null: in any.
 -- A parameter that is selected looks the same for every plan, so that one is kept: it takes longer to make one than to execute it.
