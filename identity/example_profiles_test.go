@@ -50,11 +50,10 @@ func ExampleProfiles() {
 	if err := profiles.Rotate(ctx, "acme", "DEPLOY_TOKEN", "2"); err != nil {
 		panic(err)
 	}
-	all, err := profiles.Revocations(ctx, "acme")
-	if err != nil {
-		panic(err)
-	}
-	for _, r := range all {
+	for r, err := range profiles.Revocations(ctx, identity.RevocationFilter{Tenant: "acme"}) {
+		if err != nil {
+			panic(err)
+		}
 		fmt.Println(r.Kind, r.Target, r.Version, r.State)
 	}
 	// Output:

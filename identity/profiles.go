@@ -86,7 +86,7 @@ func (p *Profiles) Put(ctx context.Context, pr Profile) error {
 		if _, err := tx.Exec(ctx, p.q.ProfileLock, s.Tenant); err != nil {
 			return err
 		}
-		old, err := p.get(ctx, tx, s.Tenant, &pr.Name)
+		old, err := p.get(ctx, tx, s.Tenant, pr.Name)
 		if err != nil {
 			return err
 		}
@@ -122,7 +122,7 @@ func (p *Profiles) Put(ctx context.Context, pr Profile) error {
 				return p.event(ctx, tx, "profile.put", s.Tenant, detail)
 			}
 		}
-		have, err := p.get(ctx, tx, s.Tenant, &pr.Name) // somebody else's, perhaps
+		have, err := p.get(ctx, tx, s.Tenant, pr.Name) // somebody else's, perhaps
 		if err != nil || len(have) == 1 && have[0].same(pr) && (pr.Generation == 0 || pr.Generation == have[0].Generation) {
 			return err
 		}
@@ -205,7 +205,7 @@ func changed(before *Profile, pr Profile) []string {
 
 // Get returns a profile of a tenant, or of the deployment (""). Error: [ErrNotFound].
 func (p *Profiles) Get(ctx context.Context, tenant, name string) (Profile, error) {
-	all, err := p.get(ctx, p.pool, tenant, &name)
+	all, err := p.get(ctx, p.pool, tenant, name)
 	switch {
 	case err != nil:
 		return Profile{}, fmt.Errorf("identity: get profile: %w", err)
@@ -213,15 +213,6 @@ func (p *Profiles) Get(ctx context.Context, tenant, name string) (Profile, error
 		return Profile{}, fmt.Errorf("%w: %s of %s", ErrNotFound, name, Scope{Tenant: tenant})
 	}
 	return all[0], nil
-}
-
-// List returns the profiles of a tenant, or of the deployment (""), by name.
-func (p *Profiles) List(ctx context.Context, tenant string) ([]Profile, error) {
-	all, err := p.get(ctx, p.pool, tenant, nil)
-	if err != nil {
-		return nil, fmt.Errorf("identity: list profiles: %w", err)
-	}
-	return all, nil
 }
 
 // Delete removes a profile, and revokes it [Hard]: what runs with one of its keys
@@ -235,7 +226,7 @@ func (p *Profiles) Delete(ctx context.Context, pr Profile) error {
 		var id int64
 		err := tx.QueryRow(ctx, p.q.ProfileDelete, pr.Scope.Tenant, pr.Name, pr.Generation).Scan(&id)
 		if errors.Is(err, pgx.ErrNoRows) {
-			have, err := p.get(ctx, tx, pr.Scope.Tenant, &pr.Name)
+			have, err := p.get(ctx, tx, pr.Scope.Tenant, pr.Name)
 			if err == nil {
 				err = ErrNotFound
 				if len(have) > 0 {
@@ -281,7 +272,7 @@ type asker interface {
 	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
 }
 
-func (p *Profiles) get(ctx context.Context, a asker, tenant string, name *string) ([]Profile, error) {
+func (p *Profiles) get(ctx context.Context, a asker, tenant, name string) ([]Profile, error) {
 	rows, err := a.Query(ctx, p.q.ProfileGet, tenant, name)
 	if err != nil {
 		return nil, err

@@ -178,7 +178,7 @@ func TestProfiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	for tenant, want := range map[string]int{"acme": 1, "": 1, "other": 0} {
-		if all, err := p.List(ctx, tenant); err != nil || len(all) != want {
+		if all, err := listed(p.List(ctx, identity.ProfileFilter{Tenant: tenant})); err != nil || len(all) != want {
 			t.Errorf("of %q: %v, %v", tenant, all, err)
 		}
 	}

@@ -37,7 +37,7 @@ func (p *Profiles) Revoke(ctx context.Context, r Revocation) error {
 		}
 		detail := map[string]any{"kind": r.Kind, "target": r.Target, "version": r.Version, "state": r.State.String(), "reason": r.Reason}
 		if r.Kind == KindProfile {
-			have, err := p.get(ctx, tx, r.Tenant, &r.Target)
+			have, err := p.get(ctx, tx, r.Tenant, r.Target)
 			if err != nil {
 				return err
 			}
@@ -46,7 +46,7 @@ func (p *Profiles) Revoke(ctx context.Context, r Revocation) error {
 			}
 			r.Target = strconv.FormatInt(have[0].ID, 10)
 		}
-		before, err := p.revocations(ctx, tx, r.Tenant, &r.Kind, r.Target)
+		before, err := p.revocations(ctx, tx, r.Tenant, r.Kind, r.Target)
 		if err != nil {
 			return err
 		}
@@ -87,7 +87,7 @@ func (p *Profiles) Rotate(ctx context.Context, tenant, key, ver string) error {
 		if _, err := tx.Exec(ctx, p.q.IdentityHold, tenant); err != nil {
 			return err
 		}
-		versions, err := p.revocations(ctx, tx, tenant, new(KindVersion), key)
+		versions, err := p.revocations(ctx, tx, tenant, KindVersion, key)
 		if err != nil {
 			return err
 		}
@@ -96,7 +96,7 @@ func (p *Profiles) Rotate(ctx context.Context, tenant, key, ver string) error {
 				return fmt.Errorf("identity: version %s of %s: %w", ver, key, ErrRevoked)
 			}
 		}
-		before, err := p.revocations(ctx, tx, tenant, &r.Kind, key)
+		before, err := p.revocations(ctx, tx, tenant, r.Kind, key)
 		if err != nil {
 			return err
 		}
@@ -132,25 +132,18 @@ func (p *Profiles) findRun(ctx context.Context, tx pgx.Tx, r *Revocation) error 
 	return err
 }
 
-// Revocations returns everything that was revoked of a tenant, or of the deployment
-// (""), and the versions that became current, oldest first.
-func (p *Profiles) Revocations(ctx context.Context, tenant string) ([]Revocation, error) {
-	all, err := p.revocations(ctx, p.pool, tenant, nil, "")
-	if err != nil {
-		return nil, fmt.Errorf("identity: list revocations: %w", err)
-	}
-	return all, nil
-}
-
-func (p *Profiles) revocations(ctx context.Context, a asker, tenant string, kind *string, target string) ([]Revocation, error) {
-	rows, err := a.Query(ctx, p.q.RevocationList, tenant, kind, target)
+// revocations returns those of one target, oldest first.
+func (p *Profiles) revocations(ctx context.Context, tx pgx.Tx, tenant, kind, target string) ([]Revocation, error) {
+	rows, err := tx.Query(ctx, p.q.RevocationOf, tenant, kind, target)
 	if err != nil {
 		return nil, err
 	}
-	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (r Revocation, err error) {
-		err = row.Scan(&r.Tenant, &r.Epoch, &r.Kind, &r.Target, &r.Version, &r.State, &r.Drain, &r.At, &r.Actor, &r.Reason)
-		return r, err
-	})
+	return pgx.CollectRows(rows, scanRevocation)
+}
+
+func scanRevocation(row pgx.CollectableRow) (r Revocation, err error) {
+	err = row.Scan(&r.Tenant, &r.Epoch, &r.Kind, &r.Target, &r.Version, &r.State, &r.Drain, &r.At, &r.Actor, &r.Reason)
+	return r, err
 }
 
 // record counts the tenant's epoch up, whose row is held until the end of the

@@ -120,7 +120,7 @@ func TestRevoke(t *testing.T) {
 	is(binding.Use{}, identity.Soft)
 	revoke(identity.Revocation{Tenant: "acme", Kind: identity.KindProfile, Target: "none", State: identity.Hard}, identity.ErrNotFound)
 
-	all, err := p.Revocations(ctx, "acme")
+	all, err := listed(p.Revocations(ctx, identity.RevocationFilter{Tenant: "acme"}))
 	if err != nil || len(all) != 11 {
 		t.Errorf("got %+v, %v", all, err)
 	}

@@ -38,9 +38,12 @@ WHERE tenant = $1 AND name = $2 AND generation = $11;
 DELETE FROM stepward.profile WHERE tenant = $1 AND name = $2 AND generation = $3 RETURNING id;
 
 -- name: ProfileGet
--- $2 is the name; null: all of the tenant.
 SELECT id, tenant, name, project, environment, workflow, step, generation, changed_at, actor, keys, policy, coalesce(body, '')
-FROM stepward.profile LEFT JOIN stepward.policy ON digest = policy WHERE tenant = $1 AND ($2::text IS NULL OR name = $2) ORDER BY name;
+FROM stepward.profile LEFT JOIN stepward.policy ON digest = policy WHERE tenant = $1 AND name = $2;
+
+-- name: ProfileList
+SELECT id, tenant, name, project, environment, workflow, step, generation, changed_at, actor, keys, policy, coalesce(body, '')
+FROM stepward.profile LEFT JOIN stepward.policy ON digest = policy WHERE tenant = $1 AND name > $2 ORDER BY name LIMIT $3;
 
 -- name: ProfileLock
 -- Of those that change profiles of a tenant, one comes after the other: see ProfileRival.
@@ -78,10 +81,14 @@ SELECT body FROM stepward.policy WHERE digest = ANY($1::bytea[]);
 INSERT INTO stepward.revocation (tenant, epoch, kind, target, version, state, drain, actor, reason)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9);
 
--- name: RevocationList
--- All of a tenant, or of one target of it, oldest first.
+-- name: RevocationOf
+-- Of one target of a tenant, oldest first.
 SELECT tenant, epoch, kind, target, version, state, drain, at, actor, reason
-FROM stepward.revocation WHERE tenant = $1 AND ($2::text IS NULL OR kind = $2 AND target = $3) ORDER BY epoch;
+FROM stepward.revocation WHERE tenant = $1 AND kind = $2 AND target = $3 ORDER BY epoch;
+
+-- name: RevocationList
+SELECT tenant, epoch, kind, target, version, state, drain, at, actor, reason
+FROM stepward.revocation WHERE tenant = $1 AND epoch > $2 ORDER BY epoch LIMIT $3;
 
 -- name: RevocationApply
 -- For tenants and for all: what is revoked, and the versions that came after, of what somebody asks about: runs ($2), workers ($3),
