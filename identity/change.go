@@ -24,7 +24,7 @@ const (
 )
 
 // weights has the fields by what depends on them: of an event that has not room for all, the last are left out.
-var weights = []string{"policy", "scope", "min_level", "inject", "deny", "lock", "strict", "ref", "commands", "weak_value", "required", "unset", "version", "retarget", "file", "knob"}
+var weights = []string{"policy", "scope", "min_level", "inject", "deny", "lock", "strict", "ref", "commands", "weak", "required", "unset", "version", "retarget", "file", "knob"}
 
 // changesOf returns what is different in a profile, and how many changes there is no room for. before is nil if
 // it is new.

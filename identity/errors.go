@@ -9,26 +9,26 @@ import (
 // What a [KeyError] is about.
 var (
 	// ErrMissing reports a key that is required and that nothing sets, or not any more.
-	ErrMissing = errors.New("no profile sets it")
+	ErrMissing = errors.New("identity: no profile sets it")
 
 	// ErrDenied reports a key that a profile denies, by Deny or by its Policy.
-	ErrDenied = errors.New("denied")
+	ErrDenied = errors.New("identity: denied")
 
 	// ErrLocked reports a key that is set below a lock.
-	ErrLocked = errors.New("set below a lock")
+	ErrLocked = errors.New("identity: set below a lock")
 
 	// ErrAmbiguous reports a key that two profiles name equally narrowly.
-	ErrAmbiguous = errors.New("ambiguous")
+	ErrAmbiguous = errors.New("identity: ambiguous")
 )
 
 // What a [KeyError] of a start may be about, beyond those of a [Resolved].
 var (
 	// ErrUnbound reports a name that the run was not bound to when it was enqueued.
-	ErrUnbound = errors.New("not bound when the run was enqueued")
+	ErrUnbound = errors.New("identity: not bound when the run was enqueued")
 
 	// ErrRetargeted reports a name that refers to something else than when the run was
 	// enqueued, and has no Retarget.
-	ErrRetargeted = errors.New("it refers to something else than when the run was enqueued")
+	ErrRetargeted = errors.New("identity: it refers to something else than when the run was enqueued")
 )
 
 // A KeyError reports a name that a step does not get.
@@ -50,7 +50,7 @@ func (e *KeyError) Error() string {
 	if e.Key != "" {
 		b.WriteString(e.Key + ": ")
 	}
-	b.WriteString(e.Err.Error())
+	b.WriteString(strings.TrimPrefix(e.Err.Error(), "identity: "))
 	if e.Detail != "" {
 		b.WriteString(": " + e.Detail)
 	}

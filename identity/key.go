@@ -23,12 +23,12 @@ type Key struct {
 	// command may. The function of a guest step is no command: it has what its step lists.
 	Commands []string `json:"commands,omitempty"`
 
-	Required bool  `json:"required,omitempty"`   // a step that lists the name does not run without, even if it says "?"
-	MinLevel Level `json:"min_level,omitzero"`   // below it, the key is not given out
-	Strict   bool  `json:"strict,omitempty"`     // what has it is killed, not frozen, when it cannot be renewed
-	File     bool  `json:"file,omitempty"`       // the variable holds the path of a file with the value
-	Retarget bool  `json:"retarget,omitempty"`   // runs that are enqueued follow when Ref changes; else they do not get the key
-	Weak     bool  `json:"weak_value,omitempty"` // accepts a value that is too short, or too plain, to be redacted
+	Required bool  `json:"required,omitempty"` // a step that lists the name does not run without, even if it says "?"
+	MinLevel Level `json:"min_level,omitzero"` // below it, the key is not given out
+	Strict   bool  `json:"strict,omitempty"`   // what has it is killed, not frozen, when it cannot be renewed
+	File     bool  `json:"file,omitempty"`     // the variable holds the path of a file with the value
+	Retarget bool  `json:"retarget,omitempty"` // runs that are enqueued follow when Ref changes; else they do not get the key
+	Weak     bool  `json:"weak,omitempty"`     // accepts a value that is too short, or too plain, to be redacted
 
 	Inject *Inject `json:"inject,omitempty"` // the value does not enter the sandbox
 }

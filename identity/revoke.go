@@ -14,7 +14,7 @@ import (
 )
 
 // ErrRevoked reports what is revoked, and stays so.
-var ErrRevoked = errors.New("revoked")
+var ErrRevoked = errors.New("identity: revoked")
 
 // Revoke takes something back. Saying the same twice is no error and changes
 // nothing; a lower State than what was said before is [ErrRevoked]. What enqueues
@@ -59,7 +59,7 @@ func (p *Profiles) Revoke(ctx context.Context, r Revocation) error {
 			}
 		}
 		if last.State > r.State {
-			return fmt.Errorf("identity: %s %s: %w: it is %v already", r.Kind, r.Target, ErrRevoked, last.State)
+			return fmt.Errorf("%w: %s %s is %v already", ErrRevoked, r.Kind, r.Target, last.State)
 		}
 		if last.State == r.State && last.Drain == r.Drain {
 			return nil
@@ -93,7 +93,7 @@ func (p *Profiles) Rotate(ctx context.Context, tenant, key, ver string) error {
 		}
 		for _, v := range versions {
 			if within.Alike(v.Version, ver) && v.State >= Soft {
-				return fmt.Errorf("identity: version %s of %s: %w", ver, key, ErrRevoked)
+				return fmt.Errorf("%w: version %s of %s", ErrRevoked, ver, key)
 			}
 		}
 		before, err := p.revocations(ctx, tx, tenant, r.Kind, key)
@@ -105,7 +105,7 @@ func (p *Profiles) Rotate(ctx context.Context, tenant, key, ver string) error {
 			if b.State == Active {
 				was, current = was || within.Alike(b.Version, ver), b.Version
 			} else if was && b.State >= Soft {
-				return fmt.Errorf("identity: version %s of %s: %w", ver, key, ErrRevoked)
+				return fmt.Errorf("%w: version %s of %s", ErrRevoked, ver, key)
 			} else {
 				current = ""
 			}
