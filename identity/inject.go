@@ -2,10 +2,10 @@ package identity
 
 import (
 	"fmt"
-	"net/netip"
 	"slices"
-	"strconv"
 	"strings"
+
+	"github.com/stepward/stepward/internal/hostport"
 )
 
 // An Inject keeps the value of a key out of the sandbox. What the step's function or its commands get
@@ -28,28 +28,9 @@ type Inject struct {
 	Prefix string `json:"prefix,omitempty"` // of the placeholder, for programs that look at it: "ghp_"; up to 32 of A-Z, a-z, 0-9, _ and -
 }
 
-// HeaderName returns the header that the value is put into.
-func (i Inject) HeaderName() string {
-	if i.Header == "" {
-		return "Authorization"
-	}
-	return i.Header
-}
-
-// Endpoints returns Hosts in lower case, each with its port.
-func (i Inject) Endpoints() []string {
-	out := make([]string, 0, len(i.Hosts))
-	for _, h := range i.Hosts {
-		name, port, _ := splitHost(h)
-		out = append(out, name+":"+strconv.Itoa(port))
-	}
-	return out
-}
-
 const maxInjectHosts = 16
 
 var (
-	hostLabel    = pattern(`^[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?$`)
 	headerForm   = pattern(`^[A-Za-z][A-Za-z0-9-]{0,63}$`)
 	placeholders = pattern(`^[A-Za-z0-9_-]{0,32}$`)
 
@@ -65,36 +46,15 @@ func (i Inject) problem() string {
 	switch {
 	case len(i.Hosts) == 0 || len(i.Hosts) > maxInjectHosts:
 		return fmt.Sprintf("Inject has %d Hosts, want 1 to %d", len(i.Hosts), maxInjectHosts)
-	case !headerForm().MatchString(i.HeaderName()) || slices.ContainsFunc(framing, func(h string) bool { return strings.EqualFold(h, i.HeaderName()) }):
+	case i.Header != "" && (!headerForm().MatchString(i.Header) || slices.ContainsFunc(framing, func(h string) bool { return strings.EqualFold(h, i.Header) })):
 		return fmt.Sprintf("bad Header %q of Inject: want the name of one that has a credential", i.Header)
 	case !placeholders().MatchString(i.Prefix):
 		return fmt.Sprintf("bad Prefix %q of Inject: want up to 32 letters, digits, _ and -", i.Prefix)
 	}
 	for _, h := range i.Hosts {
-		if _, _, ok := splitHost(h); !ok {
+		if _, _, ok := hostport.Parse(h); !ok {
 			return fmt.Sprintf("bad host %q of Inject: want a name, or name:port; no address, no *", h)
 		}
 	}
 	return ""
-}
-
-// splitHost reads a host of an Inject.
-func splitHost(s string) (name string, port int, ok bool) {
-	name, text, given := strings.Cut(strings.ToLower(s), ":")
-	port = 443
-	if given {
-		n, err := strconv.ParseUint(text, 10, 16)
-		if err != nil || n == 0 || text[0] == '0' || text[0] == '+' {
-			return "", 0, false
-		}
-		port = int(n)
-	}
-	labels := strings.Split(name, ".")
-	if _, err := netip.ParseAddr(name); err == nil || len(name) > 253 || port == 80 {
-		return "", 0, false
-	}
-	if last := labels[len(labels)-1]; strings.Trim(last, "0123456789") == "" || strings.HasPrefix(last, "0x") { // another reader's address
-		return "", 0, false
-	}
-	return name, port, !slices.ContainsFunc(labels, func(l string) bool { return !hostLabel().MatchString(l) })
 }

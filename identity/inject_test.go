@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/stepward/stepward/identity"
+	"github.com/stepward/stepward/internal/hostport"
 )
 
 // What a key says of where its value goes is exact.
@@ -17,7 +18,7 @@ func TestInject(t *testing.T) {
 	if err := with(good); err != nil {
 		t.Error(err)
 	}
-	if got := good.Endpoints(); !slices.Equal(got, []string{"api.example.com:443", "b.example.com:8443"}) {
+	if got := hostport.All(good.Hosts); !slices.Equal(got, []string{"api.example.com:443", "b.example.com:8443"}) {
 		t.Errorf("got %q", got)
 	}
 	for _, h := range []string{

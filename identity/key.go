@@ -5,6 +5,8 @@ import (
 	"path"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/stepward/stepward/internal/envname"
 )
 
 // A Key is what a profile says of a name. At most one of Ref, Knob, Unset and
@@ -45,7 +47,7 @@ var commandName = pattern(`^[A-Za-z0-9_][A-Za-z0-9_.+-]{0,127}$`)
 
 // problem returns what is wrong with the key, or "".
 func (k Key) problem(name string) string {
-	if reason := badName(name, k.Knob != ""); reason != "" {
+	if reason := envname.Problem(name, k.Knob != ""); reason != "" {
 		return reason
 	}
 	given := 0

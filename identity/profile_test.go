@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/stepward/stepward/identity"
+	"github.com/stepward/stepward/internal/envname"
 )
 
 // What is in no profile, and the culprit that its error names.
@@ -95,7 +96,7 @@ func TestReservedNames(t *testing.T) {
 		"GIT_SSH", "GIT_SSH_COMMAND", "GIT_CONFIG_COUNT", "GIT_CONFIG_KEY_0", "GIT_ASKPASS", "SSH_ASKPASS", "HTTPS_PROXY", "ALL_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR", "HOME", "SHELL", "GODEBUG", "GOTRACEBACK", "GIT_TRACE_CURL", "JAVA_TOOL_OPTIONS", "STEPWARD_RUNNER", "_",
 		"TAR_OPTIONS", "VIMINIT", "HGRCPATH", "ERL_FLAGS", "SVN_SSH", "GTK_MODULES", "R_PROFILE_USER", "IBM_JAVA_OPTIONS", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_CONFIG_FILE", "ANSIBLE_CONFIG", "DOCKER_CONFIG", "GIT_TRACE",
 	} {
-		if err := identity.CheckName(name); err == nil {
+		if envname.Problem(name, true) == "" {
 			t.Errorf("%s is accepted", name)
 		}
 		for _, k := range []identity.Key{{Ref: "file://a"}, {Knob: "a"}} {
@@ -105,8 +106,8 @@ func TestReservedNames(t *testing.T) {
 		}
 	}
 	for _, name := range []string{"DEPLOY_TOKEN", "_X", "GIT_TOKEN", "GIT_AUTHOR_NAME", "NPM_TOKEN", "KUBECONFIG", "AWS_ACCESS_KEY_ID", "PATHS", "PYTHONUNBUFFERED"} {
-		if err := identity.CheckName(name); err != nil {
-			t.Error(err)
+		if reason := envname.Problem(name, true); reason != "" {
+			t.Errorf("%s: %s", name, reason)
 		}
 	}
 	if err := (identity.Profile{Name: "a", Keys: keys{"PYTHONUNBUFFERED": ref("a")}}).Check(); err == nil {

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/stepward/stepward/internal/envname"
 	"github.com/stepward/stepward/internal/runid"
 )
 
@@ -74,8 +75,8 @@ func (r Revocation) problem() string {
 		return fmt.Sprintf("nothing of kind %q can be revoked", r.Kind)
 	case named == (r.Kind == KindTenant):
 		return "want a Target, but for a tenant"
-	case isKey && badName(r.Target, true) != "":
-		return "want the name of a key, as steps list it: " + badName(r.Target, true)
+	case isKey && envname.Problem(r.Target, true) != "":
+		return "want the name of a key, as steps list it: " + envname.Problem(r.Target, true)
 	case r.Kind == KindRun && !isRun:
 		return "want the id of a run: run_ and 13 letters and digits, or a number"
 	case r.Kind == KindWorkflow && !workflowForm().MatchString(r.Target):

@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/stepward/stepward/internal/envname"
 	"github.com/stepward/stepward/internal/runid"
 	"github.com/stepward/stepward/internal/within"
 )
@@ -76,7 +77,7 @@ func (p *Profiles) Revoke(ctx context.Context, r Revocation) error {
 // as stores know which version is current. A version that was revoked, or that was
 // current before its key was, is [ErrRevoked].
 func (p *Profiles) Rotate(ctx context.Context, tenant, key, ver string) error {
-	if reason := badName(key, false); reason != "" {
+	if reason := envname.Problem(key, false); reason != "" {
 		return &ProfileError{Key: key, Reason: reason}
 	}
 	if !version().MatchString(ver) || badText(tenant) != "" {

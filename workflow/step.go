@@ -217,8 +217,8 @@ func checkSecrets(o StepOptions) error {
 	seen := make(map[string]bool)
 	for _, s := range o.Secrets {
 		name := strings.TrimSuffix(s, "?")
-		if err := identity.CheckName(name); err != nil {
-			return fmt.Errorf("in Secrets: %w", err)
+		if reason := envname.Problem(name, true); reason != "" {
+			return fmt.Errorf("in Secrets: %w", &identity.ProfileError{Key: name, Reason: reason})
 		}
 		if seen[name] {
 			return fmt.Errorf("in Secrets, %s is listed twice", name)

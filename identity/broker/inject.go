@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"encoding/base64"
@@ -16,6 +17,7 @@ import (
 
 	"connectrpc.com/connect"
 
+	"github.com/stepward/stepward/identity"
 	"github.com/stepward/stepward/internal/redact"
 	"github.com/stepward/stepward/internal/rpc"
 	"github.com/stepward/stepward/internal/tunnel"
@@ -134,6 +136,9 @@ func refuseRequest(w http.ResponseWriter, code int, why string) {
 	http.Error(w, "stepward: "+why, code)
 }
 
+// headerOf returns the header that a value is put into.
+func headerOf(i *identity.Inject) string { return cmp.Or(i.Header, "Authorization") }
+
 // swap puts values in the place of placeholders, and returns whose. None was sent yet.
 func (i *injection) swap(h http.Header, endpoint string) (spent []string, err error) {
 	i.mu.Lock()
@@ -145,7 +150,7 @@ func (i *injection) swap(h http.Header, endpoint string) (spent []string, err er
 		if !slices.Contains(k.endpoints, endpoint) {
 			continue
 		}
-		values := h.Values(k.Inject.HeaderName())
+		values := h.Values(headerOf(k.Inject))
 		for n, v := range values {
 			if out, ok := swapped(v, k.placeholder, string(k.value)); ok {
 				values[n] = out

@@ -19,6 +19,7 @@ import (
 	"github.com/stepward/stepward/identity"
 	"github.com/stepward/stepward/internal/egress"
 	"github.com/stepward/stepward/internal/envelope"
+	"github.com/stepward/stepward/internal/hostport"
 	"github.com/stepward/stepward/internal/redact"
 )
 
@@ -95,7 +96,7 @@ func (f facts) injectable(g grant, v Value) error {
 	case slices.ContainsFunc(v.Bytes, func(c byte) bool { return c < ' ' || c > '~' }):
 		return refuse(reasonUnresolved, g.name, "broker: %s: the value cannot stand in a header: want visible ASCII, in one line", g.name)
 	}
-	for _, e := range g.key.Inject.Endpoints() {
+	for _, e := range hostport.All(g.key.Inject.Hosts) {
 		name, port := splitEndpoint(e)
 		if why := policy.Permits(name, port); why != "" {
 			return refuse(reasonDenied, g.name, "broker: %s is for %s, which the network of step %s does not allow: %s", g.name, e, f.def.Name, why)
@@ -112,7 +113,7 @@ func (d stepDefinition) policy() (*egress.Policy, error) {
 func endpoints(pins []pin) (out []string) {
 	for _, p := range pins {
 		if p.Inject != nil {
-			out = append(out, p.Inject.Endpoints()...)
+			out = append(out, hostport.All(p.Inject.Hosts)...)
 		}
 	}
 	slices.Sort(out)
@@ -156,7 +157,7 @@ func (b *broker) injection(ctx context.Context, c claim, endpoint string) (*inje
 	if err != nil {
 		return nil, err
 	}
-	mine := slices.DeleteFunc(slices.Clone(pins), func(p pin) bool { return !slices.Contains(p.Inject.Endpoints(), endpoint) })
+	mine := slices.DeleteFunc(slices.Clone(pins), func(p pin) bool { return !slices.Contains(hostport.All(p.Inject.Hosts), endpoint) })
 	if r := now.worst(f, mine, nil, identity.Soft); r != nil { // no new use
 		return nil, r
 	}
@@ -285,7 +286,7 @@ func (i *injection) load(ctx context.Context, pins []pin) error {
 		g := grant{name: p.Name, key: identity.Key{Ref: p.Ref, Version: p.Version, Inject: p.Inject}}
 		v, err := i.b.get(ctx, i.f, g, time.Now().Add(i.f.def.lasts()))
 		if err == nil {
-			keys = append(keys, injected{p, p.Inject.Endpoints(), i.b.root.placeholder(i.id, p.Name, cmp.Or(p.Inject.Prefix, placeholderMark)), v.Bytes})
+			keys = append(keys, injected{p, hostport.All(p.Inject.Hosts), i.b.root.placeholder(i.id, p.Name, cmp.Or(p.Inject.Prefix, placeholderMark)), v.Bytes})
 			err = i.f.injectable(g, v)
 		}
 		if err == nil && i.b.root.fingerprint(i.f.tenant, p.Name, v.Bytes) != p.Fingerprint {

@@ -9,6 +9,7 @@ import (
 	"github.com/stepward/stepward/audit"
 	"github.com/stepward/stepward/identity"
 	"github.com/stepward/stepward/internal/binding"
+	"github.com/stepward/stepward/internal/hostport"
 )
 
 // lasting is what an attempt may still do with a secret that was issued to be put into requests.
@@ -70,18 +71,18 @@ func (p pin) level() identity.Level {
 
 // narrowed returns the endpoints that a secret was issued for and that its key has now, and why they are fewer.
 func (p pin) narrowed(k identity.Key, at identity.Level) (left []string, why error) {
-	issued := p.Inject.Endpoints()
+	issued := hostport.All(p.Inject.Hosts)
 	switch {
 	case k.Ref != p.Ref:
 		return nil, identity.ErrRetargeted
 	case k.Inject == nil:
 		return nil, fmt.Errorf("%v has no Inject now", p.From)
-	case !strings.EqualFold(k.Inject.HeaderName(), p.Inject.HeaderName()):
+	case !strings.EqualFold(headerOf(k.Inject), headerOf(p.Inject)):
 		return nil, fmt.Errorf("%v has another Header now", p.From)
 	case k.MinLevel > binding.LevelAt(k, at):
 		return nil, fmt.Errorf("it demands level %v now, and this is %v", k.MinLevel, binding.LevelAt(k, at))
 	}
-	now := k.Inject.Endpoints()
+	now := hostport.All(k.Inject.Hosts)
 	left = slices.DeleteFunc(slices.Clone(issued), func(e string) bool { return !slices.Contains(now, e) })
 	if len(left) < len(issued) {
 		why = fmt.Errorf("%v has other Hosts now", p.From)

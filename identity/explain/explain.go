@@ -15,6 +15,7 @@ import (
 	"github.com/stepward/stepward/identity"
 	"github.com/stepward/stepward/internal/binding"
 	"github.com/stepward/stepward/internal/db"
+	"github.com/stepward/stepward/internal/hostport"
 	"github.com/stepward/stepward/internal/runid"
 )
 
@@ -130,7 +131,7 @@ func (r Result) String() string {
 		} else {
 			fmt.Fprintf(&b, "%s%s of %v", k.Now.Key.Ref, k.Now.Key.Knob, k.Now.From)
 			if i := k.Now.Key.Inject; i != nil {
-				fmt.Fprintf(&b, "; not in the sandbox, but put into requests to %s", strings.Join(i.Endpoints(), ", "))
+				fmt.Fprintf(&b, "; not in the sandbox, but put into requests to %s", strings.Join(hostport.All(i.Hosts), ", "))
 			}
 		}
 		for _, ruling := range k.Now.Rulings {

@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"github.com/stepward/stepward/identity"
+	"github.com/stepward/stepward/internal/hostport"
 	"github.com/stepward/stepward/internal/within"
 )
 
@@ -219,9 +220,9 @@ func restrict(k *identity.Key, n identity.Bound) bool {
 	i := *n.Inject
 	if k.Inject != nil {
 		i, i.Hosts = *k.Inject, nil
-		bound := n.Inject.Endpoints()
-		for at, endpoint := range k.Inject.Endpoints() {
-			if slices.Contains(bound, endpoint) {
+		bound := hostport.All(n.Inject.Hosts)
+		for at, host := range hostport.All(k.Inject.Hosts) {
+			if slices.Contains(bound, host) {
 				i.Hosts = append(i.Hosts, k.Inject.Hosts[at])
 			}
 		}

@@ -5,8 +5,10 @@
 package envname
 
 import (
+	"regexp"
 	"slices"
 	"strings"
+	"sync"
 )
 
 // A * stands for any rest, or, in front, any beginning.
@@ -29,6 +31,23 @@ var reserved = []string{
 var harmless = []string{
 	"PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE", "PYTHONIOENCODING", "PYTHONUTF8", "PYTHONHASHSEED", "PYTHONFAULTHANDLER",
 	"DOTNET_CLI_TELEMETRY_OPTOUT", "DOTNET_NOLOGO", "CARGO_TERM_COLOR", "PIP_NO_INPUT", "PIP_DISABLE_PIP_VERSION_CHECK",
+}
+
+// form is compiled when it is first used: see pattern of package identity.
+var form = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Z_][A-Z0-9_]{0,127}$`) })
+
+// Problem returns what is wrong with the name of a secret, or of a setting, or "". It becomes the name of a variable in the
+// environment of a program.
+func Problem(name string, setting bool) string {
+	switch {
+	case !form().MatchString(name):
+		return "bad name: want 1 to 128 of A-Z, 0-9 and _, not starting with a digit"
+	case setting && Harmless(name):
+		return ""
+	case Reserved(name):
+		return "reserved name: programs execute, load or trust something by it"
+	}
+	return ""
 }
 
 // Reserved reports whether programs execute, load or trust something by a variable of that name, in upper or lower case.

@@ -40,6 +40,7 @@ var clientSide = []string{
 	module + "internal/enqueue",
 	module + "internal/envname",
 	module + "internal/history",
+	module + "internal/hostport",
 	module + "internal/payload",
 	module + "internal/rpc",
 	module + "internal/rpc/rpcconnect",
