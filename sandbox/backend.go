@@ -67,6 +67,10 @@ type Creation struct {
 	// OrphanAfter is how long the tool runner serves without an authenticated
 	// connection before it ends the sandbox. Zero means [DefaultOrphanAfter].
 	OrphanAfter time.Duration
+
+	// Reached, if not nil, may be called by Create before it returns, from when on
+	// Dial works: what is written to a connection waits for the tool runner.
+	Reached func() `json:"-"`
 }
 
 // Listed is a sandbox that exists.

@@ -118,8 +118,13 @@ func Start(ctx context.Context, b Backend, o Options) (*Sandbox, error) {
 	s.network = newNetwork(ctx, s, policy)
 	s.enforce, err = b.Create(ctx, Creation{
 		ID: o.ID, Spec: s.spec, Labels: o.Labels, TokenHash: sha256.Sum256(token), OrphanAfter: o.OrphanAfter,
+		Reached: func() { // connections take this process time, which it has while the tool runner starts
+			_, _ = s.data.current(ctx)
+			_, _ = s.control.current(ctx)
+		},
 	})
 	if err != nil {
+		s.Leave()
 		return nil, err
 	}
 	if s.enforce.Network == "none" && !policy.Empty() {

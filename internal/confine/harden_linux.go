@@ -96,11 +96,11 @@ func Adopts() bool {
 // have to have namespaces, which the filter of system calls refuses, the filter is
 // left to them: see package shim.
 func GiveUp(off layers.Set) error {
+	if Adopts() && !off.Has(layers.Seccomp) {
+		return FilterSystemCalls(off) // with no_new_privs, for all threads
+	}
 	if err := ll.AllThreadsPrctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("set no_new_privs: %w", err)
 	}
-	if !Adopts() {
-		return nil
-	}
-	return FilterSystemCalls(off)
+	return nil
 }

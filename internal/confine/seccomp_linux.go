@@ -41,7 +41,8 @@ func NoNetwork() error {
 }
 
 // FilterSystemCalls installs the filter of package policy on all threads, unless that
-// is off. What is started from here on inherits it.
+// is off. What is started from here on inherits it. The kernel gives all of them the
+// no_new_privs of the calling thread, too: to stop each for that would take longer.
 func FilterSystemCalls(off layers.Set) error {
 	if off.Has(layers.Seccomp) {
 		return nil

@@ -112,6 +112,11 @@ func TestWorkerOpensNoSecret(t *testing.T) {
 	check(t, Rule{Packages: []string{"./worker", "./sandbox/launcher"}, Allow: append([]string{module + "internal/launch"}, workerSide...), DenyDirect: append([]string{"golang.org/x/tools/..."}, opening...)})
 }
 
+// A shim waits for what it imports, and for most packages of the program whose names come before those: path/filepath, say, is late.
+func TestShimIsEarly(t *testing.T) {
+	check(t, Rule{Packages: []string{"./internal/shim"}, Allow: []string{module + "internal/..."}, DenyDirect: []string{"net/...", "path/filepath", "regexp/..."}})
+}
+
 func check(t *testing.T, rule Rule) {
 	t.Helper()
 	findings, err := Check("../..", rule)

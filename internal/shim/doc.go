@@ -8,5 +8,6 @@
 // The shim is this program once more. It serves while the program's packages are
 // being initialized, and never gets to most of them: they may take many times as
 // long as all that a shim does. For the same reason this package and what it
-// imports are few.
+// imports are few, and none that is initialized late: of the packages that are ready, the
+// one whose name comes first is the next.
 package shim

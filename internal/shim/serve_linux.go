@@ -7,7 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
+	"path"
 	"runtime"
 	"strings"
 	"sync"
@@ -328,14 +328,14 @@ func LookPath(name, dir string, env []string) (string, error) {
 		}
 	}
 	result := fmt.Errorf("%s: %w in PATH %s", name, unix.ENOENT, list)
-	for _, p := range filepath.SplitList(list) {
+	for _, p := range strings.Split(list, ":") {
 		if p == "" {
 			continue
 		}
-		if !filepath.IsAbs(p) {
-			p = filepath.Join(dir, p)
+		if !path.IsAbs(p) {
+			p = path.Join(dir, p)
 		}
-		p = filepath.Join(p, name)
+		p = path.Join(p, name)
 		st, err := os.Stat(p)
 		if err != nil || st.IsDir() {
 			continue

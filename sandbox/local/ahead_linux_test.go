@@ -2,6 +2,8 @@ package local_test
 
 import (
 	"fmt"
+	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -64,6 +66,17 @@ func TestShimAhead(t *testing.T) {
 			t.Errorf("a thread of the shim may gain rights, or is not filtered:\n%s", status)
 		}
 	}
+	if threads, err = filepath.Glob(runner + "/task/*/status"); err != nil || len(threads) < 2 {
+		t.Fatal(threads, err)
+	}
+	for _, thread := range threads {
+		status := read(t, thread)
+		for _, want := range []string{"CapPrm:\t0000000000000000\n", "CapEff:\t0000000000000000\n", "NoNewPrivs:\t1\n", "Seccomp:\t2\n"} {
+			if !strings.Contains(status, want) {
+				t.Errorf("%q is missing for a thread of the tool runner:\n%s", want, status)
+			}
+		}
+	}
 	mounts := read(t, first+"/mountinfo")
 	for fd := range 3 {
 		info := read(t, fmt.Sprintf("%s/fdinfo/%d", first, fd))
@@ -71,6 +84,28 @@ func TestShimAhead(t *testing.T) {
 		if id == nil || !regexp.MustCompile(`(?m)^`+id[1]+` .* /dev/null `).MatchString(mounts) {
 			t.Errorf("descriptor %d of the shim is not of the sandbox's /dev/null: %s\n%s", fd, info, mounts)
 		}
+	}
+}
+
+// A sandbox can be dialled while it is made, for what waits then until it is there.
+func TestDialAhead(t *testing.T) {
+	b := backend(t)
+	var conn net.Conn
+	var err error
+	_, cerr := b.Create(t.Context(), sandbox.Creation{ID: "dialled", Reached: func() { conn, err = b.Dial(t.Context(), "dialled") }})
+	if cerr != nil {
+		t.Fatal(cerr)
+	}
+	defer b.Destroy(t.Context(), "dialled")
+	if err != nil || conn == nil {
+		t.Fatalf("dialled while it was made: %v, %v", conn, err)
+	}
+	defer conn.Close()
+	if _, err := io.WriteString(conn, "GET / HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	if rest, err := io.ReadAll(conn); err != nil || len(rest) != 0 { // nothing is said to who has no token
+		t.Errorf("%q, %v", rest, err)
 	}
 }
 

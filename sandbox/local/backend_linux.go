@@ -38,6 +38,7 @@ type Backend struct {
 type instance struct {
 	listed sandbox.Listed
 	made   chan struct{} // closed when Create is over; before, all that follows is its own
+	open   chan struct{} // closed when control can be dialled
 	ending sync.Mutex
 	ended  bool
 
@@ -84,7 +85,7 @@ func (b *Backend) Create(ctx context.Context, c sandbox.Creation) (sandbox.Enfor
 		return none, unavailable("this program was itself started in a sandbox and went on to its own work: "+
 			"bootstrap.Init must be the first call in main", nil)
 	}
-	inst := &instance{listed: sandbox.Listed{ID: c.ID, Labels: c.Labels, Created: time.Now()}, made: make(chan struct{})}
+	inst := &instance{listed: sandbox.Listed{ID: c.ID, Labels: c.Labels, Created: time.Now()}, made: make(chan struct{}), open: make(chan struct{})}
 	defer close(inst.made)
 	b.mu.Lock()
 	if b.all[c.ID] != nil {
@@ -145,6 +146,10 @@ func (b *Backend) start(ctx context.Context, inst *instance, c sandbox.Creation,
 	err = control.Send(setup)
 	var facts nsroot.Facts
 	if err == nil {
+		close(inst.open)
+		if c.Reached != nil {
+			c.Reached()
+		}
 		facts, err = control.Wait()
 	}
 	switch {
@@ -166,7 +171,7 @@ func (b *Backend) Dial(_ context.Context, id string) (net.Conn, error) {
 	b.mu.Lock()
 	inst := b.all[id]
 	b.mu.Unlock()
-	if inst == nil || !inst.created() || inst.control == nil {
+	if inst == nil || !inst.dialable() {
 		return nil, fmt.Errorf("%w: no sandbox %s on backend local", sandbox.ErrLost, id)
 	}
 	f, err := inst.control.Dial()
@@ -210,9 +215,13 @@ func (b *Backend) Destroy(ctx context.Context, id string) error {
 	return b.end(inst)
 }
 
-func (i *instance) created() bool {
+func (i *instance) created() bool { return closed(i.made) }
+
+func (i *instance) dialable() bool { return closed(i.open) }
+
+func closed(c chan struct{}) bool {
 	select {
-	case <-i.made:
+	case <-c:
 		return true
 	default:
 		return false
