@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/stepward/stepward/internal/confine"
 	"github.com/stepward/stepward/internal/layers"
 	"github.com/stepward/stepward/internal/nsroot"
@@ -28,6 +30,10 @@ func run(mode string, g Guest) error {
 		syscall.CloseOnExec(out)
 		req := os.NewFile(in, "request")
 		defer req.Close()
+		if !waits(in) { // it is a spare, and has the time
+			dropPages()
+			rehearse()
+		}
 		return serveGuest(g, req, os.NewFile(out, "answer"))
 	case modeSpy:
 		return spy()
@@ -39,6 +45,13 @@ func run(mode string, g Guest) error {
 		return serveLocal()
 	}
 	return fmt.Errorf("%s=%q is none of serve, install, local, dial, shim, guest", EnvMode, mode)
+}
+
+// waits reports whether there is something to read.
+func waits(fd int32) bool {
+	ready := []unix.PollFd{{Fd: fd, Events: unix.POLLIN}}
+	n, _ := unix.Poll(ready, 0)
+	return n > 0
 }
 
 // small keeps the heap of a part of ours, as opposed to a guest, low: it lives
