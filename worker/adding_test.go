@@ -85,7 +85,7 @@ func TestChildAddedWhileEnding(t *testing.T) {
 		t.Errorf("it has ended: %v", s.State)
 	}
 	goOn()
-	ends(t, run, 21)
+	ends(t, f.client, run, 21)
 	eventually(t, "the child is canceled", func() bool {
 		return f.count("SELECT count(*) FROM stepward.run WHERE workflow = 'kid' AND state = 'canceled'") == 1
 	})
@@ -142,6 +142,6 @@ func TestChildAddedUnheard(t *testing.T) {
 	if err := note.Send(t.Context(), f.client, run.ID, "go on"); err != nil {
 		t.Fatal(err)
 	}
-	ends(t, run, 21)
+	ends(t, f.client, run, 21)
 	f.nothingLeft()
 }

@@ -55,7 +55,7 @@ func TestBodyLogger(t *testing.T) {
 	stop()
 	cfg.Workflows = []*workflow.Definition{defines(body, double, keep, gate)}
 	f.start(cfg)
-	ends(t, run, 42)
+	ends(t, f.client, run, 42)
 	for _, line := range []string{`msg="it begins" worker=w run=` + run.ID.String(), `msg="it goes on" worker=w run=` + run.ID.String() + " n=42 g.half=21"} {
 		if n := l.count(line); n != 1 {
 			t.Errorf("%d times: %s", n, line)
@@ -88,10 +88,10 @@ func TestStepIdempotencyKey(t *testing.T) {
 		f.exec("UPDATE stepward.timer SET wake_at = clock_timestamp()")
 	}
 	f.start(worker.Config{Workflows: []*workflow.Definition{def}})
-	ends(t, run, 42)
+	ends(t, f.client, run, 42)
 	id := run.ID.String()
 	for _, want := range []string{id + "/pay", id + "/pay", id + "/pay#2", id + "/pay#2"} {
-		if got := <-keys; got != want {
+		if got := arrives(t, keys); got != want {
 			t.Errorf("got %s, want %s", got, want)
 		}
 	}
@@ -123,7 +123,7 @@ func TestContinueAsNewIsAnother(t *testing.T) {
 	seen := make(map[string]bool)
 	drawn := make(map[uint64]bool)
 	for range 3 {
-		key, chance := <-keys, <-chances
+		key, chance := arrives(t, keys), arrives(t, chances)
 		if seen[key] || drawn[chance] {
 			t.Errorf("again: key %s, chance %d", key, chance)
 		}
@@ -131,11 +131,11 @@ func TestContinueAsNewIsAnother(t *testing.T) {
 		f.waits(run.ID)
 		f.exec("UPDATE stepward.attempt SET retry_at = clock_timestamp()")
 		f.exec("UPDATE stepward.timer SET wake_at = clock_timestamp()")
-		if k, c := <-keys, <-chances; k != key || c != chance {
+		if k, c := arrives(t, keys), arrives(t, chances); k != key || c != chance {
 			t.Errorf("the next attempt has key %s, not %s, and chance %d, not %d", k, key, c, chance)
 		}
 	}
-	ends(t, run, 3)
+	ends(t, f.client, run, 3)
 }
 
 // An endless run does not keep what it has received, and loses nothing that it has not.
@@ -158,7 +158,7 @@ func TestContinueAsNewForgetsReceived(t *testing.T) {
 		}
 		return 0, changing.ContinueAsNew(n + 1)
 	})}})
-	ends(t, run, 3)
+	ends(t, f.client, run, 3)
 	if got := f.count("SELECT count(*) FROM stepward.signal WHERE received"); got != 1 { // by the last
 		t.Errorf("%d signals are kept that were received", got)
 	}

@@ -79,7 +79,7 @@ func TestUndeclaredStepParksUntilDeploy(t *testing.T) {
 	}
 	stop()
 	f.start(worker.Config{Workflows: []*workflow.Definition{workflow.Define(w, body, workflow.Options{Steps: []workflow.Declared{double}})}})
-	if out, err := run.Result(t.Context()); err != nil || out != 42 {
+	if out, err := outcome(t, f.client, run); err != nil || out != 42 {
 		t.Fatalf("got %d, %v", out, err)
 	}
 }
@@ -108,7 +108,7 @@ func TestPanicParksUntilResumed(t *testing.T) {
 	if err := f.client.Resume(t.Context(), run.ID); err != nil {
 		t.Fatal(err)
 	}
-	if out, err := run.Result(t.Context()); err != nil || out != 7 {
+	if out, err := outcome(t, f.client, run); err != nil || out != 7 {
 		t.Fatalf("got %d, %v", out, err)
 	}
 	if err := f.client.Resume(t.Context(), run.ID); !finished(err) {
@@ -128,7 +128,7 @@ func TestUnknownWorkflowWaits(t *testing.T) {
 		t.Fatalf("status: %+v, %v", s, err)
 	}
 	f.start(worker.Config{Workflows: []*workflow.Definition{chainV1}})
-	if out, err := run.Result(t.Context()); err != nil || out != 8 {
+	if out, err := outcome(t, f.client, run); err != nil || out != 8 {
 		t.Fatalf("got %d, %v", out, err)
 	}
 }
@@ -237,7 +237,7 @@ func TestCancel(t *testing.T) {
 	if err := ready.Cancel(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := ready.Result(t.Context()); !errors.Is(err, workflow.ErrCanceled) {
+	if _, err := outcome(t, f.client, ready); !errors.Is(err, workflow.ErrCanceled) {
 		t.Errorf("canceled while ready: %v", err)
 	}
 	if err := ready.Cancel(t.Context()); !finished(err) {
@@ -248,11 +248,11 @@ func TestCancel(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	<-began
+	arrives(t, began)
 	if err := running.Cancel(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := running.Result(t.Context()); !errors.Is(err, workflow.ErrCanceled) {
+	if _, err := outcome(t, f.client, running); !errors.Is(err, workflow.ErrCanceled) {
 		t.Errorf("canceled while running: %v", err)
 	}
 	if err := f.client.Cancel(t.Context(), 1); !errors.Is(err, workflow.ErrNotFound) {
@@ -279,13 +279,11 @@ func TestCancelMap(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	<-began
+	arrives(t, began)
 	if err := run.Cancel(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	if _, err := run.Result(ctx); !errors.Is(err, workflow.ErrCanceled) {
+	if _, err := outcome(t, f.client, run); !errors.Is(err, workflow.ErrCanceled) {
 		t.Errorf("canceled in a Map: %v", err)
 	}
 }

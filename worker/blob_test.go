@@ -79,7 +79,7 @@ func TestBlobStore(t *testing.T) {
 	if err := tweet.Send(t.Context(), f.client, run.ID, in); err != nil {
 		t.Fatal(err)
 	}
-	ends(t, run, strings.Repeat(in, 6))
+	ends(t, f.client, run, strings.Repeat(in, 6))
 	stop()
 	// Input, output and signal; two steps and the receipt.
 	if n := f.count("SELECT count(*) FROM stepward.blob WHERE data IS NULL AND NOT loose"); n != 6 || store.files(t) != 6 {
@@ -91,7 +91,7 @@ func TestBlobStore(t *testing.T) {
 
 	f.stores(nil)
 	var undecodable *workflow.ValueError
-	if _, err := f.as(run).Result(t.Context()); !errors.As(err, &undecodable) || !strings.Contains(err.Error(), "no blob store") {
+	if _, err := outcome(t, f.client, f.as(run)); !errors.As(err, &undecodable) || !strings.Contains(err.Error(), "no blob store") {
 		t.Errorf("without the store: %v", err)
 	}
 
@@ -145,7 +145,7 @@ func TestBlobWrittenAgain(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ends(t, run, in+in)
+	ends(t, f.client, run, in+in)
 	steps, err := f.client.Steps(t.Context(), run.ID, 0)
 	if err != nil || len(steps) != 2 || len(steps[0].Output) != len(in+in)+2 || len(steps[1].Output) != len(in+in)+2 {
 		t.Errorf("%d steps, %v", len(steps), err)
@@ -190,7 +190,7 @@ func TestBlobSweptEarly(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ends(t, run, 2*len(in))
+	ends(t, f.client, run, 2*len(in))
 	if n := executed.Load(); n != 3 {
 		t.Errorf("executed %d times, of which two results were swept", n)
 	}
@@ -219,7 +219,7 @@ func TestRenewalSweptEarly(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ends(t, run, 2*len(in))
+	ends(t, f.client, run, 2*len(in))
 	if n := f.count("SELECT count(*) FROM stepward.swept"); n != 2 {
 		t.Errorf("%d blobs were swept", n)
 	}
@@ -327,7 +327,7 @@ func TestBlobsOfContinueAsNew(t *testing.T) {
 		t.Fatal(err)
 	}
 	stop := f.start(worker.Config{Workflows: []*workflow.Definition{def}})
-	ends(t, run, large)
+	ends(t, f.client, run, large)
 	stop()
 	f.noBlobLeft()
 	if n := f.count("SELECT count(*) FROM stepward.blob"); n != 5 { // input, step, signal, receipt, output

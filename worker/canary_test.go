@@ -176,7 +176,7 @@ func (f *fixture) fly(c workflow.Codec) {
 			f.t.Fatal(err)
 		}
 	}
-	ends(f.t, run, large)
+	ends(f.t, f.client, run, large)
 	if v, _, err := reached.Get(ctx, f.client, run.ID); err != nil || v != canary || !slices.Equal(f.values(run.ID), []string{canary}) {
 		f.t.Errorf("shown: %q, %v", v, err)
 	}
@@ -191,7 +191,7 @@ func (f *fixture) fly(c workflow.Codec) {
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	if _, err := failed.Result(ctx); err == nil || !strings.Contains(err.Error(), canary) {
+	if _, err := outcome(f.t, f.client, failed); err == nil || !strings.Contains(err.Error(), canary) {
 		f.t.Errorf("got %v", err)
 	}
 	parked, err := chick.Enqueue(ctx, f.client, canary+"!", workflow.EnqueueOptions{})

@@ -52,7 +52,7 @@ func TestChildrenInACycle(t *testing.T) {
 		return run
 	}
 	run := enqueue(ping, 0)
-	_, err := run.Result(t.Context())
+	_, err := outcome(t, f.client, run)
 	if failed, ok := errors.AsType[*workflow.RecordedError](err); !ok || failed.Kind != "depth" || failed.Step != "child:pong" ||
 		!strings.HasPrefix(failed.Message, "workflow: ping cannot start pong: children nest 100 deep at most") {
 		t.Errorf("got %v", err)
@@ -64,7 +64,7 @@ func TestChildrenInACycle(t *testing.T) {
 		t.Error(err)
 	}
 	run = enqueue(deep, 1)
-	ends(t, run, 100)
+	ends(t, f.client, run, 100)
 	var last workflow.RunID
 	for s, err := range f.client.Runs(t.Context(), workflow.RunFilter{Workflow: "deep", Limit: 1}) {
 		if err != nil {
@@ -127,7 +127,7 @@ func TestChildCanceledAlone(t *testing.T) {
 	if err := f.client.Cancel(t.Context(), workflow.RunID(child)); err != nil {
 		t.Fatal(err)
 	}
-	_, err = run.Result(t.Context())
+	_, err = outcome(t, f.client, run)
 	if failed, ok := errors.AsType[*workflow.RecordedError](err); !ok || errors.Is(err, workflow.ErrCanceled) || failed.Step != "child:inner" {
 		t.Errorf("got %v", err)
 	}
@@ -150,7 +150,7 @@ func TestChildIsTraced(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := run.Result(t.Context()); err != nil {
+	if _, err := outcome(t, f.client, run); err != nil {
 		t.Fatal(err)
 	}
 	if n := f.count("SELECT count(*) FROM stepward.run WHERE traceparent LIKE '00-' || $1 || '-%-01'", caller.TraceID().String()); n != 2 {

@@ -82,7 +82,7 @@ func TestChildOptions(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	ends(t, run, 1)
+	ends(t, f.client, run, 1)
 	if err := f.client.Replay(t.Context(), run.ID, parentV1); err != nil {
 		t.Error(err)
 	}
@@ -106,7 +106,7 @@ func TestStartWithKey(t *testing.T) {
 	f.start(worker.Config{Workflows: []*workflow.Definition{sameAs("other", "1"), parentV1}})
 	outs := make(map[int]int) // of runs, by what became of their call
 	for _, run := range []workflow.Run[int]{f.enqueue(7), f.enqueue(7), f.enqueue(8), f.enqueue(8)} {
-		out, err := run.Result(t.Context())
+		out, err := outcome(t, f.client, run)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -167,7 +167,7 @@ func TestStartGivesWay(t *testing.T) {
 	if err := tx.Commit(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	ends(t, run, int(held.ID))
+	ends(t, f.client, run, int(held.ID))
 }
 
 // What makes no sense of a child is refused, and starts nothing. The options of
@@ -200,7 +200,7 @@ func TestChildOptionsRefused(t *testing.T) {
 		errs = append(errs, refused(err, "EnqueueOptions.Key"))
 		return n, errors.Join(errs...)
 	})}})
-	ends(t, f.enqueue(1), 1)
+	ends(t, f.client, f.enqueue(1), 1)
 	if n := f.count("SELECT count(*) FROM stepward.run"); n != 1 {
 		t.Errorf("%d runs", n)
 	}

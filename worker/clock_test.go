@@ -83,7 +83,7 @@ func TestClockSteps(t *testing.T) {
 	l, _ := newLine(t, true)
 	alone := f.start(worker.Config{Name: "one", Pool: open(l), LeaseTTL: 2 * time.Second, DrainTimeout: time.Millisecond, Workflows: []*workflow.Definition{def}})
 	run := f.enqueue(3)
-	<-began
+	arrives(t, began)
 	// Its worker has a new session, or another one has the run. A heartbeat may come
 	// before anybody looks, and the lease goes on: then it leaps again.
 	leaps := time.NewTicker(time.Second)
@@ -107,7 +107,7 @@ func TestClockSteps(t *testing.T) {
 	f.start(worker.Config{Name: "two", Pool: open(nil), LeaseTTL: 2 * time.Second, Workflows: []*workflow.Definition{def}})
 	eventually(t, "the other worker holds the run", func() bool { return f.state(run.ID).Worker == "two" })
 	close(release)
-	ends(t, run, 12)
+	ends(t, f.client, run, 12)
 	l.mend()
 	alone()
 	if n := f.count("SELECT count(*) FROM stepward.step"); n != 3 {
@@ -126,9 +126,7 @@ func TestClockStepsBackOverLimit(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		ctx, cancel := context.WithTimeout(t.Context(), patience)
-		defer cancel()
-		if out, err := run.Result(ctx); err != nil || out != 2 {
+		if out, err := outcome(t, f.client, run); err != nil || out != 2 {
 			t.Fatalf("got %d, %v", out, err)
 		}
 	}

@@ -65,7 +65,7 @@ func TestCodecRotation(t *testing.T) {
 		t.Errorf("%d steps are on record", n)
 	}
 	f.encodes(newer)
-	with(newer, func() { ends(t, f.as(run), "aabaab") })
+	with(newer, func() { ends(t, f.client, f.as(run), "aabaab") })
 	again, err := relay.Enqueue(ctx, f.client, "a", o)
 	if err != nil || again.ID != run.ID {
 		t.Errorf("with the same key: %v, %v", again.ID, err)
@@ -77,7 +77,7 @@ func TestCodecRotation(t *testing.T) {
 	f.encodes(newRing(t, "other"))
 	var undecodable *workflow.ValueError
 	var missing *sealed.KeyError
-	if _, err := f.as(run).Result(ctx); !errors.As(err, &undecodable) || !errors.As(err, &missing) || missing.ID != "newer" {
+	if _, err := outcome(t, f.client, f.as(run)); !errors.As(err, &undecodable) || !errors.As(err, &missing) || missing.ID != "newer" {
 		t.Errorf("without the key: %v", err)
 	}
 	if _, err := f.client.Steps(ctx, run.ID, 0); !errors.As(err, &undecodable) {
@@ -144,7 +144,7 @@ func TestCodecFails(t *testing.T) {
 	stop()
 	m.permanent.Store(false)
 	f.start(worker.Config{Codec: m, Workflows: []*workflow.Definition{relayV1}})
-	ends(t, run, "aabaab")
+	ends(t, f.client, run, "aabaab")
 }
 
 // as is the handle of a run for the fixture's present client.

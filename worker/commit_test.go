@@ -26,7 +26,7 @@ func TestBadRowParksAlone(t *testing.T) {
 		if n == 13 {
 			continue
 		}
-		if out, err := run.Result(t.Context()); err != nil || out != n {
+		if out, err := outcome(t, f.client, run); err != nil || out != n {
 			t.Errorf("got %d, %v", out, err)
 		}
 	}
@@ -35,7 +35,7 @@ func TestBadRowParksAlone(t *testing.T) {
 	if err := f.client.Resume(t.Context(), runs[13].ID); err != nil {
 		t.Fatal(err)
 	}
-	if out, err := runs[13].Result(t.Context()); err != nil || out != 13 {
+	if out, err := outcome(t, f.client, runs[13]); err != nil || out != 13 {
 		t.Errorf("mended: %d, %v", out, err)
 	}
 	if err := f.client.Cancel(t.Context(), runs[13].ID); !finished(err) {

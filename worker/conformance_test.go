@@ -83,10 +83,8 @@ func TestConformance(t *testing.T) {
 	} {
 		d := defines(body, double, keep, twice, broken)
 		stop := f.start(worker.Config{Workflows: []*workflow.Definition{d, kidV1}})
-		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		run := f.enqueue(21)
-		_, err := run.Result(ctx)
-		cancel()
+		_, err := outcome(t, f.client, run)
 		stop()
 		var failed *workflow.RecordedError
 		if err != nil && !errors.As(err, &failed) {

@@ -54,7 +54,7 @@ func TestKillWouldNotice(t *testing.T) {
 	f.exec("DELETE FROM stepward.step WHERE run_id = $1", r.run.ID)
 	f.expire("victim")
 	f.takeOver()
-	if out, err := r.run.Result(t.Context()); err != nil || out != "a b c" {
+	if out, err := outcome(t, f.client, r.run); err != nil || out != "a b c" {
 		t.Fatalf("got %q, %v", out, err)
 	}
 	if !slices.Contains(r.visits()[visited:], "a") {
@@ -83,7 +83,7 @@ func TestStartOutlivesItsParent(t *testing.T) {
 			}
 			f.expire("victim")
 			f.takeOver()
-			if _, err := r.run.Result(t.Context()); err == nil {
+			if _, err := outcome(t, f.client, r.run); err == nil {
 				t.Error("the parent completed")
 			}
 			eventually(t, "what was started is over", func() bool {

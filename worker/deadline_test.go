@@ -43,7 +43,7 @@ func (f *fixture) deadlineShows(id workflow.RunID) {
 // overdue checks how a run ended whose deadline has passed.
 func (f *fixture) overdue(run workflow.Run[int]) *workflow.RecordedError {
 	f.t.Helper()
-	e := failure(f.t, run)
+	e := failure(f.t, f.client, run)
 	if !errors.Is(e, workflow.ErrTimeout) || f.state(run.ID).State != workflow.StateFailed {
 		f.t.Errorf("ended as %v with %+v", f.state(run.ID).State, e)
 	}
@@ -121,8 +121,8 @@ func TestRunDeadlineOfOthers(t *testing.T) {
 		return n, workflow.Sleep(ctx, time.Hour)
 	})}})
 	done, canceled, plain := f.limited(1), f.limited(2), f.enqueue(1)
-	ends(t, done, 1)
-	ends(t, plain, 1)
+	ends(t, f.client, done, 1)
+	ends(t, f.client, plain, 1)
 	f.waits(canceled.ID)
 	if err := canceled.Cancel(t.Context()); err != nil {
 		t.Fatal(err)
@@ -137,7 +137,7 @@ func TestRunDeadlineOfOthers(t *testing.T) {
 	if err := note.Send(t.Context(), f.client, canceled.ID, "mopped"); err != nil {
 		t.Fatal(err)
 	}
-	if e := failure(t, canceled); !errors.Is(e, workflow.ErrCanceled) || f.state(canceled.ID).State != workflow.StateCanceled {
+	if e := failure(t, f.client, canceled); !errors.Is(e, workflow.ErrCanceled) || f.state(canceled.ID).State != workflow.StateCanceled {
 		t.Errorf("got %+v", e)
 	}
 	if f.state(done.ID).State != workflow.StateCompleted {
@@ -189,8 +189,8 @@ func TestRunDeadlineReplays(t *testing.T) {
 	f.exec("UPDATE stepward.wait SET wake_at = clock_timestamp()")
 	f.exec("UPDATE stepward.timer SET wake_at = clock_timestamp()")
 	f.start(cfg)
-	ends(t, run, 42)
-	if first, second := <-seen, <-seen; first != second || first != "true step child:child: workflow: run canceled: its deadline has passed" {
+	ends(t, f.client, run, 42)
+	if first, second := arrives(t, seen), arrives(t, seen); first != second || first != "true step child:child: workflow: run canceled: its deadline has passed" {
 		t.Errorf("at first %s, replayed %s", first, second)
 	}
 }

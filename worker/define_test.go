@@ -61,14 +61,14 @@ func TestDefineAfterDeadlock(t *testing.T) {
 	if err := gate.Rollback(ctx); err != nil { // the worker goes on to b: a cycle
 		t.Fatal(err)
 	}
-	if err := <-blocked; err != nil {
+	if err := arrives(t, blocked); err != nil {
 		t.Fatalf("the worker was not the victim: %v", err)
 	}
 	run, err := workflow.DurableWorkflow[int, int]{Name: "a"}.Enqueue(ctx, f.client, 7, workflow.EnqueueOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if out, err := run.Result(ctx); err != nil || out != 7 {
+	if out, err := outcome(t, f.client, run); err != nil || out != 7 {
 		t.Fatalf("got %d, %v", out, err)
 	}
 }
@@ -86,13 +86,13 @@ func TestDefineWaits(t *testing.T) {
 		done := f.run(ctx, worker.Config{Workflows: []*workflow.Definition{sameAs("a", "1")}, StartTimeout: time.Hour})
 		eventually(t, "the worker waits", func() bool { return f.blocks(held) })
 		cancel()
-		if err := <-done; err != nil {
+		if err := arrives(t, done); err != nil {
 			t.Errorf("got %v", err)
 		}
 	})
 	t.Run("until the timeout", func(t *testing.T) {
 		var late *worker.StartError
-		err := <-f.run(t.Context(), worker.Config{Workflows: []*workflow.Definition{sameAs("a", "1")}, StartTimeout: 200 * time.Millisecond})
+		err := arrives(t, f.run(t.Context(), worker.Config{Workflows: []*workflow.Definition{sameAs("a", "1")}, StartTimeout: 200 * time.Millisecond}))
 		if !errors.As(err, &late) || late.After != 200*time.Millisecond {
 			t.Errorf("got %v", err)
 		}
@@ -125,7 +125,7 @@ func TestDefineTakenBack(t *testing.T) {
 		return func() {
 			t.Helper()
 			cancel()
-			if err := <-done; err != nil {
+			if err := arrives(t, done); err != nil {
 				t.Error(err)
 			}
 		}

@@ -52,7 +52,7 @@ func TestEgressIsAudited(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := run.Result(t.Context()); err != nil {
+	if _, err := outcome(t, f.client, run); err != nil {
 		t.Fatal(err)
 	}
 	events, err := audit.Events(t.Context(), f.pool, audit.Filter{Schema: f.schema, Run: run.ID, Kinds: []string{audit.SandboxCreated, audit.SandboxEgress}})

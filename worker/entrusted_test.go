@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -18,6 +17,7 @@ import (
 	"github.com/stepward/stepward/identity"
 	"github.com/stepward/stepward/identity/broker"
 	"github.com/stepward/stepward/identity/filestore"
+	"github.com/stepward/stepward/internal/testenv"
 	"github.com/stepward/stepward/sandbox"
 	"github.com/stepward/stepward/sandbox/local"
 	"github.com/stepward/stepward/sandbox/sandboxtest"
@@ -92,14 +92,7 @@ func (f *fixture) serve(cfg broker.Config) (address string, stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- broker.Serve(ctx, ln, cfg) }()
-	stop = sync.OnceFunc(func() {
-		cancel()
-		if err := <-done; err != nil {
-			f.t.Error(err)
-		}
-	})
-	f.t.Cleanup(stop)
-	return "unix://" + path, stop
+	return "unix://" + path, testenv.Stopper(f.t, "broker.Serve", cancel, done)
 }
 
 func (f *fixture) enqueueEntrusted(in counting) workflow.Run[string] {
@@ -133,7 +126,7 @@ func TestEntrustedGuestSurvivesWorker(t *testing.T) {
 			run := f.enqueueEntrusted(counting{N: n, Size: c.size})
 			f.startVictim(victimConfig{Engine: host, Broker: address}, c.at).dies()
 			f.start(worker.Config{Name: "healthy", Workflows: entrustedOnly, Backends: []sandbox.Backend{b}, Broker: address})
-			if out, err := run.Result(t.Context()); err != nil || out != "begun 1, attempt 1" {
+			if out, err := outcome(t, f.client, run); err != nil || out != "begun 1, attempt 1" {
 				t.Fatalf("got %q, %v", out, err)
 			}
 			f.countedOnce(run.ID, n)
@@ -158,7 +151,7 @@ func TestEntrustedGuestRefused(t *testing.T) {
 		return step.Run(ctx, [2]int{in.N, in.Size})
 	}, workflow.Options{Version: "1", Steps: []workflow.Declared{step}})
 	f.start(worker.Config{Workflows: []*workflow.Definition{v1}, Backends: []sandbox.Backend{local.New(local.Config{Program: sandboxtest.BuildProbe(t)})}, Broker: address})
-	_, err := f.enqueueEntrusted(counting{N: 1}).Result(t.Context())
+	_, err := outcome(t, f.client, f.enqueueEntrusted(counting{N: 1}))
 	var failed *workflow.RecordedError
 	if !errors.As(err, &failed) || failed.Kind != "identity" || !strings.Contains(failed.Error(), "variable PATH:") {
 		t.Errorf("got %v", err)
@@ -263,7 +256,7 @@ func TestEntrustedGuestEnds(t *testing.T) {
 		run := f.enqueueEntrusted(counting{N: 1 << 20})
 		eventually(t, "the guest counts", func() bool { return f.count("SELECT count(*) FROM stepward.entry") > 10 })
 		stop()
-		_, err := run.Result(t.Context())
+		_, err := outcome(t, f.client, run)
 		var failed *workflow.RecordedError
 		if !errors.As(err, &failed) || failed.Kind != "sandbox" {
 			t.Errorf("got %v", err)

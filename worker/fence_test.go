@@ -35,14 +35,14 @@ func TestLateWriteIsRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if who := <-began; who != "first" {
+	if who := arrives(t, began); who != "first" {
 		t.Fatalf("began on %s", who)
 	}
 	if _, err := f.pool.Exec(t.Context(), "UPDATE "+f.schema+".worker SET lease_until = 'epoch'"); err != nil {
 		t.Fatal(err)
 	}
 	f.start(worker.Config{Name: "second", Workflows: []*workflow.Definition{define("second")}})
-	if who := <-began; who != "second" {
+	if who := arrives(t, began); who != "second" {
 		t.Fatalf("taken over by %s", who)
 	}
 
@@ -55,7 +55,7 @@ func TestLateWriteIsRefused(t *testing.T) {
 		t.Fatalf("the zombie wrote %+v, %v", steps, err)
 	}
 	close(release["second"])
-	if out, err := run.Result(t.Context()); err != nil || out != "second" {
+	if out, err := outcome(t, f.client, run); err != nil || out != "second" {
 		t.Fatalf("got %q, %v", out, err)
 	}
 }
@@ -77,7 +77,7 @@ func TestReapWhileEnding(t *testing.T) {
 		}
 	}
 	stop := f.start(worker.Config{Workflows: []*workflow.Definition{defines(passes(keep), keep)}})
-	ends(t, other, 2)
+	ends(t, f.client, other, 2)
 	if err := tx.Commit(t.Context()); err != nil {
 		t.Fatal(err)
 	}

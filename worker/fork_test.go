@@ -52,7 +52,7 @@ func (f *fixture) tell(in string) workflow.RunID {
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	if _, err := run.Result(f.t.Context()); err != nil {
+	if _, err := outcome(f.t, f.client, run); err != nil {
 		f.t.Fatal(err)
 	}
 	return run.ID
@@ -65,9 +65,7 @@ func (f *fixture) forks(id workflow.RunID, o workflow.ForkOptions) (workflow.Run
 	if err != nil {
 		f.t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(f.t.Context(), patience)
-	defer cancel()
-	out, err := story.Handle(f.client, fork).Result(ctx)
+	out, err := outcome(f.t, f.client, story.Handle(f.client, fork))
 	if err != nil {
 		f.t.Fatalf("forked from %q: %v, %+v", o.From, err, f.state(fork))
 	}
@@ -95,7 +93,7 @@ func TestFork(t *testing.T) {
 	}
 	stop := f.start(worker.Config{Workflows: []*workflow.Definition{define("1", body)}})
 	id := f.tell("x")
-	want, err := story.Handle(f.client, id).Result(t.Context())
+	want, err := outcome(t, f.client, story.Handle(f.client, id))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -193,13 +191,13 @@ func TestForkStuck(t *testing.T) {
 		ctx.Finally(func(ctx workflow.Context) error { cleaned <- ctx.Info().Run; return nil })
 		return passes(double, keep, gate)(ctx, n)
 	}, double, keep, gate)}})
-	ends(t, changing.Handle(f.client, fork), 42)
-	ends(t, run, 42)
+	ends(t, f.client, changing.Handle(f.client, fork), 42)
+	ends(t, f.client, run, 42)
 	// A fork has something to clean up from the beginning.
-	if _, err := changing.Handle(f.client, canceled).Result(t.Context()); !errors.Is(err, workflow.ErrCanceled) {
+	if _, err := outcome(t, f.client, changing.Handle(f.client, canceled)); !errors.Is(err, workflow.ErrCanceled) {
 		t.Errorf("got %v", err)
 	}
-	if all := []workflow.RunID{<-cleaned, <-cleaned, <-cleaned}; !slices.Contains(all, canceled) {
+	if all := []workflow.RunID{arrives(t, cleaned), arrives(t, cleaned), arrives(t, cleaned)}; !slices.Contains(all, canceled) {
 		t.Errorf("cleaned up: %v", all)
 	}
 }
@@ -243,7 +241,7 @@ func TestForkSignalsAndChildren(t *testing.T) {
 		}
 	}
 	send(run.ID, "1", "2", "3", "4", "5")
-	ends(t, run, "1234")
+	ends(t, f.client, run, "1234")
 	kins := func() int { return f.count("SELECT count(*) FROM stepward.run WHERE workflow = 'kin'") }
 	if n := kins(); n != 2 {
 		t.Fatalf("%d children", n)
@@ -255,7 +253,7 @@ func TestForkSignalsAndChildren(t *testing.T) {
 		t.Fatal(err)
 	}
 	send(fork, "z")
-	ends(t, story.Handle(f.client, fork), "123z")
+	ends(t, f.client, story.Handle(f.client, fork), "123z")
 	if n, seen := kins(), count.take(); n != 3 || seen != "a 123, a 123z" {
 		t.Errorf("%d children, executed %s", n, seen)
 	}
@@ -320,7 +318,7 @@ func TestForkAfterTheEnd(t *testing.T) {
 	if err := run.Cancel(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := run.Result(t.Context()); !errors.Is(err, workflow.ErrCanceled) {
+	if _, err := outcome(t, f.client, run); !errors.Is(err, workflow.ErrCanceled) {
 		t.Fatal(err)
 	}
 	count.take()
@@ -329,7 +327,7 @@ func TestForkAfterTheEnd(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := story.Handle(f.client, fork).Result(t.Context()); !errors.Is(err, workflow.ErrCanceled) || count.take() != "c x" {
+	if _, err := outcome(t, f.client, story.Handle(f.client, fork)); !errors.Is(err, workflow.ErrCanceled) || count.take() != "c x" {
 		t.Errorf("from its cleanup: %v", err)
 	}
 	if fork, err = f.client.Fork(t.Context(), run.ID, workflow.ForkOptions{From: "a"}); err != nil {
@@ -338,7 +336,7 @@ func TestForkAfterTheEnd(t *testing.T) {
 	if err := note.Send(t.Context(), f.client, fork, "word"); err != nil {
 		t.Fatal(err)
 	}
-	ends(t, story.Handle(f.client, fork), "word")
+	ends(t, f.client, story.Handle(f.client, fork), "word")
 	if s := count.take(); s != "a x, b x, c x" {
 		t.Errorf("from its beginning: %s", s)
 	}
@@ -395,7 +393,7 @@ func TestForkBranches(t *testing.T) {
 		close(open(name))
 		eventually(t, name+" is on record", func() bool { return f.count("SELECT count(*) FROM stepward.step WHERE key = $1", name+"/a") == 1 })
 	}
-	ends(t, run, "x")
+	ends(t, f.client, run, "x")
 	count.take()
 	// q's Now is new, and comes while the result of p, r, or both is to be handed over.
 	for from, want := range map[string]string{"r/gated": "a p, a q, a r", "r/now:": "a p, a q, a r", "r/a": "a p, a q, a r", "p/now:": "a p, a q", "q/a": "a q"} {
@@ -432,7 +430,7 @@ func TestForkLarge(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.start(worker.Config{Workflows: []*workflow.Definition{defines(body, keep)}})
-	ends(t, changing.Handle(f.client, fork), n)
+	ends(t, f.client, changing.Handle(f.client, fork), n)
 	if got := f.count("SELECT count(*) FROM stepward.step WHERE run_id = $1", fork); got != n {
 		t.Errorf("%d steps", got)
 	}
@@ -491,7 +489,7 @@ func TestForkAfterTimeLimit(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ends(t, run, 7)
+	ends(t, f.client, run, 7)
 	f.exec("UPDATE stepward.step SET started_at = started_at + interval '1 hour' WHERE key = 'timeout:'")
 	fork, err := f.client.Fork(t.Context(), run.ID, workflow.ForkOptions{From: "plus#2"})
 	if err != nil {
@@ -516,7 +514,7 @@ func TestForkKeepsLimit(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	<-hold.began
+	arrives(t, hold.began)
 	for _, from := range []string{"", "keep"} {
 		fork, err := f.client.Fork(t.Context(), run.ID, workflow.ForkOptions{From: from})
 		if err != nil {
@@ -539,7 +537,7 @@ func TestForkKeepsLimit(t *testing.T) {
 	for range 3 {
 		hold.release <- struct{}{}
 	}
-	ends(t, run, 6)
+	ends(t, f.client, run, 6)
 	eventually(t, "the forks end", func() bool { return f.count("SELECT count(*) FROM stepward.run WHERE state = 'completed'") == 3 })
 	f.nothingLeft()
 }

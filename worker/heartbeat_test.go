@@ -41,7 +41,7 @@ func TestHeartbeat(t *testing.T) {
 	}, workflow.StepOptions{HeartbeatTimeout: time.Minute, Retry: workflow.Retry{Backoff: time.Millisecond}})
 	f.start(worker.Config{Workflows: []*workflow.Definition{defines(passes(long), long)}})
 	run := f.enqueue(100)
-	ends(t, run, 101)
+	ends(t, f.client, run, 101)
 	steps, err := f.client.Steps(t.Context(), run.ID, 0)
 	if err != nil || len(steps) != 3 || string(steps[0].Details) != `{"Done":100}` || steps[0].Heartbeat.IsZero() || steps[2].Details != nil {
 		t.Errorf("steps: %+v, %v", steps, err)
@@ -62,12 +62,12 @@ func TestHeartbeatBadInput(t *testing.T) {
 		return n, nil
 	}, workflow.StepOptions{})
 	f.start(worker.Config{Workflows: []*workflow.Definition{defines(passes(odd), odd)}})
-	ends(t, f.enqueue(42), 42)
+	ends(t, f.client, f.enqueue(42), 42)
 	var bad *workflow.ValueError
-	if err := <-errs; !errors.As(err, &bad) || bad.Kind != "encode" {
+	if err := arrives(t, errs); !errors.As(err, &bad) || bad.Kind != "encode" {
 		t.Errorf("a function: %v", err)
 	}
-	if err := <-errs; !errors.As(err, &bad) || bad.Kind != "size" {
+	if err := arrives(t, errs); !errors.As(err, &bad) || bad.Kind != "size" {
 		t.Errorf("too much: %v", err)
 	}
 	if n := f.count("SELECT count(*) FROM stepward.attempt"); n != 0 {
@@ -95,7 +95,7 @@ func TestHeartbeatTimeout(t *testing.T) {
 	}, workflow.StepOptions{HeartbeatTimeout: 2 * time.Second, Retry: workflow.Retry{MaxAttempts: 2, Backoff: time.Millisecond}})
 	f.start(worker.Config{Workflows: []*workflow.Definition{defines(passes(silent), silent)}})
 	run := f.enqueue(42)
-	ends(t, run, 42)
+	ends(t, f.client, run, 42)
 	steps, err := f.client.Steps(t.Context(), run.ID, 0)
 	if err != nil || len(steps) != 2 || !errors.Is(steps[0].Err, workflow.ErrTimeout) || !strings.Contains(steps[0].Err.Message, "no heartbeat for 2s") {
 		t.Errorf("steps: %+v, %v", steps, err)
@@ -128,13 +128,13 @@ func TestHeartbeatOfDrained(t *testing.T) {
 	ctx, drain := context.WithCancel(context.Background())
 	done := f.run(ctx, worker.Config{LeaseTTL: time.Hour, DrainTimeout: time.Millisecond, Workflows: []*workflow.Definition{def}})
 	run := f.enqueue(42)
-	<-began
+	arrives(t, began)
 	drain()
-	if err := <-done; err != nil {
+	if err := arrives(t, done); err != nil {
 		t.Fatal(err)
 	}
 	f.start(worker.Config{Workflows: []*workflow.Definition{def}})
-	ends(t, run, 42)
+	ends(t, f.client, run, 42)
 }
 
 // A heartbeat of a run that somebody else holds by now changes nothing, and ends
@@ -155,10 +155,10 @@ func TestHeartbeatIsFenced(t *testing.T) {
 	}, workflow.StepOptions{})
 	stop := f.start(worker.Config{Workflows: []*workflow.Definition{defines(passes(zombie), zombie)}})
 	run := f.enqueue(42)
-	<-began
+	arrives(t, began)
 	f.exec("UPDATE stepward.run SET epoch = epoch + 1 WHERE id = $1", run.ID)
 	close(taken)
-	if err := <-over; !errors.Is(err, engine.ErrLeaseLost) {
+	if err := arrives(t, over); !errors.Is(err, engine.ErrLeaseLost) {
 		t.Errorf("it ended with %v", err)
 	}
 	stop()

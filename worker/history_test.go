@@ -52,7 +52,7 @@ func TestReplay(t *testing.T) {
 	good := defines(mixed, double, keep)
 	stop := f.start(worker.Config{Workflows: []*workflow.Definition{good}})
 	run := f.enqueue(21)
-	if _, err := run.Result(t.Context()); err != nil {
+	if _, err := outcome(t, f.client, run); err != nil {
 		t.Fatal(err)
 	}
 	stop()

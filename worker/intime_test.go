@@ -83,7 +83,7 @@ func TestInTime(t *testing.T) {
 			} else if err := f.client.Resume(t.Context(), run.ID); err != nil {
 				t.Fatal(err)
 			}
-			ends(t, run, c.want)
+			ends(t, f.client, run, c.want)
 		})
 	}
 }
@@ -111,7 +111,7 @@ func TestOverdueInOrder(t *testing.T) {
 	f.exec("UPDATE stepward.wait SET wake_at = wake_at - interval '1 day'")
 	f.exec("UPDATE stepward.timer SET wake_at = wake_at - interval '1 day'")
 	f.start(cfg)
-	ends(t, run, 7)
+	ends(t, f.client, run, 7)
 }
 
 // With a timeout that has passed, Receive takes what is there, and waits for nothing.
@@ -131,5 +131,5 @@ func TestReceiveWhatIsThere(t *testing.T) {
 			}
 		}
 	}, workflow.Options{})}})
-	ends(t, run, 3)
+	ends(t, f.client, run, 3)
 }

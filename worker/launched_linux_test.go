@@ -39,7 +39,7 @@ func TestLaunched(t *testing.T) {
 	theirs, _ := f.serve(cfg) // with a key of its own
 	p := f.startVictim(victimConfig{Broker: ours, Launcher: ours, User: user}, "")
 	run := f.enqueueEntrusted(counting{N: 3})
-	if out, err := run.Result(t.Context()); err != nil || out != "begun 1, attempt 1" {
+	if out, err := outcome(t, f.client, run); err != nil || out != "begun 1, attempt 1" {
 		t.Fatalf("got %q, %v", out, err)
 	}
 	if n := f.count("SELECT count(*) FROM stepward.issue WHERE level = 'L2' AND why = '' AND opened_at IS NOT NULL"); n != 1 {
@@ -217,7 +217,7 @@ func TestLauncherDies(t *testing.T) {
 			if err := tx.Rollback(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			out, err := run.Result(t.Context())
+			out, err := outcome(t, f.client, run)
 			if again {
 				if err != nil || out != "begun 1, attempt 1" {
 					t.Errorf("got %q, %v", out, err)

@@ -288,7 +288,7 @@ func TestLimitShare(t *testing.T) {
 				t.Fatal(err)
 			}
 			f.start(worker.Config{MaxRuns: 1, Workflows: []*workflow.Definition{chainV1}})
-			if _, err := run.Result(t.Context()); err != nil {
+			if _, err := outcome(t, f.client, run); err != nil {
 				t.Fatal(err)
 			}
 			if n := f.count("SELECT count(*) FROM stepward.ready"); n < 100 {

@@ -57,13 +57,13 @@ func TestReapBesideLock(t *testing.T) {
 	tx := f.lock(runs[0].ID)
 	f.start(worker.Config{Workflows: []*workflow.Definition{defines(passes(keep), keep)}})
 	for n, run := range runs[1:] {
-		ends(t, run, n+1)
+		ends(t, f.client, run, n+1)
 	}
 	if s := f.state(runs[0].ID); s.Turns != 1 {
 		t.Errorf("the run is %+v", s)
 	}
 	commits(t, tx)
-	ends(t, runs[0], 0)
+	ends(t, f.client, runs[0], 0)
 }
 
 // Notices reach the other runs beside one that is locked, and that one later.
@@ -115,7 +115,7 @@ func TestCommitBesideLock(t *testing.T) {
 			t.Fatal(err)
 		}
 		locked[n] = run
-		<-began
+		arrives(t, began)
 	}
 	txs := []pgx.Tx{f.lock(locked[1].ID), f.lock(locked[2].ID)}
 	close(release)
@@ -124,7 +124,7 @@ func TestCommitBesideLock(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		ends(t, run, 1024)
+		ends(t, f.client, run, 1024)
 	}
 	for n, run := range locked {
 		if steps := f.count("SELECT count(*) FROM stepward.step WHERE run_id = $1", run.ID); steps != 0 {
@@ -135,7 +135,7 @@ func TestCommitBesideLock(t *testing.T) {
 		commits(t, tx)
 	}
 	for n, run := range locked {
-		ends(t, run, n)
+		ends(t, f.client, run, n)
 		if s := f.state(run.ID); s.Turns != 1 {
 			t.Errorf("run %d took %d turns", n, s.Turns)
 		}
@@ -203,7 +203,7 @@ func TestLeaveBesideLocks(t *testing.T) {
 			var txs []pgx.Tx
 			for range cfg.MaxConns {
 				runs = append(runs, f.enqueue(1))
-				<-began
+				arrives(t, began)
 			}
 			eventually(t, "those wait that shall", func() bool {
 				return !test.waits || f.count("SELECT count(*) FROM stepward.wait") == len(runs)
@@ -217,7 +217,7 @@ func TestLeaveBesideLocks(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			ends(t, run, 1024)
+			ends(t, f.client, run, 1024)
 			for _, tx := range txs {
 				commits(t, tx)
 			}

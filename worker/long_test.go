@@ -48,10 +48,10 @@ func TestManySteps(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	<-half
+	arrives(t, half)
 	stop()
 	f.start(worker.Config{Name: "two", Workflows: []*workflow.Definition{def}})
-	if sum, err := run.Result(t.Context()); err != nil || sum != n*(n+1)/2 {
+	if sum, err := outcomeIn(t, 5*patience, f.client, run); err != nil || sum != n*(n+1)/2 {
 		t.Fatalf("got %d, %v", sum, err)
 	}
 	if recorded := f.count("SELECT count(*) FROM stepward.step"); recorded != n {
@@ -99,14 +99,14 @@ func TestHistoryIsNotKept(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	first := <-most
+	first := arrives(t, most)
 	stop()
 	if err := end.Send(t.Context(), f.client, run.ID, 1); err != nil {
 		t.Fatal(err)
 	}
 	f.start(cfg)
-	replayed := <-most
-	ends(t, run, batches*each*size)
+	replayed := arrives(t, most)
+	ends(t, f.client, run, batches*each*size)
 	for name, now := range map[string]uint64{"executed": first, "replayed": replayed} {
 		if now > before+batches*each*size/2 {
 			t.Errorf("%s: the heap has grown from %d to %d KiB", name, before>>10, now>>10)
@@ -148,11 +148,11 @@ func TestHistoryIsFenced(t *testing.T) {
 	if err := note.Send(t.Context(), f.client, run.ID, "x"); err != nil {
 		t.Fatal(err)
 	}
-	<-began
+	arrives(t, began)
 	f.exec("UPDATE stepward.step SET output = '99'")
 	f.exec("UPDATE stepward.run SET epoch = epoch + 1")
 	close(taken)
-	<-left
+	arrives(t, left)
 	if saw.Load() {
 		t.Error("the body got the result of another turn")
 	}
@@ -275,7 +275,7 @@ func TestManySignals(t *testing.T) {
 		t.Fatal(err)
 	}
 	f.start(worker.Config{Workflows: []*workflow.Definition{def}})
-	ends(t, run, 0)
+	ends(t, f.client, run, 0)
 	if n := f.count("SELECT count(*) FROM stepward.signal WHERE NOT received"); n != 0 {
 		t.Errorf("%d signals are left", n)
 	}

@@ -47,7 +47,7 @@ func TestSignalOfAnotherType(t *testing.T) {
 	if err := count.Send(t.Context(), f.client, fork, 2); err != nil {
 		t.Fatal(err)
 	}
-	ends(t, changing.Handle(f.client, fork), 42)
+	ends(t, f.client, changing.Handle(f.client, fork), 42)
 	stop()
 
 	raw := workflow.NewSignal[json.RawMessage]("note")
@@ -61,5 +61,5 @@ func TestSignalOfAnotherType(t *testing.T) {
 		}
 		return n, nil
 	})}})
-	ends(t, run, len(`40"two"`))
+	ends(t, f.client, run, len(`40"two"`))
 }

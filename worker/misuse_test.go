@@ -132,7 +132,7 @@ func TestBodyBadInput(t *testing.T) {
 		}
 		return run
 	}
-	if _, err := enqueue("keeps").Result(t.Context()); err != nil {
+	if _, err := outcome(t, f.client, enqueue("keeps")); err != nil {
 		t.Fatal(err)
 	}
 	runs := make(map[string]workflow.Run[string])
@@ -160,14 +160,14 @@ func TestBodyBadInput(t *testing.T) {
 			}
 		default:
 			if s.State == workflow.StateCompleted {
-				got, _ = run.Result(t.Context())
+				got, _ = outcome(t, f.client, run)
 			}
 			if s.State == workflow.StateParked || !strings.Contains(got, test.want) {
 				t.Errorf("%s: %s: %s", name, s.State, got)
 			}
 		}
 	}
-	if out, err := enqueue("done").Result(t.Context()); err != nil || out != "done" {
+	if out, err := outcome(t, f.client, enqueue("done")); err != nil || out != "done" {
 		t.Errorf("the worker's next run: %q, %v", out, err)
 	}
 }
@@ -197,5 +197,5 @@ func TestLongestTimes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ends(t, run, 4)
+	ends(t, f.client, run, 4)
 }

@@ -263,7 +263,7 @@ func (p *play) ends(i int) bool {
 
 func (p *play) comesTo(run workflow.Run[int], i int) {
 	want := p.Runs[i].model().value
-	if out, err := run.Result(p.t.Context()); err != nil || out != want {
+	if out, err := outcome(p.t, p.client, run); err != nil || out != want {
 		p.Fatalf("%v: got %d, %v; want %d\n%s", run.ID, out, err, want, p.everywhere())
 	}
 }

@@ -191,7 +191,7 @@ func (f *fleet) relieve() {
 		return
 	}
 	_ = f.victim.cmd.Process.Kill() // unless it is done
-	<-f.victim.gone
+	arrives(f.t, f.victim.gone)
 	f.victim = nil
 	f.expire("victim")
 	f.begin("two")

@@ -49,9 +49,9 @@ func (m *mended) took() []string {
 	return calls
 }
 
-func fails(t *testing.T, run workflow.Run[int], step string) {
+func fails(t *testing.T, c *workflow.Client, run workflow.Run[int], step string) {
 	t.Helper()
-	_, err := run.Result(t.Context())
+	_, err := outcome(t, c, run)
 	var failed *workflow.RecordedError
 	if !errors.As(err, &failed) || failed.Step != step {
 		t.Fatalf("got %v, want a failure of %s", err, step)
@@ -77,14 +77,14 @@ func TestRetry(t *testing.T) {
 		return double.Run(ctx, sum(outs))
 	}, keep, item, undo, double)}})
 	run := f.enqueue(7)
-	fails(t, run, "item[1]")
+	fails(t, f.client, run, "item[1]")
 	item.took()
 	before := f.kinds(run.ID)
 	item.well.Store(true)
 	if err := f.client.Retry(t.Context(), run.ID); err != nil {
 		t.Fatal(err)
 	}
-	ends(t, run, 20)
+	ends(t, f.client, run, 20)
 	if got := item.took(); !slices.Equal(got, []string{"item[1] 3", "item[3] 3"}) {
 		t.Errorf("executed %v", got)
 	}
@@ -143,13 +143,13 @@ func TestRetryGivesSignalsBack(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	fails(t, run, "item")
+	fails(t, f.client, run, "item")
 	item.well.Store(true)
 	if err := f.client.Retry(t.Context(), run.ID); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "the run ends", func() bool { return f.state(run.ID).State == workflow.StateCompleted })
-	ends(t, run, 4)
+	ends(t, f.client, run, 4)
 }
 
 // Retries add up; attempts are counted anew each time, and never numbered anew.
@@ -160,7 +160,7 @@ func TestRetryAgain(t *testing.T) {
 	f.start(worker.Config{Workflows: []*workflow.Definition{defines(passes(keep, item.Step), keep, item)}})
 	run := f.enqueue(1)
 	for i := range 3 {
-		fails(t, run, "item")
+		fails(t, f.client, run, "item")
 		if got, want := item.took(), []string{fmt.Sprintf("item %d", 2*i+1), fmt.Sprintf("item %d", 2*i+2)}; !slices.Equal(got, want) {
 			t.Errorf("executed %v, want %v", got, want)
 		}
@@ -168,12 +168,12 @@ func TestRetryAgain(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	fails(t, run, "item")
+	fails(t, f.client, run, "item")
 	item.well.Store(true)
 	if err := f.client.Retry(t.Context(), run.ID); err != nil {
 		t.Fatal(err)
 	}
-	ends(t, run, 1)
+	ends(t, f.client, run, 1)
 }
 
 // A failure that the body has handled stays; the child that a run failed with is
@@ -201,18 +201,18 @@ func TestRetryOfOtherFailures(t *testing.T) {
 		return m, err
 	}, optional, keep)}})
 	run := f.enqueue(1)
-	fails(t, run, "child:kid")
+	fails(t, f.client, run, "child:kid")
 	optional.well.Store(true)
 	item.well.Store(true)
 	if err := f.client.Retry(t.Context(), run.ID); err != nil {
 		t.Fatal(err)
 	}
-	fails(t, run, "")
+	fails(t, f.client, run, "")
 	no.Store(false)
 	if err := f.client.Retry(t.Context(), run.ID); err != nil {
 		t.Fatal(err)
 	}
-	ends(t, run, 1)
+	ends(t, f.client, run, 1)
 	if got := optional.took(); len(got) != 1 {
 		t.Errorf("a handled failure is executed again: %v", got)
 	}
@@ -236,17 +236,17 @@ func TestRetryCanceled(t *testing.T) {
 	}, keep, hold, double)}})
 	run := f.enqueue(7)
 	for i, end := range []func(context.Context, workflow.RunID) error{f.client.Cancel, f.client.Terminate, nil} {
-		<-hold.began
+		arrives(t, hold.began)
 		if end == nil {
 			break
 		}
 		if err := end(t.Context(), run.ID); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := run.Result(t.Context()); !errors.Is(err, workflow.ErrCanceled) {
+		if _, err := outcome(t, f.client, run); !errors.Is(err, workflow.ErrCanceled) {
 			t.Fatalf("got %v", err)
 		}
-		<-hold.ended
+		arrives(t, hold.ended)
 		if n := f.count("SELECT count(*) FROM stepward.step WHERE key = 'double'"); n != 1-i {
 			t.Errorf("%d cleanups", n)
 		}
@@ -255,7 +255,7 @@ func TestRetryCanceled(t *testing.T) {
 		}
 	}
 	hold.release <- struct{}{}
-	ends(t, run, 7)
+	ends(t, f.client, run, 7)
 	if n := f.count("SELECT count(*) FROM stepward.step WHERE key = 'double'"); n != 1 {
 		t.Errorf("%d cleanups", n)
 	}
@@ -302,7 +302,7 @@ func TestRetryEndedFromOutside(t *testing.T) {
 	optional.well.Store(true)
 	broken.Store(false)
 	for _, run := range []workflow.Run[int]{terminated, parked} {
-		if _, err := run.Result(t.Context()); !errors.Is(err, workflow.ErrCanceled) {
+		if _, err := outcome(t, f.client, run); !errors.Is(err, workflow.ErrCanceled) {
 			t.Fatalf("got %v", err)
 		}
 		if err := f.client.Retry(t.Context(), run.ID); err != nil {
@@ -312,8 +312,8 @@ func TestRetryEndedFromOutside(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	ends(t, terminated, 1)
-	ends(t, parked, 3)
+	ends(t, f.client, terminated, 1)
+	ends(t, f.client, parked, 3)
 	if got := optional.took(); len(got) != 2 {
 		t.Errorf("a handled failure is executed again: %v", got)
 	}
@@ -337,7 +337,7 @@ func TestRetryAgainstLateEnd(t *testing.T) {
 	item := newMended("item", workflow.StepOptions{Retry: workflow.Retry{MaxAttempts: 1}})
 	f.start(worker.Config{Workflows: []*workflow.Definition{defines(passes(item.Step), item)}})
 	run := f.enqueue(1)
-	fails(t, run, "item")
+	fails(t, f.client, run, "item")
 	item.well.Store(true)
 	tx := f.begin() // the run must not be claimed and end before this test has looked
 	if _, err := tx.Exec(t.Context(), f.sql("LOCK TABLE stepward.claim IN EXCLUSIVE MODE")); err != nil {
@@ -353,7 +353,7 @@ func TestRetryAgainstLateEnd(t *testing.T) {
 	if err := tx.Rollback(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	ends(t, run, 1)
+	ends(t, f.client, run, 1)
 }
 
 // A run moves to another version and is replayed against it.
@@ -381,7 +381,7 @@ func TestRepin(t *testing.T) {
 	a, b, c := f.enqueue(1), f.enqueue(2), f.enqueue(3)
 	f.waits(b.ID)
 	f.waits(c.ID)
-	<-hold.began
+	arrives(t, hold.began)
 	var unknown *workflow.DefinitionError
 	if err := f.client.Repin(t.Context(), b.ID, "2"); !errors.As(err, &unknown) || !strings.Contains(err.Error(), `"2"`) {
 		t.Errorf("to a version that nobody has: %v", err)
@@ -396,7 +396,7 @@ func TestRepin(t *testing.T) {
 	}
 	hold.release <- struct{}{}
 	// Its next durable call is its end: it does not pause, and is done.
-	ends(t, a, 1)
+	ends(t, f.client, a, 1)
 
 	for range 2 { // twice is no change
 		if err := f.client.Repin(t.Context(), b.ID, "2"); err != nil {
@@ -409,7 +409,7 @@ func TestRepin(t *testing.T) {
 	if err := note.Send(t.Context(), f.client, b.ID, "go"); err != nil {
 		t.Fatal(err)
 	}
-	ends(t, b, 4)
+	ends(t, f.client, b, 4)
 
 	if err := f.client.Repin(t.Context(), c.ID, "3"); err != nil {
 		t.Fatal(err)
@@ -423,7 +423,7 @@ func TestRepin(t *testing.T) {
 	if err := f.client.Repin(t.Context(), c.ID, "2"); err != nil { // and becomes ready
 		t.Fatal(err)
 	}
-	ends(t, c, 6)
+	ends(t, f.client, c, 6)
 	if got := f.kinds(c.ID); !containsInOrder(got, "run.repin", "run.parked", "run.repin", "run.completed") {
 		t.Errorf("events: %v", got)
 	}
@@ -441,14 +441,14 @@ func TestRepin(t *testing.T) {
 		}
 	}
 	f.start(worker.Config{Workflows: []*workflow.Definition{two}})
-	ends(t, ready, 10)
+	ends(t, f.client, ready, 10)
 	if s := f.state(paused.ID); s.Reason != "paused" || s.Version != "2" {
 		t.Errorf("the run is %+v", s)
 	}
 	if err := f.client.Resume(t.Context(), paused.ID); err != nil {
 		t.Fatal(err)
 	}
-	ends(t, paused, 12)
+	ends(t, f.client, paused, 12)
 	f.nothingLeft()
 }
 
@@ -489,7 +489,7 @@ func TestRepinWaits(t *testing.T) {
 	if err := other.Send(t.Context(), f.client, run.ID, "x"); err != nil {
 		t.Fatal(err)
 	}
-	ends(t, run, 7)
+	ends(t, f.client, run, 7)
 	f.nothingLeft()
 }
 

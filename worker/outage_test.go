@@ -173,7 +173,7 @@ func TestOutage(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			<-began
+			arrives(t, began)
 			l.cut()
 			if test.longer {
 				eventually(t, "the worker gives its runs up", func() bool {
@@ -184,13 +184,13 @@ func TestOutage(t *testing.T) {
 					t.Error("the worker says that it is well")
 				}
 				l.mend()
-				<-began // again, after a claim
+				arrives(t, began) // again, after a claim
 			}
 			close(release)
 			if !test.longer {
 				l.mend()
 			}
-			if out, err := run.Result(t.Context()); err != nil || out != 42 {
+			if out, err := outcome(t, f.client, run); err != nil || out != 42 {
 				t.Fatalf("got %d, %v", out, err)
 			}
 			steps, err := f.client.Steps(t.Context(), run.ID, 0)
@@ -287,7 +287,7 @@ func TestCommitBehindItself(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	<-began
+	arrives(t, began)
 	lock := f.begin()
 	if _, err := lock.Exec(t.Context(), f.sql("LOCK TABLE stepward.step IN SHARE MODE")); err != nil {
 		t.Fatal(err)
@@ -311,7 +311,7 @@ func TestCommitBehindItself(t *testing.T) {
 	if s := f.state(run.ID); s.State == workflow.StateParked {
 		t.Fatalf("the run is parked: %v", s.Err)
 	}
-	if out, err := run.Result(t.Context()); err != nil || out != 84 {
+	if out, err := outcome(t, f.client, run); err != nil || out != 84 {
 		t.Fatalf("got %d, %v", out, err)
 	}
 	if s := f.state(run.ID); s.Turns != 1 || f.count("SELECT count(*) FROM stepward.step") != 2 || f.count("SELECT count(*) FROM stepward.turn") != 0 {
@@ -351,6 +351,6 @@ func TestOutageAtStart(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ends(t, run, 4)
+	ends(t, f.client, run, 4)
 	b.once.Do(func() { t.Error("the connection did not break") })
 }

@@ -81,7 +81,7 @@ func TestShownOnce(t *testing.T) {
 	}, held, double)
 	stop := f.start(worker.Config{Workflows: []*workflow.Definition{def}})
 	run := f.enqueue(1)
-	<-began
+	arrives(t, began)
 	if got := f.values(run.ID); !slices.Equal(got, []string{"begin"}) || f.progress(run.ID) != 1 || f.state(run.ID).Attributes["phase"] != "held" {
 		t.Fatalf("while the step executes: %q, %d, %v", got, f.progress(run.ID), f.state(run.ID).Attributes)
 	}
@@ -103,7 +103,7 @@ func TestShownOnce(t *testing.T) {
 		stop()
 	}
 	f.start(worker.Config{Workflows: []*workflow.Definition{def}})
-	ends(t, run, 4)
+	ends(t, f.client, run, 4)
 	want = append(want, "note 1", "branch 0", "done", "branch 1", "done", "branch 2", "done", "end")
 	if got := f.values(run.ID); !slices.Equal(got, want) || f.progress(run.ID) != 70 || f.state(run.ID).Attributes["phase"] != "over" {
 		t.Errorf("at the end: %q, %d, %v", got, f.progress(run.ID), f.state(run.ID).Attributes)
@@ -115,7 +115,7 @@ func TestShownCostsNothing(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	f.start(worker.Config{Workflows: []*workflow.Definition{defines(passes(keep), keep)}})
-	ends(t, f.enqueue(1), 1)
+	ends(t, f.client, f.enqueue(1), 1)
 	for _, table := range []string{"shown", "progress", "entry", "attribute"} {
 		if n := f.count("SELECT count(*) FROM stepward." + table); n != 0 {
 			t.Errorf("%d rows in %s", n, table)
@@ -152,7 +152,7 @@ func TestShownByAttempts(t *testing.T) {
 	}, workflow.StepOptions{Retry: workflow.Retry{Backoff: time.Millisecond}})
 	f.start(worker.Config{Workflows: []*workflow.Definition{defines(func(ctx workflow.Context, n int) (int, error) { return tries.Run(ctx, n) }, tries)}})
 	run := f.enqueue(7)
-	ends(t, run, 7)
+	ends(t, f.client, run, 7)
 	if v := f.progress(run.ID); v != 20 {
 		t.Errorf("progress is %d", v)
 	}
@@ -184,10 +184,10 @@ func TestShownIsFenced(t *testing.T) {
 	def := defines(func(ctx workflow.Context, n int) (int, error) { return step.Run(ctx, n) }, step)
 	stop := f.start(worker.Config{Workflows: []*workflow.Definition{def}})
 	run := f.enqueue(1)
-	<-began
+	arrives(t, began)
 	f.exec("UPDATE stepward.run SET epoch = epoch + 1") // as a reaper does
 	close(release)
-	if err := <-refused; !errors.Is(err, workflow.ErrLeaseLost) {
+	if err := arrives(t, refused); !errors.Is(err, workflow.ErrLeaseLost) {
 		t.Errorf("got %v", err)
 	}
 	stop()
@@ -244,7 +244,7 @@ func TestTail(t *testing.T) {
 		}()
 	}
 	for range tails { // all have read what there is
-		<-half
+		arrives(t, half)
 	}
 	if n := f.count("SELECT count(*) FROM pg_stat_activity WHERE query = $1", `LISTEN "`+f.schema+`_watch"`); n > 1 {
 		t.Errorf("%d connections listen", n)
@@ -255,7 +255,7 @@ func TestTail(t *testing.T) {
 		}
 	}
 	for range tails {
-		r := <-results
+		r := arrives(t, results)
 		if r.err != nil || len(r.values) != n {
 			t.Fatalf("%d values, %v", len(r.values), r.err)
 		}
@@ -294,7 +294,7 @@ func TestWatchedRunTells(t *testing.T) {
 			}
 		}
 	})}})
-	ends(t, f.enqueue(0), 0)
+	ends(t, f.client, f.enqueue(0), 0)
 	watched := f.enqueue(1)
 	told := make(chan string, 1)
 	go func() {
@@ -323,7 +323,7 @@ func TestWatchedRunTells(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	ends(t, watched, 1)
+	ends(t, f.client, watched, 1)
 	if payload != fmt.Sprint(int64(watched.ID)) {
 		t.Errorf("told %q", payload)
 	}
@@ -364,7 +364,7 @@ func TestShownBadInput(t *testing.T) {
 	}
 	f.start(worker.Config{Workflows: []*workflow.Definition{defines(func(ctx workflow.Context, n int) (int, error) { return n, bad(ctx) })}})
 	run := f.enqueue(3)
-	ends(t, run, 3)
+	ends(t, f.client, run, 3)
 	if n := f.count("SELECT count(*) FROM stepward.entry") + f.count("SELECT count(*) FROM stepward.progress"); n != 0 {
 		t.Errorf("%d rows", n)
 	}

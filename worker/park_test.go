@@ -65,14 +65,14 @@ func TestSignalWhileParking(t *testing.T) {
 				return n, err
 			})}})
 			run := f.enqueue(7)
-			<-p.reached
+			arrives(t, p.reached)
 			send := func() error { return note.Send(t.Context(), f.client, run.ID, "x") }
 			if at == "before" {
 				if err := send(); err != nil {
 					t.Fatal(err)
 				}
 				close(p.release)
-				ends(t, run, 7)
+				ends(t, f.client, run, 7)
 				return
 			}
 			f.exec(held)
@@ -91,16 +91,16 @@ func TestSignalWhileParking(t *testing.T) {
 			go func() { sent <- send() }()
 			if at == "after" {
 				eventually(t, "the sender waits for the run's row", waits("transactionid", "RunLock"))
-			} else if err := <-sent; err != nil {
+			} else if err := arrives(t, sent); err != nil {
 				t.Fatal(err)
 			}
 			commits(t, lock)
 			if at == "after" {
-				if err := <-sent; err != nil {
+				if err := arrives(t, sent); err != nil {
 					t.Fatal(err)
 				}
 			}
-			ends(t, run, 7)
+			ends(t, f.client, run, 7)
 		})
 	}
 }

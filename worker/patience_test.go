@@ -43,14 +43,14 @@ func TestLongBackoffWaitsInTimer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := other.Result(t.Context()); err != nil { // the only place is free
+	if _, err := outcome(t, f.client, other); err != nil { // the only place is free
 		t.Fatal(err)
 	}
 	stop()
 	f.start(worker.Config{Name: "second", Workflows: []*workflow.Definition{def}})
 	f.exec("UPDATE stepward.attempt SET retry_at = clock_timestamp()")
 	f.exec("UPDATE stepward.timer SET wake_at = clock_timestamp()")
-	if out, err := run.Result(t.Context()); err != nil || out != 42 {
+	if out, err := outcome(t, f.client, run); err != nil || out != 42 {
 		t.Fatalf("got %d, %v", out, err)
 	}
 	steps, err := f.client.Steps(t.Context(), run.ID, 0)
@@ -73,7 +73,7 @@ func TestDeafStep(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := run.Result(t.Context()); !errors.Is(err, workflow.ErrTimeout) {
+	if _, err := outcome(t, f.client, run); !errors.Is(err, workflow.ErrTimeout) {
 		t.Errorf("got %v", err)
 	}
 	if r, _ := health.Report(); r.Stuck != 1 || r.Steps != 1 {
@@ -83,7 +83,7 @@ func TestDeafStep(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := other.Result(t.Context()); err != nil { // the other place is free
+	if _, err := outcome(t, f.client, other); err != nil { // the other place is free
 		t.Fatal(err)
 	}
 	close(release)
@@ -103,7 +103,7 @@ func TestBlockedBody(t *testing.T) {
 	run := f.enqueue(1)
 	eventually(t, "the body is counted", func() bool { r, _ := health.Report(); return r.Blocked == 1 && r.Runs == 1 })
 	close(release)
-	if _, err := run.Result(t.Context()); err != nil {
+	if _, err := outcome(t, f.client, run); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "it has gone on", func() bool { r, _ := health.Report(); return r.Blocked == 0 })
@@ -127,18 +127,18 @@ func TestDrain(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	<-began
+	arrives(t, began)
 	drain()
 	eventually(t, "it drains", func() bool { return f.count("SELECT count(*) FROM stepward.worker WHERE state = 'draining'") == 1 })
 	close(release)
-	if err := <-done; err != nil {
+	if err := arrives(t, done); err != nil {
 		t.Fatal(err)
 	}
 	if s := f.state(run.ID); s.State != workflow.StateReady {
 		t.Errorf("the run is %s", s.State)
 	}
 	f.start(worker.Config{Name: "second", Workflows: []*workflow.Definition{def}})
-	if out, err := run.Result(t.Context()); err != nil || out != 42 {
+	if out, err := outcome(t, f.client, run); err != nil || out != 42 {
 		t.Fatalf("got %d, %v", out, err)
 	}
 	steps, err := f.client.Steps(t.Context(), run.ID, 0)
@@ -169,13 +169,13 @@ func TestDrainTimeout(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	<-began
+	arrives(t, began)
 	drain()
-	if err := <-done; err != nil {
+	if err := arrives(t, done); err != nil {
 		t.Fatal(err)
 	}
 	f.start(worker.Config{Workflows: []*workflow.Definition{def}})
-	if out, err := run.Result(t.Context()); err != nil || out != 42 {
+	if out, err := outcome(t, f.client, run); err != nil || out != 42 {
 		t.Fatalf("got %d, %v", out, err)
 	}
 }
@@ -214,7 +214,7 @@ func TestMapFails(t *testing.T) {
 	f.parksAs(run.ID, "undeclared_step")
 	stop()
 	f.start(worker.Config{Workflows: []*workflow.Definition{defines(body, item, gate)}})
-	if out, err := run.Result(t.Context()); err != nil || out != 42 {
+	if out, err := outcome(t, f.client, run); err != nil || out != 42 {
 		t.Fatalf("got %d, %v", out, err)
 	}
 	first, second := fmt.Sprint(<-seen), fmt.Sprint(<-seen)

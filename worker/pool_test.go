@@ -112,10 +112,10 @@ func TestConnections(t *testing.T) {
 				}
 			}
 			for _, run := range runs {
-				ends(t, run, want.value)
+				ends(t, f.client, run, want.value)
 			}
 			for _, run := range payments {
-				ends(t, run, 4)
+				ends(t, f.client, run, 4)
 			}
 			if n := f.count("SELECT count(DISTINCT run) FROM stepward.account"); n != len(payments) || n != f.count("SELECT count(*) FROM stepward.account") {
 				t.Errorf("%d runs of %d paid", n, len(payments))
@@ -165,12 +165,12 @@ func TestOpenTransactions(t *testing.T) {
 		}
 		runs = append(runs, run)
 	}
-	<-began
-	<-began // as many as may be open
-	ends(t, f.enqueue(5), 10)
+	arrives(t, began)
+	arrives(t, began) // as many as may be open
+	ends(t, f.client, f.enqueue(5), 10)
 	close(release)
 	for _, run := range runs {
-		ends(t, run, 7)
+		ends(t, f.client, run, 7)
 	}
 }
 
@@ -216,14 +216,14 @@ func TestOpenTransactionsOfTwoWorkers(t *testing.T) {
 		}
 		runs = append(runs, run)
 	}
-	<-began
-	<-began // as many as may be open
+	arrives(t, began)
+	arrives(t, began) // as many as may be open
 	eventually(t, "the other steps of all runs are recorded", func() bool {
 		return f.count("SELECT count(*) FROM stepward.step") >= 2*each*steps
 	})
 	end()
 	for _, run := range runs {
-		ends(t, run, 7)
+		ends(t, f.client, run, 7)
 	}
 }
 

@@ -120,7 +120,7 @@ func TestNonDeterminismParks(t *testing.T) {
 			}
 			cfg.Workflows = []*workflow.Definition{defines(passes(double, keep, gate), double, keep, gate)}
 			f.start(cfg)
-			if out, err := changing.Handle(f.client, run.ID).Result(t.Context()); err != nil || out != 42 {
+			if out, err := outcome(t, f.client, changing.Handle(f.client, run.ID)); err != nil || out != 42 {
 				t.Errorf("with the old code back: %d, %v", out, err)
 			}
 		})
@@ -195,7 +195,7 @@ func TestMisfitKeepsChild(t *testing.T) {
 			if err := note.Send(t.Context(), f.client, kid, "x"); err != nil {
 				t.Fatal(err)
 			}
-			ends(t, run, 42+21)
+			ends(t, f.client, run, 42+21)
 		})
 	}
 }
@@ -289,7 +289,7 @@ func TestUndecodableParks(t *testing.T) {
 		f.exec("UPDATE stepward.run SET input = '21' WHERE id = $1", run.ID)
 		f.exec("UPDATE stepward.step SET output = '42' WHERE run_id = $1 AND seq = 2", run.ID)
 		stop = f.start(worker.Config{Workflows: []*workflow.Definition{good}})
-		if out, err := run.Result(t.Context()); err != nil || out != 42 {
+		if out, err := outcome(t, f.client, run); err != nil || out != 42 {
 			t.Errorf("mended: %d, %v", out, err)
 		}
 		stop()
@@ -377,7 +377,7 @@ func TestBranchCancels(t *testing.T) {
 		}
 		return n, nil
 	})}})
-	ends(t, run, 7)
+	ends(t, f.client, run, 7)
 }
 
 // A step that panics or ends its goroutine has failed, and the stack is kept; and
@@ -399,7 +399,7 @@ func TestStepMisuseFails(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, err = run.Result(t.Context())
+		_, err = outcome(t, f.client, run)
 		var failed *workflow.RecordedError
 		if !errors.As(err, &failed) || failed.Kind != want.kind || !strings.Contains(failed.Message, want.message) {
 			t.Errorf("got %v", err)

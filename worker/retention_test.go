@@ -32,7 +32,7 @@ func (f *fixture) passOver(r worker.Retention) {
 		f.t.Fatal(err)
 	}
 	stop := f.start(worker.Config{Workflows: []*workflow.Definition{chainV1}})
-	ends(f.t, last, 1)
+	ends(f.t, f.client, last, 1)
 	stop()
 	stop = f.start(worker.Config{Workflows: []*workflow.Definition{changingNothing}, Retention: r})
 	eventually(f.t, "the last run is deleted", func() bool {
@@ -81,14 +81,14 @@ func TestRetention(t *testing.T) {
 		t.Fatal(err)
 	}
 	stop = f.start(worker.Config{Workflows: []*workflow.Definition{birdV1, chickV1, relayV1, chainV1}})
-	ends(t, done, large)
+	ends(t, f.client, done, large)
 	f.waits(live.ID)
 	f.waits(canceled.ID)
 	if err := canceled.Cancel(ctx); err != nil {
 		t.Fatal(err)
 	}
 	for _, run := range []workflow.Run[string]{failed, canceled} {
-		if _, err := run.Result(ctx); err == nil {
+		if _, err := outcome(t, f.client, run); err == nil {
 			t.Fatal("it did not fail")
 		}
 	}
@@ -106,7 +106,7 @@ func TestRetention(t *testing.T) {
 	if n := f.count("SELECT count(*) FROM stepward.run WHERE workflow = 'chick' AND state = 'completed'") + f.left(done.ID); n != 0 {
 		t.Errorf("%d rows are left of a run that was deleted, and its child", n)
 	}
-	if _, err := done.Result(ctx); !errors.Is(err, workflow.ErrNotFound) {
+	if _, err := outcome(t, f.client, done); !errors.Is(err, workflow.ErrNotFound) {
 		t.Errorf("got %v", err)
 	}
 	again, err := bird.Enqueue(ctx, f.client, canary, o) // the key died with its run
@@ -122,11 +122,11 @@ func TestRetention(t *testing.T) {
 	}
 
 	stop = f.start(worker.Config{Workflows: []*workflow.Definition{motherV1, relayV1}})
-	ends(t, parent, 8)
+	ends(t, f.client, parent, 8)
 	if err := tweet.Send(ctx, f.client, live.ID, "b"); err != nil {
 		t.Fatal(err)
 	}
-	ends(t, live, "aabaab")
+	ends(t, f.client, live, "aabaab")
 	stop()
 	f.passOver(worker.Retention{Completed: time.Millisecond, Failed: time.Millisecond, Canceled: time.Millisecond})
 	if n := f.count("SELECT count(*) FROM stepward.run"); n != 0 {
@@ -224,7 +224,7 @@ func TestRetentionOfLimits(t *testing.T) {
 	if _, err := drops.Exec(ctx, c.q.LimitDelete, append(keys, "asked")); err != nil { // as if asked had been locked after its enqueue
 		t.Fatal(err)
 	}
-	if err := errors.Join(drops.Commit(ctx), <-done, late.Commit(ctx)); err != nil {
+	if err := errors.Join(drops.Commit(ctx), arrives(t, done), late.Commit(ctx)); err != nil {
 		t.Fatal(err)
 	}
 	if n := f.count("SELECT count(*) FROM stepward.run_limit WHERE key IN ('asked', 'late', 'used')"); n != 3 || f.count("SELECT count(*) FROM stepward.run_limit") != 3 {

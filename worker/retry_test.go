@@ -14,9 +14,9 @@ import (
 var errFatal = errors.New("no such account")
 
 // failure waits for the end of a run that fails.
-func failure(t *testing.T, run workflow.Run[int]) *workflow.RecordedError {
+func failure(t *testing.T, c *workflow.Client, run workflow.Run[int]) *workflow.RecordedError {
 	t.Helper()
-	_, err := run.Result(t.Context())
+	_, err := outcome(t, c, run)
 	var failed *workflow.RecordedError
 	if !errors.As(err, &failed) {
 		t.Fatalf("got %v", err)
@@ -55,7 +55,7 @@ func TestRetryIf(t *testing.T) {
 		kind     string
 		asked    int
 	}{{1, "", 1}, {1, "panic", 1}, {3, "timeout", 6}, {3, "", 3}, {1, "", 1}} {
-		e := failure(t, f.enqueue(n))
+		e := failure(t, f.client, f.enqueue(n))
 		if e.Attempt != want.attempts || e.Kind != want.kind || e.Permanent != (want.attempts == 1) {
 			t.Errorf("%d: got %+v", n, e)
 		}
@@ -121,7 +121,7 @@ func TestAnotherStepBeginsAnew(t *testing.T) {
 		return 2 * n, nil
 	}, workflow.StepOptions{Retry: workflow.Retry{MaxAttempts: 2, Backoff: time.Millisecond}})
 	f.start(worker.Config{Workflows: []*workflow.Definition{defines(passes(next), next)}})
-	ends(t, run, 42)
+	ends(t, f.client, run, 42)
 }
 
 // A step's deadline interrupts an attempt, and lets no attempt wait that could
@@ -143,7 +143,7 @@ func TestStepDeadline(t *testing.T) {
 			}, o)
 			f.start(worker.Config{Workflows: []*workflow.Definition{defines(passes(late), late)}})
 			run := f.enqueue(1)
-			e := failure(t, run)
+			e := failure(t, f.client, run)
 			if e.Kind != "timeout" || e.Step != "late" || e.Attempt != 1 || !errors.Is(e, workflow.ErrTimeout) {
 				t.Errorf("got %+v", e)
 			}
@@ -177,7 +177,7 @@ func TestStepDeadlineIsDurable(t *testing.T) {
 	f.exec("UPDATE stepward.attempt SET retry_at = clock_timestamp()")
 	f.exec("UPDATE stepward.timer SET wake_at = clock_timestamp()")
 	stop = f.start(worker.Config{Workflows: []*workflow.Definition{def}})
-	e := failure(t, run) // the second attempt could begin, and a third one could not
+	e := failure(t, f.client, run) // the second attempt could begin, and a third one could not
 	stop()
 	if e.Kind != "timeout" || e.Attempt != 2 || len(attempts) != 2 {
 		t.Errorf("after %d attempts: %+v", len(attempts), e)
@@ -188,7 +188,7 @@ func TestStepDeadlineIsDurable(t *testing.T) {
 	f.waits(run.ID)
 	f.exec("UPDATE stepward.wait SET wake_at = clock_timestamp()")
 	f.exec("UPDATE stepward.timer SET wake_at = clock_timestamp()")
-	if e := failure(t, run); e.Kind != "timeout" || e.Attempt != 1 || len(attempts) != 3 {
+	if e := failure(t, f.client, run); e.Kind != "timeout" || e.Attempt != 1 || len(attempts) != 3 {
 		t.Errorf("after %d attempts: %+v", len(attempts)-2, e)
 	}
 }

@@ -120,7 +120,7 @@ func TestSchedule(t *testing.T) {
 	if !ticks[0].Equal(first) || ticks[1].Sub(first)%time.Second != 0 || !ticks[1].After(first) {
 		t.Errorf("ticks %v, the first should have been %s", ticks, first)
 	}
-	out, err := report.Handle(f.client, runs[0]).Result(t.Context())
+	out, err := outcome(t, f.client, report.Handle(f.client, runs[0]))
 	if err != nil || !out.Equal(first) {
 		t.Errorf("the body got tick %s, %v; want %s", out, err, first)
 	}
@@ -546,7 +546,7 @@ func TestScheduleCodec(t *testing.T) {
 	f.start(worker.Config{Codec: ring, Workflows: []*workflow.Definition{reportV1}})
 	f.rewind("hourly", hour)
 	st := s.advances()
-	if out, err := report.Handle(f.client, st.LastRun).Result(t.Context()); err != nil || !out.Equal(st.LastTick) {
+	if out, err := outcome(t, f.client, report.Handle(f.client, st.LastRun)); err != nil || !out.Equal(st.LastTick) {
 		t.Errorf("got %s, %v; want %s", out, err, st.LastTick)
 	}
 	f.encodes(newRing(t, "another key"))

@@ -81,7 +81,7 @@ func TestShare(t *testing.T) {
 	f := newFixture(t)
 	f.start(worker.Config{Workflows: []*workflow.Definition{sharingV1}, Backends: backends(t), MaxSandboxes: 2})
 	first, second := f.shares("one two env net own all one"), f.shares("two")
-	outs, err := first.Result(t.Context())
+	outs, err := outcome(t, f.client, first)
 	if err != nil || len(outs) != 10 {
 		t.Fatalf("got %v, %v", outs, err)
 	}
@@ -99,7 +99,7 @@ func TestShare(t *testing.T) {
 	if last := strings.Join(outs[9][1:], " "); last != "a b c d one two" {
 		t.Errorf("the last one finds %q", last)
 	}
-	other, err := second.Result(t.Context())
+	other, err := outcome(t, f.client, second)
 	if err != nil || other[0][0] == id || strings.Join(other[0][1:], " ") != "two" {
 		t.Errorf("the other run: %v, %v", other, err)
 	}
@@ -125,7 +125,7 @@ func TestShareEndsWithTurn(t *testing.T) {
 	if err := goOn.Send(t.Context(), f.client, run.ID, 1); err != nil {
 		t.Fatal(err)
 	}
-	outs, err := run.Result(t.Context())
+	outs, err := outcome(t, f.client, run)
 	if err != nil || outs[0][0] == outs[1][0] || strings.Join(outs[1][1:], " ") != "two" {
 		t.Errorf("got %v, %v", outs, err)
 	}
@@ -171,7 +171,7 @@ func TestShareOfLost(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ids, err := run.Result(t.Context())
+	ids, err := outcome(t, f.client, run)
 	if err != nil || ids[0] == ids[1] {
 		t.Errorf("got %v, %v", ids, err)
 	}
@@ -231,7 +231,7 @@ func TestShareAfterHostile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if seen, err := run.Result(t.Context()); err != nil || !slices.Equal(seen, []bool{true, false}) {
+	if seen, err := outcome(t, f.client, run); err != nil || !slices.Equal(seen, []bool{true, false}) {
 		t.Errorf("seen while it runs, and by the next step: %v, %v", seen, err)
 	}
 }

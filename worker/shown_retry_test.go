@@ -59,13 +59,13 @@ func TestShownAfterRetryOfFork(t *testing.T) {
 	run := f.enqueue(5)
 	eventually(t, "the other step is recorded", func() bool { return f.count("SELECT count(*) FROM stepward.step WHERE key = 'other'") == 1 })
 	close(recorded)
-	failure(t, run)
+	failure(t, f.client, run)
 	id, err := f.client.Fork(t.Context(), run.ID, workflow.ForkOptions{From: "other"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	fork := changing.Handle(f.client, id)
-	failure(t, fork)
+	failure(t, f.client, fork)
 	stop()
 
 	refuse.Store(false)
@@ -74,12 +74,12 @@ func TestShownAfterRetryOfFork(t *testing.T) {
 	if err := f.client.Retry(t.Context(), id); err != nil {
 		t.Fatal(err)
 	}
-	<-halted // with a result on record, and "paid" not
+	arrives(t, halted) // with a result on record, and "paid" not
 	f.expire("first")
 	f.start(worker.Config{Name: "second", Workflows: []*workflow.Definition{def}})
 	eventually(t, "the second worker has it", func() bool { return f.state(id).Worker == "second" })
 	close(release)
-	ends(t, fork, 5)
+	ends(t, f.client, fork, 5)
 	if got := f.values(id); !slices.Equal(got, []string{"refused", "paid"}) {
 		t.Errorf("it has shown %q", got)
 	}

@@ -49,7 +49,7 @@ func TestSizes(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, err = run.Result(t.Context())
+		_, err = outcome(t, f.client, run)
 		var failed *workflow.RecordedError
 		if !errors.As(err, &failed) || failed.Kind != "size" || !strings.Contains(failed.Message, at+" is ") {
 			t.Errorf("%s: %v", at, err)
@@ -95,7 +95,7 @@ func TestLongErrorIsCut(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = run.Result(t.Context())
+	_, err = outcome(t, f.client, run)
 	var failed *workflow.RecordedError
 	if !errors.As(err, &failed) || len(failed.Message) > 17<<10 || !strings.HasSuffix(failed.Message, "bytes cut off)") {
 		t.Errorf("got %.100v", err)

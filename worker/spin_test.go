@@ -51,7 +51,7 @@ func TestSpinningBodyEnds(t *testing.T) {
 			if err := f.client.Cancel(t.Context(), run.ID); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := run.Result(t.Context()); !errors.Is(err, workflow.ErrCanceled) || !strings.Contains(err.Error(), "100000 durable calls") {
+			if _, err := outcome(t, f.client, run); !errors.Is(err, workflow.ErrCanceled) || !strings.Contains(err.Error(), "100000 durable calls") {
 				t.Errorf("got %v", err)
 			}
 		})
@@ -72,9 +72,9 @@ func TestSpinningBodyStops(t *testing.T) {
 		}
 	})}})
 	f.enqueue(1)
-	<-began
+	arrives(t, began)
 	stop()
-	<-ended
+	arrives(t, ended)
 }
 
 // A body that starts a million steps is parked before the first of them begins, and
@@ -103,7 +103,7 @@ func TestTooManySteps(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ends(t, next, 8)
+	ends(t, f.client, next, 8)
 }
 
 // What a new body shows anew before it has asked for all results on record waits for
@@ -151,7 +151,7 @@ func TestShowsMuchInReplay(t *testing.T) {
 		t.Errorf("%d entries are there", n)
 	}
 	f.start(worker.Config{Workflows: []*workflow.Definition{body(0, n)}})
-	ends(t, run, 42)
+	ends(t, f.client, run, 42)
 	if got := f.count("SELECT count(*) FROM stepward.entry"); got != n {
 		t.Errorf("%d entries are there, not %d", got, n)
 	}

@@ -107,7 +107,7 @@ func TestGuestSurvivesWorker(t *testing.T) {
 				f.startVictim(victimConfig{Name: fmt.Sprint("victim-", i), Engine: host}, at).dies()
 			}
 			f.start(worker.Config{Name: "healthy", Workflows: []*workflow.Definition{censusV1}, Backends: []sandbox.Backend{b}})
-			if out, err := run.Result(t.Context()); err != nil || out != "begun 1, attempt 1" {
+			if out, err := outcome(t, f.client, run); err != nil || out != "begun 1, attempt 1" {
 				t.Fatalf("got %q, %v", out, err)
 			}
 			f.countedOnce(run.ID, n)
@@ -156,7 +156,7 @@ func TestZombieLeavesSandboxAlone(t *testing.T) {
 	f.start(worker.Config{Name: "healthy", Workflows: []*workflow.Definition{censusV1}, Backends: []sandbox.Backend{b}})
 	eventually(t, "another worker goes on", func() bool { return slices.Contains(f.kinds(run.ID), audit.SandboxTaken) })
 	p.signal(syscall.SIGCONT)
-	if out, err := run.Result(t.Context()); err != nil || out != "begun 1, attempt 1" {
+	if out, err := outcome(t, f.client, run); err != nil || out != "begun 1, attempt 1" {
 		t.Fatalf("got %q, %v", out, err)
 	}
 	f.countedOnce(run.ID, n)
@@ -177,7 +177,7 @@ func TestGuestSurvivesDeploy(t *testing.T) {
 	p.signal(syscall.SIGTERM)
 	p.diedOf(0)
 	f.start(worker.Config{Name: "healthy", Workflows: []*workflow.Definition{censusV1}, Backends: []sandbox.Backend{b}})
-	if out, err := run.Result(t.Context()); err != nil || out != "begun 1, attempt 1" {
+	if out, err := outcome(t, f.client, run); err != nil || out != "begun 1, attempt 1" {
 		t.Fatalf("got %q, %v", out, err)
 	}
 	f.countedOnce(run.ID, n)
@@ -202,7 +202,7 @@ func TestAnotherStepLeavesGuestAlone(t *testing.T) {
 	}, workflow.Options{Version: "1", Steps: []workflow.Declared{countStep, countOnce}})
 	cfg := worker.Config{Name: "other", Workflows: []*workflow.Definition{other}, Backends: []sandbox.Backend{b}}
 	stop := f.start(cfg)
-	if out, err := run.Result(t.Context()); err != nil || out != "begun 1, attempt 2" {
+	if out, err := outcome(t, f.client, run); err != nil || out != "begun 1, attempt 2" {
 		t.Fatalf("got %q, %v", out, err)
 	}
 	steps, err := f.client.Steps(t.Context(), run.ID, 0)
@@ -236,7 +236,7 @@ func TestAnotherInputLeavesGuestAlone(t *testing.T) {
 		return countStep.Run(ctx, [2]int{20, in.Size})
 	}, workflow.Options{Version: "1", Steps: []workflow.Declared{countStep, countOnce}})
 	f.start(worker.Config{Name: "other", Workflows: []*workflow.Definition{other}, Backends: []sandbox.Backend{b}})
-	if out, err := run.Result(t.Context()); err != nil || out != "begun 1, attempt 2" {
+	if out, err := outcome(t, f.client, run); err != nil || out != "begun 1, attempt 2" {
 		t.Fatalf("got %q, %v", out, err)
 	}
 	if got := f.count("SELECT count(*) FROM stepward.entry WHERE attempt = 2"); got != 20 {
@@ -262,7 +262,7 @@ func TestWarmGuestSurvivesDeploy(t *testing.T) {
 	stop()
 	cfg.Name, cfg.Health, cfg.Warm = "second", nil, worker.Warm{}
 	f.start(cfg)
-	if out, err := run.Result(t.Context()); err != nil || out != "begun 1, attempt 1" {
+	if out, err := outcome(t, f.client, run); err != nil || out != "begun 1, attempt 1" {
 		t.Fatalf("got %q, %v", out, err)
 	}
 	f.countedOnce(run.ID, n)
@@ -283,7 +283,7 @@ func TestSandboxEndsWithRun(t *testing.T) {
 		if err := end(t.Context(), run.ID); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := run.Result(t.Context()); !errors.Is(err, workflow.ErrCanceled) {
+		if _, err := outcome(t, f.client, run); !errors.Is(err, workflow.ErrCanceled) {
 			t.Errorf("%s: got %v", name, err)
 		}
 		eventually(t, name+" removes the sandbox", func() bool {
@@ -335,11 +335,11 @@ func TestSweepWaitsForTaker(t *testing.T) {
 		}
 	}
 	f.start(worker.Config{Name: "healthy", Workflows: []*workflow.Definition{censusV1}, Backends: []sandbox.Backend{b}})
-	if out, err := taken.Result(t.Context()); err != nil || out != "begun 1, attempt 1" {
+	if out, err := outcome(t, f.client, taken); err != nil || out != "begun 1, attempt 1" {
 		t.Fatalf("got %q, %v", out, err)
 	}
 	f.countedOnce(taken.ID, 30)
-	if out, err := late.Result(t.Context()); err != nil || out != "begun 1, attempt 2" {
+	if out, err := outcome(t, f.client, late); err != nil || out != "begun 1, attempt 2" {
 		t.Fatalf("got %q, %v", out, err)
 	}
 }
@@ -354,7 +354,7 @@ func TestSandboxLostWithWorker(t *testing.T) {
 		run := f.enqueueCount(counting{N: 3})
 		f.startVictim(victimConfig{}, "Commit:after:2").dies()
 		f.start(worker.Config{Workflows: []*workflow.Definition{censusV1}, Backends: backends(t)})
-		if out, err := run.Result(t.Context()); err != nil || out != "begun 1, attempt 2" {
+		if out, err := outcome(t, f.client, run); err != nil || out != "begun 1, attempt 2" {
 			t.Fatalf("got %q, %v", out, err)
 		}
 		steps, err := f.client.Steps(t.Context(), run.ID, 0)
@@ -368,7 +368,7 @@ func TestSandboxLostWithWorker(t *testing.T) {
 		run := f.enqueueCount(counting{N: 3, Once: true})
 		f.startVictim(victimConfig{}, "Commit:after:2").dies()
 		f.start(worker.Config{Workflows: []*workflow.Definition{censusV1}, Backends: backends(t)})
-		_, err := run.Result(t.Context())
+		_, err := outcome(t, f.client, run)
 		var lost *workflow.RecordedError
 		if !errors.As(err, &lost) || lost.Kind != "sandbox" || !lost.Permanent || lost.Step != "count-once" || lost.Attempt != 1 {
 			t.Fatalf("got %+v, %v", lost, err)
@@ -384,7 +384,7 @@ func TestSandboxLostWithWorker(t *testing.T) {
 		run := f.enqueueCount(counting{N: 3, Once: true})
 		f.startVictim(victimConfig{}, "SandboxCreated:before:1").dies()
 		f.start(worker.Config{Workflows: []*workflow.Definition{censusV1}, Backends: backends(t)})
-		if out, err := run.Result(t.Context()); err != nil || out != "begun 1, attempt 2" {
+		if out, err := outcome(t, f.client, run); err != nil || out != "begun 1, attempt 2" {
 			t.Fatalf("got %q, %v", out, err)
 		}
 	})

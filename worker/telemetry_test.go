@@ -82,7 +82,7 @@ func TestRetentionMetrics(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		ends(t, run, 1)
+		ends(t, f.client, run, 1)
 	}
 	stop()
 	f.start(worker.Config{Workflows: []*workflow.Definition{changingNothing}, Retention: worker.Retention{Completed: time.Nanosecond},

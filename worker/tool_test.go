@@ -110,7 +110,7 @@ func (f *fixture) tallied(run workflow.Run[string], n, calls int) {
 	for i := range 2 * n {
 		fmt.Fprintln(&want, i+1)
 	}
-	out, err := run.Result(f.t.Context())
+	out, err := outcome(f.t, f.client, run)
 	head, printed, _ := strings.Cut(out, "\n")
 	if err != nil || head != fmt.Sprintf("calls %d, begun 1", calls) || printed != want.String() {
 		f.t.Fatalf("got %q and %d bytes of output, not %d, %v", head, len(printed), want.Len(), err)
@@ -200,7 +200,7 @@ func TestToolStepLosesSandbox(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = run.Result(t.Context())
+	_, err = outcome(t, f.client, run)
 	var lost *workflow.RecordedError
 	if !errors.As(err, &lost) || lost.Kind != "sandbox" || lost.Attempt != 1 || !strings.Contains(lost.Message, "the function: sandbox: lost") {
 		t.Errorf("got %+v, %v", lost, err)

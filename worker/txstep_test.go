@@ -38,7 +38,7 @@ func TestTxStep(t *testing.T) {
 		return n, nil
 	}, workflow.StepOptions{Retry: workflow.Retry{Backoff: 1}})
 	f.start(worker.Config{Workflows: []*workflow.Definition{defines(passes(double, pay, double), double, pay)}})
-	ends(t, f.enqueue(5), 20)
+	ends(t, f.client, f.enqueue(5), 20)
 	if n := f.count("SELECT balance FROM stepward.account"); n != 10 {
 		t.Errorf("paid %d", n)
 	}
@@ -70,7 +70,7 @@ func TestTxStepEndsItself(t *testing.T) {
 	}, workflow.StepOptions{Retry: workflow.Retry{MaxAttempts: 2, Backoff: 1}})
 	f.start(worker.Config{Workflows: []*workflow.Definition{defines(passes(pay), pay)}})
 	for n, way := range ways {
-		_, err := f.enqueue(n).Result(t.Context())
+		_, err := outcome(t, f.client, f.enqueue(n))
 		if err == nil || !strings.Contains(err.Error(), way.want) {
 			t.Errorf("%d: got %v", n, err)
 		}
@@ -99,10 +99,10 @@ func TestTxStepIsFenced(t *testing.T) {
 	var health worker.Health
 	f.start(worker.Config{Name: "first", Health: &health, LeaseTTL: 1 << 40, Workflows: []*workflow.Definition{def}})
 	run := f.enqueue(5)
-	<-began
+	arrives(t, began)
 	f.expire("first")
 	f.start(worker.Config{Name: "second", Workflows: []*workflow.Definition{def}})
-	ends(t, run, 5)
+	ends(t, f.client, run, 5)
 	close(release)
 	eventually(t, "the first worker's turn ends", func() bool { r, _ := health.Report(); return r.Runs == 0 })
 	if n := f.count("SELECT count(*) FROM stepward.account"); n != 1 {
@@ -126,10 +126,10 @@ func TestTxStepIgnoresTheEnd(t *testing.T) {
 	}, workflow.StepOptions{})
 	stop := f.start(worker.Config{DrainTimeout: 1, Workflows: []*workflow.Definition{defines(passes(pay), pay)}})
 	run := f.enqueue(5)
-	<-began
+	arrives(t, began)
 	stop()
 	close(release)
-	if err := <-returned; err != nil {
+	if err := arrives(t, returned); err != nil {
 		t.Error(err)
 	}
 	eventually(t, "no transaction is open", func() bool {

@@ -58,9 +58,9 @@ func (f *fixture) nothingLeft() {
 	}
 }
 
-func terminated(t *testing.T, run workflow.Run[int]) {
+func terminated(t *testing.T, c *workflow.Client, run workflow.Run[int]) {
 	t.Helper()
-	_, err := run.Result(t.Context())
+	_, err := outcome(t, c, run)
 	var failed *workflow.RecordedError
 	if !errors.As(err, &failed) || failed.Kind != "terminated" || !errors.Is(err, workflow.ErrCanceled) {
 		t.Errorf("got %v", err)
@@ -93,7 +93,7 @@ func TestTerminate(t *testing.T) {
 	var health worker.Health
 	f.start(worker.Config{Health: &health, Workflows: []*workflow.Definition{parent, kidV1}})
 	run := f.enqueue(1)
-	begun := []int{<-hold.began, <-hold.began}
+	begun := []int{arrives(t, hold.began), arrives(t, hold.began)}
 	slices.Sort(begun)
 	if !slices.Equal(begun, []int{1, 100}) {
 		t.Fatalf("began %v", begun)
@@ -104,9 +104,9 @@ func TestTerminate(t *testing.T) {
 	if s := f.state(run.ID); s.State != workflow.StateCanceled || s.CancelRequested || s.Err == nil {
 		t.Errorf("the run is %+v", s)
 	}
-	terminated(t, run)
-	<-hold.ended // of the run, and of the last of its children
-	<-hold.ended
+	terminated(t, f.client, run)
+	arrives(t, hold.ended) // of the run, and of the last of its children
+	arrives(t, hold.ended)
 	if n := f.count("SELECT count(*) FROM stepward.run WHERE workflow = 'kid' AND state = 'canceled'"); n != 3 {
 		t.Errorf("%d children ended", n)
 	}
@@ -141,7 +141,7 @@ func TestTerminate(t *testing.T) {
 		if err := f.client.Terminate(t.Context(), run.ID); err != nil {
 			t.Fatal(err)
 		}
-		terminated(t, run)
+		terminated(t, f.client, run)
 	}
 	ready, err := workflow.DurableWorkflow[int, int]{Name: "unknown"}.Enqueue(t.Context(), f.client, 1, workflow.EnqueueOptions{})
 	if err != nil {
@@ -150,7 +150,7 @@ func TestTerminate(t *testing.T) {
 	if err := f.client.Terminate(t.Context(), ready.ID); err != nil {
 		t.Fatal(err)
 	}
-	terminated(t, ready)
+	terminated(t, f.client, ready)
 	f.nothingLeft()
 }
 
@@ -178,8 +178,8 @@ func TestPause(t *testing.T) {
 	}, a, b, other, flaky)
 	f.start(worker.Config{Workflows: []*workflow.Definition{def}})
 	run, marker := f.enqueue(7), f.enqueue(0)
-	<-a.began
-	<-other.began
+	arrives(t, a.began)
+	arrives(t, other.began)
 	for range 2 { // twice is no error
 		if err := f.client.Pause(t.Context(), run.ID); err != nil {
 			t.Fatal(err)
@@ -194,8 +194,8 @@ func TestPause(t *testing.T) {
 	if err := f.client.Cancel(t.Context(), marker.ID); err != nil {
 		t.Fatal(err)
 	}
-	<-other.ended // so the worker has looked, and knows of the pause
-	if _, err := marker.Result(t.Context()); !errors.Is(err, workflow.ErrCanceled) {
+	arrives(t, other.ended) // so the worker has looked, and knows of the pause
+	if _, err := outcome(t, f.client, marker); !errors.Is(err, workflow.ErrCanceled) {
 		t.Errorf("the other run: %v", err)
 	}
 	last := int32(-1)
@@ -225,7 +225,7 @@ func TestPause(t *testing.T) {
 	if err := f.client.Resume(t.Context(), run.ID); err != nil {
 		t.Fatal(err)
 	}
-	<-b.began
+	arrives(t, b.began)
 
 	// A pause is taken back before it has taken effect.
 	if err := f.client.Pause(t.Context(), run.ID); err != nil {
@@ -235,7 +235,7 @@ func TestPause(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.release <- struct{}{}
-	ends(t, run, 7)
+	ends(t, f.client, run, 7)
 	f.nothingLeft()
 	if got := f.kinds(run.ID); !containsInOrder(got, "run.pause", "run.parked", "run.resume", "run.pause", "run.resume", "run.completed") {
 		t.Errorf("events: %v", got)
@@ -294,11 +294,11 @@ func TestPauseWaiting(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	ends(t, run, 2)
+	ends(t, f.client, run, 2)
 	if err := canceled.Cancel(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := canceled.Result(t.Context()); !errors.Is(err, workflow.ErrCanceled) {
+	if _, err := outcome(t, f.client, canceled); !errors.Is(err, workflow.ErrCanceled) {
 		t.Errorf("got %v", err)
 	}
 	if n := f.count("SELECT count(*) FROM stepward.step WHERE run_id = $1 AND key = 'double'", canceled.ID); n != 1 {
@@ -308,7 +308,7 @@ func TestPauseWaiting(t *testing.T) {
 	if err := ready.Cancel(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := ready.Result(t.Context()); !errors.Is(err, workflow.ErrCanceled) {
+	if _, err := outcome(t, f.client, ready); !errors.Is(err, workflow.ErrCanceled) {
 		t.Errorf("got %v", err)
 	}
 	f.nothingLeft()
@@ -325,7 +325,7 @@ func TestPauseOutlivesWorker(t *testing.T) {
 			def := defines(passes(hold.Step), hold)
 			stop := f.start(worker.Config{Name: "one", LeaseTTL: time.Hour, DrainTimeout: time.Millisecond, Workflows: []*workflow.Definition{def}})
 			run := f.enqueue(7)
-			<-hold.began
+			arrives(t, hold.began)
 			if err := f.client.Pause(t.Context(), run.ID); err != nil {
 				t.Fatal(err)
 			}
@@ -342,7 +342,7 @@ func TestPauseOutlivesWorker(t *testing.T) {
 			if err := f.client.Resume(t.Context(), run.ID); err != nil {
 				t.Fatal(err)
 			}
-			ends(t, run, 7)
+			ends(t, f.client, run, 7)
 		})
 	}
 }
@@ -357,7 +357,7 @@ func TestCancelPausing(t *testing.T) {
 		return hold.Run(ctx, n)
 	}, hold, double)}})
 	run := f.enqueue(7)
-	<-hold.began
+	arrives(t, hold.began)
 	if err := f.client.Pause(t.Context(), run.ID); err != nil {
 		t.Fatal(err)
 	}
@@ -367,7 +367,7 @@ func TestCancelPausing(t *testing.T) {
 	if err := f.client.Pause(t.Context(), run.ID); !errors.Is(err, workflow.ErrCanceled) && !finished(err) {
 		t.Errorf("of a run that cleans up: %v", err)
 	}
-	if _, err := run.Result(t.Context()); !errors.Is(err, workflow.ErrCanceled) {
+	if _, err := outcome(t, f.client, run); !errors.Is(err, workflow.ErrCanceled) {
 		t.Errorf("got %v", err)
 	}
 	if n := f.count("SELECT count(*) FROM stepward.step WHERE key = 'double'"); n != 1 {
@@ -382,7 +382,7 @@ func TestVerbsRefuse(t *testing.T) {
 	f := newFixture(t)
 	f.start(worker.Config{Workflows: []*workflow.Definition{defines(passes(keep), keep)}})
 	done := f.enqueue(1)
-	ends(t, done, 1)
+	ends(t, f.client, done, 1)
 	repin := func(ctx context.Context, id workflow.RunID) error { return f.client.Repin(ctx, id, "1") }
 	before := f.kinds(done.ID)
 	for name, test := range map[string]struct {

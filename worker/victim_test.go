@@ -269,7 +269,7 @@ func (f *fixture) startVictim(cfg victimConfig, crashAt string) *process {
 	}()
 	f.t.Cleanup(func() {
 		_ = p.cmd.Process.Kill() // it has died already, or shall now
-		<-p.gone
+		arrives(f.t, p.gone)
 		if f.t.Failed() {
 			f.t.Logf("output of %s (crash %q):\n%s", cfg.Name, crashAt, p.output.String())
 		}

@@ -31,11 +31,9 @@ func (f *fixture) waits(id workflow.RunID) {
 }
 
 // ends waits for the result and compares it.
-func ends[Out comparable](t *testing.T, run workflow.Run[Out], want Out) {
+func ends[Out comparable](t *testing.T, c *workflow.Client, run workflow.Run[Out], want Out) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	if out, err := run.Result(ctx); err != nil || out != want {
+	if out, err := outcome(t, c, run); err != nil || out != want {
 		t.Fatalf("got %v, %v; want %v", out, err, want)
 	}
 }
@@ -78,7 +76,7 @@ func TestSignals(t *testing.T) {
 	send("d")
 	send("e")
 	f.start(worker.Config{Workflows: []*workflow.Definition{def}})
-	ends(t, run, "abcde")
+	ends(t, f.client, run, "abcde")
 	if err := note.Send(t.Context(), f.client, run.ID, "late"); !finished(err) {
 		t.Errorf("to a run that has ended: %v", err)
 	}
@@ -110,7 +108,7 @@ func TestReceiveAmongOthers(t *testing.T) {
 		_, err = workflow.NewSignal[string]("other").Receive(ctx, 0) // which is older
 		return n, err
 	})}})
-	ends(t, run, 1)
+	ends(t, f.client, run, 1)
 	if n := f.count("SELECT count(*) FROM stepward.signal WHERE NOT received"); n != 4999 {
 		t.Errorf("%d signals are left", n)
 	}
@@ -184,7 +182,7 @@ func TestReceiveTimeout(t *testing.T) {
 	}
 	f.exec("UPDATE stepward.wait SET wake_at = clock_timestamp()")
 	f.exec("UPDATE stepward.timer SET wake_at = clock_timestamp()")
-	ends(t, run, 7)
+	ends(t, f.client, run, 7)
 }
 
 func TestSleep(t *testing.T) {
@@ -215,7 +213,7 @@ func TestSleep(t *testing.T) {
 		ctx.Now()
 		return n, errors.Join(workflow.Sleep(ctx, time.Millisecond), workflow.Sleep(ctx, 100*time.Hour))
 	})}})
-	ends(t, run, 7)
+	ends(t, f.client, run, 7)
 }
 
 var fib = workflow.DurableWorkflow[int, int]{Name: "fib"}
@@ -242,7 +240,7 @@ func TestChildren(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ends(t, run, 8)
+	ends(t, f.client, run, 8)
 	if n := f.count("SELECT count(*) FROM stepward.run WHERE tenant = 'acme' AND state = 'completed'"); n != 25 {
 		t.Errorf("%d runs", n)
 	}
@@ -274,17 +272,17 @@ func TestChildEnds(t *testing.T) {
 	f.start(worker.Config{Workflows: []*workflow.Definition{parent, childV1}})
 
 	run := f.enqueue(0)
-	_, err := run.Result(t.Context())
+	_, err := outcome(t, f.client, run)
 	var failed *workflow.RecordedError
 	if !errors.As(err, &failed) || failed.Step != "child:child" {
 		t.Errorf("got %v", err)
 	}
 	run = f.enqueue(1)
-	<-began
+	arrives(t, began)
 	if err := run.Cancel(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := run.Result(t.Context()); !errors.Is(err, workflow.ErrCanceled) {
+	if _, err := outcome(t, f.client, run); !errors.Is(err, workflow.ErrCanceled) {
 		t.Errorf("got %v", err)
 	}
 	steps, err := f.client.Steps(t.Context(), run.ID, 0)
@@ -313,7 +311,7 @@ func TestCancelWaiting(t *testing.T) {
 	if err := run.Cancel(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := run.Result(t.Context()); !errors.Is(err, workflow.ErrCanceled) {
+	if _, err := outcome(t, f.client, run); !errors.Is(err, workflow.ErrCanceled) {
 		t.Errorf("got %v", err)
 	}
 	if n := f.count("SELECT count(*) FROM stepward.step WHERE key = 'double#2'"); n != 1 {
@@ -365,8 +363,8 @@ func TestBranches(t *testing.T) {
 	f.parksAs(run.ID, "undeclared_step")
 	stop()
 	f.start(worker.Config{Workflows: []*workflow.Definition{defines(body, item, gate)}})
-	ends(t, run, 42)
-	if a, b := <-seen, <-seen; !slices.Equal(a, b) || len(a) != 61 {
+	ends(t, f.client, run, 42)
+	if a, b := arrives(t, seen), arrives(t, seen); !slices.Equal(a, b) || len(a) != 61 {
 		t.Errorf("at first %v\nreplayed %v", a, b)
 	}
 }
@@ -404,7 +402,7 @@ func TestWithTimeout(t *testing.T) {
 	f.parksAs(run.ID, "undeclared_step")
 	stop()
 	f.start(worker.Config{Workflows: []*workflow.Definition{defines(body, hang, double, gate)}})
-	ends(t, run, 42)
+	ends(t, f.client, run, 42)
 	if n := f.count("SELECT count(*) FROM stepward.wait"); n != 0 {
 		t.Errorf("%d waits are left", n)
 	}
@@ -421,7 +419,7 @@ func TestContinueAsNew(t *testing.T) {
 		return 0, changing.ContinueAsNew(m + 1)
 	}, keep)}})
 	run := f.enqueue(0)
-	ends(t, run, 10)
+	ends(t, f.client, run, 10)
 	if n := f.count("SELECT count(*) FROM stepward.step"); n != 1 {
 		t.Errorf("%d steps are on record", n)
 	}
@@ -443,7 +441,7 @@ func TestContinueAsNewCancels(t *testing.T) {
 		return n, nil
 	})}})
 	f.exec("UPDATE stepward.timer SET wake_at = clock_timestamp()")
-	ends(t, run, 1)
+	ends(t, f.client, run, 1)
 	eventually(t, "the child is canceled", func() bool {
 		return f.count("SELECT count(*) FROM stepward.run WHERE workflow = 'absent' AND (cancel OR state = 'canceled')") == 1
 	})
@@ -462,8 +460,8 @@ func TestPatched(t *testing.T) {
 		return passes(double, keep, gate)(ctx, n)
 	}
 	f.start(worker.Config{Workflows: []*workflow.Definition{defines(body, double, keep, gate)}})
-	ends(t, old, 42)
-	ends(t, f.enqueue(10), 40)
+	ends(t, f.client, old, 42)
+	ends(t, f.client, f.enqueue(10), 40)
 }
 
 // A run whose body has returned does not wait for signals and times that nobody
@@ -502,7 +500,7 @@ func TestLosersAreGivenUp(t *testing.T) {
 	}
 	good := defines(body, double, keep, gate)
 	f.start(worker.Config{Workflows: []*workflow.Definition{good}})
-	ends(t, run, 1)
+	ends(t, f.client, run, 1)
 	if err := f.client.Replay(t.Context(), run.ID, good); err != nil {
 		t.Errorf("replay: %v", err)
 	}
@@ -528,8 +526,8 @@ func TestTimeoutOutlivesBody(t *testing.T) {
 	f.waits(run.ID)
 	f.exec("UPDATE stepward.wait SET wake_at = clock_timestamp() WHERE wake_at IS NOT NULL")
 	f.exec("UPDATE stepward.timer SET wake_at = clock_timestamp()")
-	ends(t, run, 7)
-	if err := <-got; !errors.Is(err, workflow.ErrTimeout) {
+	ends(t, f.client, run, 7)
+	if err := arrives(t, got); !errors.Is(err, workflow.ErrTimeout) {
 		t.Errorf("the branch got %v", err)
 	}
 }

@@ -41,7 +41,7 @@ func TestWarm(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		out, err := run.Result(t.Context())
+		out, err := outcome(t, f.client, run)
 		id, said, _ := strings.Cut(out, " ")
 		if err != nil || said != "the step's own" || seen[id] {
 			t.Fatalf("got %q, %v; sandboxes before: %v", out, err, seen)

@@ -100,7 +100,7 @@ func TestWhyHeld(t *testing.T) {
 	def := defines(passes(hold), hold)
 	stop := f.start(worker.Config{Name: "w1", MaxRuns: 1, LeaseTTL: time.Hour, Workflows: []*workflow.Definition{def}})
 	run := f.enqueue(1)
-	<-began
+	arrives(t, began)
 	f.because(run.ID, "held", "worker w1 holds it since")
 
 	next := f.enqueue(2)
@@ -113,8 +113,8 @@ func TestWhyHeld(t *testing.T) {
 	f.because(next.ID, "no_worker", "no live worker has changing@1 since", "Client.Repin")
 	f.exec("UPDATE stepward.worker SET state = 'live', lease_until = clock_timestamp() + interval '1 hour', max_runs = 1")
 	close(release)
-	ends(t, run, 1)
-	ends(t, next, 2)
+	ends(t, f.client, run, 1)
+	ends(t, f.client, next, 2)
 	stop()
 	f.because(run.ID, "finished", "it ended as completed since")
 }

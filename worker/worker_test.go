@@ -60,14 +60,7 @@ func (f *fixture) start(cfg worker.Config) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- worker.Run(ctx, cfg) }()
-	stop = sync.OnceFunc(func() {
-		cancel()
-		if err := <-done; err != nil {
-			f.t.Errorf("worker.Run: %v", err)
-		}
-	})
-	f.t.Cleanup(stop)
-	return stop
+	return testenv.Stopper(f.t, "worker.Run", cancel, done)
 }
 
 // sql puts the names of the fixture's schemas where a statement says stepward or
@@ -139,23 +132,39 @@ func finished(err error) bool {
 	return ok && e.State.Ended()
 }
 
-// patience is how long a test waits for what must come. Only a test that fails waits
-// so long: a machine that others load needs more time than one would think.
-const patience = 2 * time.Minute
+const patience = testenv.Patience
 
-// eventually polls until f reports true: ever more seldom, as most of f ask Postgres,
-// and many tests wait at the same time.
 func eventually(t *testing.T, what string, f func() bool) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	testenv.Eventually(t, what, f)
+}
+
+// arrives receives from a channel what must come.
+func arrives[T any](t *testing.T, from <-chan T) T {
+	t.Helper()
+	return testenv.Receive(t, from)
+}
+
+// outcome is the run's Result. A run that does not end, as one that parks does not, fails
+// the test, which says why it does not: Result would wait for ever.
+func outcome[Out any](t *testing.T, c *workflow.Client, run workflow.Run[Out]) (Out, error) {
+	t.Helper()
+	return outcomeIn(t, patience, c, run)
+}
+
+func outcomeIn[Out any](t *testing.T, wait time.Duration, c *workflow.Client, run workflow.Run[Out]) (Out, error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), wait)
 	defer cancel()
-	for wait := 5 * time.Millisecond; !f(); wait = min(wait*3/2, 50*time.Millisecond) {
-		select {
-		case <-ctx.Done():
-			t.Fatalf("did not happen: %s", what)
-		case <-time.After(wait):
+	out, err := run.Result(ctx)
+	if err != nil && ctx.Err() != nil && t.Context().Err() == nil {
+		why, werr := c.Why(t.Context(), run.ID)
+		if werr != nil {
+			t.Error(werr)
 		}
+		t.Errorf("run %v has not ended in %v: %v", run.ID, wait, why)
 	}
+	return out, err
 }
 
 var double = workflow.NewStep("double", func(ctx context.Context, n int) (int, error) { return 2 * n, nil }, workflow.StepOptions{})
@@ -181,7 +190,7 @@ func TestRunCompletes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	out, err := run.Result(t.Context())
+	out, err := outcome(t, f.client, run)
 	if err != nil || out != 1024 {
 		t.Fatalf("got %d, %v", out, err)
 	}
@@ -213,7 +222,7 @@ func TestRetryAndFailure(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if out, err := run.Result(t.Context()); err != nil || out != 3 {
+	if out, err := outcome(t, f.client, run); err != nil || out != 3 {
 		t.Fatalf("got %d, %v", out, err)
 	}
 	steps, err := f.client.Steps(t.Context(), run.ID, 0)
@@ -225,7 +234,7 @@ func TestRetryAndFailure(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = run.Result(t.Context())
+	_, err = outcome(t, f.client, run)
 	var failed *workflow.RecordedError
 	if !errors.As(err, &failed) || failed.Step != "flaky" || failed.Attempt != 3 {
 		t.Fatalf("got %v", err)

@@ -11,6 +11,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/stepward/stepward/internal/testenv"
 )
 
 // A worker that is interrupted while the engine makes a container does not leave
@@ -27,7 +29,7 @@ func TestCreateIsCanceled(t *testing.T) {
 	if _, err := through.Create(ctx, creation(id)); err == nil || ctx.Err() == nil {
 		t.Fatalf("a canceled Create: %v", err)
 	}
-	<-answered // the engine has made it
+	testenv.Receive(t, answered) // the engine has made it
 	if listed, err := b.List(t.Context(), "life-"+id); err != nil || len(listed) != 0 {
 		t.Errorf("a container stays: %+v, %v", listed, err)
 	}

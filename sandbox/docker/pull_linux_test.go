@@ -12,7 +12,6 @@ import (
 	"io/fs"
 	"net/http"
 	"net/http/httptest"
-	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -221,16 +220,16 @@ func TestPull(t *testing.T) {
 		_, err := b.Create(impatient, sandbox.Creation{ID: "impatient", Spec: sandbox.Spec{Image: image}})
 		gone <- err
 	}()
-	<-g.came
+	testenv.Receive(t, g.came)
 	b.waiting(t, image, n+1)
 	leave()
-	if err := <-gone; !errors.Is(err, context.Canceled) {
+	if err := testenv.Receive(t, gone); !errors.Is(err, context.Canceled) {
 		t.Errorf("who has left hears %v", err)
 	}
 	reg.blocking.Store(nil)
 	close(g.open)
 	for range n {
-		r := <-results
+		r := testenv.Receive(t, results)
 		if r.err != nil {
 			t.Fatal(r.err)
 		}
@@ -267,16 +266,12 @@ func TestPull(t *testing.T) {
 // waiting returns when so many wait for an image.
 func (b *Backend) waiting(t *testing.T, image string, n int) {
 	t.Helper()
-	for t.Context().Err() == nil {
+	testenv.Eventually(t, "all wait for the image", func() bool {
 		b.mu.Lock()
+		defer b.mu.Unlock()
 		p := b.pulls[image]
-		is := p != nil && p.waiting == n
-		b.mu.Unlock()
-		if is {
-			return
-		}
-		runtime.Gosched()
-	}
+		return p != nil && p.waiting == n
+	})
 }
 
 // A pull that nobody waits for ends, and the next one begins anew.
@@ -291,10 +286,10 @@ func TestPullCanceled(t *testing.T) {
 		_, err := b.pulled(t, ctx, reg.host+"/app:2")
 		failed <- err
 	}()
-	<-g.came
+	testenv.Receive(t, g.came)
 	cancel()
-	<-g.left
-	if err := <-failed; !errors.Is(err, context.Canceled) {
+	testenv.Receive(t, g.left)
+	if err := testenv.Receive(t, failed); !errors.Is(err, context.Canceled) {
 		t.Errorf("%v, want what has ended it", err)
 	}
 	reg.blocking.Store(nil)

@@ -8,11 +8,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/stepward/stepward/internal/testenv"
 	"github.com/stepward/stepward/sandbox"
 	"github.com/stepward/stepward/sandbox/local"
 )
@@ -124,12 +124,10 @@ func TestKilledWorker(t *testing.T) {
 		t.Fatal(err)
 	}
 	line, _ := bufio.NewReader(out).ReadString('\n')
-	for line == "ready\n" && len(processes(canary)) == 0 && t.Context().Err() == nil { // the shell may be ahead of what it started
-		runtime.Gosched()
-	}
 	if line != "ready\n" {
 		t.Fatalf("the worker said %q, and runs %v", line, processes(canary))
 	}
+	testenv.Eventually(t, "the command runs", func() bool { return len(processes(canary)) > 0 }) // the shell may be ahead of what it started
 	begin := time.Now()
 	c.Process.Kill()
 	c.Wait()

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/stepward/stepward/internal/shim"
+	"github.com/stepward/stepward/internal/testenv"
 	"github.com/stepward/stepward/sandbox"
 	"github.com/stepward/stepward/sandbox/local"
 	"github.com/stepward/stepward/sandbox/sandboxtest"
@@ -97,7 +98,7 @@ func TestBesideCreate(t *testing.T) {
 	if _, err := b.Create(t.Context(), sandbox.Creation{ID: "beside", Labels: labels}); err != nil {
 		t.Error(err)
 	}
-	<-listed
+	testenv.Receive(t, listed)
 	over()
 	sweeps.Wait()
 	if l, err := b.List(t.Context(), labels.Schema); err != nil || len(l) > 0 {
@@ -174,19 +175,20 @@ func TestSpareGuest(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { _ = s.Destroy(context.WithoutCancel(t.Context())) })
-		for t.Context().Err() == nil {
+		testenv.Eventually(t, "there is a spare process", func() bool {
 			for _, pid := range below(t) {
 				// Its own id, and it is no shim.
 				status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 				args, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
 				if i := bytes.Index(status, []byte("NSpid:")); i >= 0 && !known[pid] && bytes.HasPrefix(args, []byte("/proc/self/exe")) {
 					ids := strings.Fields(strings.SplitN(string(status[i:]), "\n", 2)[0])
-					return s, ids[len(ids)-1]
+					spare = ids[len(ids)-1]
+					return true
 				}
 			}
-		}
-		t.Fatal("there is no spare process")
-		return nil, ""
+			return false
+		})
+		return s, spare
 	}
 	pid := func(s *sandbox.Sandbox) string {
 		out, err := s.Guest(t.Context(), sandbox.GuestStep{Step: "pid"})

@@ -60,6 +60,17 @@ func bounded(t *testing.T) context.Context {
 	return ctx
 }
 
+// next is what comes from a channel.
+func next[T any](t *testing.T, from <-chan T) (got T) {
+	t.Helper()
+	select {
+	case got = <-from:
+	case <-time.After(limit):
+		t.Fatal("it has not come")
+	}
+	return got
+}
+
 func run(t *testing.T, s *sandbox.Sandbox, verb string, args ...string) string {
 	t.Helper()
 	out, err := s.Command(program, append([]string{verbPrefix + verb}, args...)...).Output(bounded(t))

@@ -271,12 +271,8 @@ func stall(t *testing.T, ctx context.Context, n *internet, s *sandbox.Sandbox) (
 	if err := c.Start(ctx); err != nil {
 		t.Fatal(err)
 	}
-	select {
-	case <-n.started:
-	case <-ctx.Done():
-		t.Fatal("the download never began")
-	}
-	if got := <-w.said; got != "stalled" {
+	next(t, n.started)
+	if got := next(t, w.said); got != "stalled" {
 		t.Fatalf("it said %q", got)
 	}
 	return c, w
@@ -330,7 +326,7 @@ func testEgressUpdate(t *testing.T, ctx context.Context, n *internet, s *sandbox
 	if err := c.Wait(); err != nil {
 		t.Error(err)
 	}
-	if got := <-w.said; !strings.HasPrefix(got, "ended") {
+	if got := next(t, w.said); !strings.HasPrefix(got, "ended") {
 		t.Errorf("the download: %s", got)
 	}
 	if got := run(t, s, "fetch", "http://ok.test:8080/"); !strings.Contains(got, "403") {

@@ -116,7 +116,7 @@ func testKill(t *testing.T, s *sandbox.Sandbox) {
 		cancel()
 		go func() { defer close(blocked); c.Wait() }()
 		r.Close()
-		<-blocked
+		next(t, blocked)
 		if n := run(t, s, "count", "probe:flood"); n != "0" {
 			t.Errorf("%s processes are left", n)
 		}

@@ -112,8 +112,8 @@ func testTransparentLate(t *testing.T, ctx context.Context, n *internet, s *sand
 		if err := c.Start(ctx); err != nil {
 			t.Fatal(err)
 		}
-		<-n.started
-		if got := <-w.said; got != "connected: <nil>" {
+		next(t, n.started)
+		if got := next(t, w.said); got != "connected: <nil>" {
 			t.Errorf("it said %q", got)
 		}
 		n.later <- end
@@ -135,7 +135,7 @@ func testTransparentKill(t *testing.T, ctx context.Context, n *internet, s *sand
 		if err := c.Start(ctx); err != nil {
 			t.Fatal(err)
 		}
-		<-n.started
+		next(t, n.started)
 		cancel()
 		var ee *sandbox.ExitError
 		if err := c.Wait(); !errors.As(err, &ee) || ee.Signal != "SIGKILL" {

@@ -8,7 +8,6 @@ import (
 	"math"
 	"os"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -133,14 +132,39 @@ func work(t *testing.T, cfg worker.Config) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- worker.Run(ctx, cfg) }()
-	stop = sync.OnceFunc(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
+	return testenv.Stopper(t, "worker.Run", cancel, done)
+}
+
+const patience = testenv.Patience
+
+// becomes waits until that is why a run does not move.
+func becomes(t *testing.T, c *workflow.Client, run workflow.RunID, cause string) (why workflow.Why) {
+	t.Helper()
+	testenv.Eventually(t, "the run is "+cause, func() bool {
+		var err error
+		if why, err = c.Why(t.Context(), run); err != nil {
+			t.Fatal(err)
 		}
+		return why.Cause == cause
 	})
-	t.Cleanup(stop)
-	return stop
+	return why
+}
+
+// outcome is the run's Result. A run that does not end, as one that parks does not, fails
+// the test, which says why it does not: Result would wait for ever.
+func outcome[Out any](t *testing.T, c *workflow.Client, run workflow.Run[Out]) (Out, error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	out, err := run.Result(ctx)
+	if err != nil && ctx.Err() != nil && t.Context().Err() == nil {
+		why, werr := c.Why(t.Context(), run.ID)
+		if werr != nil {
+			t.Error(werr)
+		}
+		t.Errorf("run %v has not ended in %v: %v", run.ID, patience, why)
+	}
+	return out, err
 }
 
 // With a codec a guest gets the values themselves.
@@ -154,7 +178,7 @@ func TestGuestBehindCodec(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if out, err := run.Result(t.Context()); err != nil || out != "ADA" {
+	if out, err := outcome(t, client, run); err != nil || out != "ADA" {
 		t.Fatalf("got %q, %v", out, err)
 	}
 }
@@ -171,7 +195,7 @@ func TestSpansNest(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if out, err := run.Result(t.Context()); err != nil || out != "ADA" {
+	if out, err := outcome(t, client, run); err != nil || out != "ADA" {
 		t.Fatalf("got %q, %v", out, err)
 	}
 	spans := exported.GetSpans()
@@ -244,7 +268,7 @@ func TestGuestFailures(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, err = run.Result(t.Context())
+		_, err = outcome(t, client, run)
 		var failed *workflow.RecordedError
 		if !errors.As(err, &failed) || failed.Kind != want.kind || !strings.Contains(failed.Message, want.message) || (failed.Stack != "") != want.stack || failed.Attempt != 1 {
 			t.Errorf("%s: got %+v", input, failed)
@@ -259,19 +283,19 @@ func TestGuestRetryAfter(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for {
+	testenv.Eventually(t, "the attempt fails", func() bool {
 		steps, err := client.Steps(t.Context(), run.ID, 0)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if len(steps) == 1 && steps[0].Err != nil {
+		failed := len(steps) == 1 && steps[0].Err != nil
+		if failed {
 			if s := steps[0]; s.RetryAt.Sub(s.Started) < 2*time.Hour || s.Err.Type != "*errors.errorString" {
 				t.Errorf("got %+v", s)
 			}
-			return
 		}
-		<-time.After(10 * time.Millisecond) // nothing tells when an attempt has failed
-	}
+		return failed
+	})
 }
 
 // TestGuestHeartbeat: what a guest reports last reaches the next attempt's sandbox.
@@ -281,7 +305,7 @@ func TestGuestHeartbeat(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if out, err := run.Result(t.Context()); err != nil || out != "went on at 999" {
+	if out, err := outcome(t, client, run); err != nil || out != "went on at 999" {
 		t.Errorf("got %q, %v", out, err)
 	}
 	steps, err := client.Steps(t.Context(), run.ID, 0)

@@ -21,6 +21,7 @@ import (
 	"github.com/stepward/stepward/identity"
 	"github.com/stepward/stepward/identity/broker"
 	"github.com/stepward/stepward/identity/filestore"
+	"github.com/stepward/stepward/internal/testenv"
 	"github.com/stepward/stepward/sandbox"
 	"github.com/stepward/stepward/sandbox/local"
 	"github.com/stepward/stepward/worker"
@@ -126,10 +127,12 @@ func (l *said) String() string {
 // await waits for a text.
 func (l *said) await(t *testing.T, text string) {
 	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
 	for !strings.Contains(l.String(), text) {
 		select {
 		case <-l.more:
-		case <-t.Context().Done():
+		case <-ctx.Done():
 			t.Fatalf("%q was not said:\n%s", text, l)
 		}
 	}
@@ -178,13 +181,10 @@ func newHarbour(t *testing.T, cfg worker.Config) harbour {
 // awaitWaiting returns when the guest of a run waits.
 func (h harbour) awaitWaiting(t *testing.T, run workflow.RunID) {
 	t.Helper()
-	for {
-		if v, _, err := at.Get(t.Context(), h.client, run); v == "waiting" {
-			return
-		} else if t.Context().Err() != nil {
-			t.Fatalf("%v\n%s", err, h.log)
-		}
-	}
+	testenv.Eventually(t, "the guest waits", func() bool {
+		v, _, _ := at.Get(t.Context(), h.client, run) // a run that is not there shows nothing
+		return v == "waiting"
+	})
 }
 
 // claimers are the workers that have claimed a run, in order.
@@ -210,7 +210,7 @@ func TestIdentity(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		out, err := run.Result(t.Context())
+		out, err := outcome(t, h.client, run)
 		if err != nil {
 			t.Fatalf("%v\n%s", err, h.log)
 		}
@@ -284,7 +284,7 @@ func TestIdentityMissing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = run.Result(t.Context())
+	_, err = outcome(t, h.client, run)
 	var failed *workflow.RecordedError
 	if !errors.As(err, &failed) || failed.Kind != "identity" || !failed.Permanent || !strings.Contains(failed.Message, "DEPLOY_TOKEN") {
 		t.Errorf("got %+v, %v", failed, err)
@@ -303,7 +303,7 @@ func TestIdentityRevoked(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = run.Result(t.Context())
+	_, err = outcome(t, h.client, run)
 	var failed *workflow.RecordedError
 	if !errors.As(err, &failed) || failed.Kind != "revoked" || !failed.Permanent {
 		t.Errorf("got %+v, %v", failed, err)
@@ -332,7 +332,7 @@ func TestIdentityWorkerRevoked(t *testing.T) {
 	}
 	ends := func(run workflow.Run[[]string], claimers string) {
 		t.Helper()
-		out, err := run.Result(t.Context())
+		out, err := outcome(t, h.client, run)
 		if want := hashed(token + "acme"); err != nil || len(out) != 2 || out[1] != want {
 			t.Fatalf("got %q, %v\n%s", out, err, h.log)
 		}
@@ -359,13 +359,7 @@ func TestIdentityWorkerRevoked(t *testing.T) {
 
 	revoke("second", identity.Soft)
 	run = enqueue("now")
-	for {
-		if why, err := h.client.Why(t.Context(), run.ID); err != nil {
-			t.Fatal(err)
-		} else if why.Cause == "no_worker" {
-			break
-		}
-	}
+	becomes(t, h.client, run.ID, "no_worker")
 	cfg.Name, cfg.Health = "third", nil
 	work(t, cfg)
 	ends(run, "second third")
@@ -416,7 +410,7 @@ func TestIdentityElsewhere(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if out, err := run.Result(t.Context()); err != nil || len(out) != 2 {
+			if out, err := outcome(t, h.client, run); err != nil || len(out) != 2 {
 				t.Fatalf("got %q, %v\n%s", out, err, h.log)
 			}
 			if got := h.claimers(t, run.ID); !strings.HasSuffix(got, "good") {
@@ -442,15 +436,8 @@ func TestIdentityElsewhere(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for {
-			if why, err := h.client.Why(t.Context(), run.ID); err != nil {
-				t.Fatal(err)
-			} else if why.Cause == "parked" {
-				if !slices.Contains(reasons, why.Key) {
-					t.Errorf("it is parked as %s", why)
-				}
-				return
-			}
+		if why := becomes(t, h.client, run.ID, "parked"); !slices.Contains(reasons, why.Key) {
+			t.Errorf("it is parked as %s", why)
 		}
 	}
 	err = h.profiles.Put(t.Context(), identity.Profile{Name: "strict", Scope: identity.Scope{Tenant: "globex", Project: "strict"}, Keys: map[string]identity.Key{"REGION": {MinLevel: identity.L2}}})
@@ -483,12 +470,7 @@ func serveBroker(t *testing.T, path string, cfg broker.Config) {
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- broker.Serve(ctx, ln, cfg) }()
-	t.Cleanup(func() {
-		stop()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-	})
+	testenv.Stopper(t, "broker.Serve", stop, done)
 }
 
 // A broker that is away uses up no attempt: the step has one, which waits.
@@ -514,16 +496,14 @@ func TestIdentityBrokerAway(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, stop := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- broker.Serve(ctx, ln, cfg) }()
-	out, err := run.Result(t.Context())
+	stop := testenv.Stopper(t, "broker.Serve", cancel, done)
+	out, err := outcome(t, h.client, run)
 	if want := hashed(token + "acme"); err != nil || len(out) != 2 || out[1] != want {
 		t.Errorf("got %q, %v\n%s", out, err, h.log)
 	}
 	h.stop()
 	stop()
-	if err := <-done; err != nil {
-		t.Error(err)
-	}
 }

@@ -22,6 +22,7 @@ import (
 	"github.com/stepward/stepward/identity"
 	"github.com/stepward/stepward/identity/broker"
 	"github.com/stepward/stepward/internal/egress"
+	"github.com/stepward/stepward/internal/testenv"
 	"github.com/stepward/stepward/sandbox"
 	"github.com/stepward/stepward/worker"
 	"github.com/stepward/stepward/worker/bootstrap"
@@ -127,16 +128,11 @@ func TestInject(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, stop := context.WithCancel(egress.WithNetwork(context.Background(), network))
+	ctx, cancel := context.WithCancel(egress.WithNetwork(context.Background(), network))
 	done := make(chan error, 1)
 	go func() { done <- broker.Serve(ctx, ln, cfg) }()
-	t.Cleanup(func() {
-		h.stop()
-		stop()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-	})
+	testenv.Stopper(t, "broker.Serve", cancel, done)
+	t.Cleanup(h.stop) // before its broker
 
 	// What a program can look through: its environment and memory, all processes, all files that are its own.
 	scripts := []string{`echo "$DEPLOY_TOKEN"; { env; cat /proc/[0-9]*/environ /proc/[0-9]*/cmdline /tmp/* /workspace/* 2>/dev/null; } | grep -c -a "cana[r]y"; true`}
@@ -152,7 +148,7 @@ func TestInject(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	out, err := run.Result(t.Context())
+	out, err := outcome(t, h.client, run)
 	if err != nil {
 		t.Fatalf("%v\n%s", err, h.log)
 	}

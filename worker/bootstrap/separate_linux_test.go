@@ -104,7 +104,7 @@ func TestSeparate(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				result, err := run.Result(t.Context())
+				result, err := outcome(t, client, run)
 				if want := hashed(token + "acme"); err != nil || len(result) != 2 || result[1] != want {
 					in.Close()
 					p.Wait()
@@ -159,18 +159,12 @@ func stranded(t *testing.T, client *workflow.Client, pid string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for {
-		if why, err := client.Why(t.Context(), run.ID); err != nil {
-			t.Fatal(err)
-		} else if why.Cause == "no_worker" {
-			break
-		}
-	}
+	becomes(t, client, run.ID, "no_worker")
 	plain, err := words.Enqueue(t.Context(), client, "ada", workflow.EnqueueOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if out, err := plain.Result(t.Context()); err != nil || out != "ADA" {
+	if out, err := outcome(t, client, plain); err != nil || out != "ADA" {
 		t.Errorf("got %q, %v", out, err)
 	}
 }
@@ -191,7 +185,7 @@ func TestSeparateWithoutBroker(t *testing.T) {
 		p, in, out, log := program(t, 0, envUser+"=", envStore+"="+store, envBroker+"="+at, envDatabase+"="+pool.Config().ConnString(), envSchema+"="+schema)
 		run, err := words.Enqueue(t.Context(), client, "ada", workflow.EnqueueOptions{})
 		if err == nil {
-			_, err = run.Result(t.Context()) // it works
+			_, err = outcome(t, client, run) // it works
 		}
 		can := make(map[string]bool)
 		if err == nil {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/stepward/stepward/internal/engine"
 	"github.com/stepward/stepward/internal/rpc"
+	"github.com/stepward/stepward/internal/testenv"
 	"github.com/stepward/stepward/worker"
 	"github.com/stepward/stepward/workflow"
 	"github.com/stepward/stepward/workflow/sealed"
@@ -112,7 +113,7 @@ func TestGuestShows(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if out, err := run.Result(t.Context()); err != nil || out != "well" {
+	if out, err := outcome(t, client, run); err != nil || out != "well" {
 		t.Fatalf("got %q, %v", out, err)
 	}
 	if v, _, err := share.Get(t.Context(), client, run.ID); v != 200 || err != nil {
@@ -152,9 +153,7 @@ func TestGuestShowsFenced(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := count("entry")
-	for count("sandbox WHERE destroyed_at IS NULL") > 0 {
-		<-time.After(10 * time.Millisecond) // nothing tells when it is gone
-	}
+	testenv.Eventually(t, "the sandbox is gone", func() bool { return count("sandbox WHERE destroyed_at IS NULL") == 0 })
 	if n := count("entry"); n != before {
 		t.Errorf("%d entries were appended after the lease was lost", n-before)
 	}
@@ -168,7 +167,7 @@ func TestGuestFloods(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if out, err := run.Result(t.Context()); err != nil || out != "hostile" {
+	if out, err := outcome(t, client, run); err != nil || out != "hostile" {
 		t.Fatalf("got %q, %v", out, err)
 	}
 	all, err := client.Progress(t.Context(), run.ID)
@@ -188,7 +187,7 @@ func TestGuestFloods(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := deaf.Result(t.Context()); !errors.Is(err, workflow.ErrTimeout) {
+	if _, err := outcome(t, client, deaf); !errors.Is(err, workflow.ErrTimeout) {
 		t.Errorf("one that reads no receipts: %v", err)
 	}
 }
