@@ -66,6 +66,7 @@ func TestParkedAreTriedOnce(t *testing.T) {
 // A step that the definition forgot parks the run; a deploy that lists it
 // brings it to its end.
 func TestUndeclaredStepParksUntilDeploy(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	w := workflow.DurableWorkflow[int, int]{Name: "forgetful"}
 	body := func(ctx workflow.Context, n int) (int, error) { return double.Run(ctx, n) }
@@ -86,6 +87,7 @@ func TestUndeclaredStepParksUntilDeploy(t *testing.T) {
 
 // A body that panics parks, and Resume tries again.
 func TestPanicParksUntilResumed(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	w := workflow.DurableWorkflow[int, int]{Name: "panics"}
 	calls := make(chan int, 1)
@@ -119,6 +121,7 @@ func TestPanicParksUntilResumed(t *testing.T) {
 // A run of a workflow that nobody has defined waits, visibly, and starts when
 // somebody does.
 func TestUnknownWorkflowWaits(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	run, err := chain.Enqueue(t.Context(), f.client, 3, workflow.EnqueueOptions{})
 	if err != nil {
@@ -134,6 +137,7 @@ func TestUnknownWorkflowWaits(t *testing.T) {
 }
 
 func TestIdempotencyKey(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	first, err := chain.Enqueue(t.Context(), f.client, 3, workflow.EnqueueOptions{Tenant: "a", Key: "k"})
 	if err != nil {
@@ -155,6 +159,7 @@ func TestIdempotencyKey(t *testing.T) {
 
 // All that is wrong with definitions is said at once.
 func TestDefinitionErrors(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	twin := workflow.NewStep("double", func(context.Context, int) (int, error) { return 0, nil }, workflow.StepOptions{})
 	odd := workflow.NewStep("no good", func(context.Context, chan int) (int, error) { return 0, nil }, workflow.StepOptions{Mode: 9, Continue: true})
@@ -174,6 +179,7 @@ func TestDefinitionErrors(t *testing.T) {
 }
 
 func TestModeThatNothingExecutes(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	secret := workflow.NewStep("secret", func(context.Context, int) (int, error) { return 0, nil }, workflow.StepOptions{Mode: workflow.Agent})
 	w := workflow.DurableWorkflow[int, int]{Name: "secretive"}
@@ -188,6 +194,7 @@ func TestModeThatNothingExecutes(t *testing.T) {
 }
 
 func TestSchemaVersion(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	cfg := worker.Config{Pool: f.pool, Schema: f.schema + "x", Workflows: []*workflow.Definition{chainV1}}
 	var version *workflow.SchemaError
@@ -221,6 +228,7 @@ func TestPostgresAbsentAtStart(t *testing.T) {
 
 // A run is canceled wherever it is.
 func TestCancel(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	began := make(chan struct{}, 1)
 	wait := workflow.NewStep("wait", func(ctx context.Context, _ int) (int, error) {

@@ -244,6 +244,7 @@ func TestPlaceAfterWait(t *testing.T) {
 
 // Claims at the same time take each run once: the epoch would say otherwise.
 func TestClaimsTogether(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	c := f.claims()
 	const runs = 3000

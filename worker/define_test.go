@@ -31,6 +31,7 @@ func (f *fixture) blocks(tx pgx.Tx) bool {
 // A worker that Postgres picks as the victim of a deadlock at its start writes
 // its definitions again.
 func TestDefineAfterDeadlock(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	ctx := t.Context()
 	// The worker stops after its first row, until the gate opens.
@@ -76,6 +77,7 @@ func TestDefineAfterDeadlock(t *testing.T) {
 // Who holds the row of a workflow delays a worker's start. The wait ends with
 // Run's context, and with StartTimeout.
 func TestDefineWaits(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	held := f.begin()
 	if _, err := held.Exec(t.Context(), f.sql("INSERT INTO stepward.definition (workflow, version, requirement_id, steps) VALUES ('a', '1', 0, '')")); err != nil {
@@ -103,6 +105,7 @@ func TestDefineWaits(t *testing.T) {
 // newest version, runs get the newest that one has. A worker that lists it and has
 // no backend for it counts: less is no replacement.
 func TestDefineTakenBack(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	a := workflow.DurableWorkflow[int, int]{Name: "a"}
 	version := func() string {
@@ -152,6 +155,7 @@ func TestDefineTakenBack(t *testing.T) {
 
 // Of several versions in one Config the last is the newest, however they sort.
 func TestDefineOrderOfVersions(t *testing.T) {
+	t.Parallel()
 	for _, versions := range [][2]string{{"9", "10"}, {"10", "9"}} {
 		f := newFixture(t)
 		f.start(worker.Config{Workflows: []*workflow.Definition{sameAs("a", versions[0]), sameAs("a", versions[1])}})
@@ -168,6 +172,7 @@ func TestDefineOrderOfVersions(t *testing.T) {
 
 // What a step lists of a tenant's names, and its time limit, are in its definition, for the broker to read.
 func TestDefineSecrets(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	step := workflow.NewStep("publish", func(context.Context, int) (int, error) { return 0, nil },
 		workflow.StepOptions{Mode: workflow.Identity, Secrets: []string{"DEPLOY_TOKEN", "REGION?"}, Timeout: 3 * time.Hour})

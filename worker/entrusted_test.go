@@ -142,6 +142,7 @@ func TestEntrustedGuestSurvivesWorker(t *testing.T) {
 
 // A guest that its sandbox does not start with its secrets has failed for good: no other attempt would.
 func TestEntrustedGuestRefused(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	address, _ := f.broker(broker.Config{})
 	step := workflow.NewStep("count", uncalled, workflow.StepOptions{
@@ -206,6 +207,7 @@ func TestStoreCorrupt(t *testing.T) {
 // When somebody has changed what the broker had on record, nothing is renewed any more: the attempt ends at once, and not when its
 // sandbox does. The run waits for whoever looks into that, and goes on with what is issued anew.
 func TestEntrustedRecordChanged(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	address, _ := f.broker(broker.Config{})
 	f.start(worker.Config{Workflows: entrustedOnly, Backends: []sandbox.Backend{local.New(local.Config{Program: sandboxtest.BuildProbe(t)})}, Broker: address})

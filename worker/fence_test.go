@@ -15,6 +15,7 @@ import (
 // finishes that step. Its checkpoint must not stand, as another worker holds the
 // run by then.
 func TestLateWriteIsRefused(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	began := make(chan string, 2)
 	release := map[string]chan struct{}{"first": make(chan struct{}), "second": make(chan struct{})}

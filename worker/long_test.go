@@ -245,6 +245,7 @@ func TestPagesAreFenced(t *testing.T) {
 
 // 10,000 signals that nobody awaited yet are received in their order.
 func TestManySignals(t *testing.T) {
+	t.Parallel()
 	const n = 10_000
 	f := newFixture(t)
 	number := workflow.NewSignal[int]("number")

@@ -108,6 +108,7 @@ const hour = time.Hour
 
 // A schedule enqueues at its times, and the run knows which one it is for.
 func TestSchedule(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	f.start(worker.Config{Workflows: []*workflow.Definition{reportV1}})
 	s := f.schedule(false, workflow.ScheduleOptions{Name: "often", Tenant: "acme", Every: time.Second})
@@ -138,6 +139,7 @@ func TestSchedule(t *testing.T) {
 
 // Two that put the same schedule, at each start of theirs, change nothing.
 func TestScheduleAgain(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	o := workflow.ScheduleOptions{Name: "nightly", Cron: "0 3 * * *", Location: "Europe/Berlin", Jitter: time.Minute}
 	s := f.schedule(false, o)
@@ -215,6 +217,7 @@ func TestScheduleOptions(t *testing.T) {
 // After a time without workers, each tick within the window is enqueued, in
 // order, and the older ones are counted.
 func TestScheduleCatchUp(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	s := f.schedule(false, workflow.ScheduleOptions{Name: "hourly", Every: hour, Overlap: "allow", CatchUp: 15*hour + 30*time.Minute})
 	next := s.status().Next
@@ -240,6 +243,7 @@ func TestScheduleCatchUp(t *testing.T) {
 
 // What happens at a tick while the run of an earlier one goes on.
 func TestScheduleOverlap(t *testing.T) {
+	t.Parallel()
 	start := func(t *testing.T, overlap string) (s scheduled, tick time.Time, run workflow.RunID) {
 		f := newFixture(t)
 		f.start(worker.Config{Workflows: []*workflow.Definition{reportV1}})
@@ -303,6 +307,7 @@ func (s scheduled) follows(tick time.Time, before workflow.RunID, how workflow.S
 
 // A paused schedule enqueues nothing, and goes on with its next tick.
 func TestSchedulePause(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	s := f.schedule(false, workflow.ScheduleOptions{Name: "hourly", Every: hour})
 	other := f.schedule(false, workflow.ScheduleOptions{Name: "other", Every: hour})
@@ -340,6 +345,7 @@ func TestSchedulePause(t *testing.T) {
 // A run that is triggered starts whatever else runs, and is one that the next
 // tick does not overlap.
 func TestScheduleTrigger(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	s := f.schedule(true, workflow.ScheduleOptions{Name: "hourly", Every: hour})
 	next := s.status().Next
@@ -371,6 +377,7 @@ func TestScheduleTrigger(t *testing.T) {
 // A backfill adds what is missing, and nothing twice; nor does the schedule
 // double what was backfilled.
 func TestScheduleBackfill(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	s := f.schedule(false, workflow.ScheduleOptions{Name: "hourly", Every: hour, Overlap: "allow"})
 	first := s.status().Next.Add(-3 * hour)
@@ -406,6 +413,7 @@ func TestScheduleBackfill(t *testing.T) {
 // What was due is enqueued before other times apply, and with the input of
 // then; the new times apply from now on.
 func TestScheduleChange(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	s := f.schedule(true, workflow.ScheduleOptions{Name: "s", Every: hour, Jitter: hour, Overlap: "allow"})
 	first := s.status().Next.Add(-14 * hour)
@@ -435,6 +443,7 @@ func TestScheduleChange(t *testing.T) {
 
 // A schedule that is deleted, or never was.
 func TestScheduleDelete(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	s := f.schedule(true, workflow.ScheduleOptions{Name: "hourly", Every: hour})
 	id, err := s.Trigger(t.Context())
@@ -460,6 +469,7 @@ func TestScheduleDelete(t *testing.T) {
 // A schedule that cannot be served says why, is served after the cure, and keeps
 // no other one waiting.
 func TestScheduleProblem(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	ctx := t.Context()
 	secret := workflow.NewStep("secret", func(context.Context, bool) (time.Time, error) { return time.Time{}, nil }, workflow.StepOptions{Mode: workflow.Agent})
@@ -493,6 +503,7 @@ func TestScheduleProblem(t *testing.T) {
 
 // A worker that freezes while it ticks holds the schedule up for seconds only.
 func TestScheduleFrozenWorker(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	ctx := t.Context()
 	s := f.schedule(false, workflow.ScheduleOptions{Name: "hourly", Every: hour})
@@ -527,6 +538,7 @@ func TestScheduleFrozenWorker(t *testing.T) {
 // The input of a schedule is stored as a codec encodes it, and the same input
 // again is no change although its encoding differs.
 func TestScheduleCodec(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	ring := newRing(t, "key")
 	f.encodes(ring)
@@ -557,6 +569,7 @@ func TestScheduleCodec(t *testing.T) {
 
 // What cannot be scheduled is refused by name, and nothing is written.
 func TestScheduleRefuses(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	ctx := t.Context()
 	for option, o := range map[string]workflow.ScheduleOptions{

@@ -184,6 +184,7 @@ var chainV1 = workflow.Define(chain, func(ctx workflow.Context, n int) (int, err
 }, workflow.Options{Steps: []workflow.Declared{double}})
 
 func TestRunCompletes(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	f.start(worker.Config{Workflows: []*workflow.Definition{chainV1}})
 	run, err := chain.Enqueue(t.Context(), f.client, 10, workflow.EnqueueOptions{Tenant: "acme"})
@@ -204,6 +205,7 @@ func TestRunCompletes(t *testing.T) {
 }
 
 func TestRetryAndFailure(t *testing.T) {
+	t.Parallel()
 	f := newFixture(t)
 	var calls sync.Map
 	flaky := workflow.NewStep("flaky", func(ctx context.Context, n int) (int, error) {
