@@ -133,6 +133,25 @@ func (h *host) lend(ctx context.Context, a engine.Attempt, b *box, end func(erro
 	return l, nil
 }
 
+// able returns what an attempt ends with that the broker here gives nothing, whatever sandbox it gets. No answer is for
+// lend to see to, which waits for one.
+func (h *host) able(ctx context.Context, a engine.Attempt) error {
+	l := &lent{h: h}
+	err := l.call(ctx, brokerTimeout, func(ctx context.Context, c rpcconnect.BrokerClient) error {
+		_, err := c.Check(ctx, connect.NewRequest(&rpc.CheckRequest{
+			Claim: &rpc.Claim{Run: h.t.run, Seq: int32(a.Seq), Attempt: int32(a.Number), Epoch: int32(h.t.epoch), Session: h.t.session},
+			Step:  a.Key, Backend: h.w.backend.Name(),
+		}))
+		return err
+	})
+	_, away := errors.AsType[*awayError](err)
+	_, start := errors.AsType[*brokerlink.StartError](err)
+	if r := brokerlink.Refused(err); !away && (start || r != nil && slices.Contains([]string{"worker", "level", "store"}, r.Reason)) {
+		return l.fault(ctx, err)
+	}
+	return nil
+}
+
 // errUnopened reports that the sandbox has got nothing yet.
 var errUnopened = errors.New("no envelope was opened")
 

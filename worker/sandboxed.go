@@ -52,6 +52,11 @@ func (h *host) sandboxed(ctx context.Context, a engine.Attempt, p *pulse, free, 
 		h.t.stop(engine.ErrHandBack)
 		return nil, engine.ErrHandBack
 	}
+	if workflow.Mode(a.Step.Mode) >= workflow.Identity && a.Sandbox == "" {
+		if err := h.able(ctx, a); err != nil {
+			return nil, err
+		}
+	}
 	ctx, span := w.tel.tracer.Start(ctx, "stepward.sandbox", trace.WithAttributes(attribute.String("stepward.backend", w.backend.Name())))
 	defer span.End()
 	var known map[int]bool

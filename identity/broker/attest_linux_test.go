@@ -344,3 +344,32 @@ func TestPolicyAtLevel(t *testing.T) {
 		t.Errorf("%d refusals, and %d keys that were withheld, are on record", n, m)
 	}
 }
+
+// A level that no sandbox of a backend can have is refused before one is made; that of one which has an attestor is not
+// known before.
+func TestCheckLevel(t *testing.T) {
+	testenv.Require(t, testenv.PartRoot)
+	defer broker.SetEngines()()
+	for _, launches := range []bool{false, true} {
+		f := newFixture(t, "DEPLOY_TOKEN")
+		f.cfg.Peers = []uint32{other}
+		f.cfg.Attestors = map[string]broker.Attestor{"docker": roll{}}
+		if launches {
+			f.cfg.Sandboxes = piped{}
+		}
+		link := f.serveTo(other)
+		for least, refused := range map[identity.Level]map[string]bool{
+			identity.L1: {},
+			identity.L2: {"local": true, "launcher": !launches},
+		} {
+			f.exec("DELETE FROM stepward.profile")
+			f.put("DEPLOY_TOKEN", identity.Key{Ref: "mem://x", MinLevel: least})
+			for _, backend := range []string{"docker", "local", "launcher"} {
+				err := check(t.Context(), link, f.claim, "publish#2", backend)
+				if got := reason(err) == "level"; got != refused[backend] || !got && err != nil {
+					t.Errorf("a broker that launches: %v, a level of %v for sandboxes of %s: %v", launches, least, backend, err)
+				}
+			}
+		}
+	}
+}

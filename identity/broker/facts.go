@@ -24,12 +24,23 @@ type claim struct {
 }
 
 func claimed(c *rpc.Claim) (claim, error) {
+	out, err := coming(c)
+	if err == nil && (out.sandbox == "" || len(out.sandbox) > 200) {
+		err = errIncomplete
+	}
+	return out, err
+}
+
+// coming is a claim of an attempt that has no sandbox yet.
+func coming(c *rpc.Claim) (claim, error) {
 	out := claim{run: c.GetRun(), seq: int(c.GetSeq()), attempt: int(c.GetAttempt()), epoch: int(c.GetEpoch()), session: c.GetSession(), sandbox: c.GetSandbox()}
-	if out.run <= 0 || out.seq <= 0 || out.attempt <= 0 || out.epoch <= 0 || out.session == 0 || out.sandbox == "" || len(out.sandbox) > 200 {
-		return claim{}, refuse(reasonFenced, "", "broker: a claim is incomplete")
+	if out.run <= 0 || out.seq <= 0 || out.attempt <= 0 || out.epoch <= 0 || out.session == 0 {
+		return out, errIncomplete
 	}
 	return out, nil
 }
+
+var errIncomplete = refuse(reasonFenced, "", "broker: a claim is incomplete")
 
 // args are the arguments that every statement about an attempt begins with.
 func (c claim) args(more ...any) []any {
@@ -71,18 +82,23 @@ func (b *broker) facts(ctx context.Context, c claim) (facts, error) {
 	if f.mode < workflow.Identity {
 		return facts{}, refuse(reasonDenied, "", "broker: step %s has mode %v, which has no secrets", f.key, f.mode)
 	}
+	return f, f.define(steps)
+}
+
+// define looks the step up among those of its definition.
+func (f *facts) define(steps []byte) error {
 	var defs []stepDefinition
 	if err := json.Unmarshal(steps, &defs); err != nil {
-		return facts{}, refuse(reasonUnresolved, "", "broker: %s@%s is not defined in the database", f.workflow, f.version)
+		return refuse(reasonUnresolved, "", "broker: %s@%s is not defined in the database", f.workflow, f.version)
 	}
 	name := envelope.StepName(f.key)
 	for _, d := range defs {
 		if d.Name == name {
 			f.def = d
-			return f, nil
+			return nil
 		}
 	}
-	return facts{}, refuse(reasonUnresolved, "", "broker: %s@%s has no step %s", f.workflow, f.version, name)
+	return refuse(reasonUnresolved, "", "broker: %s@%s has no step %s", f.workflow, f.version, name)
 }
 
 // sealed is what the envelope of the attempt is tied to. policy is the digest of what the run was bound to.

@@ -122,13 +122,9 @@ func (b *broker) fetch(ctx context.Context, f facts, bound bound, id envelope.ID
 
 // get gets one secret, for until then.
 func (b *broker) get(ctx context.Context, f facts, g grant, until time.Time) (Value, error) {
-	scheme, path, err := identity.SplitRef(g.key.Ref)
+	store, path, err := b.storeOf(g)
 	if err != nil {
-		return Value{}, refuse(reasonUnresolved, g.name, "broker: %s: %w", g.name, err)
-	}
-	store := b.Stores[scheme]
-	if store == nil {
-		return Value{}, refuse(reasonStore, g.name, "broker: %s: this broker has no store for %s://", g.name, scheme)
+		return Value{}, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, b.Timeout)
 	defer cancel()
@@ -154,7 +150,21 @@ func (b *broker) get(ctx context.Context, f facts, g grant, until time.Time) (Va
 	case errors.Is(err, ErrCorrupt):
 		return v, refuse(reasonStore, g.name, "broker: %s: %w", g.name, err)
 	}
+	scheme, _, _ := identity.SplitRef(g.key.Ref)
 	return v, fmt.Errorf("broker: %s: store %s cannot be read: %w", g.name, scheme, err)
+}
+
+// storeOf returns the store of a secret, and the path there.
+func (b *broker) storeOf(g grant) (Store, string, error) {
+	scheme, path, err := identity.SplitRef(g.key.Ref)
+	if err != nil {
+		return nil, "", refuse(reasonUnresolved, g.name, "broker: %s: %w", g.name, err)
+	}
+	store := b.Stores[scheme]
+	if store == nil {
+		return nil, "", refuse(reasonStore, g.name, "broker: %s: this broker has no store for %s://", g.name, scheme)
+	}
+	return store, path, nil
 }
 
 // ask has the store's answer, whatever it does.

@@ -12,6 +12,15 @@ import (
 // service answers the calls of workers.
 type service struct{ b *broker }
 
+// Check implements rpcconnect.BrokerHandler.
+func (s service) Check(ctx context.Context, req *connect.Request[rpc.CheckRequest]) (*connect.Response[rpc.CheckResponse], error) {
+	c, err := coming(req.Msg.Claim)
+	if err == nil {
+		err = s.b.check(ctx, c, req.Msg.Step, req.Msg.Backend)
+	}
+	return connect.NewResponse(&rpc.CheckResponse{}), wire(err)
+}
+
 // Begin implements rpcconnect.BrokerHandler.
 func (s service) Begin(ctx context.Context, req *connect.Request[rpc.BeginRequest]) (*connect.Response[rpc.BeginResponse], error) {
 	c, err := claimed(req.Msg.Claim)

@@ -98,6 +98,10 @@ func ask[A, B any](ctx context.Context, r *between, a *connect.Request[A], call 
 	return connect.NewResponse(out.Msg), nil
 }
 
+func (r *between) Check(ctx context.Context, a *connect.Request[rpc.CheckRequest]) (*connect.Response[rpc.CheckResponse], error) {
+	return ask(ctx, r, a, rpcconnect.BrokerClient.Check)
+}
+
 func (r *between) Begin(ctx context.Context, a *connect.Request[rpc.BeginRequest]) (out *connect.Response[rpc.BeginResponse], err error) {
 	err = r.remember(ctx, func() error { out, err = ask(ctx, r, a, rpcconnect.BrokerClient.Begin); return err })
 	return out, err

@@ -61,7 +61,7 @@ type Queries struct {
 
 	EventList string
 
-	IssueFacts, IssuePut, IssueOpened, IssueOpen, IssueClose, IssueSweep, IssueLeases, IssueReleased, IssueNoted, Installation string
+	IssueFacts, IssueCheck, IssuePut, IssueOpened, IssueOpen, IssueClose, IssueSweep, IssueLeases, IssueReleased, IssueNoted, Installation string
 
 	IdentityLock, IdentityPatience, IdentityHold, IdentityEpoch, IdentityEvent, ProfileInsert, ProfileUpdate, ProfileDelete, ProfileGet, ProfileList, ProfileLock, ProfileRival, ProfileApply, PolicyGet string
 

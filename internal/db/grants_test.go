@@ -382,9 +382,11 @@ func TestGrantsOfBroker(t *testing.T) {
 		t.Error(err)
 	}
 	claim := []any{int64(1), 1, int64(1), 1, 1, "box"}
-	for name, sql := range map[string]string{"IssueFacts": q.IssueFacts, "IssueOpen": q.IssueOpen, "IssueOpened": q.IssueOpened, "IssueClose": q.IssueClose, "IssueSweep": q.IssueSweep, "IssueLeases": q.IssueLeases, "IssueReleased": q.IssueReleased, "IssuePut": q.IssuePut, "BindingGet": q.BindingGet, "ProfileApply": q.ProfileApply, "PolicyGet": q.PolicyGet, "Installation": q.Installation, "SandboxTenant": q.SandboxTenant} {
+	for name, sql := range map[string]string{"IssueFacts": q.IssueFacts, "IssueCheck": q.IssueCheck, "IssueOpen": q.IssueOpen, "IssueOpened": q.IssueOpened, "IssueClose": q.IssueClose, "IssueSweep": q.IssueSweep, "IssueLeases": q.IssueLeases, "IssueReleased": q.IssueReleased, "IssuePut": q.IssuePut, "BindingGet": q.BindingGet, "ProfileApply": q.ProfileApply, "PolicyGet": q.PolicyGet, "Installation": q.Installation, "SandboxTenant": q.SandboxTenant} {
 		args := claim
 		switch name {
+		case "IssueCheck":
+			args = claim[:3]
 		case "IssueOpen":
 			args = []any{int64(1), 1, 1, "box"}
 		case "IssueOpened", "IssueClose":

@@ -10,6 +10,9 @@ import (
 	"github.com/stepward/stepward/sandbox"
 )
 
+// Name is that of the backend of workers that have their sandboxes made so.
+const Name = "launcher"
+
 type witnessKey struct{}
 
 // With has a backend give the sandbox that it makes a witness.

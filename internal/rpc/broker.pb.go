@@ -109,6 +109,102 @@ func (x *Claim) GetSandbox() string {
 	return ""
 }
 
+type CheckRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Claim         *Claim                 `protobuf:"bytes,1,opt,name=claim,proto3" json:"claim,omitempty"`     // without a sandbox: neither that nor the attempt is on record yet
+	Step          string                 `protobuf:"bytes,2,opt,name=step,proto3" json:"step,omitempty"`       // with its occurrence, as the attempt will be
+	Backend       string                 `protobuf:"bytes,3,opt,name=backend,proto3" json:"backend,omitempty"` // that is to make the sandbox
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckRequest) Reset() {
+	*x = CheckRequest{}
+	mi := &file_broker_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckRequest) ProtoMessage() {}
+
+func (x *CheckRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_broker_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckRequest.ProtoReflect.Descriptor instead.
+func (*CheckRequest) Descriptor() ([]byte, []int) {
+	return file_broker_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *CheckRequest) GetClaim() *Claim {
+	if x != nil {
+		return x.Claim
+	}
+	return nil
+}
+
+func (x *CheckRequest) GetStep() string {
+	if x != nil {
+		return x.Step
+	}
+	return ""
+}
+
+func (x *CheckRequest) GetBackend() string {
+	if x != nil {
+		return x.Backend
+	}
+	return ""
+}
+
+type CheckResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CheckResponse) Reset() {
+	*x = CheckResponse{}
+	mi := &file_broker_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckResponse) ProtoMessage() {}
+
+func (x *CheckResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_broker_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckResponse.ProtoReflect.Descriptor instead.
+func (*CheckResponse) Descriptor() ([]byte, []int) {
+	return file_broker_proto_rawDescGZIP(), []int{2}
+}
+
 type BeginRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Claim         *Claim                 `protobuf:"bytes,1,opt,name=claim,proto3" json:"claim,omitempty"`
@@ -118,7 +214,7 @@ type BeginRequest struct {
 
 func (x *BeginRequest) Reset() {
 	*x = BeginRequest{}
-	mi := &file_broker_proto_msgTypes[1]
+	mi := &file_broker_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -130,7 +226,7 @@ func (x *BeginRequest) String() string {
 func (*BeginRequest) ProtoMessage() {}
 
 func (x *BeginRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_broker_proto_msgTypes[1]
+	mi := &file_broker_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -143,7 +239,7 @@ func (x *BeginRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BeginRequest.ProtoReflect.Descriptor instead.
 func (*BeginRequest) Descriptor() ([]byte, []int) {
-	return file_broker_proto_rawDescGZIP(), []int{1}
+	return file_broker_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *BeginRequest) GetClaim() *Claim {
@@ -163,7 +259,7 @@ type BeginResponse struct {
 
 func (x *BeginResponse) Reset() {
 	*x = BeginResponse{}
-	mi := &file_broker_proto_msgTypes[2]
+	mi := &file_broker_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -175,7 +271,7 @@ func (x *BeginResponse) String() string {
 func (*BeginResponse) ProtoMessage() {}
 
 func (x *BeginResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_broker_proto_msgTypes[2]
+	mi := &file_broker_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -188,7 +284,7 @@ func (x *BeginResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BeginResponse.ProtoReflect.Descriptor instead.
 func (*BeginResponse) Descriptor() ([]byte, []int) {
-	return file_broker_proto_rawDescGZIP(), []int{2}
+	return file_broker_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *BeginResponse) GetFacts() []byte {
@@ -215,7 +311,7 @@ type IssueRequest struct {
 
 func (x *IssueRequest) Reset() {
 	*x = IssueRequest{}
-	mi := &file_broker_proto_msgTypes[3]
+	mi := &file_broker_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -227,7 +323,7 @@ func (x *IssueRequest) String() string {
 func (*IssueRequest) ProtoMessage() {}
 
 func (x *IssueRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_broker_proto_msgTypes[3]
+	mi := &file_broker_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -240,7 +336,7 @@ func (x *IssueRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IssueRequest.ProtoReflect.Descriptor instead.
 func (*IssueRequest) Descriptor() ([]byte, []int) {
-	return file_broker_proto_rawDescGZIP(), []int{3}
+	return file_broker_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *IssueRequest) GetClaim() *Claim {
@@ -268,7 +364,7 @@ type IssueResponse struct {
 
 func (x *IssueResponse) Reset() {
 	*x = IssueResponse{}
-	mi := &file_broker_proto_msgTypes[4]
+	mi := &file_broker_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -280,7 +376,7 @@ func (x *IssueResponse) String() string {
 func (*IssueResponse) ProtoMessage() {}
 
 func (x *IssueResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_broker_proto_msgTypes[4]
+	mi := &file_broker_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -293,7 +389,7 @@ func (x *IssueResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IssueResponse.ProtoReflect.Descriptor instead.
 func (*IssueResponse) Descriptor() ([]byte, []int) {
-	return file_broker_proto_rawDescGZIP(), []int{4}
+	return file_broker_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *IssueResponse) GetEnvelope() []byte {
@@ -326,7 +422,7 @@ type OpenedRequest struct {
 
 func (x *OpenedRequest) Reset() {
 	*x = OpenedRequest{}
-	mi := &file_broker_proto_msgTypes[5]
+	mi := &file_broker_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -338,7 +434,7 @@ func (x *OpenedRequest) String() string {
 func (*OpenedRequest) ProtoMessage() {}
 
 func (x *OpenedRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_broker_proto_msgTypes[5]
+	mi := &file_broker_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -351,7 +447,7 @@ func (x *OpenedRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenedRequest.ProtoReflect.Descriptor instead.
 func (*OpenedRequest) Descriptor() ([]byte, []int) {
-	return file_broker_proto_rawDescGZIP(), []int{5}
+	return file_broker_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *OpenedRequest) GetClaim() *Claim {
@@ -369,7 +465,7 @@ type OpenedResponse struct {
 
 func (x *OpenedResponse) Reset() {
 	*x = OpenedResponse{}
-	mi := &file_broker_proto_msgTypes[6]
+	mi := &file_broker_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -381,7 +477,7 @@ func (x *OpenedResponse) String() string {
 func (*OpenedResponse) ProtoMessage() {}
 
 func (x *OpenedResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_broker_proto_msgTypes[6]
+	mi := &file_broker_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -394,7 +490,7 @@ func (x *OpenedResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenedResponse.ProtoReflect.Descriptor instead.
 func (*OpenedResponse) Descriptor() ([]byte, []int) {
-	return file_broker_proto_rawDescGZIP(), []int{6}
+	return file_broker_proto_rawDescGZIP(), []int{8}
 }
 
 type RenewRequest struct {
@@ -407,7 +503,7 @@ type RenewRequest struct {
 
 func (x *RenewRequest) Reset() {
 	*x = RenewRequest{}
-	mi := &file_broker_proto_msgTypes[7]
+	mi := &file_broker_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -419,7 +515,7 @@ func (x *RenewRequest) String() string {
 func (*RenewRequest) ProtoMessage() {}
 
 func (x *RenewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_broker_proto_msgTypes[7]
+	mi := &file_broker_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -432,7 +528,7 @@ func (x *RenewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewRequest.ProtoReflect.Descriptor instead.
 func (*RenewRequest) Descriptor() ([]byte, []int) {
-	return file_broker_proto_rawDescGZIP(), []int{7}
+	return file_broker_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *RenewRequest) GetClaim() *Claim {
@@ -461,7 +557,7 @@ type RenewResponse struct {
 
 func (x *RenewResponse) Reset() {
 	*x = RenewResponse{}
-	mi := &file_broker_proto_msgTypes[8]
+	mi := &file_broker_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -473,7 +569,7 @@ func (x *RenewResponse) String() string {
 func (*RenewResponse) ProtoMessage() {}
 
 func (x *RenewResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_broker_proto_msgTypes[8]
+	mi := &file_broker_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -486,7 +582,7 @@ func (x *RenewResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewResponse.ProtoReflect.Descriptor instead.
 func (*RenewResponse) Descriptor() ([]byte, []int) {
-	return file_broker_proto_rawDescGZIP(), []int{8}
+	return file_broker_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *RenewResponse) GetRenewal() []byte {
@@ -526,7 +622,7 @@ type CloseRequest struct {
 
 func (x *CloseRequest) Reset() {
 	*x = CloseRequest{}
-	mi := &file_broker_proto_msgTypes[9]
+	mi := &file_broker_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -538,7 +634,7 @@ func (x *CloseRequest) String() string {
 func (*CloseRequest) ProtoMessage() {}
 
 func (x *CloseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_broker_proto_msgTypes[9]
+	mi := &file_broker_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -551,7 +647,7 @@ func (x *CloseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseRequest.ProtoReflect.Descriptor instead.
 func (*CloseRequest) Descriptor() ([]byte, []int) {
-	return file_broker_proto_rawDescGZIP(), []int{9}
+	return file_broker_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *CloseRequest) GetClaim() *Claim {
@@ -569,7 +665,7 @@ type CloseResponse struct {
 
 func (x *CloseResponse) Reset() {
 	*x = CloseResponse{}
-	mi := &file_broker_proto_msgTypes[10]
+	mi := &file_broker_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -581,7 +677,7 @@ func (x *CloseResponse) String() string {
 func (*CloseResponse) ProtoMessage() {}
 
 func (x *CloseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_broker_proto_msgTypes[10]
+	mi := &file_broker_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -594,7 +690,7 @@ func (x *CloseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseResponse.ProtoReflect.Descriptor instead.
 func (*CloseResponse) Descriptor() ([]byte, []int) {
-	return file_broker_proto_rawDescGZIP(), []int{10}
+	return file_broker_proto_rawDescGZIP(), []int{12}
 }
 
 type InjectRequest struct {
@@ -608,7 +704,7 @@ type InjectRequest struct {
 
 func (x *InjectRequest) Reset() {
 	*x = InjectRequest{}
-	mi := &file_broker_proto_msgTypes[11]
+	mi := &file_broker_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -620,7 +716,7 @@ func (x *InjectRequest) String() string {
 func (*InjectRequest) ProtoMessage() {}
 
 func (x *InjectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_broker_proto_msgTypes[11]
+	mi := &file_broker_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -633,7 +729,7 @@ func (x *InjectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InjectRequest.ProtoReflect.Descriptor instead.
 func (*InjectRequest) Descriptor() ([]byte, []int) {
-	return file_broker_proto_rawDescGZIP(), []int{11}
+	return file_broker_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *InjectRequest) GetClaim() *Claim {
@@ -666,7 +762,7 @@ type InjectResponse struct {
 
 func (x *InjectResponse) Reset() {
 	*x = InjectResponse{}
-	mi := &file_broker_proto_msgTypes[12]
+	mi := &file_broker_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -678,7 +774,7 @@ func (x *InjectResponse) String() string {
 func (*InjectResponse) ProtoMessage() {}
 
 func (x *InjectResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_broker_proto_msgTypes[12]
+	mi := &file_broker_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -691,7 +787,7 @@ func (x *InjectResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InjectResponse.ProtoReflect.Descriptor instead.
 func (*InjectResponse) Descriptor() ([]byte, []int) {
-	return file_broker_proto_rawDescGZIP(), []int{12}
+	return file_broker_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *InjectResponse) GetData() []byte {
@@ -711,7 +807,7 @@ type Refusal struct {
 
 func (x *Refusal) Reset() {
 	*x = Refusal{}
-	mi := &file_broker_proto_msgTypes[13]
+	mi := &file_broker_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -723,7 +819,7 @@ func (x *Refusal) String() string {
 func (*Refusal) ProtoMessage() {}
 
 func (x *Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_broker_proto_msgTypes[13]
+	mi := &file_broker_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -736,7 +832,7 @@ func (x *Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
 func (*Refusal) Descriptor() ([]byte, []int) {
-	return file_broker_proto_rawDescGZIP(), []int{13}
+	return file_broker_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Refusal) GetReason() string {
@@ -764,7 +860,12 @@ const file_broker_proto_rawDesc = "" +
 	"\aattempt\x18\x03 \x01(\x05R\aattempt\x12\x14\n" +
 	"\x05epoch\x18\x04 \x01(\x05R\x05epoch\x12\x18\n" +
 	"\asession\x18\x05 \x01(\x03R\asession\x12\x18\n" +
-	"\asandbox\x18\x06 \x01(\tR\asandbox\"?\n" +
+	"\asandbox\x18\x06 \x01(\tR\asandbox\"m\n" +
+	"\fCheckRequest\x12/\n" +
+	"\x05claim\x18\x01 \x01(\v2\x19.stepward.broker.v1.ClaimR\x05claim\x12\x12\n" +
+	"\x04step\x18\x02 \x01(\tR\x04step\x12\x18\n" +
+	"\abackend\x18\x03 \x01(\tR\abackend\"\x0f\n" +
+	"\rCheckResponse\"?\n" +
 	"\fBeginRequest\x12/\n" +
 	"\x05claim\x18\x01 \x01(\v2\x19.stepward.broker.v1.ClaimR\x05claim\"D\n" +
 	"\rBeginResponse\x12\x14\n" +
@@ -800,8 +901,9 @@ const file_broker_proto_rawDesc = "" +
 	"\x04data\x18\x01 \x01(\fR\x04data\"5\n" +
 	"\aRefusal\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x12\n" +
-	"\x04name\x18\x02 \x01(\tR\x04name2\xe6\x03\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name2\xb4\x04\n" +
 	"\x06Broker\x12L\n" +
+	"\x05Check\x12 .stepward.broker.v1.CheckRequest\x1a!.stepward.broker.v1.CheckResponse\x12L\n" +
 	"\x05Begin\x12 .stepward.broker.v1.BeginRequest\x1a!.stepward.broker.v1.BeginResponse\x12L\n" +
 	"\x05Issue\x12 .stepward.broker.v1.IssueRequest\x1a!.stepward.broker.v1.IssueResponse\x12O\n" +
 	"\x06Opened\x12!.stepward.broker.v1.OpenedRequest\x1a\".stepward.broker.v1.OpenedResponse\x12L\n" +
@@ -821,47 +923,52 @@ func file_broker_proto_rawDescGZIP() []byte {
 	return file_broker_proto_rawDescData
 }
 
-var file_broker_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_broker_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_broker_proto_goTypes = []any{
 	(*Claim)(nil),          // 0: stepward.broker.v1.Claim
-	(*BeginRequest)(nil),   // 1: stepward.broker.v1.BeginRequest
-	(*BeginResponse)(nil),  // 2: stepward.broker.v1.BeginResponse
-	(*IssueRequest)(nil),   // 3: stepward.broker.v1.IssueRequest
-	(*IssueResponse)(nil),  // 4: stepward.broker.v1.IssueResponse
-	(*OpenedRequest)(nil),  // 5: stepward.broker.v1.OpenedRequest
-	(*OpenedResponse)(nil), // 6: stepward.broker.v1.OpenedResponse
-	(*RenewRequest)(nil),   // 7: stepward.broker.v1.RenewRequest
-	(*RenewResponse)(nil),  // 8: stepward.broker.v1.RenewResponse
-	(*CloseRequest)(nil),   // 9: stepward.broker.v1.CloseRequest
-	(*CloseResponse)(nil),  // 10: stepward.broker.v1.CloseResponse
-	(*InjectRequest)(nil),  // 11: stepward.broker.v1.InjectRequest
-	(*InjectResponse)(nil), // 12: stepward.broker.v1.InjectResponse
-	(*Refusal)(nil),        // 13: stepward.broker.v1.Refusal
+	(*CheckRequest)(nil),   // 1: stepward.broker.v1.CheckRequest
+	(*CheckResponse)(nil),  // 2: stepward.broker.v1.CheckResponse
+	(*BeginRequest)(nil),   // 3: stepward.broker.v1.BeginRequest
+	(*BeginResponse)(nil),  // 4: stepward.broker.v1.BeginResponse
+	(*IssueRequest)(nil),   // 5: stepward.broker.v1.IssueRequest
+	(*IssueResponse)(nil),  // 6: stepward.broker.v1.IssueResponse
+	(*OpenedRequest)(nil),  // 7: stepward.broker.v1.OpenedRequest
+	(*OpenedResponse)(nil), // 8: stepward.broker.v1.OpenedResponse
+	(*RenewRequest)(nil),   // 9: stepward.broker.v1.RenewRequest
+	(*RenewResponse)(nil),  // 10: stepward.broker.v1.RenewResponse
+	(*CloseRequest)(nil),   // 11: stepward.broker.v1.CloseRequest
+	(*CloseResponse)(nil),  // 12: stepward.broker.v1.CloseResponse
+	(*InjectRequest)(nil),  // 13: stepward.broker.v1.InjectRequest
+	(*InjectResponse)(nil), // 14: stepward.broker.v1.InjectResponse
+	(*Refusal)(nil),        // 15: stepward.broker.v1.Refusal
 }
 var file_broker_proto_depIdxs = []int32{
-	0,  // 0: stepward.broker.v1.BeginRequest.claim:type_name -> stepward.broker.v1.Claim
-	0,  // 1: stepward.broker.v1.IssueRequest.claim:type_name -> stepward.broker.v1.Claim
-	0,  // 2: stepward.broker.v1.OpenedRequest.claim:type_name -> stepward.broker.v1.Claim
-	0,  // 3: stepward.broker.v1.RenewRequest.claim:type_name -> stepward.broker.v1.Claim
-	0,  // 4: stepward.broker.v1.CloseRequest.claim:type_name -> stepward.broker.v1.Claim
-	0,  // 5: stepward.broker.v1.InjectRequest.claim:type_name -> stepward.broker.v1.Claim
-	1,  // 6: stepward.broker.v1.Broker.Begin:input_type -> stepward.broker.v1.BeginRequest
-	3,  // 7: stepward.broker.v1.Broker.Issue:input_type -> stepward.broker.v1.IssueRequest
-	5,  // 8: stepward.broker.v1.Broker.Opened:input_type -> stepward.broker.v1.OpenedRequest
-	7,  // 9: stepward.broker.v1.Broker.Renew:input_type -> stepward.broker.v1.RenewRequest
-	9,  // 10: stepward.broker.v1.Broker.Close:input_type -> stepward.broker.v1.CloseRequest
-	11, // 11: stepward.broker.v1.Broker.Inject:input_type -> stepward.broker.v1.InjectRequest
-	2,  // 12: stepward.broker.v1.Broker.Begin:output_type -> stepward.broker.v1.BeginResponse
-	4,  // 13: stepward.broker.v1.Broker.Issue:output_type -> stepward.broker.v1.IssueResponse
-	6,  // 14: stepward.broker.v1.Broker.Opened:output_type -> stepward.broker.v1.OpenedResponse
-	8,  // 15: stepward.broker.v1.Broker.Renew:output_type -> stepward.broker.v1.RenewResponse
-	10, // 16: stepward.broker.v1.Broker.Close:output_type -> stepward.broker.v1.CloseResponse
-	12, // 17: stepward.broker.v1.Broker.Inject:output_type -> stepward.broker.v1.InjectResponse
-	12, // [12:18] is the sub-list for method output_type
-	6,  // [6:12] is the sub-list for method input_type
-	6,  // [6:6] is the sub-list for extension type_name
-	6,  // [6:6] is the sub-list for extension extendee
-	0,  // [0:6] is the sub-list for field type_name
+	0,  // 0: stepward.broker.v1.CheckRequest.claim:type_name -> stepward.broker.v1.Claim
+	0,  // 1: stepward.broker.v1.BeginRequest.claim:type_name -> stepward.broker.v1.Claim
+	0,  // 2: stepward.broker.v1.IssueRequest.claim:type_name -> stepward.broker.v1.Claim
+	0,  // 3: stepward.broker.v1.OpenedRequest.claim:type_name -> stepward.broker.v1.Claim
+	0,  // 4: stepward.broker.v1.RenewRequest.claim:type_name -> stepward.broker.v1.Claim
+	0,  // 5: stepward.broker.v1.CloseRequest.claim:type_name -> stepward.broker.v1.Claim
+	0,  // 6: stepward.broker.v1.InjectRequest.claim:type_name -> stepward.broker.v1.Claim
+	1,  // 7: stepward.broker.v1.Broker.Check:input_type -> stepward.broker.v1.CheckRequest
+	3,  // 8: stepward.broker.v1.Broker.Begin:input_type -> stepward.broker.v1.BeginRequest
+	5,  // 9: stepward.broker.v1.Broker.Issue:input_type -> stepward.broker.v1.IssueRequest
+	7,  // 10: stepward.broker.v1.Broker.Opened:input_type -> stepward.broker.v1.OpenedRequest
+	9,  // 11: stepward.broker.v1.Broker.Renew:input_type -> stepward.broker.v1.RenewRequest
+	11, // 12: stepward.broker.v1.Broker.Close:input_type -> stepward.broker.v1.CloseRequest
+	13, // 13: stepward.broker.v1.Broker.Inject:input_type -> stepward.broker.v1.InjectRequest
+	2,  // 14: stepward.broker.v1.Broker.Check:output_type -> stepward.broker.v1.CheckResponse
+	4,  // 15: stepward.broker.v1.Broker.Begin:output_type -> stepward.broker.v1.BeginResponse
+	6,  // 16: stepward.broker.v1.Broker.Issue:output_type -> stepward.broker.v1.IssueResponse
+	8,  // 17: stepward.broker.v1.Broker.Opened:output_type -> stepward.broker.v1.OpenedResponse
+	10, // 18: stepward.broker.v1.Broker.Renew:output_type -> stepward.broker.v1.RenewResponse
+	12, // 19: stepward.broker.v1.Broker.Close:output_type -> stepward.broker.v1.CloseResponse
+	14, // 20: stepward.broker.v1.Broker.Inject:output_type -> stepward.broker.v1.InjectResponse
+	14, // [14:21] is the sub-list for method output_type
+	7,  // [7:14] is the sub-list for method input_type
+	7,  // [7:7] is the sub-list for extension type_name
+	7,  // [7:7] is the sub-list for extension extendee
+	0,  // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_broker_proto_init() }
@@ -875,7 +982,7 @@ func file_broker_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_broker_proto_rawDesc), len(file_broker_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   14,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -30,7 +30,7 @@ import (
 )
 
 // Name is the name of this backend. [sandbox.Enforcement] has the name of the backend behind it.
-const Name = "launcher"
+const Name = launch.Name
 
 // Config configures [New].
 type Config struct {

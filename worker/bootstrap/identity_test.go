@@ -198,6 +198,16 @@ func (h harbour) claimers(t *testing.T, run workflow.RunID) (names string) {
 	return names
 }
 
+// sandboxes is how many a worker has made.
+func (h harbour) sandboxes(t *testing.T, worker string) (n int) {
+	t.Helper()
+	err := h.cfg.Pool.QueryRow(t.Context(), `SELECT count(*) FROM `+h.cfg.Schema+`.sandbox JOIN `+h.cfg.Schema+`.worker w USING (session) WHERE w.name = $1`, worker).Scan(&n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
 // Each tenant's guests and commands have that tenant's secrets in the sandbox, with nothing set up
 // but a file store; all that is on record of it has none, and neither has the worker's log. What the
 // worker has under the same name is not taken.
@@ -391,6 +401,13 @@ func TestIdentityElsewhere(t *testing.T) {
 	other.Stores = map[string]broker.Store{"vault": file.Stores["file"]}
 	bad := filepath.Join(sockets(t), "bad")
 	serveBroker(t, bad, other)
+	none, err := bootstrap.FileStore(filepath.Join(t.TempDir(), "store"))(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	none.Pool, none.Schema, none.Dir = h.cfg.Pool, h.cfg.Schema, filepath.Join(t.TempDir(), "root")
+	empty := filepath.Join(sockets(t), "empty")
+	serveBroker(t, empty, none)
 	t.Setenv(envStore, filepath.Join(os.Args[0], "no directory")) // of brokers that are children
 
 	const said = "is handed to another worker"
@@ -425,11 +442,18 @@ func TestIdentityElsewhere(t *testing.T) {
 	cfg := h.cfg
 	cfg.Name, cfg.Broker = "no store", "unix://"+bad
 	works(t, cfg)()
+	cfg.Name, cfg.Broker = "empty store", "unix://"+empty
+	works(t, cfg)()
 	if goesOn := "going on in the sandbox of another worker"; strings.Contains(h.log.String(), goesOn) {
 		t.Errorf("the log has %q:\n%s", goesOn, h.log)
 	}
 	cfg.Name, cfg.Broker = "no broker", ""
 	works(t, cfg)
+	for name, made := range map[string]bool{"no store": false, "no broker": false, "empty store": true} { // what a store has is known only when it is asked
+		if n := h.sandboxes(t, name); (n > 0) != made {
+			t.Errorf("worker %s has made %d sandboxes", name, n)
+		}
+	}
 	parks := func(o workflow.EnqueueOptions, reasons ...string) {
 		t.Helper()
 		run, err := ship.Enqueue(t.Context(), h.client, "now", o)

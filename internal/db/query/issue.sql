@@ -14,6 +14,14 @@ WHERE r.id = $1 AND r.epoch = $2 AND r.session = $3 AND r.state = 'live'
   AND a.epoch = $2 AND a.sandbox_id = $6 AND a.error IS NULL
   AND NOT EXISTS (SELECT FROM stepward.step s WHERE s.run_id = r.id AND s.seq = a.seq);
 
+-- name: IssueCheck
+-- What is on record about a run that a worker speaks for, before it has a sandbox. No row: as IssueFacts.
+SELECT r.tenant, r.workflow, r.version, coalesce(d.steps, ''), coalesce(w.name, '')
+FROM stepward.run r
+LEFT JOIN stepward.definition d ON d.workflow = r.workflow AND d.version = r.version
+LEFT JOIN stepward.worker w ON w.session = r.session
+WHERE r.id = $1 AND r.epoch = $2 AND r.session = $3 AND r.state = 'live';
+
 -- name: IssuePut
 -- Records what is about to leave. False: the attempt is not that worker's any more; null: something was revoked since these
 -- epochs of the tenant and of the deployment. Then nothing was written.

@@ -35,6 +35,8 @@ const (
 // reflection-formatted method names, remove the leading slash and convert the remaining slash to a
 // period.
 const (
+	// BrokerCheckProcedure is the fully-qualified name of the Broker's Check RPC.
+	BrokerCheckProcedure = "/stepward.broker.v1.Broker/Check"
 	// BrokerBeginProcedure is the fully-qualified name of the Broker's Begin RPC.
 	BrokerBeginProcedure = "/stepward.broker.v1.Broker/Begin"
 	// BrokerIssueProcedure is the fully-qualified name of the Broker's Issue RPC.
@@ -51,6 +53,8 @@ const (
 
 // BrokerClient is a client for the stepward.broker.v1.Broker service.
 type BrokerClient interface {
+	// Check refuses what Issue would refuse whatever sandbox asks: before one is made. It promises nothing.
+	Check(context.Context, *connect.Request[rpc.CheckRequest]) (*connect.Response[rpc.CheckResponse], error)
 	// Begin returns what the runner of an attempt's sandbox is to make its key for.
 	Begin(context.Context, *connect.Request[rpc.BeginRequest]) (*connect.Response[rpc.BeginResponse], error)
 	// Issue seals the secrets of the attempt. It is on record before it leaves.
@@ -77,6 +81,12 @@ func NewBrokerClient(httpClient connect.HTTPClient, baseURL string, opts ...conn
 	baseURL = strings.TrimRight(baseURL, "/")
 	brokerMethods := rpc.File_broker_proto.Services().ByName("Broker").Methods()
 	return &brokerClient{
+		check: connect.NewClient[rpc.CheckRequest, rpc.CheckResponse](
+			httpClient,
+			baseURL+BrokerCheckProcedure,
+			connect.WithSchema(brokerMethods.ByName("Check")),
+			connect.WithClientOptions(opts...),
+		),
 		begin: connect.NewClient[rpc.BeginRequest, rpc.BeginResponse](
 			httpClient,
 			baseURL+BrokerBeginProcedure,
@@ -118,12 +128,18 @@ func NewBrokerClient(httpClient connect.HTTPClient, baseURL string, opts ...conn
 
 // brokerClient implements BrokerClient.
 type brokerClient struct {
+	check  *connect.Client[rpc.CheckRequest, rpc.CheckResponse]
 	begin  *connect.Client[rpc.BeginRequest, rpc.BeginResponse]
 	issue  *connect.Client[rpc.IssueRequest, rpc.IssueResponse]
 	opened *connect.Client[rpc.OpenedRequest, rpc.OpenedResponse]
 	renew  *connect.Client[rpc.RenewRequest, rpc.RenewResponse]
 	close  *connect.Client[rpc.CloseRequest, rpc.CloseResponse]
 	inject *connect.Client[rpc.InjectRequest, rpc.InjectResponse]
+}
+
+// Check calls stepward.broker.v1.Broker.Check.
+func (c *brokerClient) Check(ctx context.Context, req *connect.Request[rpc.CheckRequest]) (*connect.Response[rpc.CheckResponse], error) {
+	return c.check.CallUnary(ctx, req)
 }
 
 // Begin calls stepward.broker.v1.Broker.Begin.
@@ -158,6 +174,8 @@ func (c *brokerClient) Inject(ctx context.Context) *connect.BidiStreamForClient[
 
 // BrokerHandler is an implementation of the stepward.broker.v1.Broker service.
 type BrokerHandler interface {
+	// Check refuses what Issue would refuse whatever sandbox asks: before one is made. It promises nothing.
+	Check(context.Context, *connect.Request[rpc.CheckRequest]) (*connect.Response[rpc.CheckResponse], error)
 	// Begin returns what the runner of an attempt's sandbox is to make its key for.
 	Begin(context.Context, *connect.Request[rpc.BeginRequest]) (*connect.Response[rpc.BeginResponse], error)
 	// Issue seals the secrets of the attempt. It is on record before it leaves.
@@ -180,6 +198,12 @@ type BrokerHandler interface {
 // and JSON codecs. They also support gzip compression.
 func NewBrokerHandler(svc BrokerHandler, opts ...connect.HandlerOption) (string, http.Handler) {
 	brokerMethods := rpc.File_broker_proto.Services().ByName("Broker").Methods()
+	brokerCheckHandler := connect.NewUnaryHandler(
+		BrokerCheckProcedure,
+		svc.Check,
+		connect.WithSchema(brokerMethods.ByName("Check")),
+		connect.WithHandlerOptions(opts...),
+	)
 	brokerBeginHandler := connect.NewUnaryHandler(
 		BrokerBeginProcedure,
 		svc.Begin,
@@ -218,6 +242,8 @@ func NewBrokerHandler(svc BrokerHandler, opts ...connect.HandlerOption) (string,
 	)
 	return "/stepward.broker.v1.Broker/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
+		case BrokerCheckProcedure:
+			brokerCheckHandler.ServeHTTP(w, r)
 		case BrokerBeginProcedure:
 			brokerBeginHandler.ServeHTTP(w, r)
 		case BrokerIssueProcedure:
@@ -238,6 +264,10 @@ func NewBrokerHandler(svc BrokerHandler, opts ...connect.HandlerOption) (string,
 
 // UnimplementedBrokerHandler returns CodeUnimplemented from all methods.
 type UnimplementedBrokerHandler struct{}
+
+func (UnimplementedBrokerHandler) Check(context.Context, *connect.Request[rpc.CheckRequest]) (*connect.Response[rpc.CheckResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("stepward.broker.v1.Broker.Check is not implemented"))
+}
 
 func (UnimplementedBrokerHandler) Begin(context.Context, *connect.Request[rpc.BeginRequest]) (*connect.Response[rpc.BeginResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("stepward.broker.v1.Broker.Begin is not implemented"))
