@@ -94,7 +94,8 @@ func (w *worker) claimBy(ctx context.Context, statement string, n int, arg any) 
 	defer cancel()
 	session := w.lease.session()
 	offers := w.offers()
-	rows, err := w.Pool.Query(ctx, statement, session, offers.ids, offers.pins, offers.versions, n, arg)
+	requirements, tenants, bindings := w.lacks.kinds()
+	rows, err := w.Pool.Query(ctx, statement, session, offers.ids, offers.pins, offers.versions, n, arg, requirements, tenants, bindings)
 	if err != nil {
 		return nil, err
 	}

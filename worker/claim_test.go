@@ -23,6 +23,8 @@ type claims struct {
 	q       *db.Queries
 	session int64
 	served  string // tenant
+
+	handed [3]any // on: requirements, tenants and bindings
 }
 
 func (f *fixture) claims() *claims {
@@ -58,7 +60,7 @@ func (c *claims) add(n int, it enqueue.Item) {
 func (c *claims) args(n int) []any {
 	c.t.Helper()
 	ids := []int32{int32(c.count("SELECT id FROM stepward.requirement WHERE workflow = 'chain'"))}
-	return []any{c.session, ids, ids, []string{"1"}, n, c.served}
+	return append([]any{c.session, ids, ids, []string{"1"}, n, c.served}, c.handed[:]...)
 }
 
 // claim returns the runs claimed and the tenants that they are of; more says
@@ -137,6 +139,49 @@ func (c *claims) buffers(n int) int {
 	}
 	c.t.Logf("after tenant %q: %d buffers", c.served, plan[0].Plan.Hit+plan[0].Plan.Read)
 	return plan[0].Plan.Hit + plan[0].Plan.Read
+}
+
+// Runs like one that the worker has handed on are passed over, and those alone: neither another tenant's, nor what the same
+// tenant has bound otherwise, waits for them, not even for the only place.
+func TestClaimPassesOver(t *testing.T) {
+	t.Parallel()
+	for _, limit := range []string{"", "k"} {
+		f := newFixture(t)
+		c := f.claims()
+		claim := func(n int) (runs []int64) {
+			if runs, _, _ = c.claim(n); limit != "" {
+				runs, _, _ = c.claimLimited(n)
+			}
+			return runs
+		}
+		add := func(n int, tenant, binding string) {
+			c.add(n, enqueue.Item{Tenant: tenant, Limit: enqueue.Limit{Key: limit, Concurrency: min(1000, len(limit)*1000)}})
+			f.exec("INSERT INTO stepward.binding (run_id, body) SELECT id, $1 FROM stepward.run WHERE id NOT IN (SELECT run_id FROM stepward.binding)", []byte(binding))
+		}
+		for i := range 5 {
+			add(100, fmt.Sprintf("handed %d", i), "theirs")
+		}
+		add(3, "z", "other")
+		add(2, "handed 3", "other")
+		ids := c.args(1)[1].([]int32)
+		c.handed = [3]any{slices.Repeat(ids, 5), []string{"handed 0", "handed 1", "handed 2", "handed 3", "handed 4"},
+			[]int64{int64(c.count("SELECT hashtextextended(encode('theirs', 'base64'), 0)"))}}
+		var got []int64
+		for range 5 { // with one place, of which five tenants have nothing to offer
+			c.served = "handed"
+			got = append(got, claim(1)...)
+		}
+		if n := f.count("SELECT count(*) FROM stepward.ready WHERE tenant NOT LIKE 'handed%' OR run_id IN (SELECT run_id FROM stepward.binding WHERE body = 'other')"); len(got) != 5 || n != 0 {
+			t.Errorf("limit %q: with one place %d were claimed, and %d are left", limit, len(got), n)
+		}
+		if runs := claim(100); len(runs) != 0 {
+			t.Errorf("limit %q: claimed %d that were handed on", limit, len(runs))
+		}
+		c.handed[0] = []int32{ids[0] + 1} // of another requirement
+		if runs := claim(100); len(runs) != 100 {
+			t.Errorf("limit %q: claimed %d of what others have handed on", limit, len(runs))
+		}
+	}
 }
 
 // Tenants take turns, also when a claim has fewer places than there are tenants,

@@ -387,7 +387,7 @@ func TestFenceOfSession(t *testing.T) {
 	t.Parallel()
 	w, _ := holding(t)
 	claims := func(tx pgx.Tx, sql string, more ...any) (n int) {
-		args := append([]any{int64(4711), []int32{1}, []int32{1}, []string{"1"}, 10}, more...)
+		args := append([]any{int64(4711), []int32{1}, []int32{1}, []string{"1"}, 10}, append(more, nil, nil, nil)...)
 		rows, err := tx.Query(t.Context(), sql, args...)
 		if err != nil {
 			t.Fatal(err)

@@ -285,13 +285,13 @@ func (l *lent) fault(ctx context.Context, err error) error {
 	case "changed": // somebody has written to what the broker had on record
 		return &engine.ParkError{Reason: "identity", Err: r}
 	case "level", "store":
-		return l.elsewhere(ctx, r.Reason, r.Reason+" "+r.Name+" "+l.h.t.tenant, r, false)
+		return l.elsewhere(ctx, r.Reason, r.Reason+" "+r.Name+" "+l.h.t.tenant, r)
 	}
 	if away, ok := errors.AsType[*awayError](err); ok { // no fault of the step, and no attempt of it
 		return &engine.Fault{Kind: "identity", Message: away.Error(), Orphan: true, After: awayPause, Err: err}
 	}
 	if start, ok := errors.AsType[*brokerlink.StartError](err); ok {
-		return l.elsewhere(ctx, "broker", lacksBroker, start, true)
+		return l.elsewhere(ctx, "broker", lacksBroker, start)
 	}
 	if errors.Is(err, sandbox.ErrLost) || l.taken && errors.Is(err, sandbox.ErrSecret) { // that of another broker refuses the one here
 		return &engine.Fault{Kind: "sandbox", Message: err.Error(), Type: fmt.Sprintf("%T", err), Orphan: l.taken, Err: err}

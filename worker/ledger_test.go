@@ -3,10 +3,12 @@ package worker
 import (
 	"encoding/json"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/stepward/stepward/internal/boottime"
 	"github.com/stepward/stepward/sandbox"
 )
 
@@ -71,23 +73,40 @@ func TestRevokedSession(t *testing.T) {
 	}
 }
 
-// A worker whose broker does not start tries less often each time; for anything else it looks away for a moment only.
+// Each kind of runs that is handed on is left alone for itself, for longer each time, however many of it one claim
+// took. What is too much to be told apart counts as of all.
 func TestLacks(t *testing.T) {
 	var l lacks
-	if l.resting() || l.last() != "" { // the control
+	if ids, _, _ := l.kinds(); l.resting() || l.last() != "" || ids != nil { // the control
 		t.Error("a worker that lacks nothing rests")
 	}
-	for i, c := range []struct {
-		longer bool
-		want   time.Duration
-	}{{true, 1}, {true, 2}, {true, 4}, {false, 1}, {true, 1}, {true, 2}, {true, 4}, {true, 8}, {true, 16}, {true, 30}, {true, 30}} {
-		l.rest(errors.New("no passphrase"), c.longer)
-		if l.pause != c.want*time.Second || l.last() != "no passphrase" {
-			t.Errorf("%d: it rests for %v, for want of %q", i, l.pause, l.last())
+	why, acme, beta := errors.New("no store"), kind{1, "acme", 7}, kind{1, "acme", 8}
+	now := boottime.Now()
+	for i, want := range []time.Duration{1, 2, 4, 8, 16, 30, 30} {
+		for range 3 {
+			l.restAt(now, acme, why)
 		}
+		if p := l.pauses[acme]; p.long != want*time.Second || p.until != now+p.long {
+			t.Errorf("%d: it rests for %v", i, p.long)
+		}
+		now = l.pauses[acme].until
 	}
-	if !l.resting() {
-		t.Error("it does not rest")
+	l.restAt(now+lackFor+1, acme, why)
+	l.rest(beta, why)
+	if p := l.pauses[acme]; p.long != lackPause {
+		t.Errorf("after a minute it rests for %v", p.long)
+	}
+	if p := l.pauses[beta]; p.long != lackPause || l.resting() || l.last() != "no store" {
+		t.Errorf("it rests for %v, from all: %v, for want of %q", p.long, l.resting(), l.last())
+	}
+	if ids, tenants, bindings := l.kinds(); len(ids) != 2 || len(tenants) != 2 || !slices.Contains(bindings, 7) || !slices.Contains(bindings, 8) {
+		t.Errorf("got %v, %v, %v", ids, tenants, bindings)
+	}
+	for i := range int64(lackMost) {
+		l.rest(kind{2, "many", i}, why)
+	}
+	if ids, _, _ := l.kinds(); len(l.pauses) != lackMost+1 || len(ids) != lackMost || !l.resting() {
+		t.Errorf("it tells %d kinds apart", len(ids))
 	}
 }
 

@@ -473,6 +473,69 @@ func TestIdentityElsewhere(t *testing.T) {
 	parks(workflow.EnqueueOptions{Tenant: "acme"}, "broker") // there is no other
 }
 
+// What only a full worker has a broker for waits for it, while one that lacks that takes everything else: it makes no sandbox
+// for such a run, and asks for it less often each time. As soon as the other has a place, the run goes on there.
+func TestIdentityWaitsForFull(t *testing.T) {
+	able := filepath.Join(sockets(t), "able")
+	h := newHarbour(t, worker.Config{Name: "able", MaxRuns: 1, Broker: "unix://" + able})
+	cfg, err := bootstrap.FileStore(os.Getenv(envStore))(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.Pool, cfg.Schema = h.cfg.Pool, h.cfg.Schema
+	serveBroker(t, able, cfg)
+	enqueue := func(what string, o workflow.EnqueueOptions) workflow.Run[[]string] {
+		t.Helper()
+		run, err := ship.Enqueue(t.Context(), h.client, what, o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return run
+	}
+	long := enqueue("wait", workflow.EnqueueOptions{Tenant: "acme"})
+	h.awaitWaiting(t, long.ID)
+
+	lacking := filepath.Join(sockets(t), "lacking")
+	cfg.Dir = filepath.Join(t.TempDir(), "root")
+	cfg.Stores = map[string]broker.Store{"vault": cfg.Stores["file"]}
+	serveBroker(t, lacking, cfg)
+	for _, scope := range []identity.Scope{{Tenant: "globex", Project: "own"}, {Tenant: "acme", Project: "own"}} {
+		err := h.profiles.Put(t.Context(), identity.Profile{Name: "own", Scope: scope, Keys: map[string]identity.Key{"DEPLOY_TOKEN": {Ref: "vault://deploy-token", Commands: []string{"sh"}}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	other := h.cfg
+	other.Name, other.MaxRuns, other.Broker = "lacking", 1, "unix://"+lacking
+	work(t, other)
+	run := enqueue("now", workflow.EnqueueOptions{Tenant: "acme"})
+	h.log.await(t, "is handed to another worker")
+	for _, tenant := range []string{"globex", "acme"} {
+		own := enqueue("now", workflow.EnqueueOptions{Tenant: tenant, Project: "own"})
+		if out, err := own.Result(t.Context()); err != nil || len(out) != 2 || h.claimers(t, own.ID) != "lacking" {
+			t.Fatalf("%s: got %q, %v, of %q\n%s", tenant, out, err, h.claimers(t, own.ID), h.log)
+		}
+	}
+	for strings.Count(h.claimers(t, run.ID), "lacking") < 3 {
+	}
+	var gaps []float64 // seconds between the first claims
+	var boxes int
+	err = h.cfg.Pool.QueryRow(t.Context(), `SELECT array_agg(gap ORDER BY epoch), (SELECT count(*) FROM `+h.cfg.Schema+`.sandbox WHERE run_id = $1)
+		FROM (SELECT epoch, extract(epoch FROM at - lag(at) OVER (ORDER BY epoch))::float8 AS gap FROM `+h.cfg.Schema+`.claim WHERE run_id = $1) c WHERE gap IS NOT NULL`, int64(run.ID)).Scan(&gaps, &boxes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if boxes != 0 || len(gaps) < 2 || gaps[0] < 1 || gaps[1] < 2 {
+		t.Errorf("%d sandboxes; it was claimed again after %v s", boxes, gaps)
+	}
+	if err := h.client.Cancel(t.Context(), long.ID); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := run.Result(t.Context()); err != nil || len(out) != 2 || !strings.HasSuffix(h.claimers(t, run.ID), "lacking able") {
+		t.Fatalf("got %q, %v, of %q\n%s", out, err, h.claimers(t, run.ID), h.log)
+	}
+}
+
 // sockets returns a directory whose name is short.
 func sockets(t *testing.T) string {
 	t.Helper()

@@ -15,7 +15,7 @@ UPDATE stepward.worker SET requirements = $2, unmet = $3 WHERE session = $1 AND 
 
 -- name: WorkerLacks
 -- Writes down for a time that worker $1 lacks $3, and says whether another one may go on with run $2 that lacks neither that nor a broker,
--- as far as known.
+-- as far as known; and which runs are like that one: see Claim.
 WITH mine AS (
     UPDATE stepward.worker SET lacks = jsonb_build_object($3::text, extract(epoch FROM clock_timestamp())::float8 + $4::float8)
         || (SELECT coalesce(jsonb_object_agg(key, value), '{}') FROM (
@@ -24,10 +24,11 @@ WITH mine AS (
                ORDER BY value DESC LIMIT 100) x)
     WHERE session = $1 AND state IN ('live', 'draining')
 )
-SELECT EXISTS (
-    SELECT FROM stepward.run r JOIN stepward.worker w ON r.requirement_id = ANY(w.requirements)
-    WHERE r.id = $2 AND w.session <> $1 AND w.state = 'live' AND w.lease_until > clock_timestamp()
-      AND NOT EXISTS (SELECT FROM jsonb_each(w.lacks) WHERE key IN ($3::text, 'broker') AND value::float8 > extract(epoch FROM clock_timestamp())));
+SELECT r.requirement_id, coalesce((SELECT hashtextextended(encode(b.body, 'base64'), 0) FROM stepward.binding b WHERE b.run_id = r.id), 0), EXISTS (
+    SELECT FROM stepward.worker w
+    WHERE r.requirement_id = ANY(w.requirements) AND w.session <> $1 AND w.state = 'live' AND w.lease_until > clock_timestamp()
+      AND NOT EXISTS (SELECT FROM jsonb_each(w.lacks) WHERE key IN ($3::text, 'broker') AND value::float8 > extract(epoch FROM clock_timestamp())))
+FROM stepward.run r WHERE r.id = $2;
 
 -- name: WorkerReap
 -- A lease that lasts longer than any does was given before the clock was set back: it is given anew
