@@ -98,7 +98,8 @@
 // success an [ExitError], which also says when a limit of the sandbox was met; a
 // function's own error, or its panic, is a [GuestError].
 // A backend that cannot work on a host says why and what to do: [UnavailableError].
-// An image is to blame for an [ImageError].
+// An image is to blame for an [ImageError], a Spec that no backend could honour for a
+// [SpecError].
 //
 // # Limits
 //

@@ -29,6 +29,14 @@ func (e *UnavailableError) Error() string {
 
 func (e *UnavailableError) Unwrap() error { return e.Err }
 
+// A SpecError reports a field of a [Spec] that no backend could honour.
+type SpecError struct {
+	Field  string // "Limits.Memory"
+	Reason string
+}
+
+func (e *SpecError) Error() string { return "sandbox: spec: " + e.Field + ": " + e.Reason }
+
 // An UnsupportedError reports a requirement of a [Spec] that the backend cannot
 // enforce on this host.
 type UnsupportedError struct {

@@ -100,7 +100,7 @@ func (s *Sandbox) SetNetwork(ctx context.Context, p NetworkPolicy) error {
 func (p NetworkPolicy) parse() (*egress.Policy, error) {
 	policy, err := egress.Parse(p.Allow)
 	if err != nil {
-		return nil, fmt.Errorf("sandbox: Network.Allow %w", err)
+		return nil, &SpecError{Field: "Network.Allow", Reason: err.Error()}
 	}
 	return policy, nil
 }

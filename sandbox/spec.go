@@ -122,17 +122,17 @@ type Labels struct {
 // connection before it ends its sandbox.
 const DefaultOrphanAfter = 45 * time.Second
 
-// Validate reports the first field of the Spec that no backend could honour.
+// Validate reports the first field of the Spec that no backend could honour, as a [SpecError].
 func (s Spec) Validate() error {
 	for k := range s.Env {
 		if k == "" || strings.ContainsAny(k, "=\x00") {
-			return fmt.Errorf("sandbox: environment variable name %q", k)
+			return &SpecError{Field: "Env", Reason: fmt.Sprintf("environment variable name %q", k)}
 		}
 		if strings.ContainsRune(s.Env[k], 0) {
-			return fmt.Errorf("sandbox: value of environment variable %s has a NUL byte", k)
+			return &SpecError{Field: "Env", Reason: fmt.Sprintf("value of environment variable %q has a NUL byte", k)}
 		}
 		if !utf8.ValidString(k) || !utf8.ValidString(s.Env[k]) {
-			return fmt.Errorf("sandbox: environment variable %q is not UTF-8", k)
+			return &SpecError{Field: "Env", Reason: fmt.Sprintf("environment variable %q is not UTF-8", k)}
 		}
 	}
 	for _, l := range []struct {
@@ -141,7 +141,7 @@ func (s Spec) Validate() error {
 	}{{"Memory", float64(s.Limits.Memory)}, {"CPU", s.Limits.CPU}, {"PIDs", float64(s.Limits.PIDs)},
 		{"Disk", float64(s.Limits.Disk)}, {"OpenFiles", float64(s.Limits.OpenFiles)}, {"Time", float64(s.Limits.Time)}} {
 		if l.v < 0 {
-			return fmt.Errorf("sandbox: limit %s is negative: %v", l.name, l.v)
+			return &SpecError{Field: "Limits." + l.name, Reason: fmt.Sprintf("it is negative: %v", l.v)}
 		}
 	}
 	_, err := s.Network.parse()

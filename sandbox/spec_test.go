@@ -1,6 +1,7 @@
 package sandbox_test
 
 import (
+	"errors"
 	"strings"
 	"testing"
 
@@ -14,23 +15,33 @@ func TestNegativeOrphanAfter(t *testing.T) {
 }
 
 func TestSpecValidate(t *testing.T) {
-	for want, s := range map[string]sandbox.Spec{
-		"":                              {Env: map[string]string{"KEY": "ä=b"}, Network: sandbox.NetworkPolicy{Allow: []string{"10.0.0.0/8", "example.com:443"}}},
-		`variable name "A=B"`:           {Env: map[string]string{"A=B": ""}},
-		`variable name ""`:              {Env: map[string]string{"": ""}},
-		"KEY has a NUL byte":            {Env: map[string]string{"KEY": "a\x00"}},
-		`"KEY" is not UTF-8`:            {Env: map[string]string{"KEY": "secret\xff"}},
-		"limit PIDs is negative":        {Limits: sandbox.Limits{PIDs: -1}},
-		`Network.Allow "": it is empty`: {Network: sandbox.NetworkPolicy{Allow: []string{""}}},
-		`Network.Allow "10.0.0.0/99"`:   {Network: sandbox.NetworkPolicy{Allow: []string{"10.0.0.0/99"}}},
+	for _, c := range []struct {
+		field, reason string
+		spec          sandbox.Spec
+	}{
+		{"", "", sandbox.Spec{Env: map[string]string{"KEY": "ä=b"}, Network: sandbox.NetworkPolicy{Allow: []string{"10.0.0.0/8", "example.com:443"}}}},
+		{"Env", `variable name "A=B"`, sandbox.Spec{Env: map[string]string{"A=B": ""}}},
+		{"Env", `variable name ""`, sandbox.Spec{Env: map[string]string{"": ""}}},
+		{"Env", `"KEY" has a NUL byte`, sandbox.Spec{Env: map[string]string{"KEY": "secret\x00"}}},
+		{"Env", `"KEY" is not UTF-8`, sandbox.Spec{Env: map[string]string{"KEY": "secret\xff"}}},
+		{"Limits.PIDs", "it is negative: -1", sandbox.Spec{Limits: sandbox.Limits{PIDs: -1}}},
+		{"Limits.Time", "it is negative", sandbox.Spec{Limits: sandbox.Limits{Time: -1}}},
+		{"Network.Allow", `"": it is empty`, sandbox.Spec{Network: sandbox.NetworkPolicy{Allow: []string{""}}}},
+		{"Network.Allow", `"10.0.0.0/99"`, sandbox.Spec{Network: sandbox.NetworkPolicy{Allow: []string{"10.0.0.0/99"}}}},
 	} {
-		err := s.Validate()
-		if want == "" {
+		err := c.spec.Validate()
+		if c.field == "" {
 			if err != nil {
-				t.Errorf("%+v: %v", s, err)
+				t.Errorf("%+v: %v", c.spec, err)
 			}
-		} else if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "secret") {
-			t.Errorf("got %v, want %s", err, want)
+			continue
+		}
+		var wrong *sandbox.SpecError
+		if !errors.As(err, &wrong) || wrong.Field != c.field || !strings.Contains(wrong.Reason, c.reason) || strings.Contains(err.Error(), "secret") {
+			t.Errorf("got %v, want %s of %s", err, c.reason, c.field)
+		}
+		if _, serr := sandbox.Start(t.Context(), nil, sandbox.Options{Spec: c.spec}); !errors.As(serr, &wrong) {
+			t.Errorf("Start: %v", serr)
 		}
 	}
 }

@@ -166,15 +166,20 @@ func TestDefinitionErrors(t *testing.T) {
 	torn := workflow.NewToolStep("torn", func(context.Context, *sandbox.Sandbox, int) (int, error) { return 0, nil },
 		workflow.StepOptions{Mode: workflow.Sandboxed, Continue: true, Sandbox: sandbox.Spec{Share: true}})
 	negative := workflow.NewStep("negative", keepIt, workflow.StepOptions{HeartbeatTimeout: -1, Deadline: -1, Retry: workflow.Retry{MaxAttempts: -1, Backoff: -1, MaxBackoff: -1}})
+	boxed := workflow.NewStep("boxed", keepIt, workflow.StepOptions{Mode: workflow.Sandboxed, Sandbox: sandbox.Spec{Limits: sandbox.Limits{PIDs: -1}}})
 	idle := workflow.NewStep[int, int]("idle", nil, workflow.StepOptions{})
 	w := workflow.DurableWorkflow[int, int]{Name: "wrong"}
-	def := workflow.Define(w, nil, workflow.Options{Steps: []workflow.Declared{double, twin, odd, torn, &workflow.Step[int, int]{}, negative, idle, nil}})
+	def := workflow.Define(w, nil, workflow.Options{Steps: []workflow.Declared{double, twin, odd, torn, &workflow.Step[int, int]{}, negative, idle, nil, boxed}})
 	err := worker.Run(t.Context(), worker.Config{Pool: f.pool, Schema: f.schema, Workflows: []*workflow.Definition{def, {}}})
 	for _, want := range []string{"no body", "it was not made by Define", "step 4 of Options.Steps was not made by NewStep", "two steps have this name", "bad name", "chan int", "no such mode", "only a tool step has Continue", "has no Continue",
 		"Retry.MaxAttempts is negative", "Retry.Backoff is negative", "Retry.MaxBackoff is negative", "Deadline is negative", "HeartbeatTimeout is negative", `step "idle": no function`, "step 7 of Options.Steps is nil"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q is not in: %v", want, err)
 		}
+	}
+	var spec *sandbox.SpecError
+	if !errors.As(err, &spec) || spec.Field != "Limits.PIDs" {
+		t.Errorf("no SpecError of Limits.PIDs is in: %v", err)
 	}
 }
 

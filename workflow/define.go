@@ -103,7 +103,7 @@ func Define[In, Out any](w DurableWorkflow[In, Out], body func(Context, In) (Out
 			continue
 		}
 		if err := s.problem(); err != nil {
-			add(step.Name, "%v", err)
+			d.Errs = append(d.Errs, &DefinitionError{Workflow: w.Name, Step: step.Name, Reason: err.Error(), Err: err})
 		}
 		if seen[step.Name] != nil {
 			add(step.Name, "two steps have this name")

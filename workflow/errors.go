@@ -139,7 +139,10 @@ func (e *NonDeterminismError) Error() string {
 type DefinitionError struct {
 	Workflow, Step string // Step is empty when the workflow itself is meant
 	Reason         string
+	Err            error // what Reason says of a step, for errors.As: a [sandbox.SpecError]; may be nil
 }
+
+func (e *DefinitionError) Unwrap() error { return e.Err }
 
 func (e *DefinitionError) Error() string {
 	if e.Step != "" {
