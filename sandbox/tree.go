@@ -62,10 +62,11 @@ func (e *TreeError) Unwrap() error { return e.Err }
 //
 // What is in a sandbox is not to be trusted. Download makes regular files,
 // directories, and symbolic links that lead to somewhere in the tree, of the names
-// that they have, with their permissions and times, all owned by this process. It
-// keeps no set-user-ID bit, owner, extended attribute or list of access rights,
-// writes through no link, and decompresses nothing. Anything else is a TreeError.
-// What was written before an error stays.
+// that they have, all owned by this process. It keeps permissions, and times of
+// files; of a directory its owner may do everything, others what the umask leaves
+// them. It keeps no set-user-ID bit, owner, extended attribute or list of access
+// rights, writes through no link, and decompresses nothing. Anything else is a
+// TreeError. What was written before an error stays.
 //
 // Files may still hold what another program acts on: hooks of a .git directory,
 // settings of tools. Do not run tools in a directory that came from a sandbox.
@@ -271,8 +272,8 @@ func (u *unpacker) file(name string, perm fs.FileMode, h *tar.Header, t *tar.Rea
 // Upload copies a tree of files to the directory to of the sandbox, as a stream,
 // for example that of [os.DirFS]. A relative to is below [Workspace]; it is made,
 // with its parents, if it does not exist. Files that are there are replaced.
-// Permissions and times are kept; a symbolic link is copied as one, if the tree is
-// an [io/fs.ReadLinkFS]. A device, pipe or socket is a [TreeError].
+// What is kept is what [Sandbox.Download] keeps; a symbolic link is copied as one, if the tree
+// is an [io/fs.ReadLinkFS]. A device, pipe or socket is a [TreeError].
 func (s *Sandbox) Upload(ctx context.Context, tree fs.FS, to string) error {
 	fail := func(err error) error {
 		return &fs.PathError{Op: "upload", Path: to, Err: fileError(lost(ctx, err))}
