@@ -48,6 +48,7 @@ type injection struct {
 
 	loading sync.Mutex // one fetches
 	loaded  bool
+	noting  sync.Mutex // one has uses on record that were counted: before mu
 
 	mu    sync.Mutex
 	keys  []injected
@@ -396,8 +397,6 @@ func (i *injection) end(ctx context.Context, why error) {
 		clear(k.value)
 	}
 	i.keys = nil
-	rest := i.uses
-	i.uses = map[use]*used{}
 	close(i.done)
 	i.mu.Unlock()
 	for c := range conns {
@@ -409,6 +408,12 @@ func (i *injection) end(ctx context.Context, why error) {
 		delete(all.all, i.id)
 	}
 	all.mu.Unlock()
+	i.noting.Lock() // what flush has under way is on record too
+	defer i.noting.Unlock()
+	i.mu.Lock()
+	rest := i.uses // and no more come
+	i.uses = map[use]*used{}
+	i.mu.Unlock()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), i.b.Timeout)
 	defer cancel()
 	for u, n := range rest {
@@ -416,7 +421,7 @@ func (i *injection) end(ctx context.Context, why error) {
 			continue
 		}
 		if err := i.note(ctx, u, n.n); err != nil {
-			i.forgotten(ctx, u, n.n, err)
+			i.b.Logger.WarnContext(ctx, "how often a secret was used is not on record", "run", i.f.run, "name", u.name, "host", u.endpoint, "n", n.n, "error", err)
 		}
 	}
 	point("ended")
@@ -479,37 +484,29 @@ func (i *injection) spend(ctx context.Context, name, endpoint string) error {
 
 // flush has on record what was used since that was, so that a broker that is killed has not forgotten more than a few seconds.
 func (i *injection) flush(ctx context.Context) {
+	i.noting.Lock()
+	defer i.noting.Unlock()
 	i.mu.Lock()
-	due := make(map[use]*used)
+	due := make(map[use]int64)
 	for u, n := range i.uses {
 		if n.n > 0 {
-			due[u] = &used{n: n.n}
+			due[u] = n.n
 			n.n = 0
 		}
 	}
 	i.mu.Unlock()
+	if len(due) > 0 {
+		point("flush")
+	}
 	ctx, cancel := context.WithTimeout(ctx, injectLook)
 	defer cancel()
 	for u, d := range due {
-		err := i.note(ctx, u, d.n)
-		if err == nil {
-			continue
-		}
-		i.mu.Lock()
-		n := i.uses[u]
-		if n != nil {
-			n.n += d.n // for the next time
-		}
-		i.mu.Unlock()
-		if n == nil {
-			i.forgotten(ctx, u, d.n, err)
+		if err := i.note(ctx, u, d); err != nil {
+			i.mu.Lock()
+			i.uses[u].n += d // for the next time, or for end
+			i.mu.Unlock()
 		}
 	}
-}
-
-// forgotten has it logged that uses are not on record.
-func (i *injection) forgotten(ctx context.Context, u use, n int64, err error) {
-	i.b.Logger.WarnContext(ctx, "how often a secret was used is not on record", "run", i.f.run, "name", u.name, "host", u.endpoint, "n", n, "error", err)
 }
 
 func (i *injection) note(ctx context.Context, u use, count int64) error {

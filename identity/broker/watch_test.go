@@ -4,6 +4,8 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -123,6 +125,35 @@ func TestInjectCounts(t *testing.T) {
 	n.do("GET", "/", "", "Authorization", "Bearer "+n.placeholder)
 	n.close()
 	if got := n.uses(); got != 4 {
+		t.Errorf("%d uses are on record", got)
+	}
+}
+
+// What is ended while its uses are being written down has ended when they are on record.
+func TestInjectCountsToTheEnd(t *testing.T) {
+	looks(t, time.Hour)
+	held, release, let := make(chan struct{}), make(chan struct{}), atomic.Bool{}
+	var once sync.Once
+	broker.SetPoint(func(at string) {
+		switch {
+		case at == "flush":
+			once.Do(func() { close(held); <-release })
+		case at == "ended" && !let.Load():
+			t.Error("it ended before")
+		}
+	})
+	n := newInjecting(t, "93.184.216.34", nil)
+	n.issue()
+	body := n.waits() // the first is on record before
+	n.do("GET", "/", "", "Authorization", "Bearer "+n.placeholder)
+	<-held
+	go func() {
+		_, _ = io.Copy(io.Discard, body) // until its end has begun
+		let.Store(true)
+		close(release)
+	}()
+	n.close()
+	if got := n.uses(); got != 2 {
 		t.Errorf("%d uses are on record", got)
 	}
 }
