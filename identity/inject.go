@@ -41,19 +41,19 @@ var (
 	}
 )
 
-// problem returns what is wrong with it, or "".
+// problem returns what is wrong with it, or "": see that of a Key.
 func (i Inject) problem() string {
 	switch {
 	case len(i.Hosts) == 0 || len(i.Hosts) > maxInjectHosts:
 		return fmt.Sprintf("Inject has %d Hosts, want 1 to %d", len(i.Hosts), maxInjectHosts)
 	case i.Header != "" && (!headerForm().MatchString(i.Header) || slices.ContainsFunc(framing, func(h string) bool { return strings.EqualFold(h, i.Header) })):
-		return fmt.Sprintf("bad Header %q of Inject: want the name of one that has a credential", i.Header)
+		return "bad Header of Inject: want the name of one that has a credential"
 	case !placeholders().MatchString(i.Prefix):
-		return fmt.Sprintf("bad Prefix %q of Inject: want up to 32 letters, digits, _ and -", i.Prefix)
+		return "bad Prefix of Inject: want up to 32 letters, digits, _ and -"
 	}
-	for _, h := range i.Hosts {
+	for n, h := range i.Hosts {
 		if _, _, ok := hostport.Parse(h); !ok {
-			return fmt.Sprintf("bad host %q of Inject: want a name, or name:port; no address, no *", h)
+			return fmt.Sprintf("bad Hosts[%d] of Inject: want a name, or name:port; no address, no *", n)
 		}
 	}
 	return ""

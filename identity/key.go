@@ -45,7 +45,7 @@ const (
 
 var commandName = pattern(`^[A-Za-z0-9_][A-Za-z0-9_.+-]{0,127}$`)
 
-// problem returns what is wrong with the key, or "".
+// problem returns what is wrong with the key, or "". It does not repeat what was given: that may be a secret, by mistake.
 func (k Key) problem(name string) string {
 	if reason := envname.Problem(name, k.Knob != ""); reason != "" {
 		return reason
@@ -75,7 +75,7 @@ func (k Key) problem(name string) string {
 	case k.MinLevel < L0 || k.MinLevel > L3:
 		return fmt.Sprintf("no such level: %v", k.MinLevel)
 	case len(k.Knob) > maxKnob:
-		return fmt.Sprintf("Knob of %d bytes, the limit is %d", len(k.Knob), maxKnob)
+		return fmt.Sprintf("Knob of over %d bytes", maxKnob)
 	case strings.ContainsRune(k.Knob, 0) || !utf8.ValidString(k.Knob):
 		return "bad Knob: want UTF-8 without NUL"
 	case len(k.Commands) > maxCommands:
@@ -86,9 +86,9 @@ func (k Key) problem(name string) string {
 			return reason
 		}
 	}
-	for _, c := range k.Commands {
+	for i, c := range k.Commands {
 		if !validCommand(c) {
-			return fmt.Sprintf("bad command %q: want a base name or a clean absolute path", c)
+			return fmt.Sprintf("bad Commands[%d]: want a base name or a clean absolute path", i)
 		}
 	}
 	return ""

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -90,6 +91,30 @@ func TestProfileCheck(t *testing.T) {
 
 // Names by which programs execute, load or trust something are refused, as
 // secrets and as knobs.
+// What is refused may be a secret, in a place for something else: neither it nor its length is in the error.
+func TestProfileCheckRepeatsNothing(t *testing.T) {
+	const value = "s3cr3t !"
+	long := strings.Repeat(value, 700)
+	for name, k := range map[string]identity.Key{
+		"a value":       {Ref: value},
+		"a URL":         {Ref: "postgres://admin:" + value + "@db/app"},
+		"dots":          {Ref: "vault://s3cr3t/.."},
+		"a long value":  {Ref: long},
+		"a long knob":   {Knob: long},
+		"a NUL":         {Knob: value + "\x00"},
+		"a version":     {Ref: "file://a", Version: value},
+		"a command":     {Ref: "file://a", Commands: []string{"curl", "curl -u " + value}},
+		"a header":      {Ref: "file://a", Inject: &identity.Inject{Hosts: []string{"example.com"}, Header: "Authorization: " + value}},
+		"a placeholder": {Ref: "file://a", Inject: &identity.Inject{Hosts: []string{"example.com"}, Prefix: value}},
+		"a host":        {Ref: "file://a", Inject: &identity.Inject{Hosts: []string{"x:" + value + "@example.com"}}},
+	} {
+		err := identity.Profile{Name: "p", Scope: identity.Scope{Tenant: "acme"}, Keys: map[string]identity.Key{"TOKEN": k}}.Check()
+		if err == nil || strings.Contains(err.Error(), "s3cr3t") || strings.Contains(err.Error(), strconv.Itoa(len(long))) {
+			t.Errorf("%s: %.200v", name, err)
+		}
+	}
+}
+
 func TestReservedNames(t *testing.T) {
 	for _, name := range []string{
 		"PATH", "LD_PRELOAD", "LD_LIBRARY_PATH", "DYLD_INSERT_LIBRARIES", "NODE_OPTIONS", "PYTHONPATH", "PYTHONSTARTUP", "PERL5LIB", "PERL5OPT", "RUBYOPT", "BASH_ENV", "ENV", "IFS",

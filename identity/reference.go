@@ -1,7 +1,6 @@
 package identity
 
 import (
-	"fmt"
 	"slices"
 	"strings"
 )
@@ -28,17 +27,18 @@ func SplitRef(ref string) (scheme, path string, err error) {
 	return scheme, path, nil
 }
 
+// The reason does not repeat what was given: it may be the secret itself, by mistake.
 func splitRef(ref string) (scheme, path, reason string) {
 	scheme, path, ok := strings.Cut(ref, "://")
 	switch {
 	case len(ref) > 550:
-		return "", "", fmt.Sprintf("reference of %d bytes", len(ref))
+		return "", "", "bad reference: over 550 bytes"
 	case !ok || !schemeForm().MatchString(scheme):
-		return "", "", fmt.Sprintf("bad reference %q: want scheme://path", ref)
+		return "", "", "bad reference: want scheme://path"
 	case !pathForm().MatchString(path):
-		return "", "", fmt.Sprintf("bad reference %q: want a path of 1 to 512 letters, digits and ._~/@:+=,#-", ref)
+		return "", "", "bad reference: want a path of 1 to 512 letters, digits and ._~/@:+=,#-"
 	case slices.ContainsFunc(strings.FieldsFunc(path+"/", func(r rune) bool { return r == '#' }), badSegments):
-		return "", "", fmt.Sprintf("bad reference %q: a part of its path is empty, . or ..", ref)
+		return "", "", "bad reference: a part of its path is empty, . or .."
 	}
 	return scheme, path, ""
 }
