@@ -246,9 +246,10 @@ func (p *Profiles) Delete(ctx context.Context, pr Profile) error {
 	})
 }
 
-// change makes a change in a transaction of its own.
+// change makes a change in a transaction of its own. Each statement sees what was committed before it, whatever the
+// database's default is: the locks of this package are waited for by the first.
 func (p *Profiles) change(ctx context.Context, what string, do func(pgx.Tx) error) error {
-	err := pgx.BeginFunc(ctx, p.pool, do)
+	err := pgx.BeginTxFunc(ctx, p.pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, do)
 	switch {
 	case err == nil:
 		return nil

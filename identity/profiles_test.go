@@ -116,10 +116,22 @@ func TestPutAmbiguous(t *testing.T) {
 	}
 }
 
-// Of profiles that come at once and name one key, the first is there, and the others are refused.
+// Of profiles that come at once and name one key, the first is there, and the others are refused: also where transactions
+// have one snapshot unless they say otherwise.
 func TestPutAmbiguousAtOnce(t *testing.T) {
 	t.Parallel()
-	p, _, _ := admin(t)
+	_, pool, schema := admin(t)
+	cfg := pool.Config()
+	cfg.ConnConfig.RuntimeParams["default_transaction_isolation"] = "repeatable read"
+	strict, err := pgxpool.NewWithConfig(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(strict.Close)
+	p, err := identity.New(strict, identity.Options{Schema: schema})
+	if err != nil {
+		t.Fatal(err)
+	}
 	for i := range 20 {
 		var group sync.WaitGroup
 		errs := make([]error, 4)
