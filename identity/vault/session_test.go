@@ -56,12 +56,18 @@ func TestRedirect(t *testing.T) {
 	}
 }
 
-// Neither a namespace nor headers of the environment are in any request.
+// Neither a namespace nor headers of the environment are in any request; the configured namespace is in each.
 func TestEnvironmentOfRequests(t *testing.T) {
+	for _, namespace := range []string{"", "team/prod"} {
+		t.Run(namespace, func(t *testing.T) { testEnvironmentOfRequests(t, namespace) })
+	}
+}
+
+func testEnvironmentOfRequests(t *testing.T, namespace string) {
 	t.Setenv("VAULT_NAMESPACE", "other")
 	t.Setenv("VAULT_HEADERS", `{"X-Other":"yes"}`)
 	requests := make(chan *http.Request, 10)
-	config := Config{TokenRole: "stepward", Places: []Place{{Mount: "database", Path: "creds/{tenant}", Dynamic: true}, {Mount: "secret", Path: "{tenant}/"}}}
+	config := Config{TokenRole: "stepward", Namespace: namespace, Places: []Place{{Mount: "database", Path: "creds/{tenant}", Dynamic: true}, {Mount: "secret", Path: "{tenant}/"}}}
 	s := answered(t, config, func(w http.ResponseWriter, r *http.Request) {
 		requests <- r
 		switch {
@@ -86,7 +92,7 @@ func TestEnvironmentOfRequests(t *testing.T) {
 	}
 	for len(requests) > 0 {
 		r := <-requests
-		if r.Header.Get("X-Vault-Namespace") != "" || r.Header.Get("X-Other") != "" || r.Header.Get("X-Vault-Request") != "true" {
+		if r.Header.Get("X-Vault-Namespace") != namespace || r.Header.Get("X-Other") != "" || r.Header.Get("X-Vault-Request") != "true" {
 			t.Errorf("%s: %v", r.URL.Path, r.Header)
 		}
 	}
