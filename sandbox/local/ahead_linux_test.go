@@ -11,15 +11,14 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/stepward/stepward/internal/testenv"
 	"github.com/stepward/stepward/sandbox"
 )
 
 // The first shim is started before the sandbox is there. When it has started a command it
 // is in it as the tool runner is, and holds as little.
 func TestShimAhead(t *testing.T) {
-	if os.Getuid() != 0 {
-		t.Skip("only root can look into the processes of a sandbox")
-	}
+	testenv.Require(t, testenv.PartRoot) // to look into the processes of a sandbox
 	s, err := sandbox.Start(t.Context(), backend(t), sandbox.Options{})
 	if err != nil {
 		t.Fatal(err)
