@@ -14,7 +14,9 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"runtime"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"connectrpc.com/connect"
@@ -62,9 +64,9 @@ func (e *TreeError) Unwrap() error { return e.Err }
 //
 // What is in a sandbox is not to be trusted. Download makes regular files,
 // directories, and symbolic links that lead to somewhere in the tree, of the names
-// that they have, all owned by this process. It keeps permissions, and times of
-// files; of a directory its owner may do everything, others what the umask leaves
-// them. It keeps no set-user-ID bit, owner, extended attribute or list of access
+// that they have, all owned by this process. It keeps permissions and times of files
+// and of the directories that it makes, in which their owner may do everything all
+// the same. It keeps no set-user-ID bit, owner, extended attribute or list of access
 // rights, writes through no link, and decompresses nothing. Anything else is a
 // TreeError. What was written before an error stays.
 //
@@ -145,7 +147,14 @@ type unpacker struct {
 	files int64
 	bytes int64
 	links map[[32]byte]bool // hashes of the names of those that were made: nothing is made below them
+	dirs  []unpackedDir     // that were made, each in the one before: what comes next may be in the last
 	buf   []byte
+}
+
+// An unpackedDir gets its time when nothing more comes into it, which would change it.
+type unpackedDir struct {
+	name string
+	time time.Time
 }
 
 func (u *unpacker) unpack(t *tar.Reader) error {
@@ -153,7 +162,7 @@ func (u *unpacker) unpack(t *tar.Reader) error {
 	for {
 		h, err := t.Next()
 		if errors.Is(err, io.EOF) {
-			return nil
+			return u.leave("")
 		} else if err != nil {
 			return err
 		}
@@ -199,10 +208,13 @@ func (u *unpacker) entry(h *tar.Header, t *tar.Reader) error {
 			return refuse("is below a link")
 		}
 	}
+	if err := u.leave(name); err != nil {
+		return err
+	}
 	perm := fs.FileMode(h.Mode).Perm()
 	switch h.Typeflag {
 	case tar.TypeDir:
-		return failed(u.dir(name, perm|0o700))
+		return failed(u.dir(name, perm|0o700, h.ModTime))
 	case tar.TypeReg:
 		return failed(u.file(name, perm, h, t))
 	case tar.TypeSymlink:
@@ -243,15 +255,41 @@ func inside(name, target string) bool {
 	return true
 }
 
-func (u *unpacker) dir(name string, perm fs.FileMode) error {
-	if err := u.root.Mkdir(name, perm); err == nil || !errors.Is(err, fs.ErrExist) {
+func (u *unpacker) dir(name string, perm fs.FileMode, at time.Time) error {
+	err := u.root.Mkdir(name, perm)
+	if err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	info, err := u.root.Lstat(name)
-	if err == nil && !info.IsDir() {
-		err = fs.ErrExist
+	info, lerr := u.root.Lstat(name)
+	switch {
+	case lerr != nil:
+		return lerr
+	case !info.IsDir():
+		return fs.ErrExist
+	case err != nil: // it was there, and stays what it is
+		return nil
 	}
-	return err
+	u.dirs = append(u.dirs, unpackedDir{name, at})
+	if info.Mode().Perm() == perm || runtime.GOOS == "windows" {
+		return nil
+	}
+	f, err := u.root.Open(name) // Root.Chmod needs a call that some containers refuse
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Chmod(info.Mode()&fs.ModeSetgid|perm), f.Close())
+}
+
+// leave is called before name is made, and leaves the directories that it is not in.
+func (u *unpacker) leave(name string) error {
+	for n := len(u.dirs) - 1; n >= 0 && !strings.HasPrefix(name, u.dirs[n].name+"/"); n-- {
+		d := u.dirs[n]
+		u.dirs = u.dirs[:n]
+		if err := u.root.Chtimes(d.name, d.time, d.time); err != nil {
+			return &TreeError{Path: d.name, Reason: "cannot be made", Err: err}
+		}
+	}
+	return nil
 }
 
 func (u *unpacker) file(name string, perm fs.FileMode, h *tar.Header, t *tar.Reader) error {

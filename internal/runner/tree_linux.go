@@ -12,6 +12,7 @@ import (
 	"path"
 	"strings"
 	"syscall"
+	"time"
 
 	"connectrpc.com/connect"
 	"golang.org/x/sys/unix"
@@ -213,16 +214,20 @@ func (r *receiveTar) Read(p []byte) (int, error) {
 // unless it is a directory.
 func unpack(dir *os.Root, t *tar.Reader) (files int64, err error) {
 	buf := make([]byte, 256<<10)
+	var open openDirs
 	for ; ; files++ {
 		h, err := t.Next()
 		if errors.Is(err, io.EOF) {
-			return files, nil
+			return files, open.leave(dir, "")
 		} else if err != nil {
 			return files, err
 		}
 		name, perm := strings.TrimSuffix(h.Name, "/"), fs.FileMode(h.Mode).Perm()
+		if err := open.leave(dir, name); err != nil {
+			return files, err
+		}
 		if h.Typeflag == tar.TypeDir {
-			if err := dir.MkdirAll(name, perm|0o700); err != nil {
+			if err := open.enter(dir, name, perm|0o700, h.ModTime); err != nil {
 				return files, err
 			}
 			continue
@@ -245,6 +250,48 @@ func unpack(dir *os.Root, t *tar.Reader) (files int64, err error) {
 			return files, err
 		}
 	}
+}
+
+// openDirs are directories that were made, each in the one before. What is next may be
+// in the last; each gets its time when nothing more comes into it, which would change it.
+type openDirs []openDir
+
+type openDir struct {
+	name string
+	time time.Time
+}
+
+// enter makes a directory. One that is there stays what it is.
+func (o *openDirs) enter(root *os.Root, name string, perm fs.FileMode, at time.Time) error {
+	if root.Mkdir(name, perm) != nil {
+		return root.MkdirAll(name, perm)
+	}
+	*o = append(*o, openDir{name, at})
+	f, err := root.OpenFile(name, unix.O_DIRECTORY|unix.O_NOFOLLOW, 0) // Root.Chmod needs a call that some containers refuse
+	if err != nil {
+		return unlessGone(err)
+	}
+	return errors.Join(f.Chmod(perm), f.Close()) // whatever the umask is
+}
+
+// leave is called before name is made, and leaves the directories that it is not in.
+func (o *openDirs) leave(root *os.Root, name string) error {
+	for n := len(*o) - 1; n >= 0 && !strings.HasPrefix(name, (*o)[n].name+"/"); n-- {
+		d := (*o)[n]
+		*o = (*o)[:n]
+		if err := unlessGone(root.Chtimes(d.name, d.time, d.time)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// unlessGone ignores that something is not there any more: what runs here may have removed it.
+func unlessGone(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
 }
 
 func unpackFile(dir *os.Root, name string, perm fs.FileMode, h *tar.Header, t *tar.Reader, buf []byte) error {
