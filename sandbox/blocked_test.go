@@ -15,13 +15,14 @@ import (
 // waits to be killed.
 type printer struct {
 	forged
+	stream rpc.Output_Stream
 	ends   bool
 	killed chan struct{}
 }
 
 func (p printer) Exec(ctx context.Context, _ *connect.Request[rpc.ExecRequest], s *connect.ServerStream[rpc.ExecEvent]) error {
 	output := func(offset int64, data string) *rpc.ExecEvent {
-		return &rpc.ExecEvent{Event: &rpc.ExecEvent_Output{Output: &rpc.Output{Offset: offset, Data: []byte(data)}}}
+		return &rpc.ExecEvent{Event: &rpc.ExecEvent_Output{Output: &rpc.Output{Stream: p.stream, Offset: offset, Data: []byte(data)}}}
 	}
 	end := &rpc.End{}
 	for _, ev := range []*rpc.ExecEvent{{Event: &rpc.ExecEvent_Started{Started: &rpc.Started{}}}, output(0, "one\n"), output(4, "two\n")} {
@@ -105,4 +106,25 @@ func TestBlockedWriter(t *testing.T) {
 			})
 		})
 	}
+}
+
+// The error of a guest's process has the end of what it printed, also when nobody else
+// takes that, and nothing of what was left behind comes into it later.
+func TestBlockedGuest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := openForged(t, printer{stream: rpc.Output_STDERR, killed: make(chan struct{})})
+		ctx, cancel := context.WithCancel(t.Context())
+		w := &stuckWriter{began: make(chan struct{}, 9), letGo: make(chan struct{})}
+		go func() { <-w.began; cancel() }()
+		_, err := s.Guest(ctx, GuestStep{Step: "print", Stderr: w})
+		var ee *ExitError
+		if !errors.As(err, &ee) || string(ee.Stderr) != "one\n" {
+			t.Errorf("it ended with %v, and printed %q", err, ee.Stderr)
+		}
+		close(w.letGo)
+		synctest.Wait()
+		if string(ee.Stderr) != "one\n" {
+			t.Errorf("later it had printed %q", ee.Stderr)
+		}
+	})
 }

@@ -315,10 +315,9 @@ type GuestStep struct {
 // sandbox is gone the error is [ErrLost]. When the cause of ctx's end wraps
 // [ErrDetached], the call is left running, and that is the error.
 func (s *Sandbox) Guest(ctx context.Context, g GuestStep) ([]byte, error) {
-	tail := &Tail{Limit: stderrTail}
-	var stderr io.Writer = tail
-	if g.Stderr != nil {
-		stderr = io.MultiWriter(g.Stderr, tail)
+	tail, stderr := &Tail{Limit: stderrTail}, g.Stderr
+	if stderr == nil {
+		stderr = io.Discard
 	}
 	named := g.ID != ""
 	c := &Cmd{ID: g.ID, sb: s}
@@ -326,7 +325,7 @@ func (s *Sandbox) Guest(ctx context.Context, g GuestStep) ([]byte, error) {
 		return nil, err
 	}
 	x := &execution{
-		sb: s, beat: g.Beat, entry: g.Append, progress: g.Progress, name: "guest step " + g.Step, stdout: g.Stdout, stderr: stderr,
+		sb: s, beat: g.Beat, entry: g.Append, progress: g.Progress, name: "guest step " + g.Step, stdout: g.Stdout, stderr: stderr, tail: tail,
 		req: &rpc.ExecRequest{
 			Id: cmp.Or(g.ID, s.nextExec()), Named: named, Env: s.environ(), DiscardStdout: g.Stdout == nil,
 			Guest: &rpc.GuestCall{

@@ -46,6 +46,7 @@ type execution struct {
 	req            *rpc.ExecRequest
 	stdin          *input // nil: none
 	stdout, stderr io.Writer
+	tail           *Tail // of what goes to stderr, which may be left behind; may be nil
 
 	sent       [2]int64 // bytes of each stream that were passed on
 	whole, gap bool     // output must not be left out, and was
@@ -376,6 +377,9 @@ func (x *execution) output(ctx context.Context, o *rpc.Output) {
 // write passes something of o on. When it gives up, o counts as not read: a Write that
 // returns later may have taken some.
 func (x *execution) write(w io.Writer, o *rpc.Output, data []byte) error {
+	if x.tail != nil && o.Stream == rpc.Output_STDERR {
+		_, _ = x.tail.Write(data)
+	}
 	wrote := make(chan error, 1)
 	go func() {
 		_, err := w.Write(data)
