@@ -2,6 +2,8 @@ package runner
 
 import (
 	"bufio"
+	"io"
+	"iter"
 	"os"
 	"strconv"
 	"strings"
@@ -24,19 +26,34 @@ func dropPages() {
 		return
 	}
 	defer f.Close()
-	var begin, end uint64 // of a mapping of the program's file that is not written to; 0: it is another one
-	for lines := bufio.NewScanner(f); lines.Scan(); {
-		line := lines.Text()
-		w := strings.Fields(line)
-		switch {
-		case len(w) > 4 && strings.Contains(w[0], "-"):
-			begin, end = 0, 0
-			if from, to, _ := strings.Cut(w[0], "-"); w[1][1] == '-' && strings.HasSuffix(line, " "+path) {
-				begin, _ = strconv.ParseUint(from, 16, 64)
-				end, _ = strconv.ParseUint(to, 16, 64)
+	for begin, end := range onlyRead(f, path) {
+		_, _, _ = unix.Syscall(unix.SYS_MADVISE, begin, end-begin, unix.MADV_DONTNEED)
+	}
+}
+
+// onlyRead yields where a file is mapped to that was not written to there, and cannot be. What was written to, when
+// its addresses were filled in, is anonymous, or swapped out: then the file does not have it.
+func onlyRead(smaps io.Reader, path string) iter.Seq2[uintptr, uintptr] {
+	return func(yield func(begin, end uintptr) bool) {
+		var begin, end uint64 // 0: it is another mapping
+		for lines := bufio.NewScanner(smaps); lines.Scan(); {
+			line := lines.Text()
+			w := strings.Fields(line)
+			switch {
+			case len(w) > 4 && strings.Contains(w[0], "-"):
+				begin, end = 0, 0
+				if from, to, _ := strings.Cut(w[0], "-"); w[1][1] == '-' && strings.HasSuffix(line, " "+path) {
+					begin, _ = strconv.ParseUint(from, 16, 64)
+					end, _ = strconv.ParseUint(to, 16, 64)
+				}
+			case len(w) < 2:
+			case w[0] == "Anonymous:" && w[1] != "0":
+				begin = 0
+			case w[0] == "Swap:" && w[1] == "0" && begin != 0: // it comes after
+				if !yield(uintptr(begin), uintptr(end)) {
+					return
+				}
 			}
-		case begin != 0 && len(w) > 1 && w[0] == "Anonymous:" && w[1] == "0": // else it was, when its addresses were filled in
-			_, _, _ = unix.Syscall(unix.SYS_MADVISE, uintptr(begin), uintptr(end-begin), unix.MADV_DONTNEED)
 		}
 	}
 }

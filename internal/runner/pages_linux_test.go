@@ -2,7 +2,9 @@ package runner
 
 import (
 	"encoding/binary"
+	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"unsafe"
@@ -49,5 +51,32 @@ func TestDropPages(t *testing.T) {
 	}
 	if !whole() || present() == 0 {
 		t.Error("what it reads is not what it was")
+	}
+}
+
+// What was written to is not taken: the file does not have it.
+func TestOnlyRead(t *testing.T) {
+	var smaps strings.Builder
+	for _, m := range []struct {
+		at, rights, path string
+		anonymous, swap  int
+	}{
+		{"1000-2000", "r-xp", "/app/program", 0, 0},
+		{"2000-3000", "r--p", "/app/program", 4, 0},
+		{"3000-4000", "r--p", "/app/program", 0, 4},
+		{"4000-5000", "rw-p", "/app/program", 0, 0},
+		{"5000-6000", "r--p", "/lib/other", 0, 0},
+		{"6000-7000", "r--p", "/app/program", 0, 0},
+		{"7000-8000", "r--p", "", 0, 0},
+	} {
+		fmt.Fprintf(&smaps, "%s %s 00000000 fe:00 17  %s\nSize: 4 kB\nRss: 4 kB\nAnonymous: %d kB\nSwap: %d kB\nSwapPss: 0 kB\nVmFlags: rd mr\n",
+			m.at, m.rights, m.path, m.anonymous, m.swap)
+	}
+	var got []uintptr
+	for begin, end := range onlyRead(strings.NewReader(smaps.String()), "/app/program") {
+		got = append(got, begin, end)
+	}
+	if want := []uintptr{0x1000, 0x2000, 0x6000, 0x7000}; !slices.Equal(got, want) {
+		t.Errorf("%#x, want %#x", got, want)
 	}
 }
