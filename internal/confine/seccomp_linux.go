@@ -50,6 +50,8 @@ func FilterSystemCalls(off layers.Set) error {
 	if len(filter) == 0 {
 		return errors.New("seccomp: there is no filter for " + runtime.GOARCH)
 	}
+	runtime.LockOSThread() // the thread that has no_new_privs is the one that the others get it from
+	defer runtime.UnlockOSThread()
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("seccomp: %w", err)
 	}
