@@ -3,6 +3,7 @@
 package worker_test
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"sync"
@@ -24,6 +25,7 @@ type claims struct {
 	session int64
 	served  string // tenant
 
+	pin    int32  // the requirement of what is claimed, if it is another
 	handed [3]any // on: requirements, tenants and bindings
 }
 
@@ -60,7 +62,7 @@ func (c *claims) add(n int, it enqueue.Item) {
 func (c *claims) args(n int) []any {
 	c.t.Helper()
 	ids := []int32{int32(c.count("SELECT id FROM stepward.requirement WHERE workflow = 'chain'"))}
-	return append([]any{c.session, ids, ids, []string{"1"}, n, c.served}, c.handed[:]...)
+	return append([]any{c.session, ids, []int32{cmp.Or(c.pin, ids[0])}, []string{"1"}, n, c.served}, c.handed[:]...)
 }
 
 // claim returns the runs claimed and the tenants that they are of; more says
@@ -142,7 +144,8 @@ func (c *claims) buffers(n int) int {
 }
 
 // Runs like one that the worker has handed on are passed over, and those alone: neither another tenant's, nor what the same
-// tenant has bound otherwise, waits for them, not even for the only place.
+// tenant has bound otherwise, waits for them, not even for the only place; nor is anything of one tenant passed over for what
+// another has bound. How a run was bound counts, and not whether a worker has pinned it.
 func TestClaimPassesOver(t *testing.T) {
 	t.Parallel()
 	for _, limit := range []string{"", "k"} {
@@ -163,21 +166,30 @@ func TestClaimPassesOver(t *testing.T) {
 		}
 		add(3, "z", "other")
 		add(2, "handed 3", "other")
-		ids := c.args(1)[1].([]int32)
-		c.handed = [3]any{slices.Repeat(ids, 5), []string{"handed 0", "handed 1", "handed 2", "handed 3", "handed 4"},
-			[]int64{int64(c.count("SELECT hashtextextended(encode('theirs', 'base64'), 0)"))}}
+		add(2, "otherwise", "theirs")
+		c.pin = 4711
+		hash := func(binding string) int64 {
+			return int64(c.count("SELECT hashtextextended(encode($1::text::bytea, 'base64'), 0)", binding))
+		}
+		theirs := hash("theirs")
+		c.handed = [3]any{slices.Repeat([]int32{c.pin}, 6), []string{"handed 0", "handed 1", "handed 2", "handed 3", "handed 4", "otherwise"},
+			[]int64{theirs, theirs, theirs, theirs, theirs, hash("other")}}
 		var got []int64
-		for range 5 { // with one place, of which five tenants have nothing to offer
+		for range 7 { // with one place, of which five tenants have nothing to offer
 			c.served = "handed"
 			got = append(got, claim(1)...)
 		}
-		if n := f.count("SELECT count(*) FROM stepward.ready WHERE tenant NOT LIKE 'handed%' OR run_id IN (SELECT run_id FROM stepward.binding WHERE body = 'other')"); len(got) != 5 || n != 0 {
+		if n := f.count("SELECT count(*) FROM stepward.ready WHERE tenant NOT LIKE 'handed%' OR run_id IN (SELECT run_id FROM stepward.binding WHERE body = 'other')"); len(got) != 7 || n != 0 {
 			t.Errorf("limit %q: with one place %d were claimed, and %d are left", limit, len(got), n)
+		}
+		add(10, "z", "other")
+		if runs := claim(10); len(runs) != 10 {
+			t.Errorf("limit %q: one claim of ten has %d", limit, len(runs))
 		}
 		if runs := claim(100); len(runs) != 0 {
 			t.Errorf("limit %q: claimed %d that were handed on", limit, len(runs))
 		}
-		c.handed[0] = []int32{ids[0] + 1} // of another requirement
+		c.handed[0] = c.args(1)[1] // of another requirement
 		if runs := claim(100); len(runs) != 100 {
 			t.Errorf("limit %q: claimed %d of what others have handed on", limit, len(runs))
 		}

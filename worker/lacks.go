@@ -34,7 +34,7 @@ type lacks struct {
 // kind is what runs have in common of which a worker lacks the same: statement Claim passes over them. The zero one is of
 // all that need secrets.
 type kind struct {
-	requirement int32
+	requirement int32 // that a claim pins
 	tenant      string
 	binding     int64 // a hash of what they were bound to
 }
@@ -106,6 +106,13 @@ func (l *lacks) restAt(now time.Duration, k kind, why error) {
 		l.pauses = make(map[kind]pause)
 	}
 	l.pauses[k] = p
+}
+
+// forget ends all pauses. Whoever may have had what this worker lacks has died: its runs are not to wait longer than for that.
+func (l *lacks) forget() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	clear(l.pauses)
 }
 
 // lacksBroker is what a worker lacks whose broker does not start, and so everything: see statement WorkerLacks.

@@ -3,6 +3,7 @@ package worker
 import (
 	"encoding/json"
 	"errors"
+	"log/slog"
 	"slices"
 	"strings"
 	"testing"
@@ -70,6 +71,38 @@ func TestRevokedSession(t *testing.T) {
 	w.strandedNow(1, errors.New("stranded"))
 	if !w.isRevoked() || w.isStranded() {
 		t.Error("the worker takes itself for one that is not revoked, or that is stranded")
+	}
+}
+
+// What was left to a worker that dies is not left any more by the one that notices.
+func TestLacksUntilOneDies(t *testing.T) {
+	t.Parallel()
+	w, _ := holding(t)
+	w.log, w.ring = slog.New(slog.DiscardHandler), make(chan struct{}, 1)
+	for _, k := range []kind{{}, {1, "acme", 7}} {
+		w.lacks.rest(k, errors.New("no store"))
+	}
+	reap := func(state string) (ids []int32) {
+		t.Helper()
+		for _, sql := range []string{
+			"DELETE FROM stepward.turn",
+			"INSERT INTO stepward.worker (session, name, state, lease_until, lease_s, requirements, backends) VALUES (hashtext('" + state + "'), 'able', '" + state + "', 'epoch', 10, '{}', '{}')",
+		} {
+			if _, err := w.Pool.Exec(t.Context(), in(w.q, sql)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := w.reap(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		ids, _, _ = w.lacks.kinds()
+		return ids
+	}
+	if ids := reap("dead"); len(ids) != 1 || !w.lacks.resting() { // the control: that is known already
+		t.Errorf("it leaves %v", ids)
+	}
+	if ids := reap("live"); len(ids) != 0 || w.lacks.resting() || len(w.ring) != 1 {
+		t.Errorf("it still leaves %v", ids)
 	}
 }
 

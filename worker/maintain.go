@@ -174,12 +174,16 @@ func (w *worker) reap(ctx context.Context) error {
 	}
 	var session int64
 	var name string
-	_, err = pgx.ForEachRow(rows, []any{&session, &name}, func() error {
+	dead, err := pgx.ForEachRow(rows, []any{&session, &name}, func() error {
 		w.log.WarnContext(ctx, "a worker is dead: its lease has run out", "dead", name, "dead_session", fmt.Sprintf("%x", session))
 		return nil
 	})
 	if err != nil {
 		return err
+	}
+	if dead.RowsAffected() > 0 { // it may be the one that runs were left to
+		w.lacks.forget()
+		w.wake()
 	}
 	for n := pageOfTurns; n == pageOfTurns; {
 		rows, err := w.Pool.Query(ctx, w.q.TurnReap, pageOfTurns, maxCrashes, w.actor(), pausedDetail)

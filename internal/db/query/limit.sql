@@ -68,11 +68,12 @@ WITH RECURSIVE want AS (
     WHERE places > 0
 ), lane AS (
     SELECT room.key, room.served, room.places, CASE WHEN room.rate > 0 THEN floor(room.tokens) ELSE room.places END AS tokens,
-           gate.fresh, gate.gate, want.id, room.served AS tenant, false AS round, 0 AS n, NULL::boolean AS beside
+           gate.fresh, gate.gate, want.id, want.pin_id, room.served AS tenant, false AS round, 0 AS n, NULL::bigint[] AS handed
     FROM room CROSS JOIN want
     CROSS JOIN LATERAL (VALUES (false, stepward.gate(room.key, 1) COLLATE "C"), (true, room.key)) AS gate(fresh, gate)
     UNION ALL
-    SELECT lane.key, lane.served, lane.places, lane.tokens, lane.fresh, lane.gate, lane.id, next.tenant, next.round, lane.n + 1 - left_to.others, left_to.others = 1
+    SELECT lane.key, lane.served, lane.places, lane.tokens, lane.fresh, lane.gate, lane.id, lane.pin_id, next.tenant, next.round,
+           lane.n + CASE left_to.handed WHEN '{}' THEN 1 ELSE 0 END, left_to.handed
     FROM lane CROSS JOIN LATERAL (
         SELECT tenant, lane.round FROM (
             SELECT q.tenant FROM stepward.ready q WHERE q.requirement_id = lane.id AND q.gate = lane.gate AND q.tenant > lane.tenant ORDER BY q.tenant LIMIT 1
@@ -82,7 +83,8 @@ WITH RECURSIVE want AS (
          WHERE q.requirement_id = lane.id AND q.gate = lane.gate AND q.tenant <= lane.served AND NOT lane.round ORDER BY q.tenant LIMIT 1)
         ORDER BY round LIMIT 1
     ) next CROSS JOIN LATERAL (
-        SELECT CASE WHEN EXISTS (SELECT FROM unnest($7::int[], $8::text[]) AS h(id, tenant) WHERE h.id = lane.id AND h.tenant COLLATE "C" = next.tenant) THEN 1 ELSE 0 END AS others
+        SELECT ARRAY(SELECT h.binding FROM unnest($7::int[], $8::text[], $9::bigint[]) AS h(id, tenant, binding)
+                     WHERE h.id = lane.pin_id AND h.tenant COLLATE "C" = next.tenant) AS handed
     ) left_to
     WHERE lane.n < CASE WHEN lane.fresh THEN least(lane.places, lane.tokens) ELSE lane.places END
 ), seen AS (
@@ -90,11 +92,11 @@ WITH RECURSIVE want AS (
     FROM lane CROSS JOIN LATERAL (
         SELECT rank FROM (
             SELECT q.rank, q.run_id FROM stepward.ready q WHERE q.requirement_id = lane.id AND q.gate = lane.gate AND q.tenant = lane.tenant ORDER BY q.rank LIMIT 1000
-        ) first WHERE NOT lane.beside OR coalesce((SELECT hashtextextended(encode(b.body, 'base64'), 0) FROM stepward.binding b WHERE b.run_id = first.run_id), 0) <> ALL($9::bigint[]) LIMIT lane.places
+        ) first WHERE lane.handed = '{}' OR coalesce((SELECT hashtextextended(encode(b.body, 'base64'), 0) FROM stepward.binding b WHERE b.run_id = first.run_id), 0) <> ALL(lane.handed) LIMIT lane.places
     ) head
-    WHERE lane.beside IS NOT NULL
+    WHERE lane.handed IS NOT NULL
 ), spread AS (
-    SELECT key, fresh, gate, id, tenant, round, beside, count(*) AS n
+    SELECT key, fresh, gate, id, tenant, round, handed, count(*) AS n
     FROM (
         SELECT * FROM (
             SELECT seen.*, row_number() OVER (PARTITION BY key ORDER BY fresh, k, round, tenant) AS place,
@@ -102,7 +104,7 @@ WITH RECURSIVE want AS (
             FROM seen
         ) ranked WHERE place <= places AND (NOT fresh OR token <= tokens) ORDER BY place LIMIT $5
     ) dealt
-    GROUP BY key, fresh, gate, id, tenant, round, beside
+    GROUP BY key, fresh, gate, id, tenant, round, handed
 ), picked AS MATERIALIZED (
     SELECT p.run_id, p.place, p.since, spread.key, spread.fresh, spread.tenant, spread.round, want.pin_id, want.version,
            row_number() OVER (PARTITION BY spread.key) AS n
@@ -111,7 +113,7 @@ WITH RECURSIVE want AS (
             SELECT q.run_id, q.ctid AS place, q.since FROM stepward.ready q
             CROSS JOIN LATERAL (SELECT FROM stepward.run WHERE run.id = q.run_id FOR NO KEY UPDATE SKIP LOCKED) r
             WHERE q.requirement_id = spread.id AND q.gate = spread.gate AND q.tenant = spread.tenant
-              AND (NOT spread.beside OR coalesce((SELECT hashtextextended(encode(b.body, 'base64'), 0) FROM stepward.binding b WHERE b.run_id = q.run_id), 0) <> ALL($9::bigint[]))
+              AND (spread.handed = '{}' OR coalesce((SELECT hashtextextended(encode(b.body, 'base64'), 0) FROM stepward.binding b WHERE b.run_id = q.run_id), 0) <> ALL(spread.handed))
             ORDER BY q.rank LIMIT 1000
         ) first LIMIT spread.n
     ) p

@@ -7,7 +7,7 @@
 -- from taken, and its run is left alone. A last
 -- row without a run says that more was there: a lane that was looked at in part, or what was passed over;
 -- one of epoch 1 that there are runs with a limit, which ClaimLimited takes.
--- $7 to $9 are what this worker has handed on: requirement, tenant and binding of the runs, which it leaves to others. Their
+-- $7 to $9 are what this worker has handed on: pinned requirement, tenant and binding of the runs, which it leaves to others. Their
 -- lanes are looked at beside the others, and take no place of theirs; of a lane's first 1,000 runs the others are taken.
 -- The limits of 1,000 and the arrays are for the planner: without them it takes the rest for a tenth of all
 -- rows, and reads the tables from end to end.
@@ -15,9 +15,9 @@ WITH RECURSIVE want AS (
     SELECT w.id, w.pin_id, w.version FROM unnest($2::int[], $3::int[], $4::text[]) AS w(id, pin_id, version)
     WHERE EXISTS (SELECT FROM stepward.worker WHERE session = $1 AND state = 'live' AND lease_until > clock_timestamp())
 ), lane AS (
-    SELECT id, $6::text COLLATE "C" AS tenant, false AS round, 0 AS n, NULL::boolean AS beside FROM want
+    SELECT id, pin_id, $6::text COLLATE "C" AS tenant, false AS round, 0 AS n, NULL::bigint[] AS handed FROM want
     UNION ALL
-    SELECT lane.id, next.tenant, next.round, lane.n + 1 - left_to.others, left_to.others = 1
+    SELECT lane.id, lane.pin_id, next.tenant, next.round, lane.n + CASE left_to.handed WHEN '{}' THEN 1 ELSE 0 END, left_to.handed
     FROM lane CROSS JOIN LATERAL (
         SELECT tenant, lane.round FROM (
             SELECT q.tenant FROM stepward.ready q WHERE q.requirement_id = lane.id AND q.gate = '' AND q.tenant > lane.tenant ORDER BY q.tenant LIMIT 1
@@ -27,22 +27,23 @@ WITH RECURSIVE want AS (
          WHERE q.requirement_id = lane.id AND q.gate = '' AND q.tenant <= $6 AND NOT lane.round ORDER BY q.tenant LIMIT 1)
         ORDER BY round LIMIT 1
     ) next CROSS JOIN LATERAL (
-        SELECT CASE WHEN EXISTS (SELECT FROM unnest($7::int[], $8::text[]) AS h(id, tenant) WHERE h.id = lane.id AND h.tenant COLLATE "C" = next.tenant) THEN 1 ELSE 0 END AS others
+        SELECT ARRAY(SELECT h.binding FROM unnest($7::int[], $8::text[], $9::bigint[]) AS h(id, tenant, binding)
+                     WHERE h.id = lane.pin_id AND h.tenant COLLATE "C" = next.tenant) AS handed
     ) left_to
     WHERE lane.n < $5
 ), deep AS (
-    SELECT least($5, 1 + 4 * $5 / count(DISTINCT tenant)) AS depth FROM lane WHERE beside IS NOT NULL HAVING count(*) > 0
+    SELECT least($5, 1 + 4 * $5 / greatest(1, count(DISTINCT tenant) FILTER (WHERE handed = '{}'))) AS depth FROM lane WHERE handed IS NOT NULL HAVING count(*) > 0
 ), seen AS (
-    SELECT lane.id, lane.tenant, lane.round, lane.beside, deep.depth, head.rank, row_number() OVER (PARTITION BY lane.tenant ORDER BY head.rank) AS k
+    SELECT lane.id, lane.tenant, lane.round, lane.handed, deep.depth, head.rank, row_number() OVER (PARTITION BY lane.tenant ORDER BY head.rank) AS k
     FROM deep CROSS JOIN lane CROSS JOIN LATERAL (
         SELECT rank FROM (
             SELECT q.rank, q.run_id FROM stepward.ready q WHERE q.requirement_id = lane.id AND q.gate = '' AND q.tenant = lane.tenant ORDER BY q.rank LIMIT 1000
-        ) first WHERE NOT lane.beside OR coalesce((SELECT hashtextextended(encode(b.body, 'base64'), 0) FROM stepward.binding b WHERE b.run_id = first.run_id), 0) <> ALL($9::bigint[]) LIMIT deep.depth
+        ) first WHERE lane.handed = '{}' OR coalesce((SELECT hashtextextended(encode(b.body, 'base64'), 0) FROM stepward.binding b WHERE b.run_id = first.run_id), 0) <> ALL(lane.handed) LIMIT deep.depth
     ) head
-    WHERE lane.beside IS NOT NULL
+    WHERE lane.handed IS NOT NULL
 ), spread AS (
-    SELECT id, tenant, round, beside, count(*) AS n, count(*) = max(depth) AND max(depth) < $5 AS cut
-    FROM (SELECT * FROM seen ORDER BY k, round, tenant LIMIT $5) s GROUP BY id, tenant, round, beside
+    SELECT id, tenant, round, handed, count(*) AS n, count(*) = max(depth) AND max(depth) < $5 AS cut
+    FROM (SELECT * FROM seen ORDER BY k, round, tenant LIMIT $5) s GROUP BY id, tenant, round, handed
 ), picked AS MATERIALIZED (
     SELECT p.run_id, p.place, p.since, spread.round, want.pin_id, want.version
     FROM spread JOIN want ON want.id = spread.id CROSS JOIN LATERAL (
@@ -50,7 +51,7 @@ WITH RECURSIVE want AS (
             SELECT q.run_id, q.ctid AS place, q.since FROM stepward.ready q
             CROSS JOIN LATERAL (SELECT FROM stepward.run WHERE run.id = q.run_id FOR NO KEY UPDATE SKIP LOCKED) r
             WHERE q.requirement_id = spread.id AND q.gate = '' AND q.tenant = spread.tenant
-              AND (NOT spread.beside OR coalesce((SELECT hashtextextended(encode(b.body, 'base64'), 0) FROM stepward.binding b WHERE b.run_id = q.run_id), 0) <> ALL($9::bigint[]))
+              AND (spread.handed = '{}' OR coalesce((SELECT hashtextextended(encode(b.body, 'base64'), 0) FROM stepward.binding b WHERE b.run_id = q.run_id), 0) <> ALL(spread.handed))
             ORDER BY q.rank LIMIT 1000
         ) first LIMIT spread.n
     ) p
