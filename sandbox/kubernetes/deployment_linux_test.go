@@ -34,7 +34,6 @@ func TestDeployment(t *testing.T) {
 	if p.cluster.Host == "" {
 		testenv.Skip(t, testenv.PartKubernetes, "the database of the test is out of reach of the cluster of KUBECONFIG")
 	}
-	ctx := bounded(t)
 	pool, database := p.database(t)
 	client, err := workflow.NewClient(workflow.ClientConfig{Pool: pool})
 	if err != nil {
@@ -47,6 +46,7 @@ func TestDeployment(t *testing.T) {
 		t.Fatalf("%v: %s", err, out)
 	}
 	image := p.cluster.Image(t, "worker", program+":/worker")
+	ctx := bounded(t) // from here: what is built may take longer than all the rest
 	secret := &core.Secret{ObjectMeta: meta.ObjectMeta{Name: "stepward-database"}, StringData: map[string]string{"url": database}}
 	if _, err := p.admin.CoreV1().Secrets(p.name).Create(ctx, secret, meta.CreateOptions{}); err != nil {
 		t.Fatal(err)
