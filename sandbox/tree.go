@@ -260,13 +260,14 @@ func (u *unpacker) dir(name string, perm fs.FileMode, at time.Time) error {
 	if err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	info, lerr := u.root.Lstat(name)
+	made := err == nil
+	info, err := u.root.Lstat(name)
 	switch {
-	case lerr != nil:
-		return lerr
+	case err != nil:
+		return err
 	case !info.IsDir():
 		return fs.ErrExist
-	case err != nil: // it was there, and stays what it is
+	case !made: // it was there, and stays what it is
 		return nil
 	}
 	u.dirs = append(u.dirs, unpackedDir{name, at})
