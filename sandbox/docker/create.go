@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -203,10 +204,6 @@ func (b *Backend) describe(ctx context.Context, e *engine, img image, prog *carr
 		Type: mount.TypeVolume, Source: prog.volume(), Target: programDir, ReadOnly: true,
 		VolumeOptions: &mount.VolumeOptions{NoCopy: true, Labels: map[string]string{labelHelper: prog.sha256}},
 	}}
-	// A volume of the image would be a place to write without limit.
-	for _, path := range img.volumes {
-		mounts = append(mounts, mount.Mount{Type: mount.TypeVolume, Target: path, ReadOnly: true, VolumeOptions: &mount.VolumeOptions{Labels: all}})
-	}
 	if dir != "" {
 		mounts = append(mounts, mount.Mount{Type: mount.TypeBind, Source: dir.shared(), Target: socketDirInside})
 	}
@@ -215,6 +212,15 @@ func (b *Backend) describe(ctx context.Context, e *engine, img image, prog *carr
 	}
 	tmpfs := func(mode string) string {
 		return fmt.Sprintf("rw,exec,nosuid,nodev,size=%d,nr_inodes=%d,mode=%s,uid=%d,gid=%d", limits.Disk, max(1<<10, limits.Disk>>10), mode, id, id)
+	}
+	scratch := map[string]string{runner.Workspace: tmpfs("0755"), "/tmp": tmpfs("1777")}
+	// What the image wants as a volume the engine would make one of: a place to write
+	// without limit, on its disk. It leaves out what something is mounted on, by exactly that path.
+	for _, dir := range img.volumes {
+		dir = path.Clean(dir)
+		if scratch[dir] == "" && !slices.ContainsFunc(mounts, func(m mount.Mount) bool { return m.Target == dir }) {
+			scratch[dir] = "ro,noexec,nosuid,nodev,size=64k"
+		}
 	}
 	host := &container.HostConfig{
 		Runtime:        b.config.Runtime,
@@ -228,7 +234,7 @@ func (b *Backend) describe(ctx context.Context, e *engine, img image, prog *carr
 		ReadonlyRootfs: true,
 		LogConfig:      container.LogConfig{Type: "none"},
 		Mounts:         mounts,
-		Tmpfs:          map[string]string{runner.Workspace: tmpfs("0755"), "/tmp": tmpfs("1777")},
+		Tmpfs:          scratch,
 		Resources: container.Resources{
 			Memory: limits.Memory, MemorySwap: limits.Memory, NanoCPUs: int64(limits.CPU * 1e9),
 			Ulimits: []*container.Ulimit{

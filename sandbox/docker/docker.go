@@ -9,6 +9,9 @@
 // uid and gid 10001, limits of memory, CPU, processes and files, no log. Each
 // exec has a Landlock domain of its own where the engine's kernel has Landlock.
 //
+// What an image names as a VOLUME, other than /workspace and /tmp, is an empty
+// directory that cannot be written to: no volume is made for a sandbox.
+//
 // The tool runner is PID 1. It comes on a read-only volume named after its
 // SHA-256, which sandboxes share and which stays when they end; nothing in the
 // image is needed.

@@ -1,0 +1,108 @@
+package docker
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"slices"
+	"testing"
+
+	"github.com/moby/moby/api/types/mount"
+	"github.com/moby/moby/client"
+
+	"github.com/stepward/stepward/sandbox"
+)
+
+// An image that wants volumes gets none: no place to write to but /workspace and /tmp,
+// and nothing that could stay on the engine's disk.
+func TestImageVolumes(t *testing.T) { testImageVolumes(t, backend(t)) }
+
+func TestImageVolumesByExec(t *testing.T) {
+	b := backend(t)
+	b.noBind = true
+	testImageVolumes(t, b)
+}
+
+func TestGVisorImageVolumes(t *testing.T) { testImageVolumes(t, gvisor(t)) }
+
+func testImageVolumes(t *testing.T, b *Backend) {
+	closed := []string{"/data", "/none/deep", "/run", "/run/stepward", "/tmp/not/clean/", "/workspace/cache"}
+	open := []string{"/tmp", "/workspace/"}
+	tag := fmt.Sprintf("stepward/volumes:%d", os.Getpid())
+	b.importVolumes(t, tag, slices.Concat(closed, open, []string{programDir}))
+	s, err := sandbox.Start(t.Context(), b, sandbox.Options{Spec: sandbox.Spec{Image: tag}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Destroy(context.Background()) })
+	about, err := b.api.ContainerInspect(t.Context(), containerName(s.ID()), client.ContainerInspectOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := len(about.Container.Config.Volumes); n != len(closed)+len(open)+1 { // the control: the image wants them
+		t.Errorf("the image has %d volumes", n)
+	}
+	for _, m := range about.Container.Mounts {
+		if m.Type == mount.TypeVolume && m.Name != b.program.volume() {
+			t.Errorf("a volume at %s: %+v", m.Destination, m)
+		}
+	}
+	for _, dir := range closed { // the tool runner writes, whom no Landlock keeps from it
+		if err := s.WriteFile(t.Context(), path.Join(dir, "new"), []byte("x"), 0o644); !errors.Is(err, fs.ErrPermission) {
+			t.Errorf("%s was written to: %v", dir, err)
+		}
+	}
+	for _, dir := range open {
+		if err := s.WriteFile(t.Context(), path.Join(dir, "new"), []byte("x"), 0o644); err != nil {
+			t.Error(err)
+		}
+	}
+	if in, err := fs.ReadDir(s.FS(), "data"); err != nil || len(in) > 0 {
+		t.Errorf("/data has %v, %v", in, err)
+	}
+	if err := s.Destroy(t.Context()); err != nil {
+		t.Error(err)
+	}
+	b.nothingLeft(t, s.ID())
+}
+
+// importVolumes makes an image that wants volumes at these paths. Its /data has a file,
+// and anybody may write to it.
+func (b *Backend) importVolumes(t *testing.T, tag string, paths []string) {
+	t.Helper()
+	if _, err := b.Probe(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	var layer bytes.Buffer
+	w := tar.NewWriter(&layer)
+	for _, dir := range []string{"data/", "run/"} {
+		if err := w.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: dir, Mode: 0o777}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := (tarFile{"data/seed", 0o666, []byte("of the image")}).write(w); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	var changes []string
+	for _, path := range paths {
+		changes = append(changes, fmt.Sprintf("VOLUME [%q]", path))
+	}
+	res, err := b.api.ImageImport(t.Context(), client.ImageImportSource{Source: &layer, SourceName: "-"}, tag, client.ImageImportOptions{Changes: changes})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Close()
+	if _, err := io.Copy(io.Discard, res); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _, _ = b.api.ImageRemove(context.Background(), tag, client.ImageRemoveOptions{Force: true}) })
+}
