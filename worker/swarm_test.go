@@ -362,10 +362,12 @@ func (s *search) findsPlanted() {
 	if left := s.remains(); finds(left, "volume") || finds(left, "network") {
 		t.Errorf("a sandbox has a volume or a network: %q", left)
 	}
-	running, err := s.api.ContainerList(ctx, client.ContainerListOptions{Filters: client.Filters{}.Add("label", "stepward.schema="+s.f.schema)})
-	if err != nil || len(running.Items) == 0 {
-		t.Fatalf("%d containers, %v", len(running.Items), err)
-	}
+	var running client.ContainerListResult
+	eventually(t, "a sandbox runs", func() bool {
+		var err error
+		running, err = s.api.ContainerList(ctx, client.ContainerListOptions{Filters: client.Filters{}.Add("label", "stepward.schema="+s.f.schema)})
+		return err == nil && len(running.Items) > 0
+	})
 	name := "planted-" + s.f.schema
 	link, err := s.api.NetworkCreate(ctx, name, client.NetworkCreateOptions{Driver: "bridge", Internal: true})
 	if err != nil {
