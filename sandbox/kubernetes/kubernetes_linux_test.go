@@ -24,10 +24,12 @@ import (
 
 	"github.com/stepward/stepward/internal/testenv"
 	"github.com/stepward/stepward/sandbox/sandboxtest"
+	"github.com/stepward/stepward/worker/bootstrap"
 )
 
 func TestMain(m *testing.M) {
 	sandboxtest.Init()
+	bootstrap.Config{Broker: bootstrap.FileStore(os.Getenv(envStore))}.Init()
 	if config, ok := os.LookupEnv(envVictim); ok {
 		os.Exit(mainOfVictim(config))
 	}
