@@ -22,9 +22,10 @@ import (
 // A Result says what the steps of a run would get if they started now, and
 // why. It has no values but those of knobs.
 type Result struct {
-	Place identity.Scope   // of the run, without a step
-	Epoch map[string]int64 // of what was revoked when it was enqueued
-	Keys  []Key            // by step, as its definition lists them
+	Place   identity.Scope   // of the run, without a step
+	Version string           // of the run's definition; empty: no worker has had it yet, and what its steps list is not known
+	Epoch   map[string]int64 // of what was revoked when it was enqueued
+	Keys    []Key            // by step, as its definition lists them
 }
 
 // A Key is a name that a step lists.
@@ -69,7 +70,7 @@ func explain(ctx context.Context, tx pgx.Tx, q *db.Queries, run int64, engine id
 	var b binding.Binding
 	var steps, body []byte
 	var version string
-	err = tx.QueryRow(ctx, q.BindingExplain, run).Scan(&b.Place.Tenant, &b.Place.Workflow, &version, &steps, &body)
+	err = tx.QueryRow(ctx, q.BindingExplain, run).Scan(&b.Place.Tenant, &b.Place.Workflow, &version, &r.Version, &steps, &body)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return r, fmt.Errorf("%w: %s", identity.ErrNotFound, runid.Text(run))
 	}
@@ -121,8 +122,14 @@ func explain(ctx context.Context, tx pgx.Tx, q *db.Queries, run int64, engine id
 	return r, nil
 }
 
-// String returns a line for each name.
+// String returns a line for each name, or one that says why there is none.
 func (r Result) String() string {
+	switch {
+	case r.Version == "":
+		return fmt.Sprintf("what the steps of %s list is not known: no worker has had its definition yet\n", r.Place.Workflow)
+	case len(r.Keys) == 0:
+		return fmt.Sprintf("no step of %s, version %s, lists a name\n", r.Place.Workflow, r.Version)
+	}
 	var b strings.Builder
 	for _, k := range r.Keys {
 		fmt.Fprintf(&b, "%s %s: ", k.Step, k.Name)

@@ -91,8 +91,9 @@ func phrase(words string) func() ([]byte, error) {
 
 // A store that nobody has put anything into says so, and no other does.
 func TestEmpty(t *testing.T) {
-	s := open(t, place(t))
-	if _, err := get(s, "acme", "token", ""); !errors.Is(err, broker.ErrEmpty) || !errors.Is(err, broker.ErrNoSecret) {
+	c := place(t)
+	s := open(t, c)
+	if _, err := get(s, "acme", "token", ""); !errors.Is(err, broker.ErrEmpty) || !errors.Is(err, broker.ErrNoSecret) || !strings.Contains(err.Error(), c.Dir) {
 		t.Errorf("got %v", err)
 	}
 	put(t, s, "globex", "token", "a value")

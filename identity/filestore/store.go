@@ -271,7 +271,7 @@ func (s *Store) get(r broker.Request) (broker.Value, error) {
 	}
 	found := now.index.find(r.Tenant, r.Path)
 	if len(now.index.Tenants) == 0 {
-		return broker.Value{}, fmt.Errorf("filestore: %q of tenant %q: %w: %w: nothing was ever put into it", r.Path, r.Tenant, broker.ErrNoSecret, broker.ErrEmpty)
+		return broker.Value{}, fmt.Errorf("filestore: %q of tenant %q: %w: %w: nothing was ever put into %s", r.Path, r.Tenant, broker.ErrNoSecret, broker.ErrEmpty, s.config.Dir)
 	}
 	if found == nil || len(found.Versions) == 0 {
 		return broker.Value{}, fmt.Errorf("filestore: %q of tenant %q: %w", r.Path, r.Tenant, broker.ErrNoSecret)

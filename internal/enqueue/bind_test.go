@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -443,7 +444,11 @@ func TestExplain(t *testing.T) {
 		t.Error("explained without a pool")
 	}
 	plain := b.add(enqueue.Item{Tenant: "acme", Workflow: "plain"})[0].Run
-	if e, err := explain.Run(t.Context(), b.pool, fmt.Sprint(plain), identity.Options{Schema: b.q.Schema}); err != nil || len(e.Keys) != 0 {
-		t.Errorf("got %+v, %v", e, err)
+	if e, err := explain.Run(t.Context(), b.pool, fmt.Sprint(plain), identity.Options{Schema: b.q.Schema}); err != nil || len(e.Keys) != 0 || e.String() != "no step of plain, version 1, lists a name\n" {
+		t.Errorf("got %v, %v", e, err)
+	}
+	early := b.add(enqueue.Item{Tenant: "acme", Workflow: "early"})[0].Run // before any worker
+	if e, err := explain.Run(t.Context(), b.pool, fmt.Sprint(early), identity.Options{Schema: b.q.Schema}); err != nil || !strings.Contains(e.String(), "no worker has had its definition yet") {
+		t.Errorf("got %v, %v", e, err)
 	}
 }

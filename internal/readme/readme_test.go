@@ -1,6 +1,7 @@
 package readme
 
 import (
+	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -12,7 +13,9 @@ const root = "../.."
 
 func TestDocumentsCompile(t *testing.T) {
 	documents, err := filepath.Glob(filepath.Join(root, "*.md"))
-	if err != nil {
+	more, merr := filepath.Glob(filepath.Join(root, "docs", "*.md"))
+	documents = append(documents, more...)
+	if err := errors.Join(err, merr); err != nil {
 		t.Fatal(err)
 	}
 	all := sources(t)

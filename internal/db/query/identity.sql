@@ -153,7 +153,7 @@ WITH RECURSIVE up AS (
 SELECT b.body, up.n FROM up JOIN stepward.binding b ON b.run_id = up.id;
 
 -- name: BindingExplain
-SELECT r.tenant, r.workflow, r.version, coalesce(d.steps, ''), b.body
+SELECT r.tenant, r.workflow, r.version, coalesce(d.version, ''), coalesce(d.steps, ''), b.body
 FROM stepward.run r
 LEFT JOIN stepward.definition d ON d.workflow = r.workflow AND d.version = r.version
 LEFT JOIN stepward.binding b ON b.run_id = r.id
