@@ -169,7 +169,7 @@ func TestClaimPassesOver(t *testing.T) {
 		add(2, "otherwise", "theirs")
 		c.pin = 4711
 		hash := func(binding string) int64 {
-			return int64(c.count("SELECT hashtextextended(encode($1::text::bytea, 'base64'), 0)", binding))
+			return int64(c.count("SELECT hash_record_extended(ROW($1::text::bytea), 0)", binding))
 		}
 		theirs := hash("theirs")
 		c.handed = [3]any{slices.Repeat([]int32{c.pin}, 6), []string{"handed 0", "handed 1", "handed 2", "handed 3", "handed 4", "otherwise"},
@@ -193,6 +193,23 @@ func TestClaimPassesOver(t *testing.T) {
 		if runs := claim(100); len(runs) != 100 {
 			t.Errorf("limit %q: claimed %d of what others have handed on", limit, len(runs))
 		}
+	}
+}
+
+// However many tenants' runs are passed over, a claim looks at some thousand of them at most.
+func TestClaimPassesOverFew(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	c := f.claims()
+	var tenants []string
+	for i := range 10 {
+		c.add(1000, enqueue.Item{Tenant: fmt.Sprintf("t%d", i)})
+		tenants = append(tenants, fmt.Sprintf("t%d", i))
+	}
+	c.handed = [3]any{slices.Repeat(c.args(1)[1].([]int32), 10), tenants, make([]int64, 10)} // bound to nothing
+	f.exec("ANALYZE stepward.ready, stepward.run")
+	if n := c.buffers(32); n > 3*5000 {
+		t.Errorf("a claim that passes over 10000 runs touches %d buffers", n)
 	}
 }
 

@@ -127,7 +127,9 @@ func (w *worker) openLimits(ctx context.Context, n int) (keys []string, err erro
 	defer cancel()
 	w.limits.looked = time.Now()
 	w.limits.news.Store(false)
-	rows, err := w.Pool.Query(ctx, w.q.LimitOpen, w.offers().ids, n)
+	offers := w.offers()
+	requirements, tenants, bindings := w.lacks.kinds()
+	rows, err := w.Pool.Query(ctx, w.q.LimitOpen, offers.ids, n, offers.pins, requirements, tenants, bindings)
 	if err != nil {
 		return nil, err
 	}

@@ -4,6 +4,7 @@ package worker_test
 
 import (
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -16,15 +17,14 @@ import (
 	"github.com/stepward/stepward/workflow"
 )
 
-// claimLimited claims as a worker does: the limits that are open, then runs. It
-// returns the runs, their tenants, and until when there are no tokens.
-func (c *claims) claimLimited(n int) (runs []int64, tenants []string, wait time.Duration) {
+// open returns the limits that are open, and until when others have no tokens.
+func (c *claims) open(n int) (keys []string, wait time.Duration) {
 	c.t.Helper()
-	rows, err := c.pool.Query(c.t.Context(), c.q.LimitOpen, c.args(n)[1], n)
+	args := c.args(n)
+	rows, err := c.pool.Query(c.t.Context(), c.q.LimitOpen, args[1], n, args[2], args[6], args[7], args[8])
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	var keys []string
 	var key string
 	var s float64
 	if _, err := pgx.ForEachRow(rows, []any{&key, &s}, func() error {
@@ -37,12 +37,27 @@ func (c *claims) claimLimited(n int) (runs []int64, tenants []string, wait time.
 	}); err != nil {
 		c.t.Fatal(err)
 	}
-	if len(keys) == 0 {
-		return nil, nil, wait
+	return keys, wait
+}
+
+// claimLimited claims as a worker does: the limits that are open, then runs. It
+// returns the runs, their tenants, and until when there are no tokens.
+func (c *claims) claimLimited(n int) (runs []int64, tenants []string, wait time.Duration) {
+	c.t.Helper()
+	keys, wait := c.open(n)
+	if len(keys) > 0 {
+		runs, tenants = c.claimOf(n, keys...)
 	}
+	return runs, tenants, wait
+}
+
+// claimOf claims runs of these limits.
+func (c *claims) claimOf(n int, keys ...string) (runs []int64, tenants []string) {
+	c.t.Helper()
 	args := c.args(n)
 	args[5] = keys
-	if rows, err = c.pool.Query(c.t.Context(), c.q.ClaimLimited, args...); err != nil {
+	rows, err := c.pool.Query(c.t.Context(), c.q.ClaimLimited, args...)
+	if err != nil {
 		c.t.Fatal(err)
 	}
 	for rows.Next() {
@@ -57,7 +72,7 @@ func (c *claims) claimLimited(n int) (runs []int64, tenants []string, wait time.
 	if err := rows.Err(); err != nil {
 		c.t.Fatal(err)
 	}
-	return runs, tenants, wait
+	return runs, tenants
 }
 
 // leave ends a turn; the run is ready again.
@@ -210,6 +225,46 @@ func TestLimitsTogether(t *testing.T) {
 	}
 	if s := f.state(workflow.RunID(f.count("SELECT max(run_id) FROM stepward.turn"))); s.Limit == "" {
 		t.Errorf("it has no limit: %+v", s)
+	}
+}
+
+// Limits behind which nothing waits but what the worker has handed on are not looked at before one that it can do something
+// for, however many there are; nor does such a run that has begun, and needs no token, open a limit for those that need one.
+func TestLimitPassesOver(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	c := f.claims()
+	add := func(key, tenant, binding string) {
+		c.add(1, enqueue.Item{Tenant: tenant, Limit: enqueue.Limit{Key: key, Concurrency: 1, Rate: 1, Per: time.Hour}})
+		f.exec("INSERT INTO stepward.binding (run_id, body) SELECT id, $1 FROM stepward.run WHERE id NOT IN (SELECT run_id FROM stepward.binding)", []byte(binding))
+	}
+	for i := range 200 {
+		add(fmt.Sprintf("theirs %d", i), "acme", "theirs")
+	}
+	for key, binding := range map[string]string{"other binding": "other", "other tenant": "theirs"} {
+		add(key, "acme", "theirs")
+		add(key, map[bool]string{true: "acme", false: "z"}[binding == "other"], binding)
+	}
+	add("begun", "acme", "theirs")
+	begun, _ := c.claimOf(1, "begun")
+	add("begun", "z", "theirs")
+	c.leave(begun[0], 1)
+	c.pin = 4711
+	open := func(n int) []string {
+		keys, wait := c.open(n)
+		if wait < 59*time.Minute { // until there is a token for what has not begun
+			t.Errorf("the next one opens in %v", wait)
+		}
+		slices.Sort(keys)
+		return keys
+	}
+	c.handed = [3]any{[]int32{c.pin}, []string{"acme"}, []int64{int64(c.count("SELECT hash_record_extended(ROW($1::text::bytea), 0)", "theirs"))}}
+	if keys := open(3); !slices.Equal(keys, []string{"other binding", "other tenant"}) {
+		t.Errorf("open are %v", keys)
+	}
+	c.handed[0] = c.args(1)[1] // of another requirement
+	if keys, _ := c.open(1000); len(keys) != 203 {
+		t.Errorf("%d are open", len(keys))
 	}
 }
 

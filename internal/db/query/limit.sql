@@ -29,20 +29,40 @@ DELETE FROM stepward.run_limit l WHERE l.key = ANY($1::text[]) AND NOT EXISTS (S
 -- The limits of ready runs of $1 that let one through now, $2 at most and any of them, and the seconds
 -- until the next one does for lack of tokens. What a slot will open is not known. A filling in the
 -- future is of a clock that was set back since: tokens count from it as from the past, or there would be
--- none until the clock is there again.
+-- none until the clock is there again. $3 are the requirements that a claim of $1 pins, $4 to $6 what the
+-- worker has handed on: see Claim. Gates behind which nothing else waits count as empty, or those of many
+-- such limits would be looked at in turn before the one that the worker can do something for.
 WITH RECURSIVE gate AS (
-    SELECT id, '' COLLATE "C" AS gate FROM unnest($1::int[]) AS w(id)
+    SELECT id, pin_id, '' COLLATE "C" AS gate FROM unnest($1::int[], $3::int[]) AS w(id, pin_id)
     UNION ALL
-    SELECT gate.id, next.gate FROM gate CROSS JOIN LATERAL (
+    SELECT gate.id, gate.pin_id, next.gate FROM gate CROSS JOIN LATERAL (
         SELECT q.gate FROM stepward.ready q WHERE q.requirement_id = gate.id AND q.gate > gate.gate ORDER BY q.gate LIMIT 1
     ) next
 ), waiting AS (
-    SELECT rtrim(gate, E'\x01') COLLATE "C" AS key, bool_or(gate LIKE E'%\x01') AS begun FROM gate WHERE gate <> '' GROUP BY 1
-), room AS (
-    SELECT l.key, CASE WHEN l.rate = 0 OR waiting.begun THEN 0
-            ELSE (1 - l.tokens) * l.per_s / l.rate - abs(extract(epoch FROM clock_timestamp() - l.filled_at)) END::float8 AS wait
+    SELECT DISTINCT rtrim(gate, E'\x01') COLLATE "C" AS key FROM gate WHERE gate <> ''
+), free AS (
+    SELECT l.key, l.rate, (1 - l.tokens) * l.per_s / nullif(l.rate, 0) - abs(extract(epoch FROM clock_timestamp() - l.filled_at)) AS wait
     FROM waiting JOIN stepward.run_limit l ON l.key = waiting.key
     WHERE l.concurrency = 0 OR l.concurrency > (SELECT count(*) FROM stepward.turn t WHERE t.limit_key = l.key)
+), room AS (
+    SELECT free.key, min(CASE WHEN free.rate = 0 OR gate.gate <> free.key THEN 0 ELSE free.wait END)::float8 AS wait
+    FROM free JOIN gate ON rtrim(gate.gate, E'\x01') = free.key
+    WHERE coalesce(cardinality($4::int[]), 0) = 0 OR EXISTS (
+        WITH RECURSIVE lane AS (
+            (SELECT q.tenant FROM stepward.ready q WHERE q.requirement_id = gate.id AND q.gate = gate.gate ORDER BY q.tenant LIMIT 1)
+            UNION ALL
+            SELECT next.tenant FROM lane CROSS JOIN LATERAL (
+                SELECT q.tenant FROM stepward.ready q WHERE q.requirement_id = gate.id AND q.gate = gate.gate AND q.tenant > lane.tenant ORDER BY q.tenant LIMIT 1
+            ) next
+        )
+        SELECT FROM lane CROSS JOIN LATERAL (
+            SELECT ARRAY(SELECT h.binding FROM unnest($4::int[], $5::text[], $6::bigint[]) AS h(id, tenant, binding)
+                         WHERE h.id = gate.pin_id AND h.tenant COLLATE "C" = lane.tenant) AS handed
+        ) left_to CROSS JOIN LATERAL (
+            SELECT q.run_id FROM stepward.ready q WHERE q.requirement_id = gate.id AND q.gate = gate.gate AND q.tenant = lane.tenant ORDER BY q.rank LIMIT 1000
+        ) first
+        WHERE left_to.handed = '{}' OR coalesce((SELECT hash_record_extended(ROW(b.body), 0) FROM stepward.binding b WHERE b.run_id = first.run_id), 0) <> ALL(left_to.handed))
+    GROUP BY free.key
 )
 (SELECT key, 0::float8 FROM room WHERE wait <= 0 ORDER BY random() LIMIT $2)
 UNION ALL
@@ -89,10 +109,12 @@ WITH RECURSIVE want AS (
     WHERE lane.n < CASE WHEN lane.fresh THEN least(lane.places, lane.tokens) ELSE lane.places END
 ), seen AS (
     SELECT lane.*, row_number() OVER (PARTITION BY lane.key, lane.fresh, lane.tenant ORDER BY head.rank) AS k
-    FROM lane CROSS JOIN LATERAL (
+    FROM (SELECT 5000 / greatest(5, count(*) FILTER (WHERE handed <> '{}')) AS look FROM lane) most CROSS JOIN lane CROSS JOIN LATERAL (
         SELECT rank FROM (
-            SELECT q.rank, q.run_id FROM stepward.ready q WHERE q.requirement_id = lane.id AND q.gate = lane.gate AND q.tenant = lane.tenant ORDER BY q.rank LIMIT 1000
-        ) first WHERE lane.handed = '{}' OR coalesce((SELECT hashtextextended(encode(b.body, 'base64'), 0) FROM stepward.binding b WHERE b.run_id = first.run_id), 0) <> ALL(lane.handed) LIMIT lane.places
+            SELECT * FROM (
+                SELECT q.rank, q.run_id FROM stepward.ready q WHERE q.requirement_id = lane.id AND q.gate = lane.gate AND q.tenant = lane.tenant ORDER BY q.rank LIMIT 1000
+            ) front LIMIT CASE lane.handed WHEN '{}' THEN 1000 ELSE most.look END
+        ) first WHERE lane.handed = '{}' OR coalesce((SELECT hash_record_extended(ROW(b.body), 0) FROM stepward.binding b WHERE b.run_id = first.run_id), 0) <> ALL(lane.handed) LIMIT lane.places
     ) head
     WHERE lane.handed IS NOT NULL
 ), spread AS (
@@ -113,7 +135,7 @@ WITH RECURSIVE want AS (
             SELECT q.run_id, q.ctid AS place, q.since FROM stepward.ready q
             CROSS JOIN LATERAL (SELECT FROM stepward.run WHERE run.id = q.run_id FOR NO KEY UPDATE SKIP LOCKED) r
             WHERE q.requirement_id = spread.id AND q.gate = spread.gate AND q.tenant = spread.tenant
-              AND (spread.handed = '{}' OR coalesce((SELECT hashtextextended(encode(b.body, 'base64'), 0) FROM stepward.binding b WHERE b.run_id = q.run_id), 0) <> ALL(spread.handed))
+              AND (spread.handed = '{}' OR coalesce((SELECT hash_record_extended(ROW(b.body), 0) FROM stepward.binding b WHERE b.run_id = q.run_id), 0) <> ALL(spread.handed))
             ORDER BY q.rank LIMIT 1000
         ) first LIMIT spread.n
     ) p

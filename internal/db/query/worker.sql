@@ -24,7 +24,7 @@ WITH mine AS (
                ORDER BY value DESC LIMIT 100) x)
     WHERE session = $1 AND state IN ('live', 'draining')
 )
-SELECT r.requirement_id, coalesce((SELECT hashtextextended(encode(b.body, 'base64'), 0) FROM stepward.binding b WHERE b.run_id = r.id), 0), EXISTS (
+SELECT r.requirement_id, coalesce((SELECT hash_record_extended(ROW(b.body), 0) FROM stepward.binding b WHERE b.run_id = r.id), 0), EXISTS (
     SELECT FROM stepward.worker w
     WHERE r.requirement_id = ANY(w.requirements) AND w.session <> $1 AND w.state = 'live' AND w.lease_until > clock_timestamp()
       AND NOT EXISTS (SELECT FROM jsonb_each(w.lacks) WHERE key IN ($3::text, 'broker') AND value::float8 > extract(epoch FROM clock_timestamp())))
