@@ -71,6 +71,19 @@ var gvisor = sync.OnceValues(func() (string, error) {
 	return host, err
 })
 
+// Podman returns the address of a Podman that this process starts, which ends with it,
+// or skips the test.
+func Podman(t testing.TB) string {
+	t.Helper()
+	host, err := podman()
+	if err != nil {
+		Skip(t, PartPodman, err.Error())
+	}
+	return host
+}
+
+var podman = sync.OnceValues(startPodman)
+
 func hasGVisor(host string) error {
 	c, err := client.New(client.WithHost(host))
 	if err != nil {

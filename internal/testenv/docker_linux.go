@@ -14,8 +14,9 @@ import (
 )
 
 // dockerScript runs the engine in a folder until fd 3 ends, which is when the
-// process that started it ends, however it does. The umount is for the network
-// namespaces that an engine leaves in its folder.
+// process that started it ends, however it does. Then it runs the folder's program
+// "end", if there is one. The umount is for the network namespaces that an engine
+// leaves in its folder.
 const dockerScript = `
 dir=$1; shift
 (
@@ -23,6 +24,7 @@ dir=$1; shift
 	engine=$!
 	{ read -r _; kill -TERM "$engine"; } <&3 &
 	wait "$engine"
+	[ ! -x "$dir/end" ] || "$dir/end" </dev/null >/dev/null 2>&1 3<&-
 	grep -o " $dir/[^ ]*" /proc/self/mounts | sort -r | xargs -r umount -l
 	rm -rf "$dir"
 ) </dev/null >/dev/null 2>&1 &
@@ -51,15 +53,20 @@ func startDocker() (host string, err error) {
 	if err := os.WriteFile(configFile, []byte(config), 0o600); err != nil {
 		return "", err
 	}
-	lifeR, lifeW, err := os.Pipe()
-	if err != nil {
-		return "", err
-	}
-	defer lifeR.Close()
 	host = "unix://" + filepath.Join(dir, "s")
-	cmd := exec.Command("/bin/sh", "-c", dockerScript, "stepward-docker", dir, dockerd,
+	return host, startEngine(dir, host, dockerd,
 		"--config-file", configFile, "--host", host, "--data-root", filepath.Join(dir, "data"), "--exec-root", filepath.Join(dir, "exec"),
 		"--pidfile", filepath.Join(dir, "pid"), "--iptables=false", "--ip6tables=false", "--bridge=none")
+}
+
+// startEngine runs the program of an engine in its folder, and waits until it answers.
+func startEngine(dir, host, program string, args ...string) error {
+	lifeR, lifeW, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer lifeR.Close()
+	cmd := exec.Command("/bin/sh", append([]string{"-c", dockerScript, "stepward-engine", dir, program}, args...)...)
 	cmd.Dir = "/"
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	cmd.ExtraFiles = []*os.File{lifeR}
@@ -70,13 +77,13 @@ func startDocker() (host string, err error) {
 		err = cmd.Run()
 	}
 	if err != nil {
-		return "", err
+		return err
 	}
 	logFile := filepath.Join(dir, "log")
 	var log []byte
 	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
 		if err := pingDocker(host); err == nil {
-			return host, nil
+			return nil
 		}
 		text, err := os.ReadFile(logFile)
 		if err != nil && len(log) > 0 {
@@ -85,5 +92,5 @@ func startDocker() (host string, err error) {
 		log = bytes.TrimSpace(text)
 	}
 	_ = unix.Close(life)
-	return "", fmt.Errorf("dockerd does not start: %s", log[bytes.LastIndexByte(log, '\n')+1:])
+	return fmt.Errorf("%s does not start: %s", program, log[bytes.LastIndexByte(log, '\n')+1:])
 }

@@ -17,6 +17,7 @@ gvisor() { [ -n "${DOCKER_HOST:-}" ] || command -v runsc; }
 need postgresql postgres
 need docker.io docker
 need runsc gvisor
+need "podman runc" command -v podman
 need bubblewrap command -v "${STEPWARD_BWRAP:-bwrap}"
 need "gcc libc6-dev" command -v "${CC:-gcc}"
 need protobuf-compiler command -v "${PROTOC:-protoc}"

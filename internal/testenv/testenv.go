@@ -22,6 +22,7 @@ const (
 	PartPostgres   Part = "postgres"
 	PartDocker     Part = "docker"
 	PartGVisor     Part = "gvisor"
+	PartPodman     Part = "podman"
 	PartBubblewrap Part = "bubblewrap"
 	PartGCC        Part = "gcc"
 	PartProtoc     Part = "protoc"
@@ -70,6 +71,9 @@ func find(t testing.TB, part Part) error {
 		return err
 	case PartGVisor:
 		_, err := gvisor()
+		return err
+	case PartPodman:
+		_, err := podman()
 		return err
 	case PartBubblewrap:
 		_, err := program("STEPWARD_BWRAP", "bwrap", "apt-get install bubblewrap")

@@ -100,7 +100,7 @@ func (b *Backend) start(ctx context.Context, api *client.Client, e *engine, img 
 	}
 	if err != nil {
 		dir.remove()
-		if errdefs.IsConflict(err) {
+		if taken(err) {
 			return fmt.Errorf("sandbox: %s exists on backend docker: %w", c.ID, err)
 		}
 		return fmt.Errorf("sandbox: create a container: %w", err)
@@ -112,6 +112,11 @@ func (b *Backend) start(ctx context.Context, api *client.Client, e *engine, img 
 		}
 	}
 	return err
+}
+
+// taken reports that a container of this name exists, for which Podman has no error of its own.
+func taken(err error) bool {
+	return errdefs.IsConflict(err) || err != nil && strings.Contains(err.Error(), "that name is already in use")
 }
 
 // createTimeout bounds how long an engine may take to make a container.
@@ -210,16 +215,26 @@ func (b *Backend) describe(ctx context.Context, e *engine, img image, prog *carr
 	if bind := layers.Bind(ctx); bind != "" {
 		mounts = append(mounts, mount.Mount{Type: mount.TypeBind, Source: bind, Target: bind, ReadOnly: true})
 	}
+	closed := "ro,noexec,nosuid,nodev,size=64k"
 	tmpfs := func(mode string) string {
+		if e.podman { // which has neither uid, but U for the container's user, nor nr_inodes
+			return fmt.Sprintf("rw,exec,nosuid,nodev,notmpcopyup,size=%d,mode=%s,U", limits.Disk, mode)
+		}
 		return fmt.Sprintf("rw,exec,nosuid,nodev,size=%d,nr_inodes=%d,mode=%s,uid=%d,gid=%d", limits.Disk, max(1<<10, limits.Disk>>10), mode, id, id)
 	}
 	scratch := map[string]string{runner.Workspace: tmpfs("0755"), "/tmp": tmpfs("1777")}
+	if e.podman { // which makes /var/tmp one to write to, and copies what the image has there
+		closed += ",notmpcopyup"
+		if !off.Has(layers.Mount) {
+			scratch["/var/tmp"] = closed
+		}
+	}
 	// What the image wants as a volume the engine would make one of: a place to write
 	// without limit, on its disk. It leaves out what something is mounted on, by exactly that path.
 	for _, dir := range img.volumes {
 		dir = path.Clean(dir)
 		if scratch[dir] == "" && !slices.ContainsFunc(mounts, func(m mount.Mount) bool { return m.Target == dir }) {
-			scratch[dir] = "ro,noexec,nosuid,nodev,size=64k"
+			scratch[dir] = closed
 		}
 	}
 	host := &container.HostConfig{

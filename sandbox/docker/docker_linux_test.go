@@ -42,7 +42,11 @@ func (b *Backend) shows(t *testing.T, id string) []byte {
 	if err != nil {
 		t.Fatal(err)
 	}
-	processes, err := b.api.ContainerTop(t.Context(), name, client.ContainerTopOptions{Arguments: []string{"-eo", "pid,args"}})
+	columns := []string{"-eo", "pid,args"}
+	if b.engine.podman { // which would look for ps in the image
+		columns = columns[1:]
+	}
+	processes, err := b.api.ContainerTop(t.Context(), name, client.ContainerTopOptions{Arguments: columns})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -29,6 +29,7 @@ type engine struct {
 	seccomp bool
 	bind    bool  // may share our file system
 	gvisor  bool  // is what runs the sandboxes
+	podman  bool  // and not Docker
 	ceiling int64 // of memory, in bytes: gVisor ends there; 0 without
 }
 
@@ -96,6 +97,11 @@ func (b *Backend) connectLocked(ctx context.Context) (*client.Client, *engine, e
 		return nil, nil, unavailable("the engine at "+host+" does not describe itself", err)
 	}
 	e := &engine{Info: res.Info, arch: goarch(res.Info.Architecture)}
+	version, err := b.api.ServerVersion(ctx, client.ServerVersionOptions{})
+	if err != nil {
+		return nil, nil, unavailable("the engine at "+host+" does not say what it is", err)
+	}
+	e.podman = slices.ContainsFunc(version.Components, func(c system.ComponentVersion) bool { return strings.HasPrefix(c.Name, "Podman") })
 	if e.OSType != "linux" {
 		return nil, nil, unavailable("the engine at "+host+" runs "+e.OSType+" containers; Linux is needed", nil)
 	}

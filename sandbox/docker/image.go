@@ -117,11 +117,16 @@ func made(arch string, files ...tarFile) (tree, config []byte, err error) {
 // load loads an image that is made. Its bytes are always the same, so loading it twice,
 // or at the same time, makes one image.
 func load(ctx context.Context, api *client.Client, arch, tag string, files ...tarFile) error {
-	type object = map[string]any
 	layer, config, err := made(arch, files...)
 	if err != nil {
 		return err
 	}
+	return send(ctx, api, tag, layer, config)
+}
+
+// send loads an image of one layer.
+func send(ctx context.Context, api *client.Client, tag string, layer, config []byte) error {
+	type object = map[string]any
 	name := fmt.Sprintf("%x.json", sha256.Sum256(config))
 	manifest, err := json.Marshal([]object{{"Config": name, "RepoTags": []string{tag}, "Layers": []string{"layer.tar"}}})
 	if err != nil {

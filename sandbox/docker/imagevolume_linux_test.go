@@ -4,9 +4,10 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -31,6 +32,8 @@ func TestImageVolumesByExec(t *testing.T) {
 
 func TestGVisorImageVolumes(t *testing.T) { testImageVolumes(t, gvisor(t)) }
 
+func TestPodmanImageVolumes(t *testing.T) { testImageVolumes(t, podman(t)) }
+
 func testImageVolumes(t *testing.T, b *Backend) {
 	closed := []string{"/data", "/none/deep", "/run", "/run/stepward", "/tmp/not/clean/", "/workspace/cache"}
 	open := []string{"/tmp", "/workspace/"}
@@ -45,7 +48,11 @@ func testImageVolumes(t *testing.T, b *Backend) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n := len(about.Container.Config.Volumes); n != len(closed)+len(open)+1 { // the control: the image wants them
+	img, err := b.api.ImageInspect(t.Context(), tag)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := len(img.Config.Volumes); n != len(closed)+len(open)+1 { // the control: the image wants them
 		t.Errorf("the image has %d volumes", n)
 	}
 	for _, m := range about.Container.Mounts {
@@ -72,6 +79,26 @@ func testImageVolumes(t *testing.T, b *Backend) {
 	b.nothingLeft(t, s.ID())
 }
 
+// There is no other place to write to, whatever an engine would give: Podman has some of its own.
+func TestScratch(t *testing.T) { testScratch(t, backend(t)) }
+
+func TestGVisorScratch(t *testing.T) { testScratch(t, gvisor(t)) }
+
+func TestPodmanScratch(t *testing.T) { testScratch(t, podman(t)) }
+
+func testScratch(t *testing.T, b *Backend) {
+	s, err := sandbox.Start(t.Context(), b, sandbox.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Destroy(context.Background()) })
+	for _, dir := range []string{"/", "/dev", "/dev/shm", "/etc", "/run", "/run/lock", "/run/shm", "/stepward", "/var", "/var/tmp"} {
+		if err := s.WriteFile(t.Context(), path.Join(dir, "new"), []byte("x"), 0o644); !errors.Is(err, fs.ErrPermission) {
+			t.Errorf("%s was written to: %v", dir, err)
+		}
+	}
+}
+
 // importVolumes makes an image that wants volumes at these paths. Its /data has a file,
 // and anybody may write to it.
 func (b *Backend) importVolumes(t *testing.T, tag string, paths []string) {
@@ -92,16 +119,19 @@ func (b *Backend) importVolumes(t *testing.T, tag string, paths []string) {
 	if err := w.Close(); err != nil {
 		t.Fatal(err)
 	}
-	var changes []string
+	type object = map[string]any
+	volumes := object{}
 	for _, path := range paths {
-		changes = append(changes, fmt.Sprintf("VOLUME [%q]", path))
+		volumes[path] = object{}
 	}
-	res, err := b.api.ImageImport(t.Context(), client.ImageImportSource{Source: &layer, SourceName: "-"}, tag, client.ImageImportOptions{Changes: changes})
+	config, err := json.Marshal(object{
+		"architecture": b.engine.arch, "os": "linux", "config": object{"Volumes": volumes},
+		"rootfs": object{"type": "layers", "diff_ids": []string{fmt.Sprintf("sha256:%x", sha256.Sum256(layer.Bytes()))}},
+	})
+	if err == nil {
+		err = send(t.Context(), b.api, tag, layer.Bytes(), config)
+	}
 	if err != nil {
-		t.Fatal(err)
-	}
-	defer res.Close()
-	if _, err := io.Copy(io.Discard, res); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _, _ = b.api.ImageRemove(context.Background(), tag, client.ImageRemoveOptions{Force: true}) })

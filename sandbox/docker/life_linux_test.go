@@ -137,8 +137,9 @@ func TestOrphanLeavesNothing(t *testing.T) {
 
 // Whoever may ask the engine about a container learns neither the token of its
 // tool runner nor anything of the worker's environment.
-func TestInspectShowsNothing(t *testing.T) {
-	b := backend(t)
+func TestInspectShowsNothing(t *testing.T) { testInspectShowsNothing(t, backend(t)) }
+
+func testInspectShowsNothing(t *testing.T, b *Backend) {
 	c := creation(fmt.Sprintf("inspect-%d", os.Getpid()))
 	t.Setenv("SUITE_LEAK", "worker-secret")
 	since := fmt.Sprint(time.Now().Unix())

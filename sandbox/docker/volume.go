@@ -164,7 +164,7 @@ func lockHelper(ctx context.Context, api *client.Client, c *carried, img image, 
 		if err == nil {
 			return res.ID, nil
 		}
-		if !errdefs.IsConflict(err) {
+		if !taken(err) {
 			return "", err
 		}
 		if other, err := api.ContainerInspect(ctx, o.Name, client.ContainerInspectOptions{}); err == nil {

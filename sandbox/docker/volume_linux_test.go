@@ -16,7 +16,9 @@ import (
 
 // A process that died while it looked at the volume of tool runners, or filled it,
 // holds nobody up for long.
-func TestHelperOfDeadProcess(t *testing.T) {
+func TestHelperOfDeadProcess(t *testing.T) { testHelperOfDeadProcess(t, backend) }
+
+func testHelperOfDeadProcess(t *testing.T, backend func(*testing.T) *Backend) {
 	ctx := t.Context()
 	dead := backend(t)
 	if _, err := dead.Probe(ctx); err != nil {
