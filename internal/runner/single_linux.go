@@ -11,6 +11,8 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strconv"
+	"syscall"
 	"time"
 
 	"google.golang.org/protobuf/encoding/protodelim"
@@ -41,6 +43,9 @@ func NewSingle(dir string) (*Single, error) {
 	if err := confine.GiveUp(0); err != nil {
 		return nil, err
 	}
+	if err := keepDescriptors(); err != nil {
+		return nil, err
+	}
 	x := newExecs(config{}, confine.Landlock(), func() []string { return []string{"PWD=" + dir} })
 	s := &Single{execs: x, dir: dir, Facts: rpc.HelloResponse{
 		Protocol: rpc.Protocol, Landlock: int32(confine.Landlock()), Seccomp: true, NoNewPrivs: true, Capabilities: holdsCapabilities(),
@@ -62,6 +67,25 @@ func NewSingle(dir string) (*Single, error) {
 	}
 	go x.prepare()
 	return s, nil
+}
+
+// keepDescriptors keeps from commands what this process was given: on AWS, the log of
+// the function.
+func keepDescriptors() error {
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		fd, err := strconv.Atoi(e.Name())
+		if err != nil {
+			return err
+		}
+		if fd > 2 {
+			syscall.CloseOnExec(fd)
+		}
+	}
+	return nil
 }
 
 // Run runs the exec of a request of package sandbox, and writes its events. When it

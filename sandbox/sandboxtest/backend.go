@@ -28,7 +28,7 @@ const program = "/workspace/probe"
 // limit bounds each call of the suite: what takes longer hangs.
 const limit = 2 * time.Minute
 
-// start makes a sandbox with the probe in it.
+// start makes a sandbox with the probe in it: an Invoker's is the probe.
 func start(t *testing.T, ctx context.Context, b sandbox.Backend, o sandbox.Options) *sandbox.Sandbox {
 	t.Helper()
 	s, err := sandbox.Start(ctx, b, o)
@@ -40,6 +40,9 @@ func start(t *testing.T, ctx context.Context, b sandbox.Backend, o sandbox.Optio
 			t.Errorf("Destroy: %v", err)
 		}
 	})
+	if _, ok := b.(sandbox.Invoker); ok {
+		return s
+	}
 	data, err := os.ReadFile(BuildProbe(t))
 	if err != nil {
 		t.Fatal(err)
@@ -71,9 +74,17 @@ func next[T any](t *testing.T, from <-chan T) (got T) {
 	return got
 }
 
+// probeIn is where the probe is found in a sandbox: that of an Invoker has it alone.
+func probeIn(s *sandbox.Sandbox) string {
+	if s.Enforcement().Isolation == "microvm" {
+		return self
+	}
+	return program
+}
+
 func run(t *testing.T, s *sandbox.Sandbox, verb string, args ...string) string {
 	t.Helper()
-	out, err := s.Command(program, append([]string{verbPrefix + verb}, args...)...).Output(bounded(t))
+	out, err := s.Command(probeIn(s), append([]string{verbPrefix + verb}, args...)...).Output(bounded(t))
 	if err != nil {
 		var ee *sandbox.ExitError
 		if errors.As(err, &ee) {

@@ -9,7 +9,8 @@
 //   - [TestBackend] checks what package sandbox promises of any backend. Of a
 //     [sandbox.Invoker] it takes the commands and guest steps, with the program that
 //     serves there for a probe, and that all else is refused.
-//   - [TestEscape] has programs in a sandbox try to get out of it.
+//   - [TestEscape] has programs in a sandbox try to get out of it. Of an Invoker, and
+//     in [TestLeak], it takes what needs no files and nothing of its machine.
 //   - [TestEgress] has them reach what the policy of their network does not name.
 //   - [TestLeak] looks in one for what is another's, or the worker's.
 //   - [TestLayers] has for each layer a probe that only this layer stops, and

@@ -25,6 +25,10 @@ import (
 // which case. Where a layer alone stops a probe, the probe is shown to get through
 // without that layer.
 func TestEscape(t *testing.T, b sandbox.Backend, o Options) {
+	if _, ok := b.(sandbox.Invoker); ok {
+		testInvokerEscape(t, b, o.Spec)
+		return
+	}
 	s := start(t, bounded(t), b, sandbox.Options{Spec: o.Spec})
 	t.Run("system calls", func(t *testing.T) { testSystemCalls(t, b, o, s) })
 	t.Run("proc and sys", func(t *testing.T) { testProcAndSys(t, s) })

@@ -24,17 +24,8 @@ const self = "/proc/self/exe"
 // testInvoker checks what remains of a sandbox without connections, and that the
 // rest is refused.
 func testInvoker(t *testing.T, b sandbox.Backend, spec sandbox.Spec) {
-	ctx := bounded(t)
 	spec.Env = map[string]string{"SUITE": "yes"}
-	s, err := sandbox.Start(ctx, b, sandbox.Options{Spec: spec})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := s.Destroy(context.Background()); err != nil {
-			t.Error(err)
-		}
-	})
+	s := start(t, bounded(t), b, sandbox.Options{Spec: spec})
 	t.Run("command", func(t *testing.T) { testInvokedCommand(t, s) })
 	t.Run("guest", func(t *testing.T) { testInvokedGuest(t, s) })
 	t.Run("kill", func(t *testing.T) { testInvokedKill(t, s) })
@@ -54,11 +45,11 @@ func testInvokedCommand(t *testing.T, s *sandbox.Sandbox) {
 	if _, err := s.Command(self, "probe:out", "1", "", "why").Output(ctx); !errors.As(err, &ee) || string(ee.Stderr) != "why" {
 		t.Errorf("Output keeps the standard error: %v", err)
 	}
-	in := bytes.Repeat([]byte("0123456789"), 100_000)
+	in := bytes.Repeat([]byte("01234567\x00\xff\x1b]0;x\a\x1b[2J\r\n"), 50_000)
 	c = s.Command(self, "probe:cat")
 	c.Stdin = bytes.NewReader(in)
 	if got, err := c.Output(ctx); err != nil || !bytes.Equal(got, in) {
-		t.Errorf("stdin of 1 MB: %d bytes back, %v", len(got), err)
+		t.Errorf("stdin of 1 MB, of all kinds of bytes: %d back, %v", len(got), err)
 	}
 	if u := c.Usage(); u.Stdin != int64(len(in)) || u.Stdout != int64(len(in)) || u.Memory <= 0 || u.Wall <= 0 {
 		t.Errorf("usage %+v", u)
@@ -220,9 +211,12 @@ func testInvokerRefuses(t *testing.T, b sandbox.Backend, s *sandbox.Sandbox, spe
 		"Upload": s.Upload(ctx, fstest.MapFS{"a": {}}, "up"), "Download": s.Download(ctx, "down", t.TempDir(), sandbox.DownloadOptions{}),
 		"SetNetwork": s.SetNetwork(ctx, sandbox.NetworkPolicy{Allow: []string{"example.com"}}),
 	} {
-		if !errors.Is(err, errors.ErrUnsupported) || errors.Is(err, sandbox.ErrLost) {
-			t.Errorf("%s: %v, want ErrUnsupported", what, err)
-		}
+		t.Run(what, func(t *testing.T) {
+			if !errors.Is(err, errors.ErrUnsupported) || errors.Is(err, sandbox.ErrLost) {
+				t.Errorf("%v, want ErrUnsupported", err)
+			}
+			t.Log(Refused + what)
+		})
 	}
 	caps, err := b.Probe(ctx)
 	if err != nil {
@@ -247,12 +241,17 @@ func testInvokerRefuses(t *testing.T, b sandbox.Backend, s *sandbox.Sandbox, spe
 		"Require.Isolation":    {false, func(s *sandbox.Spec) { s.Require.Isolation = "another" }},
 		"Require.ReadOnlyRoot": {s.Enforcement().ReadOnlyRoot, func(s *sandbox.Spec) { s.Require.ReadOnlyRoot = true }},
 	} {
-		spec := spec
-		c.set(&spec)
-		_, err := sandbox.Start(ctx, b, sandbox.Options{Spec: spec})
-		var ue *sandbox.UnsupportedError
-		if refused := errors.As(err, &ue) && ue.Field == field; refused == c.can || c.can && err != nil {
-			t.Errorf("%s, which it can enforce: %v, got %v", field, c.can, err)
-		}
+		t.Run(field, func(t *testing.T) {
+			spec := spec
+			c.set(&spec)
+			_, err := sandbox.Start(ctx, b, sandbox.Options{Spec: spec})
+			var ue *sandbox.UnsupportedError
+			if refused := errors.As(err, &ue) && ue.Field == field; refused == c.can || c.can && err != nil {
+				t.Errorf("it can enforce that: %v, got %v", c.can, err)
+			}
+			if !c.can {
+				t.Log(Refused + field)
+			}
+		})
 	}
 }

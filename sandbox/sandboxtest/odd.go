@@ -173,7 +173,7 @@ func testTimeoutAtTheEnd(t *testing.T, s *sandbox.Sandbox) {
 	about := time.Since(begin)
 	ended, timedOut := 0, 0
 	for range 40 {
-		c := s.Command(program, verbPrefix+"out", "0", "whole", "")
+		c := s.Command(probeIn(s), verbPrefix+"out", "0", "whole", "")
 		c.Timeout = max(about, time.Microsecond)
 		out, err := c.Output(ctx)
 		var ee *sandbox.ExitError

@@ -114,8 +114,14 @@ func TestJudge(t *testing.T) {
 	if got, err := judge(c, "local", map[test]outcome{{"sandbox/local", "TestX/a_b"}: pass, z: pass}); got != held {
 		t.Errorf("docker's own test is asked of local: %q, %v", got, err)
 	}
-	if got := testsOf(sandboxtest.Case{Tests: []string{"TestX", "docker TestY", "gvisor TestZ"}}, gvisor); !slices.Equal(got, []test{{"sandbox/docker", "TestGVisorX"}, {"sandbox/docker", "TestZ"}}) {
+	if got := testsOf(sandboxtest.Case{Tests: []string{"TestX", "docker TestY", "gvisor TestZ"}}, "gvisor"); !slices.Equal(got, []test{{"sandbox/docker", "TestGVisorX"}, {"sandbox/docker", "TestZ"}}) {
 		t.Errorf("gVisor's tests are %v", got)
+	}
+	if got := testsOf(sandboxtest.Case{Tests: []string{"TestX"}, Instead: map[string][]string{"lambda": {"lambda TestY"}}}, "lambda"); !slices.Equal(got, []test{{"sandbox/lambda", "TestY"}}) {
+		t.Errorf("tests instead are %v", got)
+	}
+	if got := known(sandboxtest.Case{Tests: []string{"TestX"}, NotCovered: map[string]string{"lambda": "why"}}, "lambda"); got != notCovered+": why" {
+		t.Errorf("not covered: %q", got)
 	}
 	if got := known(sandboxtest.Case{Tests: []string{"docker TestY"}}, "local"); got != notCovered {
 		t.Errorf("a test of another backend only: %q", got)

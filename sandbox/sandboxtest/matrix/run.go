@@ -25,16 +25,23 @@ type test struct {
 // testsOf returns the tests of a case on a backend.
 func testsOf(c sandboxtest.Case, backend string) (out []test) {
 	home := "sandbox/" + backend
-	if backend == gvisor {
+	if variants[backend] != "" {
 		home = "sandbox/docker"
 	}
-	for _, s := range c.Tests {
+	if c.NotApplicable[backend] != "" || c.NotCovered[backend] != "" {
+		return nil
+	}
+	tests := c.Tests
+	if instead, ok := c.Instead[backend]; ok {
+		tests = instead
+	}
+	for _, s := range tests {
 		pkg, name, ok := strings.Cut(s, " ")
 		switch {
 		case strings.HasPrefix(s, "Test"):
 			pkg, name = home, s
-			if backend == gvisor {
-				name = "TestGVisor" + strings.TrimPrefix(s, "Test")
+			if v := variants[backend]; v != "" {
+				name = v + strings.TrimPrefix(s, "Test")
 			}
 		case ok && slices.Contains(backends, pkg) && pkg != backend:
 			continue

@@ -13,10 +13,11 @@ import (
 )
 
 // backends are the columns of the table.
-var backends = []string{"local", "docker", gvisor, "kubernetes"}
+var backends = []string{"local", "docker", "gvisor", "podman", "kubernetes", "lambda"}
 
-// gvisor is the docker backend with another runtime.
-const gvisor = "gvisor"
+// variants are the docker backend with another runtime, or another engine. Its tests
+// have these names then.
+var variants = map[string]string{"gvisor": "TestGVisor", "podman": "TestPodman"}
 
 const tableFile = "docs/sandboxes.md"
 
@@ -46,6 +47,9 @@ func known(c sandboxtest.Case, backend string) string {
 		if why, ok := c.NotApplicable[key]; ok {
 			return notApplicable + ": " + why
 		}
+	}
+	if why, ok := c.NotCovered[backend]; ok {
+		return notCovered + ": " + why
 	}
 	if len(testsOf(c, backend)) == 0 {
 		return notCovered
@@ -104,6 +108,9 @@ const preface = `# What sandboxes hold
 Each line is one way for a sandbox, or for what comes out of one, to do harm. **held**: the tests of the last column passed on this backend.
 **refused**: the host could not hold it, and a Spec that demands it was refused. **not applicable**, **not covered**: notes below. **not run**: by
 ` + "`make matrix`" + ` on this backend; continuous integration runs the same tests.
+
+**lambda** is the program of the function in an emulation of AWS's APIs and of an execution environment: what AWS's own machine does has no line here.
+It runs the tests in brackets instead of those without a package.
 `
 
 // table is the table of all columns, in Markdown.
@@ -142,6 +149,11 @@ func table(all map[string]column) string {
 			var names []string
 			for _, t := range c.Tests {
 				names = append(names, "`"+t+"`")
+			}
+			for _, name := range backends {
+				for _, t := range c.Instead[name] {
+					names = append(names, "(`"+strings.TrimPrefix(t, name+" ")+"`)")
+				}
 			}
 			fmt.Fprintf(&b, " | %s |\n", strings.Join(names, ", "))
 		}
