@@ -19,8 +19,11 @@ import (
 	"github.com/stepward/stepward/workflow"
 )
 
-// barEnvelope is how long it may take until what has said hello has its secrets, in milliseconds.
-const barEnvelope = 10
+// How long it may take until what has said hello has its secrets, and until it is known which those are, in milliseconds.
+const (
+	barEnvelope = 10
+	barCascade  = 1
+)
 
 // envStore says to a broker where its file store is.
 const envStore = "STEPWARD_BENCH_STORE"
@@ -32,6 +35,9 @@ var wayOf = []string{"the broker begins", "the sandbox makes a key and says hell
 // benchEnvelope has a worker lend secrets to a step in one local sandbox after another, with a broker that is a child
 // of this process.
 func benchEnvelope(ctx context.Context, b *bench) error {
+	if err := b.cascade(b.times(1000)); err != nil {
+		return err
+	}
 	if b.runnerErr != nil {
 		return b.runnerErr
 	}
@@ -147,6 +153,39 @@ func benchEnvelope(ctx context.Context, b *bench) error {
 	}
 	b.report.Tables = append(b.report.Tables, t)
 	b.report.note("what the worker asks of the broker goes through a relay, which is timed as well")
+	return nil
+}
+
+// cascade resolves profiles of every kind of scope, with the same keys in each.
+func (b *bench) cascade(n int) error {
+	const keys = 50
+	place := identity.Scope{Tenant: "acme", Project: "web", Environment: "prod", Workflow: "site", Step: "publish"}
+	scopes := []identity.Scope{
+		{}, {Tenant: "acme"}, {Tenant: "acme", Project: "web"}, {Tenant: "acme", Project: "web", Environment: "prod"},
+		{Tenant: "acme", Project: "web", Environment: "prod", Workflow: "site"}, place,
+	}
+	var profiles []identity.Profile
+	for i, s := range scopes {
+		p := identity.Profile{Name: fmt.Sprint("profile-", i), Scope: s, Keys: map[string]identity.Key{}}
+		for j := range keys {
+			p.Keys[fmt.Sprint("KEY_", j)] = identity.Key{Ref: fmt.Sprint("vault://kv/", i, "/", j), Commands: []string{"deploy", "git"}}
+		}
+		profiles = append(profiles, p)
+	}
+	var took []time.Duration
+	for i := range n + n/5 {
+		begin := time.Now()
+		all := identity.Resolve(profiles, place, nil)
+		if i >= n/5 { // warm
+			took = append(took, time.Since(begin))
+		}
+		if r := all["KEY_7"]; len(all) != keys || r.Err != nil || r.Key.Ref != "vault://kv/5/7" {
+			return fmt.Errorf("%d keys resolve, one of them to %q: %w", len(all), r.Key.Ref, r.Err)
+		}
+	}
+	name := fmt.Sprintf("cascade of %d scopes with %d keys each", len(scopes), keys)
+	b.report.bar(name+", p50", measure.Quantile(took, 0.5), "ms", barCascade)
+	b.report.durations(name, took, 0.99)
 	return nil
 }
 
