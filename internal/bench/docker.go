@@ -5,11 +5,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/stepward/stepward/internal/bench/measure"
+	"github.com/stepward/stepward/internal/bench/trees"
 	"github.com/stepward/stepward/sandbox"
 	"github.com/stepward/stepward/sandbox/docker"
 	"github.com/stepward/stepward/worker"
@@ -18,10 +21,14 @@ import (
 
 // The bars of containers: times docker run, and milliseconds.
 const (
-	barDockerRun = 1.15
-	barWarm      = 5
-	barWarmP99   = 25
+	barDockerRun  = 1.15
+	barWarm       = 5
+	barWarmP99    = 25
+	barKillGVisor = 500
 )
+
+// emptyImage is what the engine has from the first sandbox on.
+const emptyImage = "stepward/empty:1"
 
 // benchDocker times sandboxes of containers: made when they are needed, in pairs with
 // docker run of the same image, and made before.
@@ -38,7 +45,16 @@ func benchDocker(ctx context.Context, b *bench) error {
 	if err := b.dockerCold(ctx, backend, b.times(30)); err != nil {
 		return err
 	}
-	return b.dockerWarm(ctx, backend, b.times(200))
+	if err := b.dockerWarm(ctx, backend, b.times(200)); err != nil {
+		return err
+	}
+	if err := b.dockerExec(ctx, backend, b.times(300)); err != nil {
+		return err
+	}
+	if err := b.benchTree(ctx, "container", backend, "docker cp", dockerCopy, b.times(10)); err != nil {
+		return err
+	}
+	return b.dockerKill(ctx, backend, b.times(40))
 }
 
 func (b *bench) dockerCold(ctx context.Context, backend sandbox.Backend, n int) error {
@@ -63,7 +79,7 @@ func (b *bench) dockerCold(ctx context.Context, backend sandbox.Backend, n int) 
 	peer := func() (time.Duration, error) {
 		first, stderr := &firstWrite{}, &bytes.Buffer{}
 		cmd := exec.CommandContext(ctx, "docker", "run", "--rm", "--network=none", "--read-only", "--tmpfs=/tmp",
-			"--volume="+b.runner.Path+":/program:ro", "stepward/empty:1", "/program", argHello)
+			"--volume="+b.runner.Path+":/program:ro", emptyImage, "/program", argHello)
 		cmd.Stdout, cmd.Stderr = first, stderr
 		begin := time.Now()
 		if err := cmd.Run(); err != nil {
@@ -143,4 +159,61 @@ func (b *bench) dockerWarm(ctx context.Context, backend sandbox.Backend, n int) 
 	b.report.bar("a step's start in a container that is ready, with its rows, p50", measure.Quantile(took, 0.5), "ms", barWarm)
 	b.report.bar("a step's start in a container that is ready, with its rows, p99", measure.Quantile(took, 0.99), "ms", barWarmP99)
 	return nil
+}
+
+// dockerExec times a program that does nothing: the image has none, and so not the host's true.
+func (b *bench) dockerExec(ctx context.Context, backend sandbox.Backend, n int) error {
+	dir, err := os.MkdirTemp("", "stepward-bench-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	outside, err := trees.Build(ctx, dir)
+	if err != nil {
+		return err
+	}
+	s, err := sandbox.Start(ctx, backend, sandbox.Options{})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = s.Destroy(context.WithoutCancel(ctx)) }()
+	if err := trees.Put(ctx, s); err != nil {
+		return err
+	}
+	return b.execs(ctx, s, "a static program that does nothing", trees.Path, outside, "container", n)
+}
+
+// dockerCopy copies to a container that does not run.
+func dockerCopy(ctx context.Context, _ string) (copier, error) {
+	run := func(ctx context.Context, args ...string) (string, error) {
+		var stderr bytes.Buffer
+		cmd := exec.CommandContext(ctx, "docker", args...)
+		cmd.Stderr = &stderr
+		out, err := cmd.Output()
+		if err != nil {
+			err = fmt.Errorf("docker %s: %w: %s", args[0], err, &stderr)
+		}
+		return strings.TrimSpace(string(out)), err
+	}
+	id, err := run(ctx, "create", "--network=none", emptyImage, "/program")
+	return copier{
+		func(dir string) error { _, err := run(ctx, "cp", dir, id+":/tree"); return err },
+		func(dir string) error { _, err := run(ctx, "cp", id+":/tree", dir); return err },
+		func() error { _, err := run(context.WithoutCancel(ctx), "rm", id); return err },
+	}, err
+}
+
+// dockerKill kills in containers, and in gVisor what does not end with the sandbox: it has no
+// limit of processes.
+func (b *bench) dockerKill(ctx context.Context, backend sandbox.Backend, n int) error {
+	if err := b.benchKill(ctx, "container", backend, trees.PIDs, trees.All, n, barKill, barKillP99); err != nil {
+		return err
+	}
+	gvisor := docker.New(docker.Config{Program: b.runner.Path, Runtime: "runsc"})
+	defer func() { _ = gvisor.Close() }()
+	if _, err := gvisor.Probe(ctx); err != nil {
+		b.report.note("gVisor left out: %v", err)
+		return nil
+	}
+	return b.benchKill(ctx, "container in gVisor", gvisor, 0, trees.All[:len(trees.All)-1], n, 0, barKillGVisor)
 }

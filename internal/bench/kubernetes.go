@@ -8,7 +8,11 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
+	"strings"
+
+	"github.com/stepward/stepward/internal/bench/trees"
 )
 
 // The bars of a pod that is ready, in milliseconds.
@@ -17,11 +21,13 @@ const (
 	barAcquireP99 = 300
 )
 
-// kubernetesRows are the benchmarks of sandbox/kubernetes. Bars of zero are none.
-var kubernetesRows = []struct {
+// A kubernetesRow is a benchmark of sandbox/kubernetes. Bars of zero are none.
+type kubernetesRow struct {
 	benchmark, name string
 	p50, p99        float64
-}{
+}
+
+var kubernetesRows = []kubernetesRow{
 	{"Start", "start of a pod, image present", 0, 0},
 	{"Acquire/Secrets0", "a step's start in a pod that is ready, with environment, policy and rows", barAcquire, barAcquireP99},
 	{"Acquire/Secrets3", "a step's start in a pod that is ready, with environment, 3 secrets, policy and rows", barAcquire, barAcquireP99},
@@ -58,7 +64,12 @@ func benchKubernetes(ctx context.Context, b *bench) error {
 		}
 		figures[string(m[1])] = [2]float64{p50, p99}
 	}
-	for _, row := range kubernetesRows {
+	rows := slices.Clone(kubernetesRows)
+	for _, tree := range trees.All {
+		rows = append(rows, kubernetesRow{"Kill/" + strings.ReplaceAll(tree.Name, " ", "_"), "kill of " + tree.Name, 0, 0})
+	}
+	rows = append(rows, kubernetesRow{"Kill/all", "kill, of all of these", barKill, barKillP99})
+	for _, row := range rows {
 		f, ok := figures[row.benchmark]
 		if !ok {
 			return fmt.Errorf("benchmarks of sandbox/kubernetes: no figures of %s in: %s", row.benchmark, out)

@@ -61,18 +61,21 @@ in another process.`},
 times local sandboxes: from nothing to the first output of a command, in pairs with
 bwrap --unshare-all that starts the same program; a command in a sandbox that is there;
 the memory of the tool runner; the kill of commands with all that they started; and trees
-of files in and out, in turn with tar over a pipe. Linux only. With KUBECONFIG also pods.`},
+of files in and out, in turn with tar over a pipe. Linux only. With KUBECONFIG also pods: their
+start, that of a step in one that is ready, with and without secrets, and kills.`},
 	{"docker", benchDocker, true, `
 times containers: from nothing to the first output of a command, in pairs with docker run of
-the same image; and the start of a step whose sandbox is ready, with all that is written for it.`},
+the same image; the start of a step whose sandbox is ready, with all that is written for it; a
+command in a container that is there; trees of files in and out, in turn with docker cp; and the
+kill of commands with all that they started, also in gVisor where the engine has it as runsc.`},
 	{"egress", benchEgress, false, `
 times what goes through the proxy of a local sandbox: a large body, in pairs with a TCP
 relay of two hops, and small requests, beside direct ones. Linux only.`},
 	{"redact", benchRedact, false, `
 times what takes 50 secret values out of a stream, on one core, and its memory.`},
 	{"envelope", benchEnvelope, true, `
-times the way of an attempt's secrets, from a file store through a broker of its own process into a local
-sandbox, and its parts, and counts the transactions that write for it. Linux only.`},
+times how 6 scopes of 50 keys resolve; and the way of an attempt's secrets, from a file store through a broker
+of its own process into a local sandbox, and its parts, and counts the transactions that write for it: Linux only.`},
 	{"revoke", benchRevoke, true, `
 revokes secrets that commands use every 10 ms in local sandboxes and, with an engine, in containers,
 while things are in order and while they are not, and times until they do so no more. It needs root on

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/stepward/stepward/internal/bench/measure"
+	"github.com/stepward/stepward/internal/bench/trees"
 	"github.com/stepward/stepward/sandbox"
 	"github.com/stepward/stepward/sandbox/local"
 )
@@ -71,10 +72,10 @@ func benchSandbox(ctx context.Context, b *bench) error {
 	if err := b.guest(ctx, backend, b.times(60)); err != nil {
 		return err
 	}
-	if err := b.benchKill(ctx, backend, b.times(40)); err != nil {
+	if err := b.benchKill(ctx, local.Name, backend, trees.PIDs, trees.All, b.times(40), barKill, barKillP99); err != nil {
 		return err
 	}
-	if err := b.benchTree(ctx, backend, b.times(10)); err != nil {
+	if err := b.benchTree(ctx, local.Name, backend, "tar over a pipe", tarPipe, b.times(10)); err != nil {
 		return err
 	}
 	return benchKubernetes(ctx, b)
@@ -184,31 +185,41 @@ func (b *bench) live(ctx context.Context, backend sandbox.Backend, n int) error 
 		return err
 	}
 	defer func() { _ = s.Destroy(context.WithoutCancel(ctx)) }()
+	if err := b.execs(ctx, s, "true", "true", "true", local.Name, n); err != nil {
+		return err
+	}
+	kB, err := anonymousOfChildren()
+	if err != nil {
+		return err
+	}
+	b.report.bar("anonymous memory of the idle tool runner", float64(kB)/1024, "MiB", barRSS)
+	return nil
+}
+
+// execs compares a command in a sandbox that is there with the same on the host, in pairs, so
+// that both meet the same machine.
+func (b *bench) execs(ctx context.Context, s *sandbox.Sandbox, what, inside, outside, name string, n int) error {
 	var took, host []time.Duration
-	for i := range n + 20 { // in pairs, so that both meet the same machine
+	for i := range n + 20 {
 		begin := time.Now()
-		if err := s.Command("true").Run(ctx); err != nil {
+		if err := s.Command(inside).Run(ctx); err != nil {
 			return err
 		}
 		ours := time.Since(begin)
 		begin = time.Now()
-		if err := exec.CommandContext(ctx, "true").Run(); err != nil {
+		if err := exec.CommandContext(ctx, outside).Run(); err != nil {
 			return err
 		}
 		if i >= 20 {
 			took, host = append(took, ours), append(host, time.Since(begin))
 		}
 	}
-	b.report.durations("fork and exec of true on the host", host, 0.5, 0.99)
-	b.report.bar("exec of true in a live sandbox, p50", measure.Quantile(took, 0.5), "ms", barExec)
-	b.report.bar("exec of true in a live sandbox, p99", measure.Quantile(took, 0.99), "ms", barExecP99)
-	b.report.bar("exec of true in a live sandbox, less a millisecond, times one on the host, p50", (measure.Quantile(took, 0.5)-1)/measure.Quantile(host, 0.5), "x", barExecFork)
-	b.report.durations("exec of true in a live sandbox", took, 0.95)
-	kB, err := anonymousOfChildren()
-	if err != nil {
-		return err
-	}
-	b.report.bar("anonymous memory of the idle tool runner", float64(kB)/1024, "MiB", barRSS)
+	b.report.durations("fork and exec of "+what+" on the host", host, 0.5, 0.99)
+	name += ": exec of " + what + " in a live sandbox"
+	b.report.bar(name+", p50", measure.Quantile(took, 0.5), "ms", barExec)
+	b.report.bar(name+", p99", measure.Quantile(took, 0.99), "ms", barExecP99)
+	b.report.bar(name+", less a millisecond, times one on the host, p50", (measure.Quantile(took, 0.5)-1)/measure.Quantile(host, 0.5), "x", barExecFork)
+	b.report.durations(name, took, 0.95)
 	return nil
 }
 

@@ -5,14 +5,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"sync"
 	"time"
 
 	"github.com/stepward/stepward/internal/bench/measure"
+	"github.com/stepward/stepward/internal/bench/trees"
 	"github.com/stepward/stepward/sandbox"
 )
 
@@ -23,78 +22,75 @@ const (
 	barTree    = 2
 )
 
-// trees are what killed commands have started. Each says that it is there, and is
-// left alone for a while.
-var trees = []struct {
-	name, script string
-	grow         time.Duration
-}{
-	{"one process that ignores SIGTERM", "trap '' TERM; echo there; while :; do sleep 60; done", 0},
-	{"50 daemons in sessions of their own", `trap '' TERM; for i in $(seq 50); do (setsid sleep 600 &); done; echo there; sleep 600`, 0},
-	{"a fork bomb of 200", `trap '' TERM; bash -c 'b() { b | b & }; b; exec sleep 600' 2>/dev/null & echo there; exec sleep 600`, 200 * time.Millisecond},
-}
-
-// benchKill times from the end of a command's context until nothing is left of it.
-func (b *bench) benchKill(ctx context.Context, backend sandbox.Backend, n int) error {
-	s, err := sandbox.Start(ctx, backend, sandbox.Options{Spec: sandbox.Spec{Limits: sandbox.Limits{PIDs: 200}}})
+// benchKill times from the end of a command's context until nothing is left of it. Of a
+// bar of zero there is none.
+func (b *bench) benchKill(ctx context.Context, name string, backend sandbox.Backend, pids int, of []trees.Tree, n int, barP50, barP99 float64) error {
+	s, err := sandbox.Start(ctx, backend, sandbox.Options{Spec: sandbox.Spec{Limits: sandbox.Limits{PIDs: pids}}})
 	if err != nil {
 		return err
 	}
 	defer func() { _ = s.Destroy(context.WithoutCancel(ctx)) }()
+	if err := trees.Put(ctx, s); err != nil {
+		return err
+	}
 	var all []time.Duration
-	for _, tree := range trees {
+	for _, tree := range of {
 		var took []time.Duration
 		for range n {
-			d, err := kill(ctx, s, tree.script, tree.grow)
+			d, err := tree.Kill(ctx, s)
 			if err != nil {
-				return fmt.Errorf("%s: %w", tree.name, err)
+				return err
 			}
 			took = append(took, d)
 		}
-		b.report.durations("kill of "+tree.name, took, 0.5, 0.99)
+		b.report.durations(name+": kill of "+tree.Name, took, 0.5, 0.99)
 		all = append(all, took...)
 	}
-	b.report.bar("kill, of all of these, p50", measure.Quantile(all, 0.5), "ms", barKill)
-	b.report.bar("kill, of all of these, p99", measure.Quantile(all, 0.99), "ms", barKillP99)
+	b.report.bar(name+": kill, of all of these, p50", measure.Quantile(all, 0.5), "ms", barP50)
+	b.report.bar(name+": kill, of all of these, p99", measure.Quantile(all, 0.99), "ms", barP99)
 	return nil
 }
 
-func kill(ctx context.Context, s *sandbox.Sandbox, script string, grow time.Duration) (time.Duration, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	there := make(chan struct{})
-	c := s.Command("sh", "-c", script)
-	once := sync.OnceFunc(func() { close(there) })
-	c.Stdout = writerFunc(func(p []byte) (int, error) { once(); return len(p), nil })
-	if err := c.Start(ctx); err != nil {
-		return 0, err
-	}
-	<-there
-	time.Sleep(grow)
-	begin := time.Now()
-	cancel()
-	err := c.Wait()
-	took := time.Since(begin)
-	var ee *sandbox.ExitError
-	if !errors.As(err, &ee) {
-		return 0, errors.Join(errors.New("it ended by itself"), err)
-	}
-	return took, nil
+// A copier copies a tree of files to a place that is new, and from there to a directory that does not exist.
+type copier struct {
+	up, down func(dir string) error
+	end      func() error
 }
 
-type writerFunc func([]byte) (int, error)
+// tarPipe copies between two directories, below a third.
+func tarPipe(ctx context.Context, scratch string) (copier, error) {
+	do := func(from, to string) error {
+		return exec.CommandContext(ctx, "sh", "-c", `mkdir "$2" && tar -C "$1" -cf - . | tar -C "$2" -xf -`, "sh", from, to).Run()
+	}
+	at := filepath.Join(scratch, "peer")
+	return copier{
+		func(dir string) error { return do(dir, at) },
+		func(dir string) error { return do(at, dir) },
+		func() error { return os.RemoveAll(at) },
+	}, nil
+}
 
-func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
+// sandboxed copies to a sandbox.
+func sandboxed(ctx context.Context, backend sandbox.Backend) (copier, error) {
+	s, err := sandbox.Start(ctx, backend, sandbox.Options{})
+	if err != nil {
+		return copier{}, err
+	}
+	return copier{
+		func(dir string) error { return s.Upload(ctx, os.DirFS(dir), "tree") },
+		func(dir string) error { return s.Download(ctx, "tree", dir, sandbox.DownloadOptions{}) },
+		func() error { return s.Destroy(context.WithoutCancel(ctx)) },
+	}, nil
+}
 
-// benchTree copies 100 MiB of files into a sandbox and out of it, in turn with tar
-// over a pipe between two directories.
-func (b *bench) benchTree(ctx context.Context, backend sandbox.Backend, n int) error {
-	dir, err := os.MkdirTemp("", "stepward-bench-")
+// benchTree copies 100 MiB of files into sandboxes and out of them, in turn with another way.
+func (b *bench) benchTree(ctx context.Context, name string, backend sandbox.Backend, peerName string, peer func(ctx context.Context, scratch string) (copier, error), n int) error {
+	scratch, err := os.MkdirTemp("", "stepward-bench-")
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
-	src := filepath.Join(dir, "src")
+	defer os.RemoveAll(scratch)
+	src := filepath.Join(scratch, "src")
 	if err := os.Mkdir(src, 0o755); err != nil {
 		return err
 	}
@@ -104,37 +100,38 @@ func (b *bench) benchTree(ctx context.Context, backend sandbox.Backend, n int) e
 			return err
 		}
 	}
-	s, err := sandbox.Start(ctx, backend, sandbox.Options{})
-	if err != nil {
-		return err
-	}
-	defer func() { _ = s.Destroy(context.WithoutCancel(ctx)) }()
-	var up, down, peer []time.Duration
-	for i := range n {
-		to := filepath.Join(dir, fmt.Sprint("to", i))
-		for _, part := range []struct {
-			took *[]time.Duration
-			do   func() error
-		}{
-			{&up, func() error { return s.Upload(ctx, os.DirFS(src), "tree") }},
-			{&down, func() error { return s.Download(ctx, "tree", to, sandbox.DownloadOptions{}) }},
-			{&peer, func() error {
-				return exec.CommandContext(ctx, "sh", "-c", `mkdir "$2" && tar -C "$1" -cf - . | tar -C "$2" -xf -`, "sh", src, to+"-peer").Run()
-			}},
-		} {
-			begin := time.Now()
-			if err := part.do(); err != nil {
-				return err
-			}
-			*part.took = append(*part.took, time.Since(begin))
-		}
-		if err := errors.Join(os.RemoveAll(to), os.RemoveAll(to+"-peer")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	var up, down, peerUp, peerDown []time.Duration
+	once := func(up, down *[]time.Duration, c copier, err error) error {
+		if err != nil {
 			return err
 		}
+		begin := time.Now()
+		if err := c.up(src); err != nil {
+			return errors.Join(err, c.end())
+		}
+		middle, to := time.Now(), filepath.Join(scratch, "to")
+		err = c.down(to)
+		*up, *down = append(*up, middle.Sub(begin)), append(*down, time.Since(middle))
+		if err == nil {
+			_, err = os.Stat(filepath.Join(to, "99"))
+		}
+		return errors.Join(err, c.end(), os.RemoveAll(to))
 	}
-	b.report.durations("tar over a pipe, 100 files of 1 MiB", peer, 0.5)
-	least := measure.Quantile(peer, 0.5)
-	b.report.bar("upload of the same, times tar, p50", measure.Quantile(up, 0.5)/least, "x", barTree)
-	b.report.bar("download of the same, times tar, p50", measure.Quantile(down, 0.5)/least, "x", barTree)
+	for range n {
+		c, err := sandboxed(ctx, backend)
+		if err := once(&up, &down, c, err); err != nil {
+			return err
+		}
+		c, err = peer(ctx, scratch)
+		if err := once(&peerUp, &peerDown, c, err); err != nil {
+			return fmt.Errorf("%s: %w", peerName, err)
+		}
+	}
+	b.report.durations(name+": upload of 100 files of 1 MiB", up, 0.5)
+	b.report.durations(name+": download of the same", down, 0.5)
+	b.report.durations(peerName+" of the same, there", peerUp, 0.5)
+	b.report.durations(peerName+" of the same, back", peerDown, 0.5)
+	b.report.bar(name+": upload, times "+peerName+", p50", measure.Quantile(up, 0.5)/measure.Quantile(peerUp, 0.5), "x", barTree)
+	b.report.bar(name+": download, times "+peerName+", p50", measure.Quantile(down, 0.5)/measure.Quantile(peerDown, 0.5), "x", barTree)
 	return nil
 }

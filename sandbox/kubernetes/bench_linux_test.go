@@ -12,6 +12,7 @@ import (
 	"github.com/stepward/stepward/identity"
 	"github.com/stepward/stepward/identity/filestore"
 	"github.com/stepward/stepward/internal/bench/measure"
+	"github.com/stepward/stepward/internal/bench/trees"
 	"github.com/stepward/stepward/sandbox"
 	"github.com/stepward/stepward/worker"
 	"github.com/stepward/stepward/workflow"
@@ -119,6 +120,35 @@ func benchmarkAcquire(b *testing.B, secrets []string) {
 		b.Errorf("%d of %d had a pod that was ready", n, 1+len(took))
 	}
 	report(b, took)
+}
+
+// BenchmarkKill is from the end of a command's context until nothing is left of what it
+// has started.
+func BenchmarkKill(b *testing.B) {
+	s, err := sandbox.Start(b.Context(), newPlace(b, "restricted").backend(), sandbox.Options{Spec: sandbox.Spec{Limits: sandbox.Limits{PIDs: trees.PIDs}}})
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { _ = s.Destroy(context.Background()) })
+	if err := trees.Put(b.Context(), s); err != nil {
+		b.Fatal(err)
+	}
+	var all []time.Duration
+	for _, tree := range trees.All {
+		b.Run(tree.Name, func(b *testing.B) {
+			var took []time.Duration
+			for b.Loop() {
+				d, err := tree.Kill(bounded(b), s)
+				if err != nil {
+					b.Fatal(err)
+				}
+				took = append(took, d)
+			}
+			report(b, took)
+			all = append(all, took...)
+		})
+	}
+	b.Run("all", func(b *testing.B) { report(b, all) })
 }
 
 // envStore says to a broker where its file store is.
