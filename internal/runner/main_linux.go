@@ -11,6 +11,7 @@ import (
 	"runtime/debug"
 	"syscall"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -33,6 +34,7 @@ func run(mode string, g Guest) error {
 		if !waits(in) { // it is a spare, and has the time
 			dropPages()
 			rehearse()
+			joinPages(unsafe.Pointer(os.Stdin))
 		}
 		return serveGuest(g, req, os.NewFile(out, "answer"))
 	case modeSpy:

@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"os"
@@ -8,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"unsafe"
+
+	"golang.org/x/sys/unix"
 )
 
 // A large constant is a part of the program that nothing else reads.
@@ -51,6 +54,39 @@ func TestDropPages(t *testing.T) {
 	}
 	if !whole() || present() == 0 {
 		t.Error("what it reads is not what it was")
+	}
+}
+
+// A heap of many pages becomes one of few large ones, where the kernel makes any when it is asked. Then pages are there
+// that nobody has used.
+func TestJoinPages(t *testing.T) {
+	const large, small = 2 << 20, 4 << 10
+	heap := make([]byte, 3*large)
+	heap = heap[-uintptr(unsafe.Pointer(unsafe.SliceData(heap)))%large:][:large]
+	if err := unix.Madvise(heap, unix.MADV_DONTNEED); err != nil { // they may have been others'
+		t.Fatal(err)
+	}
+	for i := 0; i < large; i += 2 * small {
+		heap[i] = 1
+	}
+	joined := func() bool {
+		var there [large / small]byte
+		if _, _, errno := unix.Syscall(unix.SYS_MINCORE, uintptr(unsafe.Pointer(&heap[0])), large, uintptr(unsafe.Pointer(&there))); errno != 0 {
+			t.Fatal(errno)
+		}
+		return bytes.Count(there[:], []byte{1}) == len(there)
+	}
+	if joined() {
+		t.Fatal("all pages are there before")
+	}
+	joinPages(unsafe.Pointer(&heap[0]))
+	if !joined() && unix.Madvise(heap, unix.MADV_COLLAPSE) == nil {
+		t.Error("the pages of the heap are as small as they were")
+	}
+	for i := 0; i < large; i += 2 * small {
+		if heap[i] != 1 {
+			t.Fatalf("byte %d is %d", i, heap[i])
+		}
 	}
 }
 
