@@ -10,7 +10,8 @@
 // exec has a Landlock domain of its own where the engine's kernel has Landlock.
 //
 // What an image names as a VOLUME, other than /workspace and /tmp, is an empty
-// directory that cannot be written to: no volume is made for a sandbox.
+// directory that cannot be written to: no volume is made for a sandbox. An image with
+// one at /, /dev, in /proc or in /stepward is a [sandbox.ImageError].
 //
 // The tool runner is PID 1. It comes on a read-only volume named after its
 // SHA-256, which sandboxes share and which stays when they end; nothing in the

@@ -9,7 +9,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"path"
 	"slices"
+	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/distribution/reference"
@@ -66,11 +68,21 @@ func (b *Backend) image(ctx context.Context, api *client.Client, e *engine, ref 
 		}
 	}
 	if res.Config != nil {
-		for path := range res.Config.Volumes {
-			img.volumes = append(img.volumes, path)
+		for dir := range res.Config.Volumes {
+			if !closable(dir) {
+				return image{}, &sandbox.ImageError{Backend: Name, Image: ref, Reason: fmt.Sprintf("has a VOLUME at %s, where a sandbox cannot keep it closed", dir)}
+			}
+			img.volumes = append(img.volumes, dir)
 		}
 	}
 	return img, nil
+}
+
+// closable reports whether a directory that nothing can be written to can be mounted
+// where an image wants a volume.
+func closable(volume string) bool {
+	dir := path.Clean(volume)
+	return path.IsAbs(dir) && dir != "/" && dir != "/dev" && !strings.HasPrefix(dir+"/", "/proc/") && !strings.HasPrefix(dir, programDir+"/")
 }
 
 // repository is the full name of an image, without tag and digest.

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/moby/moby/api/types/mount"
@@ -77,6 +78,30 @@ func testImageVolumes(t *testing.T, b *Backend) {
 		t.Error(err)
 	}
 	b.nothingLeft(t, s.ID())
+}
+
+// An image that wants a volume where a sandbox has something else is refused by name,
+// before anything is made.
+func TestImageVolumesThatCannotBe(t *testing.T) {
+	b := backend(t)
+	tag := fmt.Sprintf("stepward/misplaced:%d", os.Getpid())
+	for _, dir := range []string{"/", "/tmp/..", "/dev", "/dev/", "/proc", "/proc/sys", "/stepward/program", "relative"} {
+		b.importVolumes(t, tag, []string{dir})
+		_, err := sandbox.Start(t.Context(), b, sandbox.Options{Spec: sandbox.Spec{Image: tag}})
+		var ie *sandbox.ImageError
+		if !errors.As(err, &ie) || ie.Image != tag || !strings.Contains(ie.Reason, "VOLUME at "+dir+",") {
+			t.Errorf("a VOLUME at %s: %v, want an ImageError that names it", dir, err)
+		}
+	}
+	tag += "-fine"
+	b.importVolumes(t, tag, []string{"/sys/fs/cgroup", "/dev/shm", "/stepward", "/etc"})
+	s, err := sandbox.Start(t.Context(), b, sandbox.Options{Spec: sandbox.Spec{Image: tag}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Destroy(t.Context()); err != nil {
+		t.Error(err)
+	}
 }
 
 // There is no other place to write to, whatever an engine would give: Podman has some of its own.
