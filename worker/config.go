@@ -48,7 +48,8 @@ type Config struct {
 	HeartbeatURL string
 
 	// Backends make sandboxes; the first that works here is used. Defaults to
-	// sandbox/local.
+	// sandbox/local. While none does, runs that need one are left to other workers; a worker
+	// that finds one later drains, and starts anew with it.
 	Backends []sandbox.Backend
 
 	// MaxRuns is how many runs are held at once. Defaults to 64.

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"slices"
 
 	"github.com/jackc/pgx/v5"
 
@@ -46,6 +47,10 @@ func (w *worker) leave(ctx context.Context, t *heldTurn, end engine.End) error {
 // pausedDetail is the record of a run that is parked because it was paused.
 var pausedDetail = []byte(`{"message":"workflow: run paused"}`)
 
+// passing are the reasons that may be over without anybody's doing, when an engine, a registry, a broker or a store answers
+// again. Each keeps a step from beginning, so that to try again repeats nothing.
+var passing = []string{"no_backend", "image", "broker", "store", "level"}
+
 // querier is a pool or a transaction.
 type querier interface {
 	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
@@ -63,7 +68,8 @@ func (w *worker) leaveTo(ctx context.Context, q querier, t *heldTurn, end engine
 	if end.Delay >= 0 {
 		delay = new(end.Delay.Seconds())
 	}
-	err = q.QueryRow(ctx, w.q.TurnLeave, t.session, t.run, t.epoch, to, delay, end.Reason, detail, w.actor(), late, end.Aware).Scan(&dest)
+	again := end.Kind == engine.Parked && slices.Contains(passing, end.Reason)
+	err = q.QueryRow(ctx, w.q.TurnLeave, t.session, t.run, t.epoch, to, delay, end.Reason, detail, w.actor(), late, end.Aware, again).Scan(&dest)
 	return dest, err
 }
 

@@ -336,11 +336,13 @@ func TestLooksReadLittle(t *testing.T) {
 		SELECT n, '', 'many-waiting', '0', '1', 1 FROM generate_series(1, $1) n`, n)
 	f.exec("INSERT INTO stepward.timer SELECT id, CASE WHEN id % 2 = 0 THEN clock_timestamp() + id * interval '1 minute' END FROM stepward.run")
 	f.exec("INSERT INTO stepward.deadline SELECT id, clock_timestamp() + id * interval '1 minute' FROM stepward.run")
-	f.exec("ANALYZE stepward.run, stepward.timer, stepward.deadline")
+	f.exec("INSERT INTO stepward.parked (run_id, requirement_id, reason, detail, retry_at) SELECT id, 1, 'image', '', clock_timestamp() + id * interval '1 minute' FROM stepward.run")
+	f.exec("ANALYZE stepward.run, stepward.timer, stepward.parked, stepward.deadline")
 	q, err := db.New(f.schema)
 	if err != nil {
 		t.Fatal(err)
 	}
+	given := map[string][]any{"TimerWake": {"worker"}}
 	for name, statement := range map[string]string{"TimerWake": q.TimerWake, "DeadlineTake": q.DeadlineTake} {
 		var plans []struct {
 			Plan struct {
@@ -348,7 +350,7 @@ func TestLooksReadLittle(t *testing.T) {
 				Read int `json:"Shared Read Blocks"`
 			}
 		}
-		if err := f.pool.QueryRow(t.Context(), "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) "+statement).Scan(&plans); err != nil {
+		if err := f.pool.QueryRow(t.Context(), "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) "+statement, given[name]...).Scan(&plans); err != nil {
 			t.Fatal(err)
 		}
 		if pages := plans[0].Plan.Hit + plans[0].Plan.Read; pages > 100 {

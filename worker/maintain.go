@@ -110,7 +110,7 @@ func (w *worker) wakeTimers(ctx context.Context) (run, schedule *time.Duration, 
 		var n int
 		var next, tick *float64
 		var overdue bool
-		err := w.Pool.QueryRow(try, w.q.TimerWake).Scan(&n, &next, &tick, &overdue)
+		err := w.Pool.QueryRow(try, w.q.TimerWake, w.actor()).Scan(&n, &next, &tick, &overdue)
 		if err == nil && overdue {
 			err = w.passDeadlines(try)
 		}

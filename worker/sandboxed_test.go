@@ -3,12 +3,21 @@
 package worker_test
 
 import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/stepward/stepward/internal/image/imagetest"
 	"github.com/stepward/stepward/internal/testenv"
 	"github.com/stepward/stepward/sandbox"
 	"github.com/stepward/stepward/sandbox/docker"
+	"github.com/stepward/stepward/sandbox/local"
 	"github.com/stepward/stepward/sandbox/sandboxtest"
 	"github.com/stepward/stepward/worker"
 	"github.com/stepward/stepward/workflow"
@@ -28,6 +37,81 @@ func TestNoBackendParks(t *testing.T) {
 	next := f.travel("b", "box")
 	next.arrives(t.Context(), nil, 0)
 	stop()
+}
+
+// A worker that was started before its engine has it once that answers, and takes up what was parked.
+func TestBackendComesLater(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	path, there := strings.CutPrefix(testenv.Docker(t), "unix://")
+	if !there {
+		path = "/var/run/docker.sock"
+	}
+	later := filepath.Join(t.TempDir(), "s")
+	engine := docker.New(docker.Config{Host: "unix://" + later, Program: sandboxtest.BuildProbe(t)})
+	t.Cleanup(func() {
+		if err := engine.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	boxed := workflow.NewToolStep("boxed", func(_ context.Context, _ *sandbox.Sandbox, n int) (int, error) { return n + 1, nil }, workflow.StepOptions{Mode: workflow.Sandboxed})
+	f.start(worker.Config{Workflows: []*workflow.Definition{defines(boxed.Run, boxed)}, Backends: []sandbox.Backend{engine}})
+	run := f.enqueue(1)
+	f.parksAs(run.ID, "no_backend")
+	if err := os.Symlink(path, later); err != nil {
+		t.Fatal(err)
+	}
+	ends(t, f.client, run, 2)
+}
+
+// What may be back by itself is tried again by any worker, later each time, but not while the run is paused. The step's
+// attempts are not used up by it.
+func TestParkedIsTriedAgain(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	dir := t.TempDir()
+	t.Cleanup(func() { // only root may remove what an image has made
+		_ = filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error { return errors.Join(err, os.Chmod(name, 0o700)) })
+	})
+	file := filepath.Join(dir, "image.tar")
+	pictured := workflow.NewToolStep("pictured", func(_ context.Context, _ *sandbox.Sandbox, n int) (int, error) { return n + 1, nil },
+		workflow.StepOptions{Mode: workflow.Sandboxed, Sandbox: sandbox.Spec{Image: file}, Retry: workflow.Retry{MaxAttempts: 1}})
+	f.start(worker.Config{
+		Workflows: []*workflow.Definition{defines(pictured.Run, pictured)},
+		Backends:  []sandbox.Backend{local.New(local.Config{Program: sandboxtest.BuildProbe(t), Images: filepath.Join(dir, "images")})},
+	})
+	run := f.enqueue(1)
+	due := func() {
+		t.Helper()
+		f.exec("UPDATE stepward.parked SET retry_at = clock_timestamp() WHERE retry_at IS NOT NULL")
+	}
+	for n := range 9 {
+		if n > 0 {
+			due()
+		}
+		eventually(t, fmt.Sprintf("it is parked %d times", n+1), func() bool {
+			return f.count("SELECT count(*) FROM stepward.event e JOIN stepward.parked p USING (run_id) WHERE e.kind = 'run.parked'") == n+1
+		})
+		s := f.state(run.ID)
+		if pause := s.RetryAt.Sub(s.Since).Round(time.Second); s.Reason != "image" || pause != 10*time.Second<<min(n, 6) {
+			t.Errorf("%d: parked as %s, for %v", n, s.Reason, pause)
+		}
+		f.because(run.ID, "parked", "a worker tries it again at")
+	}
+	if err := f.client.Pause(t.Context(), run.ID); err != nil {
+		t.Fatal(err)
+	}
+	due()
+	if s := f.state(run.ID); !s.RetryAt.IsZero() || s.State != workflow.StateParked {
+		t.Errorf("paused, it is %s, and tried again at %v", s.State, s.RetryAt)
+	}
+	if err := f.client.Resume(t.Context(), run.ID); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "it is parked again", func() bool { return f.state(run.ID).Reason == "image" })
+	imagetest.Save(t, file, imagetest.Image{Layers: [][]byte{imagetest.Layer(t, imagetest.Dir("etc", 0o755))}})
+	due()
+	ends(t, f.client, run, 2)
 }
 
 // An image that is not there parks the run, and names it.

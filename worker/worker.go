@@ -46,6 +46,14 @@ func (e *StartError) Unwrap() error { return e.Err }
 // works, an outage of Postgres does not end it. It catches no signals: give it a
 // context from signal.NotifyContext.
 func Run(ctx context.Context, cfg Config) error {
+	for {
+		if err := serve(ctx, cfg); !errors.Is(err, errMended) {
+			return err
+		}
+	}
+}
+
+func serve(ctx context.Context, cfg Config) error {
 	cfg = cfg.withDefaults()
 	if err := cfg.validate(); err != nil {
 		return err
@@ -191,6 +199,13 @@ func (w *worker) start(ctx context.Context, what func(context.Context) error) er
 	}
 }
 
+func (w *worker) backends() []sandbox.Backend {
+	if w.Backends == nil {
+		return defaultBackends()
+	}
+	return w.Backends
+}
+
 // chooseBackend takes the first backend that works here, if any step needs one.
 func (w *worker) chooseBackend(ctx context.Context) {
 	needed := false
@@ -200,10 +215,7 @@ func (w *worker) chooseBackend(ctx context.Context) {
 	if !needed {
 		return
 	}
-	backends := w.Backends
-	if backends == nil {
-		backends = defaultBackends()
-	}
+	backends := w.backends()
 	errs := []error{errors.New("worker: Config.Backends is empty")}
 	if len(backends) > 0 {
 		errs = nil
@@ -224,8 +236,32 @@ func (w *worker) chooseBackend(ctx context.Context) {
 	w.log.ErrorContext(ctx, "no sandbox backend works here: workflows with sandboxed steps are left to other workers", "error", w.backendErr)
 }
 
+// errMended ends a worker that had no backend when it started, and now would have one: it starts anew, as what it takes up follows
+// from that.
+var errMended = errors.New("worker: a sandbox backend works now")
+
+// mends returns true as soon as one of the backends works, and false when ctx is done. It asks less and less often,
+// at least once a minute.
+func (w *worker) mends(ctx context.Context) bool {
+	for pause := time.Second; ; pause = min(2*pause, time.Minute) {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-time.After(pause):
+		}
+		for _, b := range w.backends() {
+			if _, err := b.Probe(ctx); err == nil {
+				w.log.InfoContext(ctx, "a sandbox backend works now: the worker drains, and starts anew", "backend", b.Name())
+				return true
+			}
+		}
+	}
+}
+
 // run serves until ctx is done, and drains.
 func (w *worker) run(ctx context.Context) error {
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
 	base, stop := context.WithCancel(context.WithoutCancel(ctx)) // outlives ctx, for the drain
 	defer stop()
 	err := w.start(ctx, func(context.Context) (err error) { w.river, err = w.startRiver(base); return err })
@@ -247,6 +283,13 @@ func (w *worker) run(ctx context.Context) error {
 	defer stopDispatching()
 	var dispatcher sync.WaitGroup
 	dispatcher.Go(func() { w.dispatch(dispatching, base) })
+	if w.backendErr != nil {
+		loops.Go(func() {
+			if w.mends(ctx) {
+				end(errMended)
+			}
+		})
+	}
 	w.Health.attach(w)
 	w.log.InfoContext(ctx, "worker started", "session", fmt.Sprintf("%x", w.lease.session()), "workflows", len(w.defs))
 
@@ -266,6 +309,9 @@ func (w *worker) run(ctx context.Context) error {
 	w.deregister(context.WithoutCancel(ctx))
 	w.Health.attach(nil)
 	w.log.InfoContext(ctx, "worker stopped")
+	if err := context.Cause(ctx); errors.Is(err, errMended) {
+		return err
+	}
 	return nil
 }
 

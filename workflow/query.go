@@ -20,7 +20,7 @@ const (
 	StateReady     State = "ready"   // to be claimed by a worker
 	StateRunning   State = "running" // held by a worker
 	StateWaiting   State = "waiting" // for a time, a signal or a child
-	StateParked    State = "parked"  // for a deploy or an operator; RunStatus.Reason says why
+	StateParked    State = "parked"  // for a deploy or an operator, or for RunStatus.RetryAt; RunStatus.Reason says why
 	StateCompleted State = "completed"
 	StateFailed    State = "failed"
 	StateCanceled  State = "canceled"
@@ -50,6 +50,7 @@ type RunStatus struct {
 	Finished          time.Time      // zero until it has ended
 	Deadline          time.Time      // when [EnqueueOptions].Timeout passes; zero if nothing is left to it: none was set, it has passed, or the run was canceled or has ended
 	Reason            string         // of Parked: "nondeterminism", "undeclared_step", "no_backend", "image", "crashed", …
+	RetryAt           time.Time      // of Parked: when a worker tries it again by itself; zero: a deploy or Client.Resume has to
 	Err               *RecordedError // of Failed, Canceled and Parked
 	Attributes        map[string]any // of string, int64, float64, bool and time.Time
 }
@@ -164,7 +165,7 @@ func (c *Client) list(ctx context.Context, q querier, args ...any) ([]RunStatus,
 			s                                        RunStatus
 			state                                    string
 			finished, readySince, wakeAt, parkedFrom *time.Time
-			deadline                                 *time.Time
+			retryAt, deadline                        *time.Time
 			session, timer                           *int64
 			worker, reason                           *string
 			recorded, detail                         []byte
@@ -172,7 +173,7 @@ func (c *Client) list(ctx context.Context, q querier, args ...any) ([]RunStatus,
 			values                                   [][]byte
 		)
 		err := row.Scan(&s.ID, &s.Parent, &s.Tenant, &s.Workflow, &s.Version, &state, &s.Turns, &s.CancelRequested, &s.PauseRequested, &finished, &recorded, &s.Priority, &s.Limit,
-			&session, &worker, &readySince, &timer, &wakeAt, &reason, &detail, &parkedFrom, &deadline, &names, &values)
+			&session, &worker, &readySince, &timer, &wakeAt, &reason, &detail, &parkedFrom, &retryAt, &deadline, &names, &values)
 		if err != nil {
 			return s, err
 		}
@@ -195,6 +196,9 @@ func (c *Client) list(ctx context.Context, q querier, args ...any) ([]RunStatus,
 		case parkedFrom != nil:
 			s.PauseRequested = false
 			s.State, s.Since, s.Reason = StateParked, *parkedFrom, *reason
+			if retryAt != nil {
+				s.RetryAt = *retryAt
+			}
 			recorded = detail
 		case timer != nil:
 			s.State = StateWaiting

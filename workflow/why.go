@@ -102,6 +102,9 @@ func (c *Client) why(ctx context.Context, tx pgx.Tx, id RunID) (Why, error) {
 		w.Cause, w.Key, w.On = "parked", s.Reason, nil
 		w.text = fmt.Sprintf("it is parked, %s (%v)", s.Reason, s.Err)
 		w.Unblock = cmp.Or(cures[s.Reason], "see to the reason, then Client.Resume")
+		if !s.RetryAt.IsZero() {
+			w.Unblock += "; a worker tries it again at " + stamp(s.RetryAt)
+		}
 	case StateWaiting:
 		w.Cause, w.Since, w.text = "waiting", time.Time{}, "it waits"
 		if len(w.On) > 0 {

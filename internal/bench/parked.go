@@ -208,7 +208,7 @@ func (a *app) idle(ctx context.Context, d time.Duration) (float64, error) {
 func (a *app) looks(ctx context.Context, n int) (all []time.Duration, err error) {
 	for range n {
 		start := time.Now()
-		if _, err := a.pool.Exec(ctx, a.q.TimerWake); err != nil {
+		if _, err := a.pool.Exec(ctx, a.q.TimerWake, "bench"); err != nil {
 			return nil, err
 		}
 		all = append(all, time.Since(start))

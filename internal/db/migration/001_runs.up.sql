@@ -197,9 +197,11 @@ CREATE TABLE stepward.parked (
     requirement_id int NOT NULL,
     reason         text NOT NULL,
     detail         bytea NOT NULL,
-    since          timestamptz NOT NULL DEFAULT clock_timestamp()
+    since          timestamptz NOT NULL DEFAULT clock_timestamp(),
+    retry_at       timestamptz -- when any worker tries it again; null: none does by itself
 );
 
+CREATE INDEX parked_retry ON stepward.parked (retry_at) WHERE retry_at IS NOT NULL;
 CREATE INDEX parked_requirement ON stepward.parked (requirement_id, reason);
 
 -- The record of a claim.

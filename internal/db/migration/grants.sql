@@ -12,7 +12,7 @@ GRANT UPDATE (cancel, late, pause, state, finished_at, error, epoch, session, cr
 GRANT UPDATE (done, n) ON stepward.shown TO :client; -- of a run that is retried
 GRANT UPDATE (received) ON stepward.signal TO :client; -- of a run that is retried
 GRANT UPDATE (loose) ON stepward.blob TO :client;
-GRANT UPDATE (requirement_id) ON stepward.parked TO :client;
+GRANT UPDATE (requirement_id, retry_at) ON stepward.parked TO :client;
 GRANT UPDATE (concurrency, rate, per_s, tokens) ON stepward.run_limit TO :client;
 GRANT DELETE ON stepward.ready, stepward.timer, stepward.parked, stepward.turn, stepward.wait TO :client;
 GRANT DELETE ON stepward.step, stepward.deadline TO :client; -- failures of a run that is retried, and until when it had to end

@@ -55,7 +55,7 @@ VALUES ($1, 'run.forked', $3, $4, $5), ($2, 'run.forked', $3, $4, $5);
 -- name: RunList
 -- $2 is the page's lower end, exclusive; newest first.
 SELECT r.id, coalesce(r.parent_id, 0), r.tenant, r.workflow, r.version, r.state::text, r.epoch, r.cancel, r.pause, r.finished_at, r.error, coalesce(r.priority, 0), coalesce(r.limit_key, ''),
-       t.session, w.name, q.since, tm.run_id, tm.wake_at, p.reason, p.detail, p.since, d.at,
+       t.session, w.name, q.since, tm.run_id, tm.wake_at, p.reason, p.detail, p.since, p.retry_at, d.at,
        (SELECT array_agg(a.name ORDER BY a.name) FROM stepward.attribute a WHERE a.run_id = r.id),
        (SELECT array_agg(a.value ORDER BY a.name) FROM stepward.attribute a WHERE a.run_id = r.id)
 FROM stepward.run r

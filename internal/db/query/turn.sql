@@ -197,14 +197,15 @@ FROM stepward.run r WHERE r.id = $1;
 -- name: TurnLeave
 -- Ends a turn without ending the run. $4 says where to: timer, parked or ready. A run that was
 -- canceled meanwhile does not wait, unless its body knows ($10): it goes to ready, so that its body can end, and one whose body
--- cannot go on ends here. One that is to pause is parked, unless that was taken back. Nor does one wait for which something has
+-- cannot go on ends here. One that is parked for what may come back by itself ($11) is tried again, later each time within an
+-- hour. One that is to pause is parked, unless that was taken back. Nor does one wait for which something has
 -- arrived: who sends it locks the run, either before, and arrived sees it, or afterwards, and finds the run in timer.
 WITH locked AS MATERIALIZED (
     SELECT r.id, r.requirement_id, r.parent_id, r.cancel, r.pause FROM stepward.run r
     WHERE r.id = $2 AND r.epoch = $3 AND r.session = $1 AND r.state = 'live'
     FOR NO KEY UPDATE NOWAIT
 ), held AS MATERIALIZED (
-    SELECT id, requirement_id, parent_id,
+    SELECT id, requirement_id, parent_id, pause,
            CASE WHEN $4 = 'parked' AND $6 = 'paused' THEN CASE WHEN pause AND NOT cancel THEN 'parked' ELSE 'ready' END
                 WHEN $4 = 'parked' THEN CASE WHEN cancel THEN 'canceled' ELSE 'parked' END
                 WHEN pause AND NOT cancel THEN 'parked'
@@ -221,8 +222,11 @@ WITH locked AS MATERIALIZED (
     INSERT INTO stepward.timer (run_id, wake_at)
     SELECT id, clock_timestamp() + make_interval(secs => $5::float8) FROM held WHERE dest = 'timer' -- null: no time ends it
 ), parked AS (
-    INSERT INTO stepward.parked (run_id, requirement_id, reason, detail)
-    SELECT id, requirement_id, CASE WHEN $4 = 'parked' THEN $6::text ELSE 'paused' END, $7::bytea FROM held WHERE dest = 'parked'
+    INSERT INTO stepward.parked (run_id, requirement_id, reason, detail, retry_at)
+    SELECT id, requirement_id, CASE WHEN $4 = 'parked' THEN $6::text ELSE 'paused' END, $7::bytea,
+           CASE WHEN $11::bool AND NOT pause THEN clock_timestamp() + make_interval(secs => 10 * 2 ^ least(6,
+               (SELECT count(*) FROM stepward.event e WHERE e.run_id = held.id AND e.kind = 'run.parked' AND e.at > clock_timestamp() - interval '1 hour'))) END
+    FROM held WHERE dest = 'parked'
 ), noted AS (
     INSERT INTO stepward.event (run_id, kind, actor, detail)
     SELECT id, 'run.parked', $8::text, $7::bytea FROM held WHERE dest = 'parked'

@@ -76,6 +76,8 @@ WITH paused AS (
 ), parked AS (
     INSERT INTO stepward.parked (run_id, requirement_id, reason, detail)
     SELECT id, requirement_id, 'paused', $3 FROM paused WHERE EXISTS (SELECT FROM q) OR EXISTS (SELECT FROM t)
+), held AS (
+    UPDATE stepward.parked SET retry_at = NULL FROM paused WHERE parked.run_id = paused.id
 ), noted AS (
     INSERT INTO stepward.event (run_id, kind, actor) SELECT id, 'run.pause', $2 FROM paused
 ), told AS (

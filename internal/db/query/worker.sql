@@ -56,19 +56,27 @@ SELECT count(*)::bigint, coalesce(extract(epoch FROM clock_timestamp() - min(sin
 FROM (SELECT since FROM stepward.ready WHERE requirement_id = ANY($1::int[]) LIMIT 10000) q;
 
 -- name: TimerWake
--- Wakes runs that are due, and says when the next is, and when a schedule has something to do. The
+-- Wakes runs that are due, also parked ones, and says when the next is, and when a schedule has something to do. The
 -- clock is asked once: compared with one that may change from row to row, no index is of use, and each
 -- look would read all that wait.
 WITH due AS MATERIALIZED (
     SELECT t.run_id, r.requirement_id FROM stepward.timer t JOIN stepward.run r ON r.id = t.run_id
     WHERE t.wake_at <= (SELECT clock_timestamp())
     ORDER BY t.wake_at LIMIT 500 FOR NO KEY UPDATE OF t, r SKIP LOCKED
+), again AS MATERIALIZED (
+    SELECT p.run_id, r.requirement_id FROM stepward.parked p JOIN stepward.run r ON r.id = p.run_id
+    WHERE p.retry_at <= (SELECT clock_timestamp())
+    ORDER BY p.retry_at LIMIT 500 FOR NO KEY UPDATE OF p, r SKIP LOCKED
 ), gone AS (
     DELETE FROM stepward.timer USING due WHERE timer.run_id = due.run_id
+), unparked AS (
+    DELETE FROM stepward.parked USING again WHERE parked.run_id = again.run_id
+), noted AS (
+    INSERT INTO stepward.event (run_id, kind, actor) SELECT run_id, 'run.resume', $1::text FROM again
 ), back AS (
-    INSERT INTO stepward.ready (requirement_id, run_id) SELECT requirement_id, run_id FROM due
+    INSERT INTO stepward.ready (requirement_id, run_id) SELECT requirement_id, run_id FROM due UNION ALL SELECT requirement_id, run_id FROM again
 )
-SELECT (SELECT count(*)::int FROM due),
+SELECT (SELECT count(*)::int FROM due) + (SELECT count(*)::int FROM again),
        extract(epoch FROM least((SELECT min(wake_at) FROM stepward.timer WHERE run_id NOT IN (SELECT run_id FROM due)),
                                 (SELECT min(at) FROM stepward.deadline)) - clock_timestamp())::float8,
        least((SELECT extract(epoch FROM min(due_at) - clock_timestamp())::float8 FROM stepward.schedule),
