@@ -58,6 +58,7 @@ type Client struct {
 	enqueues *batch.Group[enqueue.Item, enqueue.Result] // without a key
 	keyed    *batch.Group[enqueue.Item, enqueue.Result] // may wait for other transactions
 	looks    *batch.Group[int64, sight]
+	memory   enqueue.Memory
 	maxBytes int
 	box      *payload.Box
 	tracer   trace.Tracer
@@ -194,7 +195,7 @@ func (c *Client) insert(ctx context.Context, items []enqueue.Item) (results []en
 }
 
 func (c *Client) insertTx(ctx context.Context, tx pgx.Tx, items []enqueue.Item) ([]enqueue.Result, error) {
-	results, err := enqueue.Insert(ctx, tx, c.q, items)
+	results, err := c.memory.Insert(ctx, tx, c.q, items)
 	if err != nil {
 		return nil, err
 	}

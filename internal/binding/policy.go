@@ -22,19 +22,25 @@ type Policy struct {
 	Digest string          `json:"digest"`
 }
 
-// Recall reads the texts of policies that a run was bound to and that no profile has any
-// more: for [Binding.Start].
+// Recall reads the texts of the policies that profiles have, and of those that a run was bound to: for [Binding.Start].
 func (v *View) Recall(ctx context.Context, tx pgx.Tx, q *db.Queries, b Binding) error {
-	var gone [][]byte
+	digests := []string{}
+	for _, p := range v.Profiles {
+		digests = add(digests, p.Digest)
+	}
 	for _, n := range b.Policies {
-		if digest, err := hex.DecodeString(n.Digest); err == nil && v.policy(n.Digest) == "" {
-			gone = append(gone, digest)
+		digests = add(digests, n.Digest)
+	}
+	var lack [][]byte
+	for _, text := range digests {
+		if digest, err := hex.DecodeString(text); err == nil && text != "" && v.policy(text) == "" {
+			lack = append(lack, digest)
 		}
 	}
-	if len(gone) == 0 {
+	if len(lack) == 0 {
 		return nil
 	}
-	rows, err := tx.Query(ctx, q.PolicyGet, gone)
+	rows, err := tx.Query(ctx, q.PolicyGet, lack)
 	if err != nil {
 		return err
 	}

@@ -2,7 +2,6 @@ package binding
 
 import (
 	"fmt"
-	"maps"
 	"slices"
 	"strconv"
 
@@ -44,8 +43,19 @@ func (a asked) add(u Use) {
 	}
 }
 
-// of returns the targets of a kind, nil if there are none.
-func (a asked) of(kind string) []string { return slices.Collect(maps.Keys(a[kind])) }
+// pairs returns all targets, each with its kind, and that of what is revoked of a tenant. A key's are those of its versions as well.
+func (a asked) pairs() (kinds, targets []string) {
+	kinds, targets = []string{identity.KindTenant}, []string{""}
+	for kind, of := range a {
+		for target := range of {
+			kinds, targets = append(kinds, kind), append(targets, target)
+			if kind == identity.KindKey {
+				kinds, targets = append(kinds, identity.KindVersion), append(targets, target)
+			}
+		}
+	}
+	return kinds, targets
+}
 
 // lacks returns what of a use was not asked about.
 func (a asked) lacks(u Use) (r identity.Revocation, is bool) {

@@ -1,9 +1,11 @@
 package binding
 
 import (
+	"cmp"
 	"context"
 	"encoding/hex"
-	"errors"
+	"encoding/json"
+	"slices"
 
 	"github.com/jackc/pgx/v5"
 
@@ -17,7 +19,7 @@ type View struct {
 	Revocations Revocations
 
 	Engine   identity.Engine // for Start: without it, what a policy applies to is denied
-	recalled []string        // policies: see Recall
+	recalled []string        // texts of policies: see Recall
 }
 
 // sender is a pool, or a transaction.
@@ -29,30 +31,31 @@ type sender interface {
 // nothing, and [Revocations.Of] permits no use that was not among them. Without any, it is of every key. keys are those that
 // are said with runs.
 func Load(ctx context.Context, tx sender, q *db.Queries, places []identity.Scope, uses []Use, keys ...map[string]identity.Key) (View, error) {
-	return load(ctx, tx, q, &pgx.Batch{}, places, uses, keys)
+	b := &pgx.Batch{}
+	v := ask(b, q, places, uses, keys)
+	err := tx.SendBatch(ctx, b).Close()
+	return *v, err
 }
 
-// LoadToBind is Load for a transaction that adds runs: what would be revoked from here on
-// waits for it. The statements that read have new snapshots, and so see what was revoked
-// before; in a transaction of an application that has but one, what that sees counts, and the
-// start of a step asks again.
-func LoadToBind(ctx context.Context, tx pgx.Tx, q *db.Queries, places []identity.Scope, uses []Use, keys []map[string]identity.Key) (View, error) {
+// AskToBind is Load for a transaction that adds runs: what would be revoked from here on
+// waits for it. It asks when the batch is sent, and the view is there when that is closed. The statements that read
+// have new snapshots, and so see what was revoked before; in a transaction of an application that has but one, what
+// that sees counts, and the start of a step asks again.
+func AskToBind(b *pgx.Batch, q *db.Queries, places []identity.Scope, uses []Use, keys []map[string]identity.Key) *View {
 	tenants := []string{}
 	for _, p := range places {
 		tenants = append(tenants, p.Tenant)
 	}
-	b := &pgx.Batch{}
 	b.Queue(q.IdentityShare, tenants)
-	return load(ctx, tx, q, b, places, uses, keys)
+	return ask(b, q, places, uses, keys)
 }
 
-// load sends statements, after those that are in the batch, in one go.
-func load(ctx context.Context, tx sender, q *db.Queries, b *pgx.Batch, places []identity.Scope, uses []Use, keys []map[string]identity.Key) (v View, err error) {
+func ask(b *pgx.Batch, q *db.Queries, places []identity.Scope, uses []Use, keys []map[string]identity.Key) *View {
 	tenants, projects, environments, workflows := []string{}, []string{}, []string{}, []string{}
 	of := make(asked)
 	for _, p := range places {
-		tenants, projects = append(tenants, p.Tenant), append(projects, p.Project)
-		environments, workflows = append(environments, p.Environment), append(workflows, p.Workflow)
+		tenants, projects = add(tenants, p.Tenant), add(projects, p.Project)
+		environments, workflows = add(environments, p.Environment), add(workflows, p.Workflow)
 		of.add(Use{Workflow: p.Workflow})
 	}
 	for _, said := range keys {
@@ -65,54 +68,47 @@ func load(ctx context.Context, tx sender, q *db.Queries, b *pgx.Batch, places []
 	for _, u := range uses {
 		of.add(u)
 	}
-	names := of.of(identity.KindKey)
-	switch {
-	case uses == nil:
+	kinds, targets := of.pairs()
+	if uses == nil {
 		of[identity.KindKey] = map[string]bool{anyTarget: true}
-	case names == nil: // which would be any
-		names = []string{}
 	}
-	before := b.Len()
-	b.Queue(q.ProfileApply, tenants, projects, environments, workflows)
-	b.Queue(q.RevocationApply, tenants, of.of(identity.KindRun), of.of(identity.KindWorker), of.of(identity.KindWorkflow), names, of.of(identity.KindProfile), projects, environments, workflows)
-	results := tx.SendBatch(ctx, b)
-	defer func() { err = errors.Join(err, results.Close()) }()
-	for range before {
-		if _, err := results.Exec(); err != nil {
-			return v, err
-		}
+	v := &View{}
+	v.Revocations.asked = of
+	b.Queue(q.IdentityApply, tenants, projects, environments, workflows, kinds, targets, uses == nil).Query(v.read)
+	return v
+}
+
+// add adds what a list has not.
+func add(list []string, s string) []string {
+	if slices.Contains(list, s) {
+		return list
 	}
-	rows, err := results.Query()
-	if err != nil {
-		return v, err
-	}
-	if v.Profiles, err = pgx.CollectRows(rows, scan); err != nil {
-		return v, err
-	}
-	if rows, err = results.Query(); err != nil {
-		return v, err
-	}
+	return append(list, s)
+}
+
+func (v *View) read(rows pgx.Rows) error {
 	v.Revocations.Epochs = make(map[string]int64)
+	var p identity.Profile
 	var r identity.Revocation
-	var epoch int64
-	_, err = pgx.ForEachRow(rows, []any{&r.Tenant, &epoch, &r.Epoch, &r.Kind, &r.Target, &r.Version, &r.State, &r.Drain}, func() error {
-		v.Revocations.Epochs[r.Tenant] = epoch
-		if r.Kind != "" {
+	var keys, digest []byte
+	s := &p.Scope
+	to := []any{&s.Tenant, &p.ID, &p.Name, &s.Project, &s.Environment, &s.Workflow, &s.Step, &keys, &digest, &r.Epoch, &r.State, &r.Drain}
+	_, err := pgx.ForEachRow(rows, to, func() error {
+		if keys != nil {
+			p.Keys, p.Digest = nil, hex.EncodeToString(digest)
+			v.Profiles = append(v.Profiles, p)
+			v.Revocations.asked.add(Use{Profiles: []int64{p.ID}})
+			return json.Unmarshal(keys, &v.Profiles[len(v.Profiles)-1].Keys)
+		}
+		v.Revocations.Epochs[s.Tenant] = p.ID
+		if p.Name != "" {
+			r.Tenant, r.Kind, r.Target, r.Version = s.Tenant, p.Name, s.Project, s.Environment
 			v.Revocations.rows = append(v.Revocations.rows, r)
 		}
 		return nil
 	})
-	for _, p := range v.Profiles {
-		of.add(Use{Profiles: []int64{p.ID}})
-	}
-	v.Revocations.asked = of
-	return v, err
-}
-
-func scan(row pgx.CollectableRow) (p identity.Profile, err error) {
-	s := &p.Scope
-	var digest []byte
-	err = row.Scan(&p.ID, &s.Tenant, &p.Name, &s.Project, &s.Environment, &s.Workflow, &s.Step, &p.Generation, &p.Changed, &p.Actor, &p.Keys, &digest, &p.Policy)
-	p.Digest = hex.EncodeToString(digest)
-	return p, err
+	slices.SortFunc(v.Revocations.rows, func(a, b identity.Revocation) int {
+		return cmp.Or(cmp.Compare(a.Tenant, b.Tenant), cmp.Compare(a.Epoch, b.Epoch))
+	})
+	return err
 }

@@ -63,9 +63,9 @@ type Queries struct {
 
 	IssueFacts, IssueCheck, IssuePut, IssueOpened, IssueOpen, IssueClose, IssueSweep, IssueLeases, IssueReleased, IssueNoted, Installation string
 
-	IdentityLock, IdentityPatience, IdentityHold, IdentityEpoch, IdentityEvent, ProfileInsert, ProfileUpdate, ProfileDelete, ProfileGet, ProfileList, ProfileLock, ProfileRival, ProfileApply, PolicyGet string
+	IdentityLock, IdentityPatience, IdentityHold, IdentityEpoch, IdentityEvent, ProfileInsert, ProfileUpdate, ProfileDelete, ProfileGet, ProfileList, ProfileLock, ProfileRival, PolicyGet string
 
-	RevocationInsert, RevocationOf, RevocationList, RevocationApply, IdentityShare, RunTenant, BindingGet, BindingKin, BindingExplain, DefinitionSteps string
+	RevocationInsert, RevocationOf, RevocationList, IdentityApply, IdentityShare, RunTenant, BindingGet, BindingKin, BindingExplain, DefinitionSteps string
 
 	WhyWaits, WhyAttempts, WhyHolder, WhyWorkers string
 }

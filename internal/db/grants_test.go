@@ -382,7 +382,7 @@ func TestGrantsOfBroker(t *testing.T) {
 		t.Error(err)
 	}
 	claim := []any{int64(1), 1, int64(1), 1, 1, "box"}
-	for name, sql := range map[string]string{"IssueFacts": q.IssueFacts, "IssueCheck": q.IssueCheck, "IssueOpen": q.IssueOpen, "IssueOpened": q.IssueOpened, "IssueClose": q.IssueClose, "IssueSweep": q.IssueSweep, "IssueLeases": q.IssueLeases, "IssueReleased": q.IssueReleased, "IssuePut": q.IssuePut, "BindingGet": q.BindingGet, "ProfileApply": q.ProfileApply, "PolicyGet": q.PolicyGet, "Installation": q.Installation, "SandboxTenant": q.SandboxTenant} {
+	for name, sql := range map[string]string{"IssueFacts": q.IssueFacts, "IssueCheck": q.IssueCheck, "IssueOpen": q.IssueOpen, "IssueOpened": q.IssueOpened, "IssueClose": q.IssueClose, "IssueSweep": q.IssueSweep, "IssueLeases": q.IssueLeases, "IssueReleased": q.IssueReleased, "IssuePut": q.IssuePut, "BindingGet": q.BindingGet, "IdentityApply": q.IdentityApply, "PolicyGet": q.PolicyGet, "Installation": q.Installation, "SandboxTenant": q.SandboxTenant} {
 		args := claim
 		switch name {
 		case "IssueCheck":
@@ -401,8 +401,8 @@ func TestGrantsOfBroker(t *testing.T) {
 			args = nil
 		case "BindingGet":
 			args = []any{int64(1), "publish"}
-		case "ProfileApply":
-			args = []any{[]string{"acme"}, nil, nil, nil}
+		case "IdentityApply":
+			args = []any{[]string{"acme"}, nil, nil, nil, nil, nil, true}
 		case "SandboxTenant":
 			args = []any{"box"}
 		case "PolicyGet":

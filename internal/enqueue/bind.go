@@ -16,22 +16,19 @@ import (
 // bindings are what runs are bound to, as it is stored, by their place among the items.
 type bindings map[int][]byte
 
-// bind says what the items are bound to that have something to do with secrets: steps
-// that list some, a place, or a workflow that nobody has defined and a tenant that has
-// profiles. What is refused is in results. The others cost nothing.
-func bind(ctx context.Context, tx pgx.Tx, q *db.Queries, items []Item, defs map[string]definition, results []Result) (bindings, error) {
-	type candidate struct {
-		i       int
-		steps   []binding.Lister
-		place   identity.Scope
-		keys    map[string]identity.Key
-		early   bool
-		instead *binding.Binding // of the run that this is a fork of
-	}
-	var all []candidate
-	var places []identity.Scope
-	var keys []map[string]identity.Key
-	uses, early := []binding.Use{}, false
+// A candidate is an item that has something to do with secrets: its steps list some, or it has a
+// place, or nobody has defined its workflow and its tenant has profiles.
+type candidate struct {
+	i       int
+	steps   []binding.Lister
+	place   identity.Scope
+	keys    map[string]identity.Key
+	early   bool
+	instead *binding.Binding // of the run that this is a fork of
+}
+
+// candidates returns those of the items. The others cost nothing.
+func candidates(ctx context.Context, tx pgx.Tx, q *db.Queries, items []Item, defs map[string]definition) (all []candidate, err error) {
 	for i := range items {
 		it := &items[i]
 		d := defs[it.Workflow]
@@ -43,7 +40,6 @@ func bind(ctx context.Context, tx pgx.Tx, q *db.Queries, items []Item, defs map[
 				return nil, err
 			}
 		}
-		var err error
 		if c.steps, err = binding.Listers(d.steps); err != nil {
 			return nil, err
 		}
@@ -61,22 +57,31 @@ func bind(ctx context.Context, tx pgx.Tx, q *db.Queries, items []Item, defs map[
 				return nil, err
 			}
 		}
+		all = append(all, c)
+	}
+	return all, nil
+}
+
+// ask adds to a batch what the candidates are bound by: profiles, and what is revoked.
+func ask(b *pgx.Batch, q *db.Queries, all []candidate) *binding.View {
+	var places []identity.Scope
+	var keys []map[string]identity.Key
+	uses, early := []binding.Use{}, false
+	for _, c := range all {
 		for _, s := range c.steps {
 			uses = append(uses, s.Uses()...)
 		}
 		early = early || c.early
-		all, places, keys = append(all, c), append(places, c.place), append(keys, c.keys)
+		places, keys = append(places, c.place), append(keys, c.keys)
 	}
 	if early { // of whatever key
 		uses = nil
 	}
-	if len(all) == 0 {
-		return nil, nil
-	}
-	view, err := binding.LoadToBind(ctx, tx, q, places, uses, keys)
-	if err != nil {
-		return nil, fmt.Errorf("read profiles and what is revoked: %w", err)
-	}
+	return binding.AskToBind(b, q, places, uses, keys)
+}
+
+// bind says what the candidates are bound to. What is refused is in results.
+func bind(view *binding.View, all []candidate, results []Result) (bindings, error) {
 	out := make(bindings)
 	for _, c := range all {
 		var b binding.Binding

@@ -28,6 +28,7 @@ type binder struct {
 	pool *pgxpool.Pool
 	q    *db.Queries
 	p    *identity.Profiles
+	m    enqueue.Memory
 }
 
 func newBinder(t testing.TB) *binder {
@@ -45,10 +46,16 @@ func newBinder(t testing.TB) *binder {
 
 func (b *binder) define(workflow, steps, mode string) {
 	b.Helper()
+	b.again(workflow, "1", steps, mode)
+}
+
+// again defines a version.
+func (b *binder) again(workflow, version, steps, mode string) {
+	b.Helper()
 	err := pgx.BeginFunc(b.Context(), b.pool, func(tx pgx.Tx) error {
-		ids, err := enqueue.Requirements(b.Context(), tx, b.q, []enqueue.Need{{Workflow: workflow, Version: "1", Modes: []string{mode}}})
+		ids, err := enqueue.Requirements(b.Context(), tx, b.q, []enqueue.Need{{Workflow: workflow, Version: version, Modes: []string{mode}}})
 		if err == nil {
-			_, err = tx.Exec(b.Context(), b.q.DefinitionInsert, workflow, "1", ids[0], []byte(steps), 0)
+			_, err = tx.Exec(b.Context(), b.q.DefinitionInsert, workflow, version, ids[0], []byte(steps), 0)
 		}
 		return err
 	})
@@ -75,7 +82,7 @@ func (b *binder) add(items ...enqueue.Item) []enqueue.Result {
 		for i := range items {
 			items[i].Input = []byte("1")
 		}
-		results, err = enqueue.Insert(b.Context(), tx, b.q, items)
+		results, err = b.m.Insert(b.Context(), tx, b.q, items)
 		return err
 	})
 	if err != nil {
@@ -261,7 +268,7 @@ func TestBindRevoked(t *testing.T) {
 	}
 	for workflow, want := range map[string]bool{"site": true, "plain": false} {
 		err := pgx.BeginFunc(t.Context(), b.pool, func(tx pgx.Tx) error {
-			_, err := enqueue.Insert(t.Context(), tx, b.q, []enqueue.Item{{Tenant: "other", Workflow: workflow, Input: []byte("1")}})
+			_, err := b.m.Insert(t.Context(), tx, b.q, []enqueue.Item{{Tenant: "other", Workflow: workflow, Input: []byte("1")}})
 			return err
 		})
 		if (err != nil) != want {
@@ -286,7 +293,7 @@ func TestBindRacesRevoke(t *testing.T) {
 			for begun.Add(1) <= 1000 && ctx.Err() == nil {
 				after := revoked.Load() // Revoke had returned
 				err := pgx.BeginFunc(ctx, b.pool, func(tx pgx.Tx) error {
-					r, err := enqueue.Insert(ctx, tx, b.q, []enqueue.Item{{Tenant: "acme", Workflow: "site", Input: []byte("1")}})
+					r, err := b.m.Insert(ctx, tx, b.q, []enqueue.Item{{Tenant: "acme", Workflow: "site", Input: []byte("1")}})
 					if err != nil {
 						return err
 					}
@@ -330,7 +337,7 @@ func TestBindManyTenants(t *testing.T) {
 			for i := range 500 {
 				items = append(items, enqueue.Item{Tenant: fmt.Sprintf("tenant %d of %d", i, n), Workflow: "undefined", Input: []byte("1")})
 			}
-			if _, err := enqueue.Insert(t.Context(), tx, b.q, items); err != nil {
+			if _, err := b.m.Insert(t.Context(), tx, b.q, items); err != nil {
 				return err
 			}
 		}
@@ -356,7 +363,7 @@ func TestBindCrossesRevoke(t *testing.T) {
 	tenants := [...]string{"acme", "other"}
 	var txs [2]pgx.Tx
 	bind := func(i int, tenant string) {
-		r, err := enqueue.Insert(t.Context(), txs[i], b.q, []enqueue.Item{{Tenant: tenant, Workflow: "site", Input: []byte("1")}})
+		r, err := b.m.Insert(t.Context(), txs[i], b.q, []enqueue.Item{{Tenant: tenant, Workflow: "site", Input: []byte("1")}})
 		if err != nil || r[0].Err != nil && !errors.Is(r[0].Err, identity.ErrRevoked) {
 			t.Errorf("%d for %s: %v, %v", i, tenant, r, err)
 		}

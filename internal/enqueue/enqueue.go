@@ -159,7 +159,12 @@ func (e *ModeError) Error() string { return "mode " + e.Mode + " cannot be execu
 
 // Insert adds runs in tx, each with its ready row. It does not announce them.
 func Insert(ctx context.Context, tx pgx.Tx, q *db.Queries, items []Item) ([]Result, error) {
-	defs, err := newest(ctx, tx, q, items)
+	return new(Memory).Insert(ctx, tx, q, items)
+}
+
+// Insert is that of the package, with one round trip less for runs whose steps list secrets as the memory has it.
+func (m *Memory) Insert(ctx context.Context, tx pgx.Tx, q *db.Queries, items []Item) ([]Result, error) {
+	defs, all, view, err := m.look(ctx, tx, q, items)
 	if err != nil {
 		return nil, err
 	}
@@ -178,7 +183,7 @@ func Insert(ctx context.Context, tx pgx.Tx, q *db.Queries, items []Item) ([]Resu
 		aValues                      [][]byte
 	)
 	results := make([]Result, len(items))
-	bound, err := bind(ctx, tx, q, items, defs, results)
+	bound, err := bind(view, all, results)
 	if err != nil {
 		return nil, err
 	}
@@ -338,37 +343,31 @@ type definition struct {
 // executable are the modes of steps that workers execute.
 var executable = []string{"bare", "sandboxed", "identity"}
 
-// newest looks up the newest definition of each workflow, in tx. A workflow
-// that no worker has defined gets a requirement of its own: it waits.
-func newest(ctx context.Context, tx pgx.Tx, q *db.Queries, items []Item) (map[string]definition, error) {
+// newest looks up the newest definition of each workflow when the batch is sent. Some may have none.
+func newest(b *pgx.Batch, q *db.Queries, names []string) map[string]definition {
 	defs := make(map[string]definition)
-	var names []string
-	for _, it := range items {
-		if it.Pin == 0 && !slices.Contains(names, it.Workflow) {
-			names = append(names, it.Workflow)
-		}
-	}
-	rows, err := tx.Query(ctx, q.DefinitionNewest, names)
-	if err != nil {
-		return nil, err
-	}
-	var name string
-	var d definition
-	var modes []string
-	_, err = pgx.ForEachRow(rows, []any{&name, &d.version, &d.requirement, &modes, &d.steps}, func() error {
-		d.mode = ""
-		for _, m := range modes {
-			if !slices.Contains(executable, m) {
-				d.mode = m
+	b.Queue(q.DefinitionNewest, names).Query(func(rows pgx.Rows) error {
+		var name string
+		var d definition
+		var modes []string
+		_, err := pgx.ForEachRow(rows, []any{&name, &d.version, &d.requirement, &modes, &d.steps}, func() error {
+			d.mode = ""
+			for _, m := range modes {
+				if !slices.Contains(executable, m) {
+					d.mode = m
+				}
 			}
-		}
-		defs[name] = d
-		d.steps = nil
-		return nil
+			defs[name] = d
+			d.steps = nil
+			return nil
+		})
+		return err
 	})
-	if err != nil {
-		return nil, err
-	}
+	return defs
+}
+
+// undefined gives a requirement of its own to each workflow that no worker has defined: its runs wait.
+func undefined(ctx context.Context, tx pgx.Tx, q *db.Queries, names []string, defs map[string]definition) error {
 	var unknown []Need
 	for _, name := range names {
 		if _, ok := defs[name]; !ok {
@@ -377,12 +376,12 @@ func newest(ctx context.Context, tx pgx.Tx, q *db.Queries, items []Item) (map[st
 	}
 	ids, err := Requirements(ctx, tx, q, unknown)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	for i, n := range unknown {
 		defs[n.Workflow] = definition{requirement: ids[i]}
 	}
-	return defs, nil
+	return nil
 }
 
 func optional(s string) *string {

@@ -1,7 +1,7 @@
 -- name: DefinitionNewest
 -- The newest version, or when no live worker lists that, as after a deploy that was taken back, the
 -- newest that one can execute. A worker that lists what it cannot meet counts: its runs are parked,
--- and not met by less. The selected parameter: see ProfileApply.
+-- and not met by less. The selected parameter: see IdentityApply.
 SELECT d.workflow, coalesce(o.version, d.version), q.id, q.modes,
        CASE WHEN q.modes && '{identity,agent,agent_jit}' THEN (
            SELECT s.steps FROM stepward.definition s WHERE s.workflow = d.workflow AND s.version = coalesce(o.version, d.version)) END

@@ -63,17 +63,6 @@ WHERE p.tenant = $1 AND p.name <> $2
   AND p.keys ? k AND NOT coalesce((p.keys -> k ->> 'deny')::boolean, false)
 GROUP BY p.id ORDER BY p.name LIMIT 1;
 
--- name: ProfileApply
--- Of tenants, and of the deployment, what may apply in some of these projects, environments and workflows; null: in any.
--- A parameter that is selected looks the same for every plan, so that one is kept: it takes longer to make one than to execute it.
-SELECT id, tenant, name, project, environment, workflow, step, generation, changed_at, actor, keys, policy, coalesce(body, '')
-FROM stepward.profile
-LEFT JOIN stepward.policy ON digest = policy
-WHERE (tenant = '' OR tenant = ANY((SELECT $1::text[])::text[]))
-  AND ((SELECT $2::text[]) IS NULL OR project = '' OR project = ANY((SELECT $2::text[])::text[]))
-  AND ((SELECT $3::text[]) IS NULL OR environment = '' OR environment = ANY((SELECT $3::text[])::text[]))
-  AND ((SELECT $4::text[]) IS NULL OR workflow = '' OR workflow = ANY((SELECT $4::text[])::text[]));
-
 -- name: PolicyGet
 SELECT body FROM stepward.policy WHERE digest = ANY($1::bytea[]);
 
@@ -90,38 +79,39 @@ FROM stepward.revocation WHERE tenant = $1 AND kind = $2 AND target = $3 ORDER B
 SELECT tenant, epoch, kind, target, version, state, drain, at, actor, reason
 FROM stepward.revocation WHERE tenant = $1 AND epoch > $2 ORDER BY epoch LIMIT $3;
 
--- name: RevocationApply
--- For tenants and for all: what is revoked, and the versions that came after, of what somebody asks about: runs ($2), workers ($3),
--- workflows ($4), keys ($5; null: any), and profiles, those with an id of $6 and those that ProfileApply returns. However much else was
--- revoked, it is not read: each target is looked for by itself. A kind that is not known here concerns everybody. A tenant has a row for
--- its epoch even if nothing else. Selected parameters: see ProfileApply.
-SELECT e.tenant, e.epoch, coalesce(r.epoch, 0), coalesce(r.kind, ''), coalesce(r.target, ''), coalesce(r.version, ''), coalesce(r.state, 0), coalesce(r.drain, false)
+-- name: IdentityApply
+-- Of tenants, and of the deployment: the profiles that may apply in some of these projects, environments and workflows (null: in any);
+-- and what is revoked, and the versions that came after, of what somebody asks about: targets ($6) with their kinds ($5), those
+-- profiles, and, with $7, any key. However much else was revoked, it is not read: each target is looked for by itself. A kind that is
+-- not known here concerns everybody. A tenant has a row for its epoch even if nothing else; those of profiles have keys.
+-- A parameter that is selected looks the same for every plan, so that one is kept: it takes longer to make one than to execute it. To
+-- execute one takes as long as it has parts, so profiles are read once, and without what only the start of a step needs.
+WITH p AS MATERIALIZED (
+    SELECT id, tenant, name, project, environment, workflow, step, keys, policy FROM stepward.profile
+    WHERE (tenant = '' OR tenant = ANY((SELECT $1::text[])::text[]))
+      AND ((SELECT $2::text[]) IS NULL OR project = '' OR project = ANY((SELECT $2::text[])::text[]))
+      AND ((SELECT $3::text[]) IS NULL OR environment = '' OR environment = ANY((SELECT $3::text[])::text[]))
+      AND ((SELECT $4::text[]) IS NULL OR workflow = '' OR workflow = ANY((SELECT $4::text[])::text[]))
+)
+SELECT e.tenant, e.epoch AS n, coalesce(r.kind, '') AS name, coalesce(r.target, ''), coalesce(r.version, ''), '', '', NULL::jsonb, NULL::bytea,
+       coalesce(r.epoch, 0) AS epoch, coalesce(r.state, 0), coalesce(r.drain, false)
 FROM stepward.identity_epoch e
 LEFT JOIN LATERAL (
     SELECT r.* FROM (
-        SELECT 'tenant' AS kind, '' AS target
-        UNION ALL SELECT 'run', unnest((SELECT $2::text[])::text[])
-        UNION ALL SELECT 'worker', unnest((SELECT $3::text[])::text[])
-        UNION ALL SELECT 'workflow', unnest((SELECT $4::text[])::text[])
-        UNION ALL SELECT 'key', unnest((SELECT $5::text[])::text[])
-        UNION ALL SELECT 'version', unnest((SELECT $5::text[])::text[])
-        UNION ALL SELECT 'profile', unnest((SELECT $6::text[])::text[])
-        UNION ALL SELECT 'profile', p.id::text FROM stepward.profile p
-            WHERE p.tenant = e.tenant
-              AND ((SELECT $7::text[]) IS NULL OR p.project = '' OR p.project = ANY((SELECT $7::text[])::text[]))
-              AND ((SELECT $8::text[]) IS NULL OR p.environment = '' OR p.environment = ANY((SELECT $8::text[])::text[]))
-              AND ((SELECT $9::text[]) IS NULL OR p.workflow = '' OR p.workflow = ANY((SELECT $9::text[])::text[]))
+        SELECT unnest((SELECT $5::text[])::text[]) AS kind, unnest((SELECT $6::text[])::text[]) AS target
+        UNION ALL SELECT 'profile', p.id::text FROM p WHERE p.tenant = e.tenant
     ) a CROSS JOIN LATERAL (
         SELECT * FROM stepward.revocation WHERE tenant = e.tenant AND kind = a.kind AND target = a.target OFFSET 0
     ) r
     UNION ALL
-    SELECT * FROM stepward.revocation WHERE (SELECT $5::text[]) IS NULL AND tenant = e.tenant AND kind IN ('key', 'version')
+    SELECT * FROM stepward.revocation WHERE (SELECT $7::boolean) AND tenant = e.tenant AND kind IN ('key', 'version')
     UNION ALL
     SELECT * FROM stepward.revocation WHERE tenant = e.tenant AND kind NOT IN ('key', 'version', 'profile', 'tenant', 'workflow', 'run', 'worker')
 ) r ON r.state > 0 OR EXISTS (SELECT FROM stepward.revocation k
                               WHERE k.tenant = r.tenant AND k.kind = 'key' AND k.target = r.target AND k.state > 0 AND k.epoch < r.epoch)
 WHERE e.tenant = '' OR e.tenant = ANY((SELECT $1::text[])::text[])
-ORDER BY e.tenant, r.epoch;
+UNION ALL
+SELECT tenant, id, name, project, environment, workflow, step, keys, policy, 0, 0, false FROM p;
 
 -- name: IdentityShare
 -- Holds up those that change what is revoked of tenants, and of all, until the transaction ends. Numbers: as IdentityLock.
