@@ -90,6 +90,11 @@ func serveSocket() error {
 	}
 	cfg.redirect = !off.Has(layers.Redirect) && redirects() // not before: its thread would have another filter
 	if address := os.Getenv(EnvClosed); address != "" {
+		if !cfg.landlock { // which keeps commands of a pod from what its node has made
+			if err := noVolumes(); err != nil {
+				return err
+			}
+		}
 		if err := awaitClosed(context.Background(), address); err != nil {
 			return err
 		}

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -126,6 +127,41 @@ func awaitClosed(ctx context.Context, address string) error {
 		}
 	}
 	return nil
+}
+
+// errWritable reports a directory that commands could write to, beyond all limits.
+var errWritable = errors.New("there is another directory to write to")
+
+// noVolumes fails if there is a volume that can be written to beside those of a sandbox:
+// for what an image has as VOLUME a node makes one, on its own disk. A Landlock domain
+// keeps commands from it.
+func noVolumes() error {
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return err
+	}
+	if dir := volumeIn(string(mounts), filepath.Dir(os.Getenv(EnvWitnessFile))); dir != "" {
+		return fmt.Errorf("%w: %s", errWritable, dir)
+	}
+	return nil
+}
+
+// volumeIn returns a directory that a list of mounts says can be written to, and that is
+// none of a sandbox's own or of the kernel's.
+func volumeIn(mounts string, own string) string {
+	for line := range strings.Lines(mounts) {
+		f := strings.Fields(line)
+		if len(f) < 6 || !slices.Contains(strings.Split(f[5], ","), "rw") {
+			continue
+		}
+		dir := f[4]
+		kernels := slices.ContainsFunc([]string{"/proc", "/sys", "/dev"}, func(of string) bool { return dir == of || strings.HasPrefix(dir, of+"/") })
+		files := dir == "/etc/hosts" || dir == "/etc/hostname" || dir == "/etc/resolv.conf" // the node's, and root's
+		if !kernels && !files && !slices.Contains([]string{"/", Workspace, "/tmp", own}, dir) {
+			return dir
+		}
+	}
+	return ""
 }
 
 // listen listens on a unix socket, or on loopback when its name is an address.

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -50,7 +51,7 @@ var kubernetes = sync.OnceValues(func() (Cluster, error) {
 	return Cluster{Kubeconfig: vars["KUBECONFIG"], Host: vars["STEPWARD_KUBE_HOST"]}, nil
 })
 
-// Image makes an image of files, each as "SOURCE:/DEST", and brings it to the
+// Image makes an image of files, each as "SOURCE:/DEST", and of volumes, as ":/DIR", and brings it to the
 // node. Its first file is what it runs. On a cluster that this package did not
 // start a variable, STEPWARD_TEST_IMAGE_SUITE for the name suite, must name an
 // image with the like, or the test is skipped.
@@ -66,7 +67,13 @@ func (c Cluster) Image(t testing.TB, name string, files ...string) string {
 	tar := filepath.Join(t.TempDir(), "image.tar")
 	image := "localhost/stepward-" + name + ":test"
 	_, entry, _ := strings.Cut(files[0], ":")
-	args := append([]string{"-o", tar, "-t", image, "-entrypoint", entry}, files...)
+	args := []string{"-o", tar, "-t", image, "-entrypoint", entry}
+	for _, f := range files {
+		if dir, ok := strings.CutPrefix(f, ":"); ok {
+			args = append(args, "-volume", dir)
+		}
+	}
+	args = append(args, slices.DeleteFunc(slices.Clone(files), func(f string) bool { return strings.HasPrefix(f, ":") })...)
 	if _, err := service("kube/make-image", args...); err != nil {
 		t.Fatal(err)
 	}

@@ -50,6 +50,10 @@ func ended(pod *core.Pod, container string, t *core.ContainerStateTerminated) er
 	switch {
 	case strings.Contains(t.Message, openNetwork):
 		return unavailable("the cluster does not enforce NetworkPolicy on pods of namespace "+pod.Namespace+": "+strings.TrimSpace(t.Message), nil)
+	case strings.Contains(t.Message, writable):
+		_, dir, _ := strings.Cut(t.Message, writable+": ")
+		return &sandbox.ImageError{Backend: Name, Image: imageIn(pod, container), Reason: "has a VOLUME at " + strings.TrimSpace(dir) +
+			", on the node's disk and without limit, from which only Landlock keeps commands: and that is not there"}
 	case strings.Contains(t.Message, "exec format error"):
 		return &sandbox.ImageError{Backend: Name, Image: imageIn(pod, container), Reason: "wrong platform: the node cannot execute the tool runner"}
 	case strings.Contains(t.Message, ProgramPath) && strings.Contains(t.Message, "no such file"):
@@ -58,8 +62,11 @@ func ended(pod *core.Pod, container string, t *core.ContainerStateTerminated) er
 	return unavailable("the tool runner ended at once. "+said(t), nil)
 }
 
-// openNetwork is how a tool runner says so.
-const openNetwork = "the network is still open"
+// How a tool runner says so.
+const (
+	openNetwork = "the network is still open"
+	writable    = "there is another directory to write to"
+)
 
 func said(t *core.ContainerStateTerminated) string {
 	return fmt.Sprintf("It ended with status %d, %s, and said: %s", t.ExitCode, cmp.Or(t.Reason, "no reason"), cmp.Or(strings.TrimSpace(t.Message), "nothing"))

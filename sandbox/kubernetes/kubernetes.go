@@ -39,6 +39,11 @@
 // with a RuntimeClass. A port-forward must reach the pod's loopback, which it does
 // not with runtimes that have a network stack of their own: Probe says so.
 //
+// For what an image has as VOLUME the node makes a directory on its own disk, which
+// no limit counts and which goes with the container. A Landlock domain keeps commands
+// and guests from it; the worker can write there. Where there is no Landlock such an
+// image is a [sandbox.ImageError].
+//
 // A sandbox outlives the worker that made it: another one can dial it, and it
 // ends by itself when none does. It is owned by what controls the worker's pod, a
 // ReplicaSet for instance, and goes when that is deleted.
