@@ -391,7 +391,7 @@ func (j *job) reapAll(pid int) Event {
 		}
 		// Of a process and of those that it waited for.
 		end.CPU += used.Utime.Nano() + used.Stime.Nano()
-		end.MaxMemory = max(end.MaxMemory, used.Maxrss<<10)
+		end.MaxMemory = max(end.MaxMemory, int64(used.Maxrss)<<10) //nolint:unconvert // of 32 bits on some
 		if got != pid {
 			continue
 		}
