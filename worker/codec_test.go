@@ -93,6 +93,7 @@ type moody struct {
 	workflow.Codec
 	fails     atomic.Int64
 	permanent atomic.Bool
+	deaf      atomic.Bool // it decodes nothing
 }
 
 func (m *moody) mood() error {
@@ -113,6 +114,9 @@ func (m *moody) Encode(ctx context.Context, plain []byte) (string, []byte, error
 }
 
 func (m *moody) Decode(ctx context.Context, keyID string, data []byte) ([]byte, error) {
+	if m.deaf.Load() {
+		return nil, errors.New("no answer")
+	}
 	if err := m.mood(); err != nil {
 		return nil, err
 	}
@@ -144,6 +148,30 @@ func TestCodecFails(t *testing.T) {
 	stop()
 	m.permanent.Store(false)
 	f.start(worker.Config{Codec: m, Workflows: []*workflow.Definition{relayV1}})
+	ends(t, f.client, run, "aabaab")
+}
+
+// A codec that does not answer for long parks a run, and has it tried again.
+func TestCodecIsAway(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	ring := newRing(t, "k")
+	f.encodes(ring)
+	m := &moody{Codec: ring}
+	f.start(worker.Config{Codec: m, Workflows: []*workflow.Definition{relayV1}})
+	run, err := relay.Enqueue(t.Context(), f.client, "a", workflow.EnqueueOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.waits(run.ID)
+	m.deaf.Store(true)
+	if err := tweet.Send(t.Context(), f.client, run.ID, "b"); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the run parks", func() bool { return f.count("SELECT count(*) FROM stepward.parked WHERE reason = 'unreadable'") == 1 })
+	m.deaf.Store(false)
+	f.because(run.ID, "parked", "the Codec or the BlobStore", "a worker tries it again at")
+	f.exec("UPDATE stepward.parked SET retry_at = clock_timestamp()")
 	ends(t, f.client, run, "aabaab")
 }
 

@@ -47,9 +47,9 @@ func (w *worker) leave(ctx context.Context, t *heldTurn, end engine.End) error {
 // pausedDetail is the record of a run that is parked because it was paused.
 var pausedDetail = []byte(`{"message":"workflow: run paused"}`)
 
-// passing are the reasons that may be over without anybody's doing, when an engine, a registry, a broker or a store answers
-// again. Each keeps a step from beginning, so that to try again repeats nothing.
-var passing = []string{"no_backend", "image", "broker", "store", "level"}
+// passing are the reasons that may be over without anybody's doing, when an engine, a registry, a broker, a store or a codec
+// answers again. Each keeps a step from beginning, so that to try again repeats nothing.
+var passing = []string{"no_backend", "image", "broker", "store", "level", "unreadable"}
 
 // querier is a pool or a transaction.
 type querier interface {

@@ -171,12 +171,12 @@ func (h *host) patiently(ctx context.Context, limit time.Duration, f func(contex
 			return nil
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
-		case payload.Permanent(err), limit > 0 && time.Since(began) > limit:
-			reason := "unencodable"
-			if limit > 0 {
-				reason = "undecodable"
-			}
-			return &engine.ParkError{Reason: reason, Err: err}
+		case payload.Permanent(err) && limit == 0:
+			return &engine.ParkError{Reason: "unencodable", Err: err}
+		case payload.Permanent(err):
+			return &engine.ParkError{Reason: "undecodable", Err: err}
+		case limit > 0 && time.Since(began) > limit:
+			return &engine.ParkError{Reason: "unreadable", Err: err}
 		}
 		h.w.log.WarnContext(ctx, "trying again", "run", workflow.RunID(h.t.run).String(), "error", err)
 		select {

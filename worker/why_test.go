@@ -132,7 +132,7 @@ func TestWhyParked(t *testing.T) {
 	f.parksAs(run.ID, "nondeterminism")
 	f.because(run.ID, "parked", "nondeterminism", "step 1 was recorded as double, and the body calls keep", "deploy a body that fits")
 	stop()
-	for reason, cure := range map[string]string{"crashed": "Client.Resume", "no_backend": "sandbox backend", "undecodable": "types", "panic": "does not panic", "storage": "BlobStore", "bad_name": "good names", "bad_call": "can take", "unencodable": "Codec", "spinning": "Sleep", "store": "backup", "broker": "from starting", "level": "MinLevel", "identity": "profiles", "other": "see to the reason"} {
+	for reason, cure := range map[string]string{"crashed": "Client.Resume", "no_backend": "sandbox backend", "undecodable": "types", "unreadable": "Codec", "panic": "does not panic", "storage": "BlobStore", "bad_name": "good names", "bad_call": "can take", "unencodable": "Codec", "spinning": "Sleep", "store": "backup", "broker": "from starting", "level": "MinLevel", "identity": "profiles", "other": "see to the reason"} {
 		f.exec("UPDATE stepward.parked SET reason = $1", reason)
 		f.because(run.ID, "parked", reason, cure)
 	}

@@ -137,7 +137,7 @@ func openCheckpoint(ctx context.Context, c *engine.Checkpoint, open func(context
 // unopened is the end of a turn that could not read what is stored.
 func unopened(what string, err error) engine.End {
 	end := refused(err)
-	if end.Kind == engine.Parked && end.Reason == "undecodable" {
+	if end.Kind == engine.Parked && (end.Reason == "undecodable" || end.Reason == "unreadable") {
 		end.Err = &ValueError{Kind: "decode", What: what, Err: end.Err}
 		end.Error = record(end.Err).encode()
 	}

@@ -146,6 +146,7 @@ var cures = map[string]string{
 	"storage":         "see to what Postgres or the BlobStore refused, then Client.Resume",
 	"too_many":        "deploy a body that has fewer calls under way at once, or hands a part of them to child runs, and shows less at once",
 	"undeclared_step": "list the step in Options.Steps and deploy",
+	"unreadable":      "see to what keeps the Codec or the BlobStore from answering, then Client.Resume",
 	"undecodable":     "deploy types that the recorded value fits, or Client.Fork from the call that has it",
 	"unencodable":     "see to the Codec or the BlobStore, then Client.Resume",
 	"unsupported":     "start a worker whose backend can enforce what the step requires",
