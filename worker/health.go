@@ -52,7 +52,7 @@ func (h *Health) Report() (r Report, ok bool) {
 	if w == nil {
 		return Report{}, false
 	}
-	r = Report{Runs: w.held(), MaxRuns: w.MaxRuns, Steps: len(w.steps), Stuck: int(w.stuck.Load()), Blocked: int(w.blocked.Load()), LeaseSlack: w.lease.slack(), Revoked: w.isRevoked(), Stranded: w.isStranded(), Lacks: w.lacks.last()}
+	r = Report{Runs: w.held(), MaxRuns: w.MaxRuns, Steps: len(w.steps), Stuck: int(w.stuck.Load()), Blocked: int(w.blocked.Load()), LeaseSlack: w.lease.slack(), Revoked: w.isRevoked(), Stranded: w.isStranded(), Lacks: w.lacks.lately()}
 	if w.backend != nil {
 		r.Backend = w.backend.Name()
 	}

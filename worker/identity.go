@@ -127,6 +127,7 @@ func (h *host) lend(ctx context.Context, a engine.Attempt, b *box, end func(erro
 		}
 		return nil, err
 	}
+	h.w.mended(ctx, h.t)
 	renewing, stop := context.WithCancel(context.WithoutCancel(ctx))
 	l.stop = stop
 	l.over.Go(func() { l.keep(renewing) })
@@ -285,13 +286,13 @@ func (l *lent) fault(ctx context.Context, err error) error {
 	case "changed": // somebody has written to what the broker had on record
 		return &engine.ParkError{Reason: "identity", Err: r}
 	case "level", "store":
-		return l.elsewhere(ctx, r.Reason, r.Reason+" "+r.Name+" "+l.h.t.tenant, r)
+		return l.elsewhere(ctx, r.Reason, r.Name, r)
 	}
 	if away, ok := errors.AsType[*awayError](err); ok { // no fault of the step, and no attempt of it
 		return &engine.Fault{Kind: "identity", Message: away.Error(), Orphan: true, After: awayPause, Err: err}
 	}
 	if start, ok := errors.AsType[*brokerlink.StartError](err); ok {
-		return l.elsewhere(ctx, "broker", lacksBroker, start)
+		return l.elsewhere(ctx, lacksBroker, "", start)
 	}
 	if errors.Is(err, sandbox.ErrLost) || l.taken && errors.Is(err, sandbox.ErrSecret) { // that of another broker refuses the one here
 		return &engine.Fault{Kind: "sandbox", Message: err.Error(), Type: fmt.Sprintf("%T", err), Orphan: l.taken, Err: err}

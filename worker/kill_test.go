@@ -130,6 +130,8 @@ var brokerWrites = map[string]string{
 var ownWrites = map[string]string{
 	"WorkerOffers": "what it claims; a new session says all of that anew",
 	"WorkerLacks":  "what its broker could not do, for a minute",
+	"WorkerPasses": "what it leaves to others for that, for less than a minute",
+	"WorkerMended": "that its broker can do it again, or that it asks anew",
 }
 
 var writes = regexp.MustCompile(`INSERT INTO|DELETE FROM|UPDATE "`)

@@ -80,7 +80,7 @@ func TestLacksUntilOneDies(t *testing.T) {
 	w, _ := holding(t)
 	w.log, w.ring = slog.New(slog.DiscardHandler), make(chan struct{}, 1)
 	for _, k := range []kind{{}, {1, "acme", 7}} {
-		w.lacks.rest(k, errors.New("no store"))
+		w.lacks.rest(k, "store TOKEN acme", errors.New("no store"))
 	}
 	reap := func(state string) (ids []int32) {
 		t.Helper()
@@ -110,36 +110,60 @@ func TestLacksUntilOneDies(t *testing.T) {
 // took. What is too much to be told apart counts as of all.
 func TestLacks(t *testing.T) {
 	var l lacks
-	if ids, _, _ := l.kinds(); l.resting() || l.last() != "" || ids != nil { // the control
+	if ids, _, _ := l.kinds(); l.resting() || l.lately() != "" || ids != nil { // the control
 		t.Error("a worker that lacks nothing rests")
 	}
 	why, acme, beta := errors.New("no store"), kind{1, "acme", 7}, kind{1, "acme", 8}
 	now := boottime.Now()
 	for i, want := range []time.Duration{1, 2, 4, 8, 16, 30, 30} {
 		for range 3 {
-			l.restAt(now, acme, why)
+			l.restAt(now, acme, "store", why)
 		}
 		if p := l.pauses[acme]; p.long != want*time.Second || p.until != now+p.long {
 			t.Errorf("%d: it rests for %v", i, p.long)
 		}
 		now = l.pauses[acme].until
 	}
-	l.restAt(now+lackFor+1, acme, why)
-	l.rest(beta, why)
+	l.restAt(now+lackFor+1, acme, "store", why)
+	l.rest(beta, "store", why)
 	if p := l.pauses[acme]; p.long != lackPause {
 		t.Errorf("after a minute it rests for %v", p.long)
 	}
-	if p := l.pauses[beta]; p.long != lackPause || l.resting() || l.last() != "no store" {
-		t.Errorf("it rests for %v, from all: %v, for want of %q", p.long, l.resting(), l.last())
+	if p := l.pauses[beta]; p.long != lackPause || l.resting() || l.lately() != "no store" {
+		t.Errorf("it rests for %v, from all: %v, for want of %q", p.long, l.resting(), l.lately())
 	}
 	if ids, tenants, bindings := l.kinds(); len(ids) != 2 || len(tenants) != 2 || !slices.Contains(bindings, 7) || !slices.Contains(bindings, 8) {
 		t.Errorf("got %v, %v, %v", ids, tenants, bindings)
 	}
 	for i := range int64(lackMost) {
-		l.rest(kind{2, "many", i}, why)
+		l.rest(kind{2, "many", i}, "store", why)
 	}
 	if ids, _, _ := l.kinds(); len(l.pauses) != lackMost+1 || len(ids) != lackMost || !l.resting() {
 		t.Errorf("it tells %d kinds apart", len(ids))
+	}
+}
+
+// What can be given again is lacking no more, and nothing else: not what runs that are bound otherwise still lack.
+func TestLacksMended(t *testing.T) {
+	t.Parallel()
+	var l lacks
+	own, other, third := kind{1, "acme", 7}, kind{1, "acme", 8}, kind{1, "acme", 9}
+	l.rest(own, "store A acme", errors.New("A"))
+	l.rest(other, "store A acme", errors.New("A of others"))
+	l.rest(third, "level B acme", errors.New("B"))
+	l.rest(kind{}, lacksBroker, errors.New("no broker"))
+	if !l.about("acme") || !l.about("globex") {
+		t.Error("nothing is left to others")
+	}
+	if kinds, over := l.mend(own); len(kinds) != 2 || !slices.Equal(over, []string{lacksBroker}) || l.resting() || l.lately() != "B" {
+		t.Errorf("%v are mended, %v is lacking no more, %q still is", kinds, over, l.lately())
+	}
+	if kinds, over := l.mend(own); len(kinds) != 0 || len(over) != 0 || l.about("globex") {
+		t.Errorf("%v are mended again, %v is lacking no more", kinds, over)
+	}
+	l.mend(third)
+	if kinds, over := l.mend(other); !slices.Equal(kinds, []kind{other}) || !slices.Equal(over, []string{"store A acme"}) || l.lately() != "" || l.about("acme") {
+		t.Errorf("%v are mended, %v is lacking no more, %q still is", kinds, over, l.lately())
 	}
 }
 

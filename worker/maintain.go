@@ -182,7 +182,9 @@ func (w *worker) reap(ctx context.Context) error {
 		return err
 	}
 	if dead.RowsAffected() > 0 { // it may be the one that runs were left to
-		w.lacks.forget()
+		if w.lacks.forget() {
+			w.exec(ctx, w.q.WorkerMended, w.lease.session(), []string{}, nil)
+		}
 		w.wake()
 	}
 	for n := pageOfTurns; n == pageOfTurns; {

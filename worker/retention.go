@@ -17,7 +17,8 @@ import (
 //
 // A run that has not ended is never deleted, however old it is: its age begins
 // when it ends. A child stays until its parent has got its result or has ended
-// itself.
+// itself; and for a week at most, a run stays until the leases of its secrets have ended at
+// their source.
 type Retention struct {
 	Completed, Failed, Canceled time.Duration
 }

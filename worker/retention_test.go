@@ -180,6 +180,51 @@ func TestRetentionCoversEveryTable(t *testing.T) {
 	}
 }
 
+// A run stays until no broker has to end its leases any more: what is on record of them would go with it. That is not for ever, as
+// the broker that can may be gone.
+func TestRetentionKeepsLeases(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	run, err := chain.Enqueue(t.Context(), f.client, 0, workflow.EnqueueOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop := f.start(worker.Config{Workflows: []*workflow.Definition{chainV1}})
+	if _, err := outcome(t, f.client, run); err != nil {
+		t.Fatal(err)
+	}
+	stop()
+	f.exec(`INSERT INTO stepward.issue (id, run_id, seq, attempt, step, sandbox_id, level, revocation, pins, renewal, leases)
+		VALUES ('e', $1, 1, 1, 's', 's', 'L1', 0, '{}', '', 'sealed')`, int64(run.ID))
+	pass := func(want int, what string) {
+		t.Helper()
+		f.passOver(worker.Retention{Completed: time.Millisecond})
+		if n := f.count("SELECT count(*) FROM stepward.run") + f.count("SELECT count(*) FROM stepward.issue"); n != want {
+			t.Errorf("%s: %d rows are left", what, n)
+		}
+	}
+	pass(2, "open")
+	f.exec("UPDATE stepward.issue SET closed_at = clock_timestamp(), lease_state = 'pending'")
+	pass(2, "closed")
+	f.exec("UPDATE stepward.issue SET closed_at = closed_at - interval '8 days'")
+	pass(2, "its run ended a moment ago")
+	f.exec("UPDATE stepward.run SET finished_at = finished_at - interval '8 days'")
+	pass(0, "a week later")
+
+	run, err = chain.Enqueue(t.Context(), f.client, 0, workflow.EnqueueOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop = f.start(worker.Config{Workflows: []*workflow.Definition{chainV1}})
+	if _, err := outcome(t, f.client, run); err != nil {
+		t.Fatal(err)
+	}
+	stop()
+	f.exec(`INSERT INTO stepward.issue (id, run_id, seq, attempt, step, sandbox_id, level, revocation, pins, renewal, closed_at, lease_state)
+		VALUES ('e', $1, 1, 1, 's', 's', 'L1', 0, '{}', '', clock_timestamp(), 'revoked')`, int64(run.ID))
+	pass(0, "they have ended")
+}
+
 // idleLimit adds a limit that no run has.
 func (f *fixture) idleLimit(key string) {
 	f.t.Helper()

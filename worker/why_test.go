@@ -108,6 +108,21 @@ func TestWhyHeld(t *testing.T) {
 	f.exec("UPDATE stepward.worker SET max_runs = 2") // what it looks like between the end of a turn and a claim
 	f.because(next.ID, "claim", "worker w1 is about to claim it")
 
+	pass := func(lack, kind string, left time.Duration) {
+		f.exec("UPDATE stepward.worker SET passes = jsonb_build_object($2::text, jsonb_build_object('lack', $1::text, 'until', extract(epoch FROM clock_timestamp())::float8 + $3))", lack, kind, left.Seconds())
+	}
+	pass("level TOKEN", "0 changing acme", time.Hour)
+	f.because(next.ID, "lacking", "it is ready, worker w1 leaves it to others until ", "Z (its broker cannot promise the level of TOKEN) since", "see to the brokers")
+	pass("level TOKEN", "0 changing acme", -time.Second)
+	f.because(next.ID, "claim")
+	pass("store TOKEN", "0 changing other", time.Hour) // another tenant's
+	f.because(next.ID, "claim")
+	pass("broker", "all", time.Hour)
+	f.because(next.ID, "claim") // it needs no secrets
+	f.exec("INSERT INTO stepward.binding (run_id, body) VALUES ($1, 'x')", int64(next.ID))
+	f.because(next.ID, "lacking", "(its broker does not start) since")
+	f.exec("UPDATE stepward.worker SET passes = '{}'")
+
 	f.exec("UPDATE stepward.worker SET state = 'x', lease_until = clock_timestamp() - interval '1 hour'") // nobody reaps it
 	f.because(run.ID, "silent", "worker w1, whose lease has run out, holds it since", "another worker takes over")
 	f.because(next.ID, "no_worker", "no live worker has changing@1 since", "Client.Repin")

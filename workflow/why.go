@@ -17,7 +17,8 @@ type Why struct {
 	// Cause is, of a run, "finished", "waiting", "parked", "held" (its worker
 	// is at it), "silent" (its worker does not answer; another one takes over),
 	// "undefined" (no worker has ever defined the workflow), "no_worker" (none
-	// that lives has this version), "limit" (its Limit holds it back), "full" (those that have it have no place) or
+	// that lives has this version), "limit" (its Limit holds it back), "lacking" (the brokers of those that
+	// have it cannot give its secrets, and they leave it to others for now), "full" (those that have it have no place) or
 	// "claim" (it is about to be claimed). Of what a run waits for it is
 	// "signal", "timer", "child", "step" (the next attempt of one) or "deadline"
 	// (of a step).
@@ -214,10 +215,15 @@ func (c *Client) whyReady(ctx context.Context, tx pgx.Tx, s RunStatus, w *Why) e
 	if err != nil {
 		return err
 	}
-	var name, free string
+	var name, free, lack, passed string
 	var names []string
 	var places, taken, allPlaces, allTaken int
-	_, err = pgx.ForEachRow(rows, []any{&name, &places, &taken}, func() error {
+	var until *time.Time
+	_, err = pgx.ForEachRow(rows, []any{&name, &places, &taken, &until, &lack}, func() error {
+		if until != nil {
+			passed += fmt.Sprintf(", worker %s leaves it to others until %s (%s)", name, stamp(*until), lacking(lack))
+			return nil
+		}
 		names = append(names, name)
 		allPlaces, allTaken = allPlaces+places, allTaken+taken
 		if taken < places {
@@ -229,12 +235,16 @@ func (c *Client) whyReady(ctx context.Context, tx pgx.Tx, s RunStatus, w *Why) e
 		return err
 	}
 	what := s.Workflow + "@" + s.Version
-	if len(names) > 0 && s.Limit != "" {
+	if len(names)+len(passed) > 0 && s.Limit != "" {
 		if held, err := c.whyLimited(ctx, tx, s, w); err != nil || held {
 			return err
 		}
 	}
+	ready := "it is ready" + passed
 	switch {
+	case len(names) == 0 && passed != "":
+		w.Cause, w.text = "lacking", ready
+		w.Unblock = "see to the brokers of these workers, or start one whose broker can give it; they try again then"
 	case len(names) == 0 && s.Version == "":
 		w.Cause, w.text = "undefined", "it is ready, and no worker has defined "+s.Workflow
 		w.Unblock = "start a worker that lists it in Config.Workflows"
@@ -242,12 +252,23 @@ func (c *Client) whyReady(ctx context.Context, tx pgx.Tx, s RunStatus, w *Why) e
 		w.Cause, w.text = "no_worker", "it is ready, and no live worker has "+what
 		w.Unblock = "start a worker that lists this version in Config.Workflows, or Client.Repin"
 	case free == "":
-		w.Cause, w.text = "full", fmt.Sprintf("it is ready, and %s, with %s, hold %d of %d runs", strings.Join(names, ", "), what, allTaken, allPlaces)
+		w.Cause, w.text = "full", fmt.Sprintf("%s, and %s, with %s, hold %d of %d runs", ready, strings.Join(names, ", "), what, allTaken, allPlaces)
 		w.Unblock = "wait for a place, or start another worker"
 	default:
-		w.Cause, w.text = "claim", "it is ready, and worker "+free+" is about to claim it"
+		w.Cause, w.text = "claim", ready+", and worker "+free+" is about to claim it"
 	}
 	return err
+}
+
+// lacking says what a worker's broker cannot do.
+func lacking(lack string) string {
+	switch reason, key, _ := strings.Cut(lack, " "); reason {
+	case "store":
+		return "its broker has not the store of " + key
+	case "level":
+		return "its broker cannot promise the level of " + key
+	}
+	return "its broker does not start"
 }
 
 // whyLimited is about a run that has a limit, and reports whether that holds it

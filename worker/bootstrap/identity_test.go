@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/stepward/stepward/audit"
@@ -533,6 +534,81 @@ func TestIdentityWaitsForFull(t *testing.T) {
 	}
 	if out, err := run.Result(t.Context()); err != nil || len(out) != 2 || !strings.HasSuffix(h.claimers(t, run.ID), "lacking able") {
 		t.Fatalf("got %q, %v, of %q\n%s", out, err, h.claimers(t, run.ID), h.log)
+	}
+}
+
+// openable is a store that is empty until it is opened.
+type openable struct {
+	broker.Store
+
+	open atomic.Bool
+}
+
+func (s *openable) Get(ctx context.Context, r broker.Request) (broker.Value, error) {
+	if !s.open.Load() {
+		return broker.Value{}, broker.ErrEmpty
+	}
+	return s.Store.Get(ctx, r)
+}
+
+// While a worker leaves a run to others, Why says so, until when and for want of what. Once its broker can give what it could not,
+// nothing says any more that it lacks that: not its row, which other workers go by, nor its report, nor Why.
+func TestIdentityMended(t *testing.T) {
+	able := filepath.Join(sockets(t), "able")
+	h := newHarbour(t, worker.Config{Name: "able", MaxRuns: 1, Broker: "unix://" + able})
+	cfg, err := bootstrap.FileStore(os.Getenv(envStore))(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.Pool, cfg.Schema = h.cfg.Pool, h.cfg.Schema
+	serveBroker(t, able, cfg)
+	enqueue := func(what string) workflow.Run[[]string] {
+		t.Helper()
+		run, err := ship.Enqueue(t.Context(), h.client, what, workflow.EnqueueOptions{Tenant: "acme"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return run
+	}
+	long := enqueue("wait")
+	h.awaitWaiting(t, long.ID)
+
+	store := &openable{Store: cfg.Stores["file"]}
+	cfg.Dir, cfg.Stores = filepath.Join(t.TempDir(), "root"), map[string]broker.Store{"file": store}
+	lacking := filepath.Join(sockets(t), "lacking")
+	serveBroker(t, lacking, cfg)
+	other := h.cfg
+	other.Name, other.Broker, other.Health = "lacking", "unix://"+lacking, &worker.Health{}
+	work(t, other)
+	row := func() (lacks, passes string) {
+		err := h.cfg.Pool.QueryRow(t.Context(), "SELECT lacks, passes FROM "+h.cfg.Schema+".worker WHERE name = 'lacking'").Scan(&lacks, &passes)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return lacks, passes
+	}
+	run := enqueue("now")
+	var why workflow.Why
+	testenv.Eventually(t, "the run is left to others", func() bool {
+		why, err = h.client.Why(t.Context(), run.ID)
+		return err == nil && why.Cause == "full" && strings.Contains(why.String(), "leaves it")
+	})
+	for _, want := range []string{"it is ready, worker lacking leaves it to others until 2", "Z (its broker has not the store of DEPLOY_TOKEN), and able, with ship@", "hold 1 of 1 runs"} {
+		if !strings.Contains(why.String(), want) {
+			t.Errorf("%q does not say %q", why, want)
+		}
+	}
+	lacks, passes := row()
+	if r, _ := other.Health.Report(); r.Lacks == "" || !strings.Contains(lacks, "store DEPLOY_TOKEN acme") || !strings.Contains(passes, "ship acme") { // the control
+		t.Errorf("it lacks %s, reports %q and leaves %s to others", lacks, r.Lacks, passes)
+	}
+	store.open.Store(true)
+	if out, err := run.Result(t.Context()); err != nil || len(out) != 2 || !strings.HasSuffix(h.claimers(t, run.ID), "lacking") {
+		t.Fatalf("got %q, %v, of %q\n%s", out, err, h.claimers(t, run.ID), h.log)
+	}
+	lacks, passes = row()
+	if r, _ := other.Health.Report(); r.Lacks != "" || lacks != "{}" || passes != "{}" {
+		t.Errorf("it still lacks %s, reports %q and leaves %s to others", lacks, r.Lacks, passes)
 	}
 }
 

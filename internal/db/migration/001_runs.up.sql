@@ -336,6 +336,7 @@ CREATE TABLE stepward.worker (
     requirements int[] NOT NULL,
     unmet       int[] NOT NULL DEFAULT '{}', -- of what it lists and cannot execute
     lacks       jsonb NOT NULL DEFAULT '{}', -- what its broker could not do that another one's may, and until when that counts
+    passes      jsonb NOT NULL DEFAULT '{}', -- which runs it leaves to others for want of that, by what they were bound to: what it lacks, and until when
     max_runs    int NOT NULL DEFAULT 1, -- that it holds at a time
     backends    text[] NOT NULL
 ) WITH (fillfactor = 50);
@@ -599,6 +600,8 @@ RETURNS TABLE (deleted int, last_id bigint) LANGUAGE sql VOLATILE SECURITY DEFIN
                           WHERE w.run_id = r.parent_id AND w.child_id = r.id AND p.state = 'live')
           AND NOT EXISTS (SELECT FROM stepward.attempt a JOIN stepward.sandbox b ON b.id = a.sandbox_id
                           WHERE a.run_id = r.id AND b.destroyed_at IS NULL)
+          AND NOT EXISTS (SELECT FROM stepward.issue i WHERE i.run_id = r.id AND i.leases IS NOT NULL -- whose end is still asked for
+                          AND greatest(i.closed_at, r.finished_at) > clock_timestamp() - interval '7 days')
         ORDER BY r.id LIMIT deletes FOR UPDATE OF r SKIP LOCKED
     ), boxes AS (
         DELETE FROM stepward.sandbox b USING stepward.attempt a, due WHERE a.run_id = due.id AND b.id = a.sandbox_id

@@ -19,8 +19,16 @@ LEFT JOIN stepward.worker w ON w.session = t.session
 WHERE t.run_id = $1;
 
 -- name: WhyWorkers
--- The workers that may claim a run, the places that they have, and how many are taken.
-SELECT w.name, w.max_runs, (SELECT count(*)::int FROM stepward.turn t WHERE t.session = w.session)
+-- The workers that may claim a run, the places that they have, and how many are taken; and until when they leave it to
+-- others, for want of what: see WorkerPasses.
+SELECT w.name, w.max_runs, (SELECT count(*)::int FROM stepward.turn t WHERE t.session = w.session), to_timestamp(p.until), coalesce(p.lack, '')
 FROM stepward.run r JOIN stepward.worker w ON r.requirement_id = ANY(w.requirements)
+LEFT JOIN stepward.binding b ON b.run_id = r.id
+LEFT JOIN LATERAL (
+    SELECT (value ->> 'until')::float8 AS until, value ->> 'lack' AS lack FROM jsonb_each(w.passes)
+    WHERE (key = concat_ws(' ', CASE WHEN b.run_id IS NULL THEN 0 ELSE hash_record_extended(ROW(b.body), 0) END, r.workflow, r.tenant) OR key = 'all' AND b.run_id IS NOT NULL)
+      AND (value ->> 'until')::float8 > extract(epoch FROM clock_timestamp())
+    ORDER BY 1 DESC LIMIT 1
+) p ON true
 WHERE r.id = $1 AND w.state = 'live' AND w.lease_until > clock_timestamp()
 ORDER BY w.name, w.session;

@@ -30,6 +30,23 @@ SELECT r.requirement_id, coalesce((SELECT hash_record_extended(ROW(b.body), 0) F
       AND NOT EXISTS (SELECT FROM jsonb_each(w.lacks) WHERE key IN ($3::text, 'broker') AND value::float8 > extract(epoch FROM clock_timestamp())))
 FROM stepward.run r WHERE r.id = $2;
 
+-- name: WorkerPasses
+-- Worker $1 leaves runs like those of $2 to others for $3 seconds, as it lacks $4: see WhyWorkers.
+UPDATE stepward.worker SET passes = jsonb_build_object($2::text, jsonb_build_object('until', extract(epoch FROM clock_timestamp())::float8 + $3::float8, 'lack', $4::text))
+    || (SELECT coalesce(jsonb_object_agg(key, value), '{}') FROM jsonb_each(passes)
+        WHERE key <> $2::text AND (value ->> 'until')::float8 > extract(epoch FROM clock_timestamp()))
+WHERE session = $1 AND state IN ('live', 'draining');
+
+-- name: WorkerMended
+-- Worker $1 lacks none of $2 any more, and leaves nothing like $3 to others; null: nothing at all.
+UPDATE stepward.worker SET lacks = lacks - $2::text[], passes = CASE WHEN $3::text[] IS NULL THEN '{}' ELSE passes - $3::text[] END
+WHERE session = $1 AND state IN ('live', 'draining');
+
+-- name: RunKind
+-- Which runs are like this one: see Claim.
+SELECT r.requirement_id, coalesce((SELECT hash_record_extended(ROW(b.body), 0) FROM stepward.binding b WHERE b.run_id = r.id), 0)
+FROM stepward.run r WHERE r.id = $1;
+
 -- name: WorkerReap
 -- A lease that lasts longer than any does was given before the clock was set back: it is given anew
 -- from now, or a worker that died before that would be missed only when the clock is there again.
