@@ -58,6 +58,7 @@ func (v *hexes) write(p []byte, at int64) {
 		k := hexKinds[b]
 		if v.state != visible || b == 0x1b {
 			v.takes(b)
+			i += v.follow(p[i+1:])
 			if v.tail != nil {
 				v.tail.to = at + int64(i) + 1
 			}
@@ -103,6 +104,11 @@ func (v *hexes) skip(p []byte) int {
 			return i
 		}
 		i = j + 1
+	}
+	for j := len(p) - 1; j >= i; j-- { // too few behind it
+		if hexKinds[p[j]] == foreign {
+			return j + 1
+		}
 	}
 	return i
 }
@@ -188,6 +194,9 @@ func (v *hexes) dumped(b byte, at int64) {
 		case k != blank: // it is no dump
 			v.cut()
 			v.dump = 0
+			if v.tail != nil {
+				v.tail.grows, v.tail = false, nil
+			}
 		}
 		if len(v.m.hits) > before {
 			if v.tail != nil {

@@ -99,11 +99,44 @@ func (v *plain) begin(from *view) {
 
 // write reads bytes that are not invisible.
 func (v *plain) write(p []byte, at int64) {
-	for i, b := range p {
-		if v.byte(b, true, at+int64(i)); !v.on {
-			return
+	for i := 0; i < len(p) && v.on; {
+		switch {
+		case v.begun != "" || v.busy():
+			v.byte(p[i], true, at+int64(i))
+			i++
+		case v.state != visible:
+			i += v.follow(p[i:])
+		default:
+			i += v.seen(p[i:], at+int64(i))
 		}
 	}
+}
+
+// seen is what byte does with bytes that are seen while it is not busy. It returns how many it has read.
+func (v *plain) seen(p []byte, at int64) int {
+	window, n, since, x := v.window, v.n, v.since, v.x
+	i := 0
+	for i < len(p) && since < v.head {
+		b := p[i]
+		i++
+		if kinds[b] == lineBreak {
+			continue
+		}
+		window = window<<8 | uint64(b)
+		v.at[n&15] = at + int64(i) - 1
+		n++
+		since++
+		if x.may(window) && n >= v.head {
+			v.window, v.n = window, n
+			v.open(at + int64(i))
+			if v.busy() {
+				break
+			}
+		}
+	}
+	v.window, v.n, v.since = window, n, since
+	v.on = since < v.head || v.busy()
+	return i
 }
 
 // byte reads one. If it is not seen, it may begin what is left out.

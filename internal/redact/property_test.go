@@ -223,3 +223,25 @@ func FuzzJSON(f *testing.F) {
 		}
 	})
 }
+
+// Escape sequences, dumps and line breaks between parts of a value, in any order: it makes no difference which bytes are
+// read one by one and which at once.
+func TestColoured(t *testing.T) {
+	const value = "s3cr3t-Token/42"
+	raw := hex.EncodeToString([]byte(value))
+	s := newSet(t, value)
+	pieces := []string{
+		value, value[:6], value[6:], raw, raw[:11], raw[11:], "\x1b[1m", "\x1b[0;31m", "\x1b[", "\x1b]0;t\x07", "\x1b", "\u200b", "\xe2\x80", "—",
+		"\n", "\r\n", " ", "x", "ok", "package/17", "00000000: ", "00000000: 7333 6372 3374 2d54 6f6b 656e 2f34 3200  s3cr3t-Token/42.\n", "0x73, ", "0", "m",
+	}
+	rapid.Check(t, func(r *rapid.T) {
+		text := strings.Join(rapid.SliceOfN(rapid.SampledFrom(pieces), 1, 12).Draw(r, "text"), "")
+		var single []string
+		for i := range len(text) {
+			single = append(single, text[i:i+1])
+		}
+		if whole, apart := s.Redact(text), written(t, s, single...); whole != apart {
+			r.Fatalf("%q: %q at once, %q byte by byte", text, whole, apart)
+		}
+	})
+}

@@ -109,6 +109,8 @@ func TestEverySplit(t *testing.T) {
 		{"Basic " + enc + "\n", enc[8 : len(enc)-4], ""},
 		{"x " + hex.EncodeToString([]byte(value)) + "\n", hex.EncodeToString([]byte(value)), "x [REDACTED:KEY0]\n"},
 		{"\x1b[1ms3cr\x1b[0;31m3t-Tok\u200ben/42\x1b[0m\n", "s3cr\x1b[0;31m3t-Tok\u200ben/42", "\x1b[1m[REDACTED:KEY0]\x1b[0m\n"},
+		{"ok \x1b[2mok 7333637233\x1b[1m742d546f6b656e2f3432\n", "7333637233\x1b[1m742d546f6b656e2f3432", "ok \x1b[2mok [REDACTED:KEY0]\n"},
+		{"00000000: " + hex.EncodeToString([]byte(value)) + "-Token\x1b[1m\n", hex.EncodeToString([]byte(value)), "00000000: [REDACTED:KEY0]-Token\x1b[1m\n"}, // it is no dump
 		{"73 33 63 72 33 74 2d 54\n6f 6b 65 6e 2f 34 32\n", "73 33 63 72 33 74 2d 54\n6f 6b 65 6e 2f 34 32", "[REDACTED:KEY0]\n"},
 	} {
 		if !leaks(written(t, &Set{}, c.text), c.hidden) {

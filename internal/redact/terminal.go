@@ -45,6 +45,24 @@ func (t *terminal) takes(b byte) bool {
 	return true
 }
 
+// follow returns how many bytes of p go on with an escape sequence that has begun.
+func (t *terminal) follow(p []byte) int {
+	i := 0
+	for i < len(p) && t.state != visible {
+		if t.state == control {
+			for i < len(p) && p[i] >= 0x20 && p[i] < 0x40 {
+				i++
+			}
+			if i == len(p) {
+				return i
+			}
+		}
+		t.takes(p[i])
+		i++
+	}
+	return i
+}
+
 func (t *terminal) escaped(b byte) {
 	switch {
 	case b == '[':
