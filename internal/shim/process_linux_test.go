@@ -133,7 +133,7 @@ func TestListFails(t *testing.T) {
 		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{}); err != nil {
 			t.Fatal(err)
 		}
-		if all, err := descendants(os.Getpid()); err == nil {
+		if all, err := descendants(os.Getpid(), func(int) {}); err == nil {
 			t.Errorf("without descriptors: %v", all)
 		}
 		if all, err := byParent(os.Getpid()); err == nil {

@@ -69,6 +69,14 @@ func (j *job) sweep() {
 	}
 }
 
+// end kills all processes of the job, until empty is closed. Those that have stayed in the
+// group of the first, as those of most fork bombs do, it has not to look for: the kernel
+// starts none while it tells them.
+func (j *job) end(empty <-chan struct{}) {
+	j.signal(int(unix.SIGKILL))
+	killTree(empty)
+}
+
 // serve is the life of a shim.
 func serve(ahead bool) error {
 	if err := confine.Harden(); err != nil {
@@ -183,7 +191,7 @@ func (j *job) run(conn *fdpass.Conn) Event {
 	killer.Go(func() {
 		select {
 		case <-j.kill:
-			killTree(empty)
+			j.end(empty)
 		case <-empty:
 		}
 	})

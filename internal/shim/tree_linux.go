@@ -17,12 +17,19 @@ import (
 // killTree kills all descendants, until empty is closed. A shim that cannot find them
 // ends: then they are the tool runner's to kill.
 func killTree(empty <-chan struct{}) {
-	pause := time.NewTimer(0)
+	pause := time.NewTimer(time.Millisecond)
 	defer pause.Stop()
 	for {
+		select {
+		case <-empty:
+			return
+		default:
+		}
 		if os.Getpid() == 1 { // of a namespace: /proc is that of another
 			_ = unix.Kill(-1, unix.SIGKILL)
-		} else if _, err := killBelow(ownDescendants); err != nil {
+		} else if _, err := killBelow(os.Getpid(), unix.EMFILE); err != nil {
+			// It has so few descriptors that it never runs out of them, unless a command got
+			// at its limit: it is no shim any more.
 			os.Exit(confine.ExitSetup)
 		}
 		pause.Reset(time.Millisecond)
@@ -36,26 +43,24 @@ func killTree(empty <-chan struct{}) {
 
 // KillBelow stops all that there are below a process, then kills them, and returns
 // which these were.
-func KillBelow(pid int) (stopped []int, err error) {
-	return killBelow(func() ([]int, error) { return Descendants(pid) })
-}
+func KillBelow(pid int) (stopped []int, err error) { return killBelow(pid, nil) }
 
-func killBelow(list func() ([]int, error)) (stopped []int, err error) {
-	for range 100 { // a fork bomb makes new ones while it is being stopped
-		all, err := list()
+// killBelow stops each process when it finds it: so fewer and fewer compete with this one
+// for processors, and what a stopped one has started is all that it will have.
+func killBelow(below int, hopeless error) (stopped []int, err error) {
+	for fresh, rounds := true, 0; fresh && rounds < 100; rounds++ { // a fork bomb makes new ones while it is being stopped
+		fresh = false
+		_, err := patiently(func() ([]int, error) {
+			return descendants(below, func(pid int) {
+				if !slices.Contains(stopped, pid) {
+					unix.Kill(pid, unix.SIGSTOP)
+					stopped = append(stopped, pid)
+					fresh = true
+				}
+			})
+		}, hopeless)
 		if err != nil {
 			return nil, err
-		}
-		fresh := false
-		for _, pid := range all {
-			if !slices.Contains(stopped, pid) {
-				unix.Kill(pid, unix.SIGSTOP)
-				stopped = append(stopped, pid)
-				fresh = true
-			}
-		}
-		if !fresh {
-			break
 		}
 	}
 	for _, pid := range stopped {
@@ -71,13 +76,7 @@ const listPatience = 2 * time.Second
 // Descendants lists the processes below pid. It fails rather than leave one out, and
 // tries for some time before.
 func Descendants(pid int) ([]int, error) {
-	return patiently(func() ([]int, error) { return descendants(pid) }, nil)
-}
-
-// ownDescendants lists those of a shim. It has so few descriptors that it never runs out
-// of them, unless a command got at its limit: that one is no shim any more.
-func ownDescendants() ([]int, error) {
-	return patiently(func() ([]int, error) { return descendants(os.Getpid()) }, unix.EMFILE)
+	return patiently(func() ([]int, error) { return descendants(pid, func(int) {}) }, nil)
 }
 
 // patiently lists until that succeeds, its patience is at an end, or there is no hope.
@@ -90,16 +89,27 @@ func patiently(list func() ([]int, error), hopeless error) ([]int, error) {
 	}
 }
 
-func descendants(pid int) ([]int, error) {
+// descendants lists the processes below pid, each of which is found before its children are
+// looked for.
+func descendants(pid int, found func(int)) ([]int, error) {
 	var out []int
 	queue := []int{pid}
 	for len(queue) > 0 {
 		children, err := childrenOf(queue[0])
 		if errors.Is(err, errNoChildren) {
-			return byParent(pid)
+			if out, err = byParent(pid); err != nil {
+				return nil, err
+			}
+			for _, p := range out {
+				found(p)
+			}
+			return out, nil
 		}
 		if err != nil {
 			return nil, err
+		}
+		for _, p := range children {
+			found(p)
 		}
 		queue = append(queue[1:], children...)
 		out = append(out, children...)
