@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/stepward/stepward/identity"
 	"github.com/stepward/stepward/internal/db"
 	"github.com/stepward/stepward/internal/engine"
 )
@@ -99,9 +100,10 @@ type RecordedError struct {
 
 func (e *RecordedError) Error() string { return e.Message }
 
-// Is reports whether the error is of the kind that target stands for.
+// Is reports whether the error is of the kind that target stands for: [ErrTimeout], [ErrCanceled] or [identity.ErrRevoked].
 func (e *RecordedError) Is(target error) bool {
-	return target == ErrTimeout && e.Kind == "timeout" || target == ErrCanceled && (e.Kind == "canceled" || e.Kind == "terminated")
+	return target == ErrTimeout && e.Kind == "timeout" || target == ErrCanceled && (e.Kind == "canceled" || e.Kind == "terminated") ||
+		target == identity.ErrRevoked && e.Kind == "revoked"
 }
 
 // A NonDeterminismError reports that the body did not do what its history

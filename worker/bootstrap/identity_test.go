@@ -297,7 +297,7 @@ func TestIdentityMissing(t *testing.T) {
 	}
 	_, err = outcome(t, h.client, run)
 	var failed *workflow.RecordedError
-	if !errors.As(err, &failed) || failed.Kind != "identity" || !failed.Permanent || !strings.Contains(failed.Message, "DEPLOY_TOKEN") {
+	if !errors.As(err, &failed) || failed.Kind != "identity" || errors.Is(err, identity.ErrRevoked) || !failed.Permanent || !strings.Contains(failed.Message, "DEPLOY_TOKEN") {
 		t.Errorf("got %+v, %v", failed, err)
 	}
 }
@@ -316,7 +316,7 @@ func TestIdentityRevoked(t *testing.T) {
 	}
 	_, err = outcome(t, h.client, run)
 	var failed *workflow.RecordedError
-	if !errors.As(err, &failed) || failed.Kind != "revoked" || !failed.Permanent {
+	if !errors.As(err, &failed) || failed.Kind != "revoked" || !errors.Is(err, identity.ErrRevoked) || !failed.Permanent {
 		t.Errorf("got %+v, %v", failed, err)
 	}
 }
