@@ -79,7 +79,7 @@ func (c *claims) claimOf(n int, keys ...string) (runs []int64, tenants []string)
 func (c *claims) leave(run int64, epoch int) {
 	c.t.Helper()
 	var dest string
-	if err := c.pool.QueryRow(c.t.Context(), c.q.TurnLeave, c.session, run, epoch, "ready", nil, "", []byte("{}"), "test", nil, false).Scan(&dest); err != nil {
+	if err := c.pool.QueryRow(c.t.Context(), c.q.TurnLeave, c.session, run, epoch, "ready", nil, "", []byte("{}"), "test", nil, false, false).Scan(&dest); err != nil {
 		c.t.Fatal(err)
 	}
 }
