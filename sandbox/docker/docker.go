@@ -55,7 +55,7 @@
 //	podman system service --time=0 unix:///run/podman/podman.sock
 //
 // Tried with Podman 4.3 as root, with runc: all suites of sandboxtest pass, through the
-// socket and by exec, as do pulls from a registry. What differs: files of /workspace and
+// socket and by exec. What differs: files of /workspace and
 // /tmp have no number of their own to keep to, and count as memory; the digest on record
 // of an image that was loaded is that of Podman's manifest, and not the image's ID; a
 // short image name is what Podman's registries.conf says. Not tried: Podman without root.
