@@ -12,12 +12,14 @@ need() { # need PACKAGES TEST...
 postgres() { [ -n "${DATABASE_URL:-}" ] || command -v initdb || ls /usr/lib/postgresql/*/bin/initdb; }
 # /usr/sbin is not in an ordinary user's PATH on Debian.
 docker() { [ -n "${DOCKER_HOST:-}" ] || [ -S /var/run/docker.sock ] || command -v dockerd || [ -x /usr/sbin/dockerd ]; }
+runc_there() { command -v runc || [ -x /usr/sbin/runc ]; } # Docker's own packages have one, and conflict with Debian's
 gvisor() { [ -n "${DOCKER_HOST:-}" ] || command -v runsc; }
 
 need postgresql postgres
 need docker.io docker
 need runsc gvisor
-need "podman runc" command -v podman
+need podman command -v podman
+need runc runc_there
 need bubblewrap command -v "${STEPWARD_BWRAP:-bwrap}"
 need "gcc libc6-dev" command -v "${CC:-gcc}"
 need protobuf-compiler command -v "${PROTOC:-protoc}"

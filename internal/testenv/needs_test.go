@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -58,5 +59,22 @@ func TestNeeds(t *testing.T) {
 				t.Errorf("ran %q, want %q", installed, test.installed)
 			}
 		})
+	}
+}
+
+// A runc that is there is not asked for: the package would take the place of Docker's own, and
+// Docker with it.
+func TestNeedsNoOtherRunc(t *testing.T) {
+	dir := t.TempDir()
+	for name, body := range map[string]string{"runc": "", "id": "echo 1000", "apt-get": ""} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte("#!/bin/sh\n"+body+"\n"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cmd := exec.Command("/bin/sh", "needs.sh")
+	cmd.Env = []string{"PATH=" + dir}
+	out, err := cmd.CombinedOutput()
+	if names := strings.Fields(string(out)); err == nil || !slices.Contains(names, "podman") || slices.Contains(names, "runc") {
+		t.Errorf("%v: %s", err, out)
 	}
 }

@@ -27,6 +27,9 @@ exec %q "$@"
 
 // startPodman starts Podman's service with a store of its own.
 func startPodman() (host string, err error) {
+	if os.Getuid() != 0 {
+		return "", errors.New("only root can start it: run the tests as root")
+	}
 	podman, err := exec.LookPath("podman")
 	if err != nil {
 		return "", errors.New("no podman in PATH (apt-get install podman)")
@@ -34,9 +37,6 @@ func startPodman() (host string, err error) {
 	runc, err := exec.LookPath("runc")
 	if err != nil {
 		return "", errors.New("no runc in PATH (apt-get install runc)") // crun has no mixed cgroups
-	}
-	if os.Getuid() != 0 {
-		return "", errors.New("only root can start it: run the tests as root")
 	}
 	dir, err := os.MkdirTemp("/tmp", "stepward-podman-") // short: it holds Unix sockets
 	if err != nil {
