@@ -7,9 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -62,6 +64,43 @@ func TestBackendComesLater(t *testing.T) {
 		t.Fatal(err)
 	}
 	ends(t, f.client, run, 2)
+}
+
+// late is a backend that works from some time on.
+type late struct {
+	sandbox.Backend
+	works atomic.Bool
+}
+
+func (l *late) Probe(ctx context.Context) (sandbox.Capabilities, error) {
+	if !l.works.Load() {
+		return sandbox.Capabilities{}, errors.New("not yet")
+	}
+	return l.Backend.Probe(ctx)
+}
+
+// Postgres may be away while a worker starts anew with a backend: StartTimeout is of a worker that has not worked yet.
+func TestBackendComesInOutage(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	l, pool := newLine(t, false)
+	b := &late{Backend: backends(t)[0]}
+	var health worker.Health
+	var log logged
+	f.start(worker.Config{
+		Pool: pool, StartTimeout: 1, LeaseTTL: time.Hour, Health: &health, Logger: slog.New(slog.NewTextHandler(&log, nil)),
+		Workflows: []*workflow.Definition{journeyNew}, Backends: []sandbox.Backend{b},
+	})
+	r := f.travel("a", "box")
+	f.parksAs(r.run.ID, "no_backend")
+	l.cut()
+	b.works.Store(true)
+	eventually(t, "it waits for Postgres", func() bool {
+		_, runs := health.Report()
+		return !runs && log.count("waiting for postgres") > 0
+	})
+	l.mend()
+	r.arrives(t.Context(), nil, 0)
 }
 
 // What may be back by itself is tried again by any worker, later each time, but not while the run is paused. The step's

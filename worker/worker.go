@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -50,6 +51,7 @@ func Run(ctx context.Context, cfg Config) error {
 		if err := serve(ctx, cfg); !errors.Is(err, errMended) {
 			return err
 		}
+		cfg.StartTimeout = math.MaxInt64 // it has worked: no outage ends it
 	}
 }
 
