@@ -326,6 +326,27 @@ func TestManyWaiting(t *testing.T) {
 	eventually(t, "as little memory is kept as before", func() bool { return heap() <= before+n*100 })
 }
 
+// A look that leaves some behind of those that sleep says so, also beside parked runs that are tried again.
+func TestManyAreDue(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.exec(`INSERT INTO stepward.run (id, tenant, workflow, input, version, requirement_id)
+		SELECT n, '', 'many-due', '0', '1', 1 FROM generate_series(1, 503) n`)
+	f.exec("INSERT INTO stepward.timer SELECT id, clock_timestamp() FROM stepward.run WHERE id > 2")
+	f.exec("INSERT INTO stepward.parked (run_id, requirement_id, reason, detail, retry_at) SELECT id, 1, 'image', '', clock_timestamp() FROM stepward.run WHERE id <= 2")
+	q, err := db.New(f.schema)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []int{500, 1, 0} {
+		var n int
+		var overdue bool
+		if err := f.pool.QueryRow(t.Context(), q.TimerWake, "worker").Scan(&n, new(*float64), new(*float64), &overdue); err != nil || n != want {
+			t.Errorf("%d, not %d: %v", n, want, err)
+		}
+	}
+}
+
 // What every worker asks once a second does not read what is not due: it takes no
 // more pages beside many runs that sleep and have deadlines.
 func TestLooksReadLittle(t *testing.T) {

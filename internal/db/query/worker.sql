@@ -73,8 +73,8 @@ SELECT count(*)::bigint, coalesce(extract(epoch FROM clock_timestamp() - min(sin
 FROM (SELECT since FROM stepward.ready WHERE requirement_id = ANY($1::int[]) LIMIT 10000) q;
 
 -- name: TimerWake
--- Wakes runs that are due, also parked ones, and says when the next is, and when a schedule has something to do. The
--- clock is asked once: compared with one that may change from row to row, no index is of use, and each
+-- Wakes runs that are due, also parked ones, up to 500 of each, and says how many of one kind at most, when the next is, and when
+-- a schedule has something to do. The clock is asked once: compared with one that may change from row to row, no index is of use, and each
 -- look would read all that wait.
 WITH due AS MATERIALIZED (
     SELECT t.run_id, r.requirement_id FROM stepward.timer t JOIN stepward.run r ON r.id = t.run_id
@@ -93,7 +93,7 @@ WITH due AS MATERIALIZED (
 ), back AS (
     INSERT INTO stepward.ready (requirement_id, run_id) SELECT requirement_id, run_id FROM due UNION ALL SELECT requirement_id, run_id FROM again
 )
-SELECT (SELECT count(*)::int FROM due) + (SELECT count(*)::int FROM again),
+SELECT greatest((SELECT count(*)::int FROM due), (SELECT count(*)::int FROM again)),
        extract(epoch FROM least((SELECT min(wake_at) FROM stepward.timer WHERE run_id NOT IN (SELECT run_id FROM due)),
                                 (SELECT min(at) FROM stepward.deadline)) - clock_timestamp())::float8,
        least((SELECT extract(epoch FROM min(due_at) - clock_timestamp())::float8 FROM stepward.schedule),
