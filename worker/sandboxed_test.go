@@ -33,6 +33,9 @@ func TestNoBackendParks(t *testing.T) {
 	r := f.travel("a", "box")
 	stop := f.start(worker.Config{Workflows: []*workflow.Definition{journeyNew}, Backends: []sandbox.Backend{}})
 	f.parksAs(r.run.ID, "no_backend")
+	if s := f.state(r.run.ID); s.RetryAt.Sub(s.Since).Round(time.Second) != 10*time.Second { // one that can may have looked just before
+		t.Errorf("parked at %v, tried again at %v", s.Since, s.RetryAt)
+	}
 	f.start(worker.Config{Name: "able", Workflows: []*workflow.Definition{journeyNew}, Backends: backends(t)})
 	r.arrives(t.Context(), nil, 0)
 	// As long as it lives, the other one leaves such runs to it.

@@ -102,7 +102,8 @@ SELECT greatest((SELECT count(*)::int FROM due), (SELECT count(*)::int FROM agai
        coalesce((SELECT min(at) FROM stepward.deadline) <= clock_timestamp(), false);
 
 -- name: ParkUnservable
--- Runs of $1, which no live worker can serve, are parked with the reason.
+-- Runs of $1, which no live worker can serve, are parked with the reason, and tried again as those of TurnLeave are: the worker that
+-- can, and has just started, may not have seen them when it looked for what is parked.
 WITH stuck AS MATERIALIZED (
     SELECT q.run_id, q.requirement_id, q.gate, q.tenant, q.rank FROM stepward.ready q JOIN stepward.run r ON r.id = q.run_id
     WHERE q.requirement_id = ANY($1::int[])
@@ -116,8 +117,10 @@ WITH stuck AS MATERIALIZED (
 ), noted AS (
     INSERT INTO stepward.event (run_id, kind, actor, detail) SELECT run_id, 'run.parked', $3::text, $2::bytea FROM stuck
 ), parked AS (
-    INSERT INTO stepward.parked (run_id, requirement_id, reason, detail)
-    SELECT run_id, requirement_id, 'no_backend', $2::bytea FROM stuck
+    INSERT INTO stepward.parked (run_id, requirement_id, reason, detail, retry_at)
+    SELECT run_id, requirement_id, 'no_backend', $2::bytea, clock_timestamp() + make_interval(secs => 10 * 2 ^ least(6,
+        (SELECT count(*) FROM stepward.event e WHERE e.run_id = stuck.run_id AND e.kind = 'run.parked' AND e.at > clock_timestamp() - interval '1 hour')))
+    FROM stuck
 )
 SELECT run_id FROM stuck;
 
