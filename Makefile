@@ -3,7 +3,7 @@ GO ?= go
 # Every module of the repository: parts that only tests need have their own.
 MODULES := $(sort $(dir $(shell find . -name go.mod -not -path '*/testdata/*' -not -path './.cache/*')))
 # Nobody debugs these programs, and to link them without DWARF takes a third less.
-TESTFLAGS ?= -timeout 15m -ldflags=-w
+TESTFLAGS ?= -timeout 25m -ldflags=-w
 # A program with the race detector sleeps for a second before it ends, each of the
 # packages and of the processes that they start.
 export GORACE ?= atexit_sleep_ms=10
