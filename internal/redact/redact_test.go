@@ -111,6 +111,7 @@ func TestEverySplit(t *testing.T) {
 		{"\x1b[1ms3cr\x1b[0;31m3t-Tok\u200ben/42\x1b[0m\n", "s3cr\x1b[0;31m3t-Tok\u200ben/42", "\x1b[1m[REDACTED:KEY0]\x1b[0m\n"},
 		{"ok \x1b[2mok 7333637233\x1b[1m742d546f6b656e2f3432\n", "7333637233\x1b[1m742d546f6b656e2f3432", "ok \x1b[2mok [REDACTED:KEY0]\n"},
 		{"00000000: " + hex.EncodeToString([]byte(value)) + "-Token\x1b[1m\n", hex.EncodeToString([]byte(value)), "00000000: [REDACTED:KEY0]-Token\x1b[1m\n"}, // it is no dump
+		{"noise\x1b]noise\n" + hex.EncodeToString([]byte(value)) + "\n", hex.EncodeToString([]byte(value)), "noise\x1b]noise\n[REDACTED:KEY0]\n"},
 		{"73 33 63 72 33 74 2d 54\n6f 6b 65 6e 2f 34 32\n", "73 33 63 72 33 74 2d 54\n6f 6b 65 6e 2f 34 32", "[REDACTED:KEY0]\n"},
 	} {
 		if !leaks(written(t, &Set{}, c.text), c.hidden) {
@@ -701,6 +702,7 @@ func TestPasses(t *testing.T) {
 		"in half of its letters": value[:14],
 		"quoted-printable, cut":  value[:9] + "=\r\n" + value[9:],
 		"base64 of JSON":         base64.StdEncoding.EncodeToString([]byte(`{"k":"` + strings.ReplaceAll(value, "/", `\/`) + `"}`)),
+		"hex in a title":         "\x1b]0;" + hex.EncodeToString([]byte(value)) + "\x07",
 		"hex of base64":          hex.EncodeToString([]byte(base64.StdEncoding.EncodeToString([]byte(value)))),
 	} {
 		if got := written(t, s, text+"."); got != text+"." {

@@ -10,7 +10,7 @@ const (
 	visible = iota
 	escape  // behind ESC
 	control // behind ESC [
-	str     // behind ESC ] and the like, up to BEL or ESC \
+	str     // behind ESC ] and the like, up to BEL, ESC \ or the end of the line
 	strEnd  // behind an ESC in it
 )
 
@@ -33,7 +33,7 @@ func (t *terminal) takes(b byte) bool {
 		switch {
 		case b == 0x1b:
 			t.state = strEnd
-		case b == 7 || t.left <= 0:
+		case b == 7 || b == '\n' || t.left <= 0: // no title has lines: it was noise
 			t.state = visible
 		}
 	case strEnd:
