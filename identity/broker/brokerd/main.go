@@ -9,6 +9,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"flag"
@@ -169,5 +170,8 @@ func put(ctx context.Context, o options, in io.Reader) error {
 		return err
 	}
 	fmt.Println("version", version)
+	if bytes.HasSuffix(value, []byte("\n")) {
+		fmt.Fprintln(os.Stderr, "brokerd: the value ends with a line break, which a step gets as part of it")
+	}
 	return nil
 }

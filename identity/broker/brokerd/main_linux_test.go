@@ -205,6 +205,35 @@ func TestPut(t *testing.T) {
 	}
 }
 
+// A line break at the end, which editors and echo add and headers of HTTP refuse, is kept, and told of.
+func TestPutLine(t *testing.T) {
+	for value, told := range map[string]bool{"s3cr3t-canary": false, "s3cr3t-canary\n": true, "s3cr3t\ncanary": false} {
+		dir := filepath.Join(t.TempDir(), "store")
+		c := brokerd(t, "-files", dir, "put", "acme", "deploy-token")
+		c.Stdin = strings.NewReader(value)
+		out, err := c.CombinedOutput()
+		if err != nil || strings.Contains(string(out), "line break") != told || strings.Contains(string(out), "canary") {
+			t.Errorf("%q: %v: %s", value, err, out)
+		}
+		s, err := filestore.Open(filestore.Config{Dir: dir})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		if v, err := s.Get(t.Context(), broker.Request{Path: "deploy-token", Tenant: "acme"}); err != nil || string(v.Bytes) != value {
+			t.Errorf("got %q, %v", v.Bytes, err)
+		}
+	}
+}
+
+// Who asks how it is used hears of both that it does.
+func TestHelp(t *testing.T) {
+	out, err := brokerd(t, "-h").CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "-files FOLDER put TENANT NAME") || !strings.Contains(string(out), "-vault-approle") {
+		t.Errorf("%v: %s", err, out)
+	}
+}
+
 // A store under a passphrase is put into and read with it, and not without.
 func TestPassphrase(t *testing.T) {
 	dir := t.TempDir()

@@ -37,6 +37,13 @@ type options struct {
 	put                                    []string // tenant and name; nil: serve
 }
 
+const usage = `brokerd FLAGS                              serves workers
+brokerd -files FOLDER put TENANT NAME      puts a secret from standard input into a file store
+
+Each flag may be said by the environment: -vault-token-file by BROKERD_VAULT_TOKEN_FILE.
+
+`
+
 // parse reads arguments, and what they leave out from the environment.
 func parse(args []string, env func(string) (string, bool)) (options, error) {
 	var o options
@@ -70,6 +77,10 @@ func parse(args []string, env func(string) (string, bool)) (options, error) {
 	f.StringVar(&o.namespace, "vault-namespace", "", "`namespace` of Vault Enterprise or OpenBao")
 	f.StringVar(&o.places, "vault-places", "", "`places` of secrets, MOUNT:PATH with commas, and {tenant} in the path (default secret:{tenant}/, unless there is -vault-dynamic)")
 	f.StringVar(&o.dynamic, "vault-dynamic", "", "`places` whose engines make a secret for who asks, as database:creds/{tenant}")
+	f.Usage = func() {
+		fmt.Fprint(f.Output(), usage)
+		f.PrintDefaults()
+	}
 	if err := f.Parse(args); err != nil {
 		return o, err
 	}
