@@ -17,9 +17,14 @@ type ModeError struct {
 	Path string
 	Mode fs.FileMode
 	Want fs.FileMode // its permissions at most
+
+	owner string // whose it is, if it is not this user's
 }
 
 func (e *ModeError) Error() string {
+	if e.owner != "" {
+		return fmt.Sprintf("filestore: %s is user %s's: it must be this user's own, and have %04o at most", e.Path, e.owner, e.Want)
+	}
 	return fmt.Sprintf("filestore: %s has mode %04o: it must be this user's own, and have %04o at most", e.Path, e.Mode.Perm(), e.Want)
 }
 

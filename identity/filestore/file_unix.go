@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"strconv"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -13,9 +14,12 @@ import (
 
 // private refuses a file that another user owns or may use.
 func private(path string, info fs.FileInfo, want fs.FileMode) error {
-	stat, ok := info.Sys().(*syscall.Stat_t)
-	if info.Mode().Perm()&^want != 0 || ok && int(stat.Uid) != os.Geteuid() {
-		return &ModeError{Path: path, Mode: info.Mode(), Want: want}
+	e := &ModeError{Path: path, Mode: info.Mode(), Want: want}
+	if stat, ok := info.Sys().(*syscall.Stat_t); ok && int(stat.Uid) != os.Geteuid() {
+		e.owner = strconv.Itoa(int(stat.Uid))
+	}
+	if e.owner != "" || info.Mode().Perm()&^want != 0 {
+		return e
 	}
 	return nil
 }

@@ -43,6 +43,24 @@ func TestMode(t *testing.T) {
 	}
 }
 
+// What is another user's is refused as that: of its mode there is nothing to mend.
+func TestOwner(t *testing.T) {
+	c := filestore.Config{Dir: "/", Identity: t.TempDir() + "/key", Mark: t.TempDir() + "/mark"}
+	want := "/ is user 0's"
+	if os.Geteuid() == 0 {
+		c = place(t)
+		open(t, c).Close()
+		if err := os.Chown(c.Dir, 65522, -1); err != nil {
+			t.Fatal(err)
+		}
+		want = c.Dir + " is user 65522's"
+	}
+	_, err := filestore.Open(c)
+	if _, ok := errors.AsType[*filestore.ModeError](err); !ok || !strings.Contains(err.Error(), want) {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestModesOfWhatIsMade(t *testing.T) {
 	c := place(t)
 	put(t, open(t, c), "acme", "token", "x")
