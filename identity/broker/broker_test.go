@@ -363,7 +363,7 @@ func TestRevokedVersion(t *testing.T) {
 	}
 	revoke(identity.Revocation{Kind: identity.KindVersion, Target: "DEPLOY_TOKEN", Version: "v1", State: identity.Soft})
 	second := f.attempt(1, 2, "publish#2")
-	if _, err := get(t.Context(), link, second); reason(err) != "revoked" || !strings.Contains(err.Error(), "DEPLOY_TOKEN") {
+	if _, err := get(t.Context(), link, second); reason(err) != "revoked" || !strings.Contains(err.Error(), "version v1 of key DEPLOY_TOKEN is revoked (soft)") {
 		t.Errorf("a version that is revoked: %v", err)
 	}
 	if n := f.issued(); n != 1 {

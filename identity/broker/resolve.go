@@ -172,7 +172,12 @@ func revokedBy(reason, name string, why identity.Revocation) *refusal {
 }
 
 // naming says what a revocation is of.
-func naming(r identity.Revocation) string { return strings.TrimSpace(r.Kind + " " + r.Target) }
+func naming(r identity.Revocation) string {
+	if r.Version != "" {
+		return r.Kind + " " + r.Version + " of key " + r.Target
+	}
+	return strings.TrimSpace(r.Kind + " " + r.Target)
+}
 
 // useOf is what is asked about a secret that was given to an attempt.
 func (f facts) useOf(p pin) binding.Use {

@@ -149,7 +149,7 @@ func (r Result) String() string {
 		for _, s := range k.Now.Shadowed {
 			fmt.Fprintf(&b, "; shadows %v", s)
 		}
-		if k.State != identity.Active {
+		if k.State != identity.Active && !errors.Is(k.Err, identity.ErrRevoked) { // whose text has it
 			fmt.Fprintf(&b, "; %v", k.State)
 		}
 		b.WriteByte('\n')

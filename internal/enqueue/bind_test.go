@@ -439,7 +439,7 @@ func TestExplain(t *testing.T) {
 	if err := b.p.Revoke(t.Context(), identity.Revocation{Tenant: "acme", Kind: identity.KindRun, Target: fmt.Sprint(run), State: identity.Hard}); err != nil {
 		t.Fatal(err)
 	}
-	if e, err := explain.Run(t.Context(), b.pool, runid.Text(run), identity.Options{Schema: b.q.Schema}); err != nil || !errors.Is(e.Keys[0].Err, identity.ErrRevoked) || e.Keys[0].State != identity.Hard || e.Keys[0].Why.Target != runid.Text(run) {
+	if e, err := explain.Run(t.Context(), b.pool, runid.Text(run), identity.Options{Schema: b.q.Schema}); err != nil || !errors.Is(e.Keys[0].Err, identity.ErrRevoked) || e.Keys[0].State != identity.Hard || e.Keys[0].Why.Target != runid.Text(run) || strings.Count(strings.SplitN(e.String(), "\n", 2)[0], "hard") != 1 {
 		t.Errorf("got %+v, %v", e, err)
 	}
 	for _, none := range []string{"1", "order-1", "run_"} {
