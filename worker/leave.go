@@ -48,8 +48,8 @@ func (w *worker) leave(ctx context.Context, t *heldTurn, end engine.End) error {
 var pausedDetail = []byte(`{"message":"workflow: run paused"}`)
 
 // passing are the reasons that may be over without anybody's doing, when an engine, a registry, a broker, a store or a codec
-// answers again. Each keeps a step from beginning, so that to try again repeats nothing of it. What executes beside it is interrupted,
-// as whenever a run is parked, and begins anew.
+// answers again. Each keeps a step from beginning, and what executes beside it has ended (engine.ParkError.Passing), so that to try
+// again repeats nothing.
 var passing = []string{"no_backend", "image", "broker", "store", "level", "unreadable"}
 
 // querier is a pool or a transaction.

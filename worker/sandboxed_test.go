@@ -156,6 +156,77 @@ func TestParkedIsTriedAgain(t *testing.T) {
 	ends(t, f.client, run, 2)
 }
 
+// What executes beside a step that cannot begin goes on to its end before the run is parked, and does not begin anew with
+// each try. A run that is canceled does not wait for it.
+func TestParkedLeavesOthersToTheirEnd(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	var began, broken atomic.Int64
+	release := make(chan struct{})
+	slow := workflow.NewStep("slow", func(ctx context.Context, n int) (int, error) {
+		began.Add(1)
+		ends := release
+		if n == 2 {
+			ends = nil
+		}
+		select {
+		case <-ends:
+			return n, nil
+		case <-ctx.Done():
+			broken.Add(1)
+			return 0, context.Cause(ctx)
+		}
+	}, workflow.StepOptions{})
+	pictured := workflow.NewToolStep("pictured", func(_ context.Context, _ *sandbox.Sandbox, n int) (int, error) { return n + 1, nil },
+		workflow.StepOptions{Mode: workflow.Sandboxed, Sandbox: sandbox.Spec{Image: filepath.Join(t.TempDir(), "none.tar")}})
+	body := func(ctx workflow.Context, n int) (int, error) {
+		beside := slow.Go(ctx, n)
+		m, err := pictured.Run(ctx, n)
+		k, serr := beside.Get(ctx)
+		return m + k, errors.Join(err, serr)
+	}
+	alone := workflow.DurableWorkflow[int, int]{Name: "alone"}
+	f.start(worker.Config{
+		Workflows: []*workflow.Definition{defines(body, slow, pictured), workflow.Define(alone, pictured.Run, workflow.Options{Steps: []workflow.Declared{pictured}})},
+		Backends:  []sandbox.Backend{local.New(local.Config{Program: sandboxtest.BuildProbe(t)})},
+	})
+	both := f.enqueue(1)
+	eventually(t, "the other step executes", func() bool { return began.Load() == 1 })
+	parks := func() { // a run with the one step alone; as long as that takes, the other would have been parked, too
+		t.Helper()
+		run, err := alone.Enqueue(t.Context(), f.client, 1, workflow.EnqueueOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.parksAs(run.ID, "image")
+	}
+	parks()
+	if s := f.state(both.ID); s.State != workflow.StateRunning || broken.Load() > 0 {
+		t.Errorf("the run is %s, and its other step was interrupted %d times", s.State, broken.Load())
+	}
+	close(release)
+	f.parksAs(both.ID, "image")
+	if n := f.count("SELECT count(*) FROM stepward.step WHERE run_id = $1", both.ID); n != 1 {
+		t.Errorf("%d steps are on record", n)
+	}
+	f.exec("UPDATE stepward.parked SET retry_at = clock_timestamp() WHERE run_id = $1", both.ID)
+	eventually(t, "it is parked again", func() bool {
+		return f.count("SELECT count(*) FROM stepward.event e JOIN stepward.parked p USING (run_id) WHERE run_id = $1 AND e.kind = 'run.parked'", both.ID) == 2
+	})
+	if n := began.Load(); n != 1 {
+		t.Errorf("the other step began %d times", n)
+	}
+	canceled := f.enqueue(2)
+	eventually(t, "the other step executes", func() bool { return began.Load() == 2 })
+	parks()
+	if err := f.client.Cancel(t.Context(), canceled.ID); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := canceled.Result(t.Context()); !errors.Is(err, workflow.ErrCanceled) {
+		t.Errorf("got %v", err)
+	}
+}
+
 // An image that is not there parks the run, and names it.
 func TestMissingImageParks(t *testing.T) {
 	t.Parallel()

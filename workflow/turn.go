@@ -63,6 +63,7 @@ type turn struct {
 	canceled   bool
 	late       bool        // it is its deadline that has canceled it
 	left       *engine.End // set once: why the turn ends
+	stuck      *engine.End // why it will, once what executes has ended: a step cannot begin
 	output     []byte      // of the body
 	err        error
 	returned   bool
@@ -170,6 +171,10 @@ func (t *turn) advance(ctx context.Context) {
 		t.verify()
 		return
 	}
+	if t.stuck != nil && (t.canceled || closed(t.in.Canceled)) { // its body waits for what cannot begin
+		t.leave(*t.stuck)
+		return
+	}
 	if !t.canceled && !t.returned && closed(t.in.Canceled) {
 		late, err := t.in.Host.Late(context.WithoutCancel(ctx))
 		if err != nil {
@@ -212,11 +217,18 @@ func (t *turn) advance(ctx context.Context) {
 }
 
 // paused reports whether nothing may start. A canceled run cleans up.
-func (t *turn) paused() bool { return t.in.Paused != nil && !t.canceled && t.in.Paused() }
+func (t *turn) paused() bool {
+	return t.stuck != nil || t.in.Paused != nil && !t.canceled && t.in.Paused()
+}
 
 // pause waits for what executes, and leaves.
 func (t *turn) pause(ctx context.Context) {
-	if t.attempts == 0 {
+	switch {
+	case t.attempts > 0:
+	case t.stuck != nil:
+		t.leave(*t.stuck)
+		return
+	default:
 		t.park("paused", errPaused)
 		return
 	}

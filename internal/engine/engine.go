@@ -445,6 +445,10 @@ func (f *Fault) RetryAfter() time.Duration { return f.After }
 type ParkError struct {
 	Reason string
 	Err    error
+
+	// Passing says that the reason may be over without anybody's doing, and the run will be tried
+	// again: what executes beside goes on to its end first, or each try would begin it anew.
+	Passing bool
 }
 
 func (p *ParkError) Error() string { return p.Err.Error() }
