@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -104,6 +106,33 @@ func TestBackendComesInOutage(t *testing.T) {
 	})
 	l.mend()
 	r.arrives(t.Context(), nil, 0)
+}
+
+// An engine that comes, and does not work, is told of: what was wrong at the start is not any more.
+func TestBackendComesBroken(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	later := filepath.Join(t.TempDir(), "s")
+	engine := docker.New(docker.Config{Host: "unix://" + later, Program: sandboxtest.BuildProbe(t)})
+	t.Cleanup(func() {
+		if err := engine.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	boxed := workflow.NewToolStep("boxed", func(_ context.Context, _ *sandbox.Sandbox, n int) (int, error) { return n + 1, nil }, workflow.StepOptions{Mode: workflow.Sandboxed})
+	var log logged
+	f.start(worker.Config{Workflows: []*workflow.Definition{defines(boxed.Run, boxed)}, Backends: []sandbox.Backend{engine}, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	f.parksAs(f.enqueue(1).ID, "no_backend")
+	ln, err := net.Listen("unix", later)
+	if err != nil {
+		t.Fatal(err)
+	}
+	broken := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		http.Error(w, `{"message":"out of order"}`, http.StatusInternalServerError)
+	})}
+	go func() { _ = broken.Serve(ln) }()
+	defer broken.Close()
+	eventually(t, "the log says what is wrong now", func() bool { return log.count("out of order") > 0 })
 }
 
 // What may be back by itself is tried again by any worker, later each time, but not while the run is paused. The step's

@@ -243,19 +243,27 @@ func (w *worker) chooseBackend(ctx context.Context) {
 var errMended = errors.New("worker: a sandbox backend works now")
 
 // mends returns true as soon as one of the backends works, and false when ctx is done. It asks less and less often,
-// at least once a minute.
+// at least once a minute, and says when it is something else that is wrong.
 func (w *worker) mends(ctx context.Context) bool {
+	told := w.backendErr.Error()
 	for pause := time.Second; ; pause = min(2*pause, time.Minute) {
 		select {
 		case <-ctx.Done():
 			return false
 		case <-time.After(pause):
 		}
+		var errs []error
 		for _, b := range w.backends() {
-			if _, err := b.Probe(ctx); err == nil {
+			_, err := b.Probe(ctx)
+			if err == nil {
 				w.log.InfoContext(ctx, "a sandbox backend works now: the worker drains, and starts anew", "backend", b.Name())
 				return true
 			}
+			errs = append(errs, err)
+		}
+		if err := asUser(errors.Join(errs...)); err != nil && ctx.Err() == nil && err.Error() != told {
+			told = err.Error()
+			w.log.ErrorContext(ctx, "still no sandbox backend works here", "error", err)
 		}
 	}
 }

@@ -137,7 +137,7 @@ var cures = map[string]string{
 	"image":           "make the image available, then Client.Resume",
 	"level":           "start a worker whose broker can promise the level that the key demands, or lower its MinLevel, then Client.Resume",
 	"mode":            "deploy steps whose modes can be executed",
-	"no_backend":      "start a worker that has a sandbox backend",
+	"no_backend":      "start a worker that has a sandbox backend; one that runs looks for it again within a minute",
 	"nondeterminism":  "deploy a body that fits what is recorded",
 	"panic":           "deploy a body that does not panic",
 	"paused":          "Client.Resume",
