@@ -28,7 +28,8 @@ func (x *execs) startShim() (s *shim.Process, err error) {
 func (x *execs) dispatch(req shim.Request, values [][]byte, files []*os.File) (*shim.Process, error) {
 	select {
 	case s := <-x.idle:
-		if err := s.Send(req, values, files); err == nil {
+		// One that was started while another command used all processes may be about to die of it.
+		if s.Await() == nil && s.Send(req, values, files) == nil {
 			return s, nil
 		}
 		s.Close() // it died while nothing ran under it

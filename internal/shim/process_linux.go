@@ -138,6 +138,18 @@ func (p *Process) Send(req Request, values [][]byte, files []*os.File) error {
 	return nil
 }
 
+// Await returns when the shim takes requests. The error is ErrUnready.
+func (p *Process) Await() error {
+	for !p.ready {
+		e, err := p.receive()
+		if err != nil {
+			return ErrUnready
+		}
+		p.ready = e.Ready
+	}
+	return nil
+}
+
 // Receive waits for the next event of the last request. After an error the shim
 // is of no use any more.
 func (p *Process) Receive() (Event, error) {

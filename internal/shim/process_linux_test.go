@@ -45,6 +45,29 @@ func TestUnready(t *testing.T) {
 	}
 }
 
+// A shim that ends before it takes requests is known before it has one.
+func TestAwait(t *testing.T) {
+	for _, ready := range []bool{false, true} {
+		ours, theirs, err := fdpass.Pair(unix.SOCK_STREAM)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := &Process{conn: ours, left: commands}
+		t.Cleanup(p.Close)
+		if ready {
+			if err := write(theirs, Event{Ready: true}); err != nil {
+				t.Error(err)
+			}
+		}
+		theirs.Close()
+		for range 2 {
+			if err := p.Await(); errors.Is(err, ErrUnready) == ready || (err == nil) != ready {
+				t.Errorf("one that was ready (%t): %v", ready, err)
+			}
+		}
+	}
+}
+
 // A shim that was started ahead, and that the kernel has not taken along, starts nothing.
 func TestLeftBehind(t *testing.T) {
 	at, err := root()
