@@ -59,7 +59,7 @@ kills worker processes with SIGKILL and times until the step that they executed 
 in another process.`},
 	{"sandbox", benchSandbox, false, `
 times local sandboxes: from nothing to the first output of a command, in pairs with
-bwrap --unshare-all that starts the same program; guest steps; both again with processors that are kept from idling; a command in a sandbox that is there;
+bwrap --unshare-all that starts the same program; guest steps; a command in a sandbox that is there;
 the memory of the tool runner; the kill of commands with all that they started; and trees
 of files in and out, in turn with tar over a pipe. Linux only. With KUBECONFIG also pods: their
 start, that of a step in one that is ready, with and without secrets, and kills.`},

@@ -10,7 +10,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"runtime"
 	"slices"
 	"strconv"
 	"time"
@@ -64,19 +63,13 @@ func benchSandbox(ctx context.Context, b *bench) error {
 		return err
 	}
 	b.report.add("the runner's program", float64(info.Size())/(1<<20), "MiB")
-	if err := b.cold(ctx, backend, p.Path, "", b.times(60)); err != nil {
+	if err := b.cold(ctx, backend, p.Path, b.times(60)); err != nil {
 		return err
 	}
 	if err := b.live(ctx, backend, b.times(300)); err != nil {
 		return err
 	}
-	if err := b.guest(ctx, backend, "", b.times(60)); err != nil {
-		return err
-	}
-	if err := b.awake(ctx, func() error {
-		const where = ", processors awake"
-		return errors.Join(b.cold(ctx, backend, p.Path, where, b.times(60)), b.guest(ctx, backend, where, b.times(60)))
-	}); err != nil {
+	if err := b.guest(ctx, backend, b.times(60)); err != nil {
 		return err
 	}
 	if err := b.benchKill(ctx, local.Name, backend, trees.PIDs, trees.All, b.times(40), barKill, barKillP99); err != nil {
@@ -88,24 +81,8 @@ func benchSandbox(ctx context.Context, b *bench) error {
 	return benchKubernetes(ctx, b)
 }
 
-// awake calls f while each processor has something to do that gives way to all else. What passes from process to
-// process waits on a quiet machine for processors to wake up, in a virtual one above all.
-func (b *bench) awake(ctx context.Context, f func() error) error {
-	ctx, cancel := context.WithCancel(ctx)
-	for range runtime.NumCPU() {
-		c := exec.CommandContext(ctx, "nice", "-n", "19", "sh", "-c", "while :; do :; done")
-		if err := c.Start(); err != nil {
-			cancel()
-			return err
-		}
-		defer func() { _ = c.Wait() }() // it was killed
-	}
-	defer cancel()
-	return f()
-}
-
 // cold compares the starts, in pairs whose order alternates.
-func (b *bench) cold(ctx context.Context, backend sandbox.Backend, path, where string, n int) error {
+func (b *bench) cold(ctx context.Context, backend sandbox.Backend, path string, n int) error {
 	bwrap, err := exec.LookPath("bwrap")
 	if err != nil {
 		b.report.note("bwrap is not installed: nothing to compare a start with")
@@ -135,13 +112,13 @@ func (b *bench) cold(ctx context.Context, backend sandbox.Backend, path, where s
 		}
 		mine, theirs, ratios = append(mine, a), append(theirs, p), append(ratios, a.Seconds()/p.Seconds())
 	}
-	b.report.durations("start to the first output of a command (echo)"+where, mine, 0, 0.5, 0.95)
+	b.report.durations("start to the first output of a command (echo)", mine, 0, 0.5, 0.95)
 	if bwrap == "" {
 		return nil
 	}
-	b.report.durations("bwrap --unshare-all, the same program, to its first output"+where, theirs, 0, 0.5, 0.95)
+	b.report.durations("bwrap --unshare-all, the same program, to its first output", theirs, 0, 0.5, 0.95)
 	slices.Sort(ratios)
-	b.report.bar(fmt.Sprintf("start, times bwrap, p50 of %d pairs%s", n, where), ratios[len(ratios)/2], "x", barCold)
+	b.report.bar(fmt.Sprintf("start, times bwrap, p50 of %d pairs", n), ratios[len(ratios)/2], "x", barCold)
 	return nil
 }
 
@@ -248,7 +225,7 @@ func (b *bench) execs(ctx context.Context, s *sandbox.Sandbox, what, inside, out
 
 // guest measures the first guest step of sandboxes that were made ahead, from its call
 // to its answer, with a process that waits for it and without.
-func (b *bench) guest(ctx context.Context, backend sandbox.Backend, where string, n int) error {
+func (b *bench) guest(ctx context.Context, backend sandbox.Backend, n int) error {
 	const settled = 200 * time.Millisecond // by then the process is there, and nothing of the start goes on
 	one := func(spare bool) (time.Duration, error) {
 		s, err := sandbox.Start(ctx, backend, sandbox.Options{SpareGuest: spare})
@@ -281,9 +258,9 @@ func (b *bench) guest(ctx context.Context, backend sandbox.Backend, where string
 		}
 		with, without = append(with, w), append(without, wo)
 	}
-	b.report.bar("guest step in a sandbox made ahead, p50"+where, measure.Quantile(with, 0.5), "ms", barGuest)
-	b.report.bar("guest step in a sandbox made ahead, p99"+where, measure.Quantile(with, 0.99), "ms", barGuestP99)
-	b.report.durations("guest step in a sandbox made at once, without its start"+where, without, 0.5, 0.99)
+	b.report.bar("guest step in a sandbox made ahead, p50", measure.Quantile(with, 0.5), "ms", barGuest)
+	b.report.bar("guest step in a sandbox made ahead, p99", measure.Quantile(with, 0.99), "ms", barGuestP99)
+	b.report.durations("guest step in a sandbox made at once, without its start", without, 0.5, 0.99)
 	return nil
 }
 
