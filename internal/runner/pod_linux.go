@@ -146,6 +146,14 @@ func noVolumes() error {
 	return nil
 }
 
+// Mounts that can be written to and are no volume: the pod's own files and, below some directories, file
+// systems that keep nothing on a disk.
+var (
+	podsOwn     = []string{"/etc/hosts", "/etc/hostname", "/etc/resolv.conf", "/dev/termination-log", "/dev/shm"}
+	kernelsDirs = []string{"/proc", "/sys", "/dev"}
+	kernelsOwn  = []string{"proc", "sysfs", "cgroup", "cgroup2", "tmpfs", "devtmpfs", "dev", "devpts", "mqueue"}
+)
+
 // volumeIn returns a directory that a list of mounts says can be written to, and that is
 // none of a sandbox's own or of the kernel's.
 func volumeIn(mounts string, own string) string {
@@ -155,9 +163,10 @@ func volumeIn(mounts string, own string) string {
 			continue
 		}
 		dir := f[4]
-		kernels := slices.ContainsFunc([]string{"/proc", "/sys", "/dev"}, func(of string) bool { return dir == of || strings.HasPrefix(dir, of+"/") })
-		files := dir == "/etc/hosts" || dir == "/etc/hostname" || dir == "/etc/resolv.conf" // the node's, and root's
-		if !kernels && !files && !slices.Contains([]string{"/", Workspace, "/tmp", own}, dir) {
+		_, source, _ := strings.Cut(line, " - ")
+		kind, _, _ := strings.Cut(source, " ")
+		kernels := slices.Contains(kernelsOwn, kind) && slices.ContainsFunc(kernelsDirs, func(of string) bool { return dir == of || strings.HasPrefix(dir, of+"/") })
+		if !kernels && !slices.Contains(podsOwn, dir) && !slices.Contains([]string{"/", Workspace, "/tmp", own}, dir) {
 			return dir
 		}
 	}
