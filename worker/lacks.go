@@ -184,7 +184,7 @@ func (l *lent) elsewhere(ctx context.Context, reason, name string, why error) er
 	k, others := kind{tenant: t.tenant}, false
 	err := w.Pool.QueryRow(ctx, w.q.WorkerLacks, t.session, t.run, lack, lackFor.Seconds()).Scan(&k.requirement, &k.binding, &others)
 	if err == nil && !others {
-		return &engine.ParkError{Reason: reason, Err: why, Passing: true}
+		return &engine.ParkError{Reason: reason, Err: why}
 	}
 	if err != nil || lack == lacksBroker {
 		k = kind{}

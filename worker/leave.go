@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"slices"
 
 	"github.com/jackc/pgx/v5"
 
@@ -47,11 +46,6 @@ func (w *worker) leave(ctx context.Context, t *heldTurn, end engine.End) error {
 // pausedDetail is the record of a run that is parked because it was paused.
 var pausedDetail = []byte(`{"message":"workflow: run paused"}`)
 
-// passing are the reasons that may be over without anybody's doing, when an engine, a registry, a broker, a store or a codec
-// answers again. Each keeps a step from beginning, and what executes beside it has ended (engine.ParkError.Passing), so that to try
-// again repeats nothing.
-var passing = []string{"no_backend", "image", "broker", "store", "level", "unreadable"}
-
 // querier is a pool or a transaction.
 type querier interface {
 	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
@@ -69,7 +63,7 @@ func (w *worker) leaveTo(ctx context.Context, q querier, t *heldTurn, end engine
 	if end.Delay >= 0 {
 		delay = new(end.Delay.Seconds())
 	}
-	again := end.Kind == engine.Parked && slices.Contains(passing, end.Reason)
+	again := end.Kind == engine.Parked && engine.Passing(end.Reason)
 	err = q.QueryRow(ctx, w.q.TurnLeave, t.session, t.run, t.epoch, to, delay, end.Reason, detail, w.actor(), late, end.Aware, again).Scan(&dest)
 	return dest, err
 }

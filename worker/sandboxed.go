@@ -46,7 +46,7 @@ func (h *host) sandboxed(ctx context.Context, a engine.Attempt, p *pulse, free, 
 		place()
 	}()
 	if w.backend == nil {
-		return nil, &engine.ParkError{Reason: "no_backend", Err: fmt.Errorf("step %s needs a sandbox: %w", a.Key, w.backendErr), Passing: true}
+		return nil, &engine.ParkError{Reason: "no_backend", Err: fmt.Errorf("step %s needs a sandbox: %w", a.Key, w.backendErr)}
 	}
 	if workflow.Mode(a.Step.Mode) >= workflow.Identity && w.rests() {
 		h.t.stop(engine.ErrHandBack)
@@ -242,13 +242,13 @@ func cure(err error) error {
 	)
 	switch {
 	case errors.As(err, &image):
-		return &engine.ParkError{Reason: "image", Err: err, Passing: true}
+		return &engine.ParkError{Reason: "image", Err: err}
 	case errors.As(err, &unsupported):
 		return &engine.ParkError{Reason: "unsupported", Err: asUser(err)}
 	case errors.As(err, &runner):
 		return &engine.ParkError{Reason: "program", Err: err}
 	case errors.As(err, &unavailable):
-		return &engine.ParkError{Reason: "no_backend", Err: asUser(err), Passing: true}
+		return &engine.ParkError{Reason: "no_backend", Err: asUser(err)}
 	}
 	return err
 }

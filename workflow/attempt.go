@@ -153,7 +153,7 @@ func (f *future) fail(ctx context.Context, c *engine.Checkpoint, failed int, det
 		return func() { t.settle(f, f.overdue(c, err)) }
 	case ctx.Err() != nil: // interrupted: neither a success nor a failure
 		return nil
-	case errors.As(err, &park) && park.Passing:
+	case errors.As(err, &park) && engine.Passing(park.Reason):
 		return func() { t.stuck = new(parked(park.Reason, park.Err)) }
 	case errors.As(err, &park):
 		return func() { t.park(park.Reason, park.Err) }

@@ -445,10 +445,17 @@ func (f *Fault) RetryAfter() time.Duration { return f.After }
 type ParkError struct {
 	Reason string
 	Err    error
+}
 
-	// Passing says that the reason may be over without anybody's doing, and the run will be tried
-	// again: what executes beside goes on to its end first, or each try would begin it anew.
-	Passing bool
+// Passing reports whether what a run is parked for may be over without anybody's doing, when an engine, a
+// registry, a broker, a store or a codec answers again: the run is tried again. Each such reason keeps a step from
+// beginning; what executes beside goes on to its end first, or each try would begin it anew.
+func Passing(reason string) bool {
+	switch reason {
+	case "no_backend", "image", "broker", "store", "level", "unreadable":
+		return true
+	}
+	return false
 }
 
 func (p *ParkError) Error() string { return p.Err.Error() }

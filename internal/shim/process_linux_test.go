@@ -17,15 +17,22 @@ import (
 	"github.com/stepward/stepward/internal/fdpass"
 )
 
+// ends returns the tool runner's side of a shim that is not there, and what would be the shim's.
+func ends(t *testing.T) (*Process, *os.File) {
+	t.Helper()
+	ours, theirs, err := fdpass.Pair(unix.SOCK_STREAM)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &Process{conn: ours, left: commands}
+	t.Cleanup(p.Close)
+	return p, theirs
+}
+
 // Of a shim that ended it is known whether anything has run under it.
 func TestUnready(t *testing.T) {
 	for _, ready := range []bool{false, true} {
-		ours, theirs, err := fdpass.Pair(unix.SOCK_STREAM)
-		if err != nil {
-			t.Fatal(err)
-		}
-		p := &Process{conn: ours, left: commands}
-		t.Cleanup(p.Close)
+		p, theirs := ends(t)
 		if err := p.Send(Request{Name: "true"}, nil, nil); err != nil { // that nobody will read
 			t.Error(err)
 		}
@@ -48,12 +55,7 @@ func TestUnready(t *testing.T) {
 // A shim that ends before it takes requests is known before it has one.
 func TestAwait(t *testing.T) {
 	for _, ready := range []bool{false, true} {
-		ours, theirs, err := fdpass.Pair(unix.SOCK_STREAM)
-		if err != nil {
-			t.Fatal(err)
-		}
-		p := &Process{conn: ours, left: commands}
-		t.Cleanup(p.Close)
+		p, theirs := ends(t)
 		if ready {
 			if err := write(theirs, Event{Ready: true}); err != nil {
 				t.Error(err)
