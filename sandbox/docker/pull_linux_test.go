@@ -16,6 +16,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/moby/moby/client"
 
@@ -39,10 +40,11 @@ type shelf struct {
 	blocking atomic.Pointer[gate]
 }
 
-// A gate holds up whoever wants a layer.
+// A gate holds up whoever wants a layer: byte for byte, as an engine that nobody asks any
+// longer may notice that only with the next one (Docker 20.10).
 type gate struct {
-	came, open, left chan struct{}
-	come, leave      func()
+	came, open, left  chan struct{}
+	come, pass, leave func()
 }
 
 func newShelf(t *testing.T) *shelf {
@@ -133,24 +135,35 @@ func (s *shelf) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if g := s.blocking.Load(); g != nil && layer {
-		_, _ = w.Write(data[:len(data)/2])
-		w.(http.Flusher).Flush()
-		data = data[len(data)/2:]
-		g.come()
-		select {
-		case <-g.open:
-		case <-r.Context().Done():
-			g.leave()
-			return
+		half := len(data) / 2
+		_, _ = w.Write(data[:half])
+		data = data[half:]
+		slowly := time.NewTicker(10 * time.Millisecond)
+		defer slowly.Stop()
+		for held := true; held && len(data) > 0; {
+			w.(http.Flusher).Flush()
+			g.come()
+			select {
+			case <-g.open:
+				held = false
+			case <-r.Context().Done():
+				g.leave()
+				return
+			case <-slowly.C:
+				_, _ = w.Write(data[:1])
+				data = data[1:]
+			}
 		}
 	}
 	_, _ = w.Write(data)
 }
 
 // block has the next pull wait in the middle of its layer.
-func (s *shelf) block() *gate {
+func (s *shelf) block(t *testing.T) *gate {
 	g := &gate{came: make(chan struct{}), open: make(chan struct{}), left: make(chan struct{})}
 	g.come, g.leave = sync.OnceFunc(func() { close(g.came) }), sync.OnceFunc(func() { close(g.left) })
+	g.pass = sync.OnceFunc(func() { close(g.open) })
+	t.Cleanup(g.pass)
 	s.blocking.Store(g)
 	return g
 }
@@ -201,7 +214,7 @@ func TestPull(t *testing.T) {
 	digest := reg.put(t, "app:1", b.engine.arch, "first")
 	image := reg.host + "/app:1"
 
-	g := reg.block()
+	g := reg.block(t)
 	type result struct {
 		s   *sandbox.Sandbox
 		err error
@@ -227,7 +240,7 @@ func TestPull(t *testing.T) {
 		t.Errorf("who has left hears %v", err)
 	}
 	reg.blocking.Store(nil)
-	close(g.open)
+	g.pass()
 	for range n {
 		r := testenv.Receive(t, results)
 		if r.err != nil {
@@ -279,7 +292,7 @@ func TestPullCanceled(t *testing.T) {
 	reg := newShelf(t)
 	b := puller(t, Config{})
 	reg.put(t, "app:2", b.engine.arch, "late")
-	g := reg.block()
+	g := reg.block(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	failed := make(chan error, 1)
 	go func() {
