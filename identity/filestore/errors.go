@@ -8,7 +8,7 @@ import (
 	"github.com/stepward/stepward/identity/broker"
 )
 
-// ErrKey reports that the identity or the passphrase does not open the store.
+// ErrKey reports that the identity or the passphrase does not open the store, or that the file of the identity is gone.
 var ErrKey = errors.New("filestore: the identity or passphrase does not open the store")
 
 // A ModeError reports a file that others than its owner could use, or that is

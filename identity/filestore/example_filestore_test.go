@@ -43,5 +43,5 @@ func Example() {
 	// version 2 <nil>
 	// second <nil>
 	// first <nil>
-	// filestore: "deploy-token" of tenant "globex": broker: no such secret
+	// filestore: "deploy-token" of tenant "globex": no such secret
 }

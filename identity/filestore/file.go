@@ -3,6 +3,7 @@ package filestore
 import (
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -17,15 +18,26 @@ type folder struct {
 	path string
 }
 
-func openFolder(dir string) (folder, error) {
+// openFolder opens the directory of something.
+func openFolder(dir, of string) (folder, error) {
 	root, err := os.OpenRoot(dir)
+	if err != nil {
+		err = fmt.Errorf("filestore: the directory of %s: %w", of, err)
+	}
 	return folder{root, dir}, err
 }
 
 func (d folder) join(name string) string { return filepath.Join(d.path, filepath.FromSlash(name)) }
 
-// fail gives an error the whole path of a file.
+// fail gives an error the whole path of a file, and says whose it is where that is why.
 func (d folder) fail(op, name string, err error) error {
+	if errors.Is(err, fs.ErrPermission) {
+		if info, no := d.root.Stat(name); no == nil && info.Mode().IsRegular() {
+			if mode := private(d.join(name), info, 0o600); mode != nil {
+				return mode
+			}
+		}
+	}
 	var pathErr *fs.PathError
 	var linkErr *os.LinkError
 	switch {

@@ -207,8 +207,13 @@ func TestIdentityIsGone(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err := filestore.Open(c)
-	if !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), c.Dir+".key") {
+	if !errors.Is(err, filestore.ErrKey) || !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("without the identity: %v", err)
+	}
+	for _, says := range []string{c.Dir + ".key", "the identity of " + c.Dir + " is gone", "put that file back", "Config.Identity"} { // what, where, and what to do
+		if !strings.Contains(err.Error(), says) {
+			t.Errorf("without the identity, nothing says %q: %v", says, err)
+		}
 	}
 	if _, err := os.Stat(c.Dir + ".key"); err == nil {
 		t.Error("another identity was made, which opens nothing")

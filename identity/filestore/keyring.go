@@ -99,6 +99,9 @@ func (s *Store) unlock() (*keyring, error) {
 		return nil, err
 	}
 	locks, err := s.locks()
+	if errors.Is(err, fs.ErrNotExist) && s.config.Passphrase == nil {
+		return nil, fmt.Errorf("%w: the identity of %s is gone (%w): put that file back, as nothing else opens the store, or say where it is (Config.Identity)", ErrKey, s.config.Dir, err)
+	}
 	if err != nil {
 		return nil, err
 	}

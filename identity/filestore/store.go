@@ -91,7 +91,7 @@ func Open(config Config) (_ *Store, err error) {
 		return nil, err
 	}
 	if err := os.MkdirAll(config.Dir, 0o700); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("filestore: %w", err)
 	}
 	s := &Store{config: config, writing: make(chan struct{}, 1)}
 	defer func() {
@@ -100,10 +100,13 @@ func Open(config Config) (_ *Store, err error) {
 		}
 	}()
 	for _, f := range []struct {
-		is   *folder
-		path string
-	}{{&s.dir, config.Dir}, {&s.identities, filepath.Dir(config.Identity)}, {&s.marks, filepath.Dir(config.Mark)}} {
-		if *f.is, err = openFolder(f.path); err != nil {
+		is       *folder
+		path, of string
+	}{{&s.dir, config.Dir, "the store"}, {&s.identities, filepath.Dir(config.Identity), "its identity"}, {&s.marks, filepath.Dir(config.Mark), "its mark"}} {
+		if *f.is, err = openFolder(f.path, f.of); err != nil {
+			if info, no := os.Stat(f.path); no == nil && f.is == &s.dir {
+				err = cmp.Or(private(f.path, info, 0o700), err)
+			}
 			return nil, err
 		}
 	}
