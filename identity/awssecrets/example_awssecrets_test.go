@@ -24,5 +24,5 @@ func Example() {
 	// A name has one spelling, which leads to the tenant's own.
 	_, err = store.Get(context.Background(), broker.Request{Tenant: "acme", Path: "../globex/deploy#token"})
 	fmt.Println(err)
-	// Output: awssecrets: "../globex/deploy#token" of tenant "acme": broker: no name of a secret, or of a tenant
+	// Output: awssecrets: "../globex/deploy#token" of tenant "acme": no name of a secret, or of a tenant
 }

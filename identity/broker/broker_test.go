@@ -215,6 +215,9 @@ func TestRefusals(t *testing.T) {
 			if strings.Contains(err.Error(), "s3cr3t") || c.value != "" && strings.Contains(err.Error(), c.value[:4]) || !strings.Contains(err.Error(), "BAD") || !strings.Contains(err.Error(), c.says) {
 				t.Errorf("the text is %v", err)
 			}
+			if strings.Count(err.Error(), "broker: ") != 1 {
+				t.Errorf("the text says twice whose it is: %v", err)
+			}
 			if n, m := f.issued(), f.events("envelope.refused"); n != 0 || (m == 1) != (c.reason != "") {
 				t.Errorf("%d envelopes and %d refusals are on record", n, m)
 			}
@@ -389,8 +392,12 @@ func TestRevokedVersion(t *testing.T) {
 	revoke(identity.Revocation{Kind: identity.KindKey, Target: "DEPLOY_TOKEN", State: identity.Soft})
 	rotate("DEPLOY_TOKEN", "v3")
 	fourth := f.attempt(1, 4, "publish#2")
-	if _, err := get(t.Context(), link, fourth); reason(err) != "revoked" { // the store has v2 still
+	if _, err := get(t.Context(), link, fourth); reason(err) != "pin" || !strings.Contains(err.Error(), `version "v3" is current, and the store gives version "v2"`) {
 		t.Errorf("a version that was revoked with its key: %v", err)
+	}
+	revoke(identity.Revocation{Kind: identity.KindVersion, Target: "DEPLOY_TOKEN", Version: "v2", State: identity.Soft})
+	if _, err := get(t.Context(), link, fourth); reason(err) != "revoked" { // whatever else is current
+		t.Errorf("a version that was revoked with its key, and by itself: %v", err)
 	}
 	version("v3")
 	if _, err := get(t.Context(), link, fourth); err != nil {

@@ -215,7 +215,14 @@ func (b *broker) recheck(ctx context.Context, f facts, bound *bound, got *fetche
 			return v, nil
 		}
 		i := slices.IndexFunc(got.pins, func(p pin) bool { return r.name != "" && p.Name == r.name })
-		if i < 0 || slices.ContainsFunc(bound.grants, func(g grant) bool { return g.required && g.name == r.name }) {
+		if i < 0 {
+			return v, r
+		}
+		g := bound.grants[slices.IndexFunc(bound.grants, func(g grant) bool { return g.name == r.name })]
+		if lacks := v.lacks(f, g, got.pins[i], bound.since); lacks != nil {
+			r = lacks
+		}
+		if g.required {
 			return v, r
 		}
 		clear(got.items[i].Value)
@@ -240,6 +247,20 @@ type current struct{ binding.Revocations }
 func (b *broker) current(ctx context.Context, f facts, pins []pin) (current, error) {
 	v, err := b.view(ctx, f, identity.Scope{Tenant: f.tenant, Workflow: f.workflow, Step: f.def.Name}, binding.Binding{}, f.uses(pins))
 	return current{v.Revocations}, err
+}
+
+// lacks returns that the store has not the version that is current, if it gave another one that nothing else is against than
+// that its key was revoked.
+func (c current) lacks(f facts, g grant, p pin, since map[string]int64) *refusal {
+	use := f.useOf(p)
+	use.Bound = since
+	is, only := c.Current(use, identity.Soft)
+	if !only || p.Version == "" || g.version() != "" {
+		return nil
+	}
+	gives, _, _ := strings.Cut(p.Version, "@") // as people say it
+	return refuse(reasonPin, p.Name, "broker: %s: %w: since the key was revoked version %q is current, and the store gives version %q: have it give the other one, or Profiles.Rotate to what it gives",
+		p.Name, ErrNoVersion, is, gives)
 }
 
 // worst returns why an attempt must not have what it was given, from a state on. since is that of its

@@ -47,29 +47,29 @@ type Value struct {
 // MaxValue is how many bytes a value has at most.
 const MaxValue = 64 << 10
 
-// What a caller of a store tells apart.
+// What a caller of a store tells apart. Their texts are parts of a store's own, which says whose they are.
 var (
 	// ErrNoSecret reports that the store has nothing under the reference.
-	ErrNoSecret = errors.New("broker: no such secret")
+	ErrNoSecret = errors.New("no such secret")
 
 	// ErrEmpty reports a store that has no secret at all: nobody has set it up. Where it is wrapped
 	// beside ErrNoSecret, it counts for what a step cannot do without.
-	ErrEmpty = errors.New("broker: the store is empty")
+	ErrEmpty = errors.New("the store is empty")
 
 	// ErrNoVersion reports that the store has the secret, and not, or no more, the version.
-	ErrNoVersion = errors.New("broker: no such version of the secret")
+	ErrNoVersion = errors.New("no such version of the secret")
 
 	// ErrName reports what the store takes for no name of a secret, or of a tenant: there can be nothing under it.
-	ErrName = errors.New("broker: no name of a secret, or of a tenant")
+	ErrName = errors.New("no name of a secret, or of a tenant")
 
 	// ErrValue reports a value that no step can be given: it is empty, has over [MaxValue] bytes, or, for an environment
 	// variable, a NUL; or it is too short or too plain to be kept out of outputs.
-	ErrValue = errors.New("broker: the value cannot be given to a step")
+	ErrValue = errors.New("the value cannot be given to a step")
 
 	// ErrDenied reports that the store does not let the broker, or the tenant, read it.
-	ErrDenied = errors.New("broker: access to the secret is denied")
+	ErrDenied = errors.New("access to the secret is denied")
 
 	// ErrCorrupt reports that what the store has was changed, swapped, cut or set
 	// back by someone other than the store.
-	ErrCorrupt = errors.New("broker: the store is corrupt")
+	ErrCorrupt = errors.New("the store is corrupt")
 )

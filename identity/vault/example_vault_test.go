@@ -34,5 +34,5 @@ func Example() {
 	// What is another tenant's, Vault is not even asked for.
 	_, err = store.Get(context.Background(), broker.Request{Tenant: "acme", Path: "kv/globex/deploy#token"})
 	fmt.Println(err)
-	// Output: vault: "kv/globex/deploy#token" is no place of tenant "acme": broker: access to the secret is denied
+	// Output: vault: "kv/globex/deploy#token" is no place of tenant "acme": access to the secret is denied
 }

@@ -131,6 +131,23 @@ func (r Revocations) concerns(row identity.Revocation, u Use) bool {
 	return true // of a later version of this program: what it does not know, it does not allow
 }
 
+// Current returns the version of a key that has become current since the key was revoked, if nothing else than that it is
+// another one is against a use from a state on.
+func (r Revocations) Current(u Use, from identity.State) (version string, only bool) {
+	rest := r
+	rest.rows = nil
+	for _, row := range r.rows { // oldest first
+		if row.Kind != identity.KindKey || row.Target != u.Key || !r.rotated(row, "") {
+			rest.rows = append(rest.rows, row)
+		}
+		if row.Kind == identity.KindKey && row.Target == u.Key && row.State == identity.Active {
+			version = row.Version
+		}
+	}
+	state, _ := rest.Of(u)
+	return version, state < from && version != ""
+}
+
 // rotated reports whether a version has become current after the key was revoked.
 // Of an unknown version, whether any has.
 func (r Revocations) rotated(revoked identity.Revocation, version string) bool {
