@@ -5,7 +5,8 @@
 //
 // The process does so while the packages of its program are being initialized:
 // most of them find themselves in the finished sandbox, without the host's files
-// and without a capability.
+// and without a capability. Before, to the kernel, it has the id of the worker, which
+// is mapped to none of its user namespace, and takes on the sandbox's as the first thing.
 //
 // A first shim starts meanwhile, see package shim. It is born before the sandbox is
 // there, without a capability in any set, and is taken along when the process changes
@@ -33,6 +34,7 @@ type Setup struct {
 	Disk        int64  // bytes of /workspace and of /tmp
 	PIDs        int
 	OpenFiles   int
+	Groups      bool // supplementary groups, the worker's, are there to be dropped
 
 	// Files of the host that count how often the sandbox met its limits.
 	Memory, Processes string

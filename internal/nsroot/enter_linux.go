@@ -37,6 +37,12 @@ func forgo(s Setup) error {
 	return steps(s, step{"limit resources", limit}, step{"forgo capabilities", bequeathNone})
 }
 
+// settle makes the process one of its namespaces: until then it has the worker's id, to
+// which they give no name.
+func settle(s Setup) error {
+	return steps(s, step{"show the processes", mountProc}, step{"take on the ids", takeOn})
+}
+
 // enter builds the sandbox's file system, makes it the root and drops capabilities.
 func enter(s Setup) error {
 	return steps(s,
@@ -61,9 +67,6 @@ func steps(s Setup, all ...step) error {
 }
 
 func build(s Setup) error {
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		return fmt.Errorf("make mounts private: %w", err)
-	}
 	content := hostRoot
 	if s.Image != "" {
 		content = imageRoot
@@ -266,8 +269,8 @@ func processes(s Setup) error {
 	if s.Without.Has(layers.PID) {
 		return unix.Mount("/proc", proc, "", unix.MS_BIND|unix.MS_REC, "")
 	}
-	if err := unix.Mount("proc", proc, "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
-		return fmt.Errorf("mount /proc (a container that hides parts of its own /proc forbids this): %w", err)
+	if err := unix.Mount("/proc", proc, "", unix.MS_MOVE, ""); err != nil {
+		return fmt.Errorf("move /proc: %w", err)
 	}
 	if !s.Without.Has(layers.Network) {
 		// For the name server, and for whoever wants to listen as on a machine of its own.
@@ -374,6 +377,38 @@ func bequeathNone(Setup) error {
 	held[0].Inheritable, held[1].Inheritable = 0, 0
 	if err := unix.Capset(&hdr, &held[0]); err != nil {
 		return fmt.Errorf("capset: %w", err)
+	}
+	return nil
+}
+
+// mountProc shows the processes of the sandbox, in a place that nobody else sees.
+func mountProc(s Setup) error {
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("make mounts private: %w", err)
+	}
+	if s.Without.Has(layers.PID) {
+		return nil
+	}
+	if err := unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
+		return fmt.Errorf("mount /proc (a container that hides parts of its own /proc forbids this): %w", err)
+	}
+	return nil
+}
+
+// takeOn makes all threads of the ids that the namespace has, which the worker has
+// mapped by now, and drops the worker's groups if that can be. Package psx finds the
+// threads in /proc.
+func takeOn(s Setup) error {
+	if s.Groups {
+		if _, _, errno := psx.Syscall3(unix.SYS_SETGROUPS, 0, 0, 0); errno != 0 {
+			return fmt.Errorf("drop groups: %w", errno)
+		}
+	}
+	if _, _, errno := psx.Syscall3(unix.SYS_SETRESGID, UID, UID, UID); errno != 0 {
+		return fmt.Errorf("take on the group id: %w", errno)
+	}
+	if _, _, errno := psx.Syscall3(unix.SYS_SETRESUID, UID, UID, UID); errno != 0 {
+		return fmt.Errorf("take on the user id: %w", errno)
 	}
 	return nil
 }

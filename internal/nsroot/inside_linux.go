@@ -48,9 +48,6 @@ func init() {
 }
 
 func become() (*Inside, error) {
-	if err := confine.Harden(); err != nil {
-		return nil, err
-	}
 	if err := closeInherited(); err != nil {
 		return nil, fmt.Errorf("close what was inherited: %w", err)
 	}
@@ -62,13 +59,21 @@ func become() (*Inside, error) {
 	if i.Setup, err = i.Control.Receive(); err != nil {
 		return nil, err
 	}
+	// Not before: a worker that is not root can map no ids of a process that is unreadable.
+	err = confine.Harden()
 	if i.Setup.Memory != "" {
 		i.Memory, _ = os.Open(i.Setup.Memory) // without it a limit's name is missing in a result
 	}
 	if i.Setup.Processes != "" {
 		i.Processes, _ = os.Open(i.Setup.Processes)
 	}
-	if err = forgo(i.Setup); err == nil {
+	if err == nil {
+		err = settle(i.Setup)
+	}
+	if err == nil {
+		err = forgo(i.Setup)
+	}
+	if err == nil {
 		i.Shim, _ = shim.StartAhead(i.Setup.Without) // or the first command tries again, and reports it
 		err = enter(i.Setup)
 	}

@@ -19,6 +19,14 @@ import (
 // is in it as the tool runner is, and holds as little.
 func TestShimAhead(t *testing.T) {
 	testenv.Require(t, testenv.PartRoot) // to look into the processes of a sandbox
+	groups, err := syscall.Getgroups()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Setgroups([]int{4711}); err != nil { // for something to drop
+		t.Fatal(err)
+	}
+	defer syscall.Setgroups(groups)
 	s, err := sandbox.Start(t.Context(), backend(t), sandbox.Options{})
 	if err != nil {
 		t.Fatal(err)
@@ -56,6 +64,7 @@ func TestShimAhead(t *testing.T) {
 	}
 	for _, thread := range threads {
 		status := read(t, thread)
+		nobody(t, status)
 		for _, want := range []string{"CapInh:\t", "CapPrm:\t", "CapEff:\t", "CapBnd:\t", "CapAmb:\t"} {
 			if want += "0000000000000000\n"; !strings.Contains(status, want) {
 				t.Errorf("%q is missing in\n%s", want, status)
@@ -70,6 +79,7 @@ func TestShimAhead(t *testing.T) {
 	}
 	for _, thread := range threads {
 		status := read(t, thread)
+		nobody(t, status)
 		for _, want := range []string{"CapPrm:\t0000000000000000\n", "CapEff:\t0000000000000000\n", "NoNewPrivs:\t1\n", "Seccomp:\t2\n"} {
 			if !strings.Contains(status, want) {
 				t.Errorf("%q is missing for a thread of the tool runner:\n%s", want, status)
@@ -83,6 +93,16 @@ func TestShimAhead(t *testing.T) {
 		if id == nil || !regexp.MustCompile(`(?m)^`+id[1]+` .* /dev/null `).MatchString(mounts) {
 			t.Errorf("descriptor %d of the shim is not of the sandbox's /dev/null: %s\n%s", fd, info, mounts)
 		}
+	}
+}
+
+// nobody checks that a thread has no id of this process's, which is root.
+func nobody(t *testing.T, status string) {
+	t.Helper()
+	if !regexp.MustCompile(`(?m)^Uid:\t([1-9]\d*)\t([1-9]\d*)\t([1-9]\d*)\t([1-9]\d*)$`).MatchString(status) ||
+		!regexp.MustCompile(`(?m)^Gid:\t([1-9]\d*)\t([1-9]\d*)\t([1-9]\d*)\t([1-9]\d*)$`).MatchString(status) ||
+		!regexp.MustCompile(`(?m)^Groups:\t *$`).MatchString(status) {
+		t.Errorf("a thread is of root's user, group or groups:\n%s", status)
 	}
 }
 

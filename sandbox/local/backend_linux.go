@@ -125,8 +125,9 @@ func (b *Backend) start(ctx context.Context, inst *instance, c sandbox.Creation,
 		setup.Image, setup.Tree = inst.root.Path, detached(inst.root.Path)
 		defer setup.Tree.Close()
 	}
+	ids := pickIDs(off)
 	if inst.group, err = b.cgroups.make(c.ID, limits); err == nil {
-		inst.process, err = startProcess(ctx, path, theirs, inst.group, off)
+		inst.process, err = startProcess(ctx, path, theirs, inst.group, ids, off)
 	}
 	if err != nil {
 		return none, explain(err)
@@ -137,6 +138,7 @@ func (b *Backend) start(ctx context.Context, inst *instance, c sandbox.Creation,
 		orphan = sandbox.DefaultOrphanAfter
 	}
 	setup.TokenHash, setup.OrphanAfter, setup.Without, setup.Bind = c.TokenHash[:], orphan, off, layers.Bind(ctx)
+	setup.Groups = ids.groups
 	setup.Disk, setup.PIDs, setup.OpenFiles = limits.Disk, limits.PIDs, limits.OpenFiles
 	setup.Memory, setup.Processes = inst.group.file("memory.events", "memory.oom_control"), inst.group.file("pids.events")
 	ctx, cancel := context.WithTimeout(ctx, setupTimeout)

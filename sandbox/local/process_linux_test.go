@@ -2,6 +2,7 @@ package local
 
 import (
 	"os"
+	"runtime"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -37,4 +38,52 @@ func TestProgramKeepsItsNumber(t *testing.T) {
 	}
 	_ = cmd.Process.Kill()
 	_ = cmd.Wait()
+}
+
+// A start costs the worker nothing for the memory that it has: had the kernel copied its
+// tables, each page would be a fault when it is written to again.
+func TestStartCopiesNoMemory(t *testing.T) {
+	const pages = 1 << 14
+	memory, err := unix.Mmap(-1, 0, pages*os.Getpagesize(), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Munmap(memory)
+	if err := unix.Madvise(memory, unix.MADV_NOHUGEPAGE); err != nil {
+		t.Fatal(err)
+	}
+	runtime.LockOSThread() // whose faults are counted
+	defer runtime.UnlockOSThread()
+	faults := func() int64 {
+		var before, after unix.Rusage
+		if err := unix.Getrusage(unix.RUSAGE_THREAD, &before); err != nil {
+			t.Fatal(err)
+		}
+		for at := 0; at < len(memory); at += os.Getpagesize() {
+			memory[at]++
+		}
+		if err := unix.Getrusage(unix.RUSAGE_THREAD, &after); err != nil {
+			t.Fatal(err)
+		}
+		return after.Minflt - before.Minflt
+	}
+	if n := faults(); n < pages {
+		t.Fatalf("%d faults in %d new pages: they are not seen", n, pages)
+	}
+	control, inside, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer control.Close()
+	defer inside.Close()
+	p, err := startProcess(t.Context(), "", inside, nil, pickIDs(0), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := faults()
+	p.kill()
+	p.wait()
+	if n > pages/10 {
+		t.Errorf("%d faults in %d pages after a start", n, pages)
+	}
 }
