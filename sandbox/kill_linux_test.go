@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stepward/stepward/internal/testenv"
 	"github.com/stepward/stepward/sandbox"
 	"github.com/stepward/stepward/sandbox/local"
 	"github.com/stepward/stepward/sandbox/sandboxtest"
@@ -107,7 +108,7 @@ func TestKillOvertakes(t *testing.T) {
 	c, ended := s.Command("sleep", "600"), make(chan error, 1)
 	watched := &watchedContext{Context: killed, watched: make(chan struct{})}
 	go func() { ended <- c.Run(watched) }()
-	<-watched.watched // else it would not be sent at all
+	testenv.Receive(t, watched.watched) // else it would not be sent at all
 	kill()
 	<-kills
 	data.hold.Unlock()

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"net"
 	"testing"
+
+	"github.com/stepward/stepward/internal/testenv"
 )
 
 // A stuck backend is one that does not answer who dials.
@@ -34,7 +36,7 @@ func TestLinkWhileDialling(t *testing.T) {
 			patient <- err
 		}()
 	}
-	<-b.dialled
+	testenv.Receive(t, b.dialled)
 	gone := errors.New("the caller has gone")
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cancel(gone)
@@ -43,7 +45,7 @@ func TestLinkWhileDialling(t *testing.T) {
 	}
 	s.Leave()
 	for range cap(patient) {
-		if err := <-patient; !errors.Is(err, ErrLost) {
+		if err := testenv.Receive(t, patient); !errors.Is(err, ErrLost) {
 			t.Errorf("a patient one got %v", err)
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"testing"
 
+	"github.com/stepward/stepward/internal/testenv"
 	"github.com/stepward/stepward/sandbox"
 	"github.com/stepward/stepward/sandbox/local"
 	"github.com/stepward/stepward/sandbox/sandboxtest"
@@ -91,7 +92,7 @@ func TestOutputBounded(t *testing.T) {
 	if err := c.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	<-blocked
+	testenv.Receive(t, blocked)
 	for range 100 { // other commands do not wait, and take longer than all the output would
 		if err := s.Command("true").Run(t.Context()); err != nil {
 			t.Fatal(err)

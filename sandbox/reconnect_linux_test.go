@@ -9,7 +9,9 @@ import (
 	"os"
 	"sync"
 	"testing"
+	"time"
 
+	"github.com/stepward/stepward/internal/testenv"
 	"github.com/stepward/stepward/sandbox"
 	"github.com/stepward/stepward/sandbox/local"
 	"github.com/stepward/stepward/sandbox/sandboxtest"
@@ -153,7 +155,11 @@ func TestReconnectBehind(t *testing.T) {
 	cmd.Stdout = writer(func(p []byte) (int, error) {
 		if first {
 			first = false
-			<-c.broken
+			select {
+			case <-c.broken:
+			case <-time.After(testenv.Patience):
+				t.Error("the connection has not broken")
+			}
 		}
 		return got.Write(p)
 	})

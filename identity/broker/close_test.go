@@ -17,6 +17,7 @@ import (
 	"github.com/stepward/stepward/identity/broker"
 	"github.com/stepward/stepward/internal/brokerlink"
 	"github.com/stepward/stepward/internal/rpc"
+	"github.com/stepward/stepward/internal/testenv"
 )
 
 // What an attempt leaves open, as its worker died, is closed when the attempt is over, and
@@ -278,7 +279,7 @@ func TestLeasesOfOneThatHangs(t *testing.T) {
 		}
 	}
 	for range broker.LeasesAtOnce {
-		<-slow.began
+		testenv.Receive(t, slow.began)
 	}
 	until("a lease of another store", "SELECT count(*)::int FROM stepward.issue WHERE seq < 10 AND leases IS NOT NULL")
 	if _, err := get(t.Context(), link, f.attempt(2, 1, "publish#4")); err != nil {

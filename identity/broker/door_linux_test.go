@@ -18,6 +18,7 @@ import (
 	"github.com/stepward/stepward/identity"
 	"github.com/stepward/stepward/identity/broker"
 	"github.com/stepward/stepward/internal/brokerlink"
+	"github.com/stepward/stepward/internal/testenv"
 	"github.com/stepward/stepward/sandbox"
 	"github.com/stepward/stepward/sandbox/launcher"
 )
@@ -116,7 +117,7 @@ func TestShareOfCalls(t *testing.T) {
 		})
 	}
 	for range 2 {
-		<-waiting
+		testenv.Receive(t, waiting)
 	}
 	if _, err := begin(t.Context(), greedy, f.claim); connect.CodeOf(err) != connect.CodeResourceExhausted || !strings.Contains(err.Error(), "has 2 of 4 calls") {
 		t.Errorf("a third call: %v", err)

@@ -26,6 +26,7 @@ import (
 	"github.com/stepward/stepward/internal/egress"
 	"github.com/stepward/stepward/internal/envelope"
 	"github.com/stepward/stepward/internal/rpc"
+	"github.com/stepward/stepward/internal/testenv"
 	"github.com/stepward/stepward/workflow"
 )
 
@@ -72,7 +73,10 @@ func newUpstream(t *testing.T) *upstream {
 			fmt.Fprintf(w, "%d bytes", len(body))
 		}
 	}))
-	t.Cleanup(a.Close)
+	t.Cleanup(func() {
+		a.CloseClientConnections() // or a request that waits would keep it
+		a.Close()
+	})
 	return a
 }
 
@@ -329,7 +333,7 @@ func TestInjectRevoked(t *testing.T) {
 	if line, err := body.ReadString('\n'); err != nil || line != "begun\n" {
 		t.Fatalf("got %q, %v", line, err)
 	}
-	<-n.entered
+	testenv.Receive(t, n.entered)
 	revoke := func(s identity.State) {
 		t.Helper()
 		if err := n.profiles.Revoke(t.Context(), identity.Revocation{Tenant: "acme", Kind: identity.KindKey, Target: "API_TOKEN", State: s}); err != nil {

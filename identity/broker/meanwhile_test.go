@@ -8,6 +8,7 @@ import (
 
 	"github.com/stepward/stepward/identity"
 	"github.com/stepward/stepward/identity/broker"
+	"github.com/stepward/stepward/internal/testenv"
 )
 
 // What is revoked after the broker has looked, and before it has recorded, does not leave. What has nothing to do
@@ -92,13 +93,11 @@ func TestRevokedFirst(t *testing.T) {
 		_, err := get(t.Context(), link, f.claim)
 		issued <- err
 	}()
-	for waiting() < 1 && t.Context().Err() == nil {
-	}
+	testenv.Eventually(t, "the issue waits", func() bool { return waiting() >= 1 })
 	go func() {
 		revoked <- f.profiles.Revoke(t.Context(), identity.Revocation{Tenant: "acme", Kind: identity.KindKey, Target: "DEPLOY_TOKEN", State: identity.Soft})
 	}()
-	for waiting() < 2 && len(revoked) == 0 && t.Context().Err() == nil {
-	}
+	testenv.Eventually(t, "the revocation waits", func() bool { return waiting() >= 2 || len(revoked) > 0 })
 	if len(revoked) > 0 {
 		t.Error("the revocation is over before the envelope is on record")
 	}

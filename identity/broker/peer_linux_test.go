@@ -24,6 +24,7 @@ import (
 	"github.com/stepward/stepward/identity/broker"
 	"github.com/stepward/stepward/internal/brokerlink"
 	"github.com/stepward/stepward/internal/rpc"
+	"github.com/stepward/stepward/internal/testenv"
 )
 
 // A socket is for the users that it is for. The broker's own is one of them unless others are named.
@@ -107,7 +108,7 @@ func TestSlowStore(t *testing.T) {
 		})
 	}
 	for range n {
-		<-waiting
+		testenv.Receive(t, waiting)
 	}
 	if _, err := begin(t.Context(), link, f.claim); err != nil {
 		t.Error(err)

@@ -16,6 +16,7 @@ import (
 	"github.com/stepward/stepward/identity/broker"
 	"github.com/stepward/stepward/internal/brokerlink"
 	"github.com/stepward/stepward/internal/rpc"
+	"github.com/stepward/stepward/internal/testenv"
 )
 
 // looks has a broker look often at what it puts into requests, and says when it has looked, and when it has dropped it.
@@ -45,7 +46,7 @@ func (n *injecting) waits() io.ReadCloser {
 		n.t.Fatal(err)
 	}
 	n.t.Cleanup(func() { resp.Body.Close() })
-	<-n.entered
+	testenv.Receive(n.t, n.entered)
 	return resp.Body
 }
 
@@ -72,8 +73,8 @@ func TestInjectWatch(t *testing.T) {
 			n := newInjecting(t, "93.184.216.34", func(f *fixture, _ *identity.Key) { f.cfg.Freeze = 20 * time.Millisecond })
 			n.issue()
 			body := n.waits()
-			<-looked
-			<-looked
+			testenv.Receive(t, looked)
+			testenv.Receive(t, looked)
 			if _, err := n.dial(t.Context(), "example.com:443"); err != nil { // a control
 				t.Errorf("it was ended before: %v", err)
 			}
@@ -97,13 +98,13 @@ func TestInjectIdle(t *testing.T) {
 	}
 	body := n.waits()
 	for range 3 {
-		<-looked
+		testenv.Receive(t, looked)
 	}
 	if got := fetched(); got != 2 { // the control: for the issue, and for the connection
 		t.Errorf("fetched %d times", got)
 	}
 	body.Close()
-	<-ended
+	testenv.Receive(t, ended)
 	c, err := n.dial(t.Context(), "example.com:443")
 	if err != nil || fetched() != 3 {
 		t.Fatalf("%v, and fetched %d times", err, fetched())
@@ -120,7 +121,7 @@ func TestInjectCounts(t *testing.T) {
 		n.do("GET", "/", "", "Authorization", "Bearer "+n.placeholder)
 	}
 	for n.uses() < 3 { // who is killed now has forgotten nothing
-		<-looked
+		testenv.Receive(t, looked)
 	}
 	n.do("GET", "/", "", "Authorization", "Bearer "+n.placeholder)
 	n.close()
@@ -133,6 +134,8 @@ func TestInjectCounts(t *testing.T) {
 func TestInjectCountsToTheEnd(t *testing.T) {
 	looks(t, time.Hour)
 	held, release, let := make(chan struct{}), make(chan struct{}), atomic.Bool{}
+	free := sync.OnceFunc(func() { close(release) })
+	defer free() // or the broker would not end, if this fails
 	var once sync.Once
 	broker.SetPoint(func(at string) {
 		switch {
@@ -146,11 +149,11 @@ func TestInjectCountsToTheEnd(t *testing.T) {
 	n.issue()
 	body := n.waits() // the first is on record before
 	n.do("GET", "/", "", "Authorization", "Bearer "+n.placeholder)
-	<-held
+	testenv.Receive(t, held)
 	go func() {
 		_, _ = io.Copy(io.Discard, body) // until its end has begun
 		let.Store(true)
-		close(release)
+		free()
 	}()
 	n.close()
 	if got := n.uses(); got != 2 {
@@ -296,7 +299,7 @@ func TestInjectAskedAgain(t *testing.T) {
 		c.change()
 		if c.why == "" {
 			for range 2 { // the first may have begun before the change
-				<-looked
+				testenv.Receive(t, looked)
 			}
 			if code, _ := n.do("GET", "/", "", "Authorization", "Bearer "+n.placeholder); code != http.StatusOK {
 				t.Errorf("%d", code)
@@ -313,7 +316,7 @@ func TestInjectAskedAgain(t *testing.T) {
 				t.Errorf("%s: a new connection: %v", c.why, err)
 			}
 			for n.events(audit.KeyWithheld) == before { // the connections are ended first
-				<-looked
+				testenv.Receive(t, looked)
 			}
 			if w := n.last(audit.KeyWithheld); w.Name != "API_TOKEN" || !strings.Contains(w.Error, c.why) {
 				t.Errorf("%s: on record is %+v", c.why, w)

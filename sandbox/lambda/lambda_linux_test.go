@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stepward/stepward/internal/testenv"
 	"github.com/stepward/stepward/sandbox"
 	"github.com/stepward/stepward/sandbox/sandboxtest"
 )
@@ -278,7 +279,7 @@ func TestOneSandboxOneEnvironment(t *testing.T) {
 	if err := third.Command(self, "probe:pwd").Run(t.Context()); !errors.As(err, &ue) || !strings.Contains(err.Error(), "that of another sandbox") {
 		t.Errorf("in an environment of another sandbox: %v", err)
 	}
-	<-c.ran().dead // the function's process has ended itself
+	testenv.Receive(t, c.ran().dead) // the function's process has ended itself
 }
 
 // TestInside looks at what a command could take from the function: its credentials,
