@@ -8,7 +8,7 @@ TESTFLAGS ?= -timeout 25m -ldflags=-w
 # packages and of the processes that they start.
 export GORACE ?= atexit_sleep_ms=10
 # Tests of these packages take the longest, so they begin first.
-SLOWEST := ./worker ./sandbox/docker ./sandbox/local ./internal/devdb
+SLOWEST := ./worker ./sandbox/docker ./sandbox/local ./worker/bootstrap ./internal/devdb ./examples/quickstart ./internal/bench
 # What runs in many goroutines of an application's process. The detector makes each of
 # these three times as dear, and would see little in the rest: engines, clusters and
 # the programs in sandboxes, which are built without it.
