@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/moby/moby/client"
@@ -26,7 +27,27 @@ func TestMain(m *testing.M) {
 // program is not static under -race.
 func backend(t *testing.T) *Backend {
 	t.Helper()
-	return New(Config{Host: testenv.Docker(t), Program: sandboxtest.BuildProbe(t), NoPull: true})
+	return informed(t, Config{Host: testenv.Docker(t), Program: sandboxtest.BuildProbe(t), NoPull: true})
+}
+
+// findings are what was found out about engines, by address and runtime.
+var findings sync.Map
+
+// informed returns a backend that knows what another test found out about its engine. It
+// would make a sandbox to find that out; [Backend.Probe] does so all the same.
+func informed(t *testing.T, c Config) *Backend {
+	b, key := New(c), [2]string{c.Host, c.Runtime}
+	if f, ok := findings.Load(key); ok {
+		b.found = f.(*found)
+	}
+	t.Cleanup(func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		if b.found != nil {
+			findings.Store(key, b.found)
+		}
+	})
+	return b
 }
 
 func TestBackend(t *testing.T) {
@@ -108,7 +129,7 @@ func TestLeak(t *testing.T) {
 // gvisor is a backend with gVisor for the kernel of its sandboxes.
 func gvisor(t *testing.T) *Backend {
 	t.Helper()
-	return New(Config{Host: testenv.GVisor(t), Program: sandboxtest.BuildProbe(t), Runtime: testenv.GVisorRuntime, NoPull: true})
+	return informed(t, Config{Host: testenv.GVisor(t), Program: sandboxtest.BuildProbe(t), Runtime: testenv.GVisorRuntime, NoPull: true})
 }
 
 // What the engine does not know is named, with what it does.

@@ -10,7 +10,7 @@ import (
 // podman is a backend whose engine is Podman.
 func podman(t *testing.T) *Backend {
 	t.Helper()
-	return New(Config{Host: testenv.Podman(t), Program: sandboxtest.BuildProbe(t), NoPull: true})
+	return informed(t, Config{Host: testenv.Podman(t), Program: sandboxtest.BuildProbe(t), NoPull: true})
 }
 
 func TestPodmanBackend(t *testing.T) {
