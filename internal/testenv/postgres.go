@@ -74,10 +74,26 @@ func Postgres(t testing.TB) (pool *pgxpool.Pool, schema string) {
 	}
 	schema = schemaName(t.Name())
 	t.Cleanup(func() {
-		pool.Close()
+		closePool(t, pool)
 		dropSchemas(t, url, schema, schema+"_river")
 	})
 	return pool, schema
+}
+
+// closePool fails the test if somebody whom it started still has a connection: to wait
+// for him could be for ever.
+func closePool(t testing.TB, pool *pgxpool.Pool) {
+	t.Helper()
+	closed := make(chan struct{})
+	go func() { // ends with the process, then
+		defer close(closed)
+		pool.Close()
+	}()
+	select {
+	case <-closed:
+	case <-time.After(Patience):
+		t.Errorf("%d connections of the pool are still in use", pool.Stat().AcquiredConns())
+	}
 }
 
 var notInName = regexp.MustCompile(`[^a-z0-9]+`)
