@@ -113,7 +113,7 @@ func Events(ctx context.Context, pool *pgxpool.Pool, f Filter) ([]Event, error) 
 	}
 	rows, err := pool.Query(ctx, q.EventList, run, f.Tenant, f.Kinds, min(f.Limit, 10000), max(f.Offset, 0))
 	if err != nil {
-		return nil, fmt.Errorf("audit: list events: %w", err)
+		return nil, fmt.Errorf("audit: list events: %w", db.Explain(ctx, pool, q, err))
 	}
 	box := &payload.Box{Codec: f.Codec}
 	events, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (Event, error) {
@@ -131,7 +131,7 @@ func Events(ctx context.Context, pool *pgxpool.Pool, f Filter) ([]Event, error) 
 		events[i].Detail, err = open(ctx, box, events[i].Detail)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("audit: list events: %w", err)
+		return nil, fmt.Errorf("audit: list events: %w", db.Explain(ctx, pool, q, err))
 	}
 	return events, nil
 }

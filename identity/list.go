@@ -55,7 +55,7 @@ func pages[T any, K string | int64](ctx context.Context, p *Profiles, what, sql,
 				page, err = pgx.CollectRows(rows, scan)
 			}
 			if err != nil {
-				yield(none, fmt.Errorf("identity: list %s: %w", what, err))
+				yield(none, p.failed(ctx, "list "+what, err))
 				return
 			}
 			for _, v := range page {

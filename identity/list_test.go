@@ -7,6 +7,9 @@ import (
 	"testing"
 
 	"github.com/stepward/stepward/identity"
+	"github.com/stepward/stepward/identity/explain"
+	"github.com/stepward/stepward/internal/testenv"
+	"github.com/stepward/stepward/workflow"
 )
 
 // listed returns what a listing yields.
@@ -70,5 +73,31 @@ func TestList(t *testing.T) {
 	}
 	if _, err := listed(p.List(ctx, identity.ProfileFilter{Limit: -1})); !errors.As(err, new(*identity.ProfileError)) {
 		t.Errorf("got %v", err)
+	}
+}
+
+// Where the migrations were not applied, everything says that, and not which table is not there.
+func TestNoSchema(t *testing.T) {
+	pool, schema := testenv.Postgres(t)
+	p, err := identity.New(pool, identity.Options{Schema: schema})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, errs := t.Context(), map[string]error{
+		"put profile acme": p.Put(t.Context(), identity.Profile{Name: "acme", Scope: identity.Scope{Tenant: "acme"}}),
+		"rotate TOKEN":     p.Rotate(t.Context(), "acme", "TOKEN", "2"),
+		"revoke":           p.Revoke(t.Context(), identity.Revocation{Tenant: "acme", Kind: identity.KindKey, Target: "TOKEN", State: identity.Soft}),
+	}
+	_, errs["get profile acme"] = p.Get(ctx, "acme", "acme")
+	_, errs["explain"] = explain.Run(ctx, pool, "1", identity.Options{Schema: schema})
+	for _, err := range p.List(ctx, identity.ProfileFilter{Tenant: "acme"}) {
+		errs["list profiles"] = err
+	}
+	for what, err := range errs {
+		bad, ok := errors.AsType[*workflow.SchemaError](err)
+		want := fmt.Sprintf("identity: %s: schema %q is not there, or has no tables: apply the migrations (workflow.Migrate)", what, schema)
+		if !ok || bad.Have != 0 || err.Error() != want {
+			t.Errorf("%s: got %v, want %s", what, err, want)
+		}
 	}
 }

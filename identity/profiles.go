@@ -208,7 +208,7 @@ func (p *Profiles) Get(ctx context.Context, tenant, name string) (Profile, error
 	all, err := p.get(ctx, p.pool, tenant, name)
 	switch {
 	case err != nil:
-		return Profile{}, fmt.Errorf("identity: get profile: %w", err)
+		return Profile{}, p.failed(ctx, "get profile "+name, err)
 	case len(all) == 0:
 		return Profile{}, fmt.Errorf("%w: %s of %s", ErrNotFound, name, Scope{Tenant: tenant})
 	}
@@ -256,7 +256,12 @@ func (p *Profiles) change(ctx context.Context, what string, do func(pgx.Tx) erro
 	case errors.Is(err, ErrConflict), errors.Is(err, ErrNotFound), errors.Is(err, ErrRevoked), errors.Is(err, ErrAmbiguous):
 		return err
 	}
-	return fmt.Errorf("identity: %s: %w", what, err)
+	return p.failed(ctx, what, err)
+}
+
+// failed says what was to be done, and that it is the schema if that is why it was not.
+func (p *Profiles) failed(ctx context.Context, what string, err error) error {
+	return fmt.Errorf("identity: %s: %w", what, db.Explain(ctx, p.pool, p.q, err))
 }
 
 // event writes down what was changed: names and references, and no value, nor that of a knob.

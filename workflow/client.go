@@ -112,30 +112,11 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 // check.
 func (c *Client) Check(ctx context.Context) error { return db.Check(ctx, c.pool, c.q) }
 
-// explain puts a *[SchemaError] before an error that Postgres gives because a
+// explain puts a *[SchemaError] in the place of an error that Postgres gives because a
 // table, a column or a function is not there, when the version of the schema is why.
 func (c *Client) explain(ctx context.Context, err error) error {
-	var refused *pgconn.PgError
-	if !errors.As(err, &refused) {
-		return err
-	}
-	switch refused.Code {
-	case "42P01", "42703", "42883", "3F000":
-	default:
-		return err
-	}
-	// In a transaction of the application this is a second connection, which its
-	// pool may not have.
-	ctx, cancel := context.WithTimeout(ctx, explainTimeout)
-	defer cancel()
-	var version *SchemaError
-	if errors.As(c.Check(ctx), &version) {
-		return fmt.Errorf("%w (%w)", version, err)
-	}
-	return err
+	return db.Explain(ctx, c.pool, c.q, err)
 }
-
-const explainTimeout = 2 * time.Second
 
 // insertOne adds a run together with others.
 func (c *Client) insertOne(ctx context.Context, item enqueue.Item) (enqueue.Result, error) {

@@ -224,6 +224,9 @@ func TestClientOfAnotherSchema(t *testing.T) {
 			if e, ok := errors.AsType[*workflow.SchemaError](call(c.client)); !ok || e.Have != c.have || !strings.HasPrefix(e.Schema, f.schema) {
 				t.Errorf("%s on version %d: got %v", name, c.have, call(c.client))
 			}
+			if text := call(c.client).Error(); strings.Contains(text, "SQLSTATE") || strings.Count(text, "workflow: ") != 1 {
+				t.Errorf("%s on version %d says more than what is wrong: %s", name, c.have, text)
+			}
 		}
 	}
 	for name, call := range map[string]func(*workflow.Client) error{

@@ -118,7 +118,7 @@ func TestBadConfig(t *testing.T) {
 		"Kill not below Freeze":   func(c *broker.Config) { c.Freeze, c.Kill = 2, 1 },
 		"Config.TLS is required":  func(*broker.Config) {},
 		"Schema":                  func(c *broker.Config) { c.Schema = "No Name" },
-		"is at version 0":         func(c *broker.Config) { c.Schema = "not_migrated" },
+		"is not there, or has no": func(c *broker.Config) { c.Schema = "not_migrated" },
 	} {
 		cfg := f.cfg
 		change(&cfg)

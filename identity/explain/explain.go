@@ -61,7 +61,7 @@ func Run(ctx context.Context, pool *pgxpool.Pool, run string, o identity.Options
 		return err
 	})
 	if err != nil && !errors.Is(err, identity.ErrNotFound) {
-		err = fmt.Errorf("identity: explain: %w", err)
+		err = fmt.Errorf("identity: explain: %w", db.Explain(ctx, pool, q, err))
 	}
 	return r, err
 }

@@ -30,9 +30,12 @@ var Version = len(migrations)
 
 func versionError(q *Queries, have, low, high int) error {
 	reason := fmt.Sprintf("is at version %d, this program needs %d to %d: ", have, low, high)
-	if have < low {
+	switch {
+	case have == 0:
+		reason = "is not there, or has no tables: apply the migrations (workflow.Migrate)"
+	case have < low:
 		reason += "apply the migrations (workflow.Migrate)"
-	} else {
+	default:
 		reason += "deploy a newer program, or migrate down by one version"
 	}
 	return &SchemaError{Schema: q.Schema, Reason: reason, Have: have, Low: low, High: high}
@@ -95,6 +98,41 @@ func Have(ctx context.Context, pool *pgxpool.Pool, q *Queries) (int, error) {
 	}
 	return have, nil
 }
+
+// Explain returns a [SchemaError] in the place of an error that Postgres gives because a table, a column or a function
+// is not there, when the version of the schema is why. Both are in it, and its text is that of the reason: what is not there
+// says nothing to who reads it. It is a part of a package's error, which says whose it is.
+func Explain(ctx context.Context, pool *pgxpool.Pool, q *Queries, err error) error {
+	var refused *pgconn.PgError
+	if !errors.As(err, &refused) {
+		return err
+	}
+	switch refused.Code {
+	case "42P01", "42703", "42883", "3F000":
+	default:
+		return err
+	}
+	// In a transaction of the application this is a second connection, which its
+	// pool may not have.
+	ctx, cancel := context.WithTimeout(ctx, explainTimeout)
+	defer cancel()
+	var version *SchemaError
+	if errors.As(Check(ctx, pool, q), &version) {
+		return &explained{version, err}
+	}
+	return err
+}
+
+const explainTimeout = 2 * time.Second
+
+type explained struct {
+	version *SchemaError
+	err     error
+}
+
+func (e *explained) Error() string { return strings.TrimPrefix(e.version.Error(), "workflow: ") }
+
+func (e *explained) Unwrap() []error { return []error{e.version, e.err} }
 
 // Check returns a [SchemaError] unless this program runs on the schema.
 func Check(ctx context.Context, pool *pgxpool.Pool, q *Queries) error {
