@@ -77,6 +77,9 @@ type Sandbox struct {
 	inputs map[string]*input // of commands that were detached, by their ID
 }
 
+// undoTimeout bounds the removal of a sandbox that cannot be used.
+const undoTimeout = time.Minute
+
 var idPattern = regexp.MustCompile(`^[a-z0-9-]{1,40}$`)
 
 // Start makes a sandbox on b and connects to its tool runner. When it fails
@@ -141,7 +144,9 @@ func Start(ctx context.Context, b Backend, o Options) (*Sandbox, error) {
 		}
 	}
 	if err != nil {
-		if cerr := s.Destroy(context.WithoutCancel(ctx)); cerr != nil {
+		undoing, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+		defer cancel()
+		if cerr := s.Destroy(undoing); cerr != nil {
 			err = fmt.Errorf("%w (and destroying it: %w)", err, cerr)
 		}
 		return nil, err

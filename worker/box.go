@@ -315,7 +315,9 @@ func (h *host) take(ctx context.Context, q querier, a engine.Attempt, id, backen
 // orphaned removes a sandbox that nobody can go on with, and returns what its attempt
 // ends with.
 func (h *host) orphaned(ctx context.Context, id string, err error) error {
-	if derr := h.w.backend.Destroy(context.WithoutCancel(ctx), id); derr != nil {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), destroyTimeout)
+	defer cancel()
+	if derr := h.w.backend.Destroy(ctx, id); derr != nil {
 		h.w.log.WarnContext(ctx, "sandbox was not destroyed", "sandbox", id, "error", derr)
 	}
 	err = fmt.Errorf("%w: sandbox %s was left by its worker: %w", sandbox.ErrLost, id, err)

@@ -86,9 +86,17 @@ func (b *Backend) start(ctx context.Context, api *client.Client, e *engine, img 
 	}
 	config, host := b.describe(ctx, e, img, prog, limits, c, dir)
 	// Not ended by ctx, or the engine might make a container after we have gone:
-	// one that nobody knows of. What ctx has ended is destroyed below.
+	// one that nobody knows of. What ctx has ended is destroyed below; what an engine makes
+	// that was silent for longer than that is worth is never started, and swept.
 	making, cancel := context.WithTimeout(context.WithoutCancel(ctx), createTimeout)
 	defer cancel()
+	defer context.AfterFunc(ctx, func() {
+		select {
+		case <-time.After(b.patience):
+			cancel()
+		case <-making.Done():
+		}
+	})()
 	made, err := api.ContainerCreate(making, client.ContainerCreateOptions{Name: containerName(c.ID), Config: config, HostConfig: host})
 	if err != nil && dir != "" && strings.Contains(err.Error(), "bind source path does not exist") {
 		// The engine sees another file system than we do.
@@ -107,7 +115,9 @@ func (b *Backend) start(ctx context.Context, api *client.Client, e *engine, img 
 	}
 	err = b.run(ctx, api, e, made.ID, prog, img, dir, c.ID)
 	if err != nil {
-		if derr := b.Destroy(context.WithoutCancel(ctx), c.ID); derr != nil {
+		undoing, cancel := b.undoing(ctx)
+		defer cancel()
+		if derr := b.Destroy(undoing, c.ID); derr != nil {
 			err = fmt.Errorf("%w (and destroying it: %w)", err, derr)
 		}
 	}

@@ -73,6 +73,7 @@ package docker
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/moby/moby/client"
@@ -138,20 +139,35 @@ type Backend struct {
 	noBind bool // for tests: reach runners as on a remote engine
 
 	unstarted time.Duration // how long a container may be there before it is started
+	patience  time.Duration // with an engine that does not answer, where no context ends it
 
-	mu      sync.Mutex // held while something below is found out
-	api     *client.Client
-	engine  *engine
-	program *carried
-	volume  bool // is known to hold program
-	found   *found
-	pulls   map[string]*pull // by what they are for
+	finding chan struct{} // holds a value while the engine is asked, or the program is found, or brought to it
+	program *carried      // for who has put it there
+	volume  atomic.Bool   // is known to hold program
+
+	mu     sync.Mutex // for what follows
+	api    *client.Client
+	engine *engine
+	found  *found
+	pulls  map[string]*pull // by what they are for
 }
 
 var _ sandbox.Backend = (*Backend)(nil)
 
 // New returns a backend. It talks to nothing yet: [Backend.Probe] does.
-func New(c Config) *Backend { return &Backend{config: c, unstarted: createTimeout + startTimeout} }
+func New(c Config) *Backend {
+	return &Backend{config: c, unstarted: createTimeout + startTimeout, patience: patience, finding: make(chan struct{}, 1)}
+}
+
+// find waits for its turn to find something out, which may take as long as a build of the program. done ends it.
+func (b *Backend) find(ctx context.Context) (done func(), err error) {
+	select {
+	case b.finding <- struct{}{}:
+		return func() { <-b.finding }, nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
 
 // Close gives up the connections to the engine that wait for another use. It is
 // called once no sandbox of the backend is in use any more; none is ended by it.

@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/moby/moby/api/types/system"
 	"github.com/moby/moby/client"
@@ -65,12 +66,33 @@ func (b *Backend) host() string {
 
 // connect returns the client and the engine's own account of what it can do.
 func (b *Backend) connect(ctx context.Context) (*client.Client, *engine, error) {
+	if api, e, err := b.known(); e != nil || err != nil {
+		return api, e, err
+	}
+	done, err := b.find(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer done()
+	api, e, err := b.known()
+	if e != nil || err != nil {
+		return api, e, err
+	}
+	if e, err = b.meet(ctx, api); err != nil {
+		return nil, nil, err
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.connectLocked(ctx)
+	if b.api == api { // else it was closed
+		b.engine = e
+	}
+	return api, e, nil
 }
 
-func (b *Backend) connectLocked(ctx context.Context) (*client.Client, *engine, error) {
+// known returns the client, and the engine if that is known.
+func (b *Backend) known() (*client.Client, *engine, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	if b.api == nil {
 		opts := []client.Opt{client.FromEnv}
 		if b.config.Host != "" {
@@ -82,31 +104,41 @@ func (b *Backend) connectLocked(ctx context.Context) (*client.Client, *engine, e
 		}
 		b.api = api
 	}
-	if b.engine != nil {
-		return b.api, b.engine, nil
-	}
-	host := b.api.DaemonHost()
-	if _, err := b.api.Ping(ctx, client.PingOptions{NegotiateAPIVersion: true}); err != nil {
-		if ctx.Err() != nil {
-			return nil, nil, context.Cause(ctx)
+	return b.api, b.engine, nil
+}
+
+// meet asks the engine what it is.
+func (b *Backend) meet(ctx context.Context, api *client.Client) (*engine, error) {
+	host, caller := api.DaemonHost(), ctx
+	ctx, cancel := context.WithTimeout(ctx, b.patience)
+	defer cancel()
+	fail := func(reason string, err error) (*engine, error) {
+		switch {
+		case caller.Err() != nil:
+			return nil, context.Cause(caller)
+		case ctx.Err() != nil: // a start waits for this
+			reason = fmt.Sprintf("the engine at %s has not answered in %v", host, b.patience)
 		}
-		return nil, nil, unavailable("no Docker engine answers at "+host+"; start one, or set DOCKER_HOST or docker.Config.Host", err)
+		return nil, unavailable(reason, err)
 	}
-	res, err := b.api.Info(ctx, client.InfoOptions{})
+	if _, err := api.Ping(ctx, client.PingOptions{NegotiateAPIVersion: true}); err != nil {
+		return fail("no Docker engine answers at "+host+"; start one, or set DOCKER_HOST or docker.Config.Host", err)
+	}
+	res, err := api.Info(ctx, client.InfoOptions{})
 	if err != nil {
-		return nil, nil, unavailable("the engine at "+host+" does not describe itself", err)
+		return fail("the engine at "+host+" does not describe itself", err)
 	}
 	e := &engine{Info: res.Info, arch: goarch(res.Info.Architecture)}
-	version, err := b.api.ServerVersion(ctx, client.ServerVersionOptions{})
+	version, err := api.ServerVersion(ctx, client.ServerVersionOptions{})
 	if err != nil {
-		return nil, nil, unavailable("the engine at "+host+" does not say what it is", err)
+		return fail("the engine at "+host+" does not say what it is", err)
 	}
 	e.podman = slices.ContainsFunc(version.Components, func(c system.ComponentVersion) bool { return strings.HasPrefix(c.Name, "Podman") })
 	if e.OSType != "linux" {
-		return nil, nil, unavailable("the engine at "+host+" runs "+e.OSType+" containers; Linux is needed", nil)
+		return nil, unavailable("the engine at "+host+" runs "+e.OSType+" containers; Linux is needed", nil)
 	}
 	if e.arch == "" {
-		return nil, nil, unavailable("the engine at "+host+" is a "+e.Architecture+"; amd64 or arm64 is needed", nil)
+		return nil, unavailable("the engine at "+host+" is a "+e.Architecture+"; amd64 or arm64 is needed", nil)
 	}
 	option := func(name string) bool {
 		return slices.ContainsFunc(e.SecurityOptions, func(s string) bool {
@@ -119,10 +151,18 @@ func (b *Backend) connectLocked(ctx context.Context) (*client.Client, *engine, e
 	// SELinux would keep the container out of a directory of the host.
 	e.bind = runtime.GOOS == "linux" && strings.HasPrefix(host, "unix://") && !option("selinux") && os.Getuid() != uid && !b.noBind
 	if err := e.runtime(b.config.Runtime); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	b.engine = e
-	return b.api, e, nil
+	return e, nil
+}
+
+// patience is how long an engine may be silent where nobody else gives up: at a start, and when what is no use any
+// more is removed. What is left of that is swept.
+const patience = 15 * time.Second
+
+// undoing returns a context for removing what was made for ctx, also when that has ended.
+func (b *Backend) undoing(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), b.patience)
 }
 
 // runtime finds out what the sandboxes will run in.

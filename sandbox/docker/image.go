@@ -36,12 +36,19 @@ func (b *Backend) image(ctx context.Context, api *client.Client, e *engine, ref 
 	if own {
 		ref = cmp.Or(b.config.Image, emptyImage)
 	}
-	res, err := api.ImageInspect(ctx, ref)
+	inspect := func() (client.ImageInspectResult, error) {
+		ctx, cancel := context.WithTimeout(ctx, createTimeout)
+		defer cancel()
+		return api.ImageInspect(ctx, ref)
+	}
+	res, err := inspect()
 	if errdefs.IsNotFound(err) && ref == emptyImage {
-		if err := load(ctx, api, e.arch, emptyImage); err != nil {
+		loading, cancel := context.WithTimeout(ctx, createTimeout)
+		defer cancel()
+		if err := load(loading, api, e.arch, emptyImage); err != nil {
 			return image{}, fmt.Errorf("sandbox: load %s into the Docker engine: %w", ref, err)
 		}
-		res, err = api.ImageInspect(ctx, ref)
+		res, err = inspect()
 	}
 	if errdefs.IsNotFound(err) {
 		if reason := b.mayPull(ctx, ref, own); reason != "" {
@@ -50,7 +57,7 @@ func (b *Backend) image(ctx context.Context, api *client.Client, e *engine, ref 
 		if err := b.pull(ctx, api, ref); err != nil {
 			return image{}, err
 		}
-		res, err = api.ImageInspect(ctx, ref)
+		res, err = inspect()
 	}
 	if errdefs.IsInvalidArgument(err) {
 		return image{}, &sandbox.ImageError{Backend: Name, Image: ref, Reason: "is no image reference", Err: err}

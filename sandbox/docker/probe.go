@@ -58,8 +58,12 @@ func (b *Backend) probe(ctx context.Context) (found, error) {
 	if _, err := b.create(layers.Without(ctx, 0), c, found{}); err != nil {
 		return found{}, err
 	}
-	f, err := b.ask(ctx, id, token)
-	if derr := b.Destroy(context.WithoutCancel(ctx), id); err == nil {
+	asking, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	f, err := b.ask(asking, id, token)
+	undoing, cancel := b.undoing(ctx)
+	defer cancel()
+	if derr := b.Destroy(undoing, id); err == nil {
 		err = derr
 	}
 	if err != nil {

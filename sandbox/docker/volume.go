@@ -54,8 +54,11 @@ const (
 
 // carry finds the program and sees to it that its volume is filled.
 func (b *Backend) carry(ctx context.Context, api *client.Client, e *engine, img image) (*carried, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
+	done, err := b.find(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
 	if b.program == nil {
 		p, err := program.Find(ctx, program.Want{Configured: b.config.Program, Arch: e.arch})
 		if err != nil {
@@ -77,26 +80,24 @@ func (b *Backend) carry(ctx context.Context, api *client.Client, e *engine, img 
 		c.sha256 = hex.EncodeToString(h.Sum(nil))
 		b.program = c
 	}
-	if !b.volume {
-		if err := fill(ctx, api, b.program, img); err != nil {
+	if !b.volume.Load() {
+		filling, cancel := context.WithTimeout(ctx, helperTimeout)
+		defer cancel()
+		if err := b.fill(filling, api, b.program, img); err != nil {
 			return nil, fmt.Errorf("sandbox: bring the tool runner to the Docker engine: %w", err)
 		}
-		b.volume = true
+		b.volume.Store(true)
 	}
 	return b.program, nil
 }
 
 // refill forgets that the volume is filled: someone may have pruned it.
-func (b *Backend) refill() {
-	b.mu.Lock()
-	b.volume = false
-	b.mu.Unlock()
-}
+func (b *Backend) refill() { b.volume.Store(false) }
 
 // fill makes the volume and copies the program into it, by way of a container
 // that never runs. The container's name keeps others from doing so at the same
 // time.
-func fill(ctx context.Context, api *client.Client, c *carried, img image) error {
+func (b *Backend) fill(ctx context.Context, api *client.Client, c *carried, img image) error {
 	if _, err := api.VolumeCreate(ctx, client.VolumeCreateOptions{Name: c.volume(), Labels: map[string]string{labelHelper: c.sha256}}); err != nil {
 		return err
 	}
@@ -105,7 +106,9 @@ func fill(ctx context.Context, api *client.Client, c *carried, img image) error 
 		return err
 	}
 	defer func() {
-		_, _ = api.ContainerRemove(context.WithoutCancel(ctx), helper, client.ContainerRemoveOptions{Force: true, RemoveVolumes: true})
+		undoing, cancel := b.undoing(ctx)
+		defer cancel()
+		_, _ = api.ContainerRemove(undoing, helper, client.ContainerRemoveOptions{Force: true, RemoveVolumes: true})
 	}()
 
 	st, err := api.ContainerStatPath(ctx, helper, client.ContainerStatPathOptions{Path: ProgramPath})

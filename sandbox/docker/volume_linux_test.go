@@ -61,7 +61,7 @@ func testHelperOfDeadProcess(t *testing.T, backend func(*testing.T) *Backend) {
 		t.Errorf("after a copy that stands still: %q, %v", next, err)
 	}
 	remove(next)
-	if err := fill(ctx, api, other, img); err != nil {
+	if err := dead.fill(ctx, api, other, img); err != nil {
 		t.Error(err)
 	}
 	if _, err := api.VolumeRemove(ctx, other.volume(), client.VolumeRemoveOptions{Force: true}); err != nil {
