@@ -22,6 +22,7 @@ import (
 	"github.com/stepward/stepward/internal/engine"
 	"github.com/stepward/stepward/internal/enqueue"
 	"github.com/stepward/stepward/internal/payload"
+	"github.com/stepward/stepward/internal/program"
 	"github.com/stepward/stepward/internal/warm"
 	"github.com/stepward/stepward/sandbox"
 	"github.com/stepward/stepward/workflow"
@@ -76,6 +77,7 @@ func serve(ctx context.Context, cfg Config) error {
 		steps:     make(chan struct{}, cfg.MaxSteps),
 		sandboxes: make(chan struct{}, cfg.MaxSandboxes),
 	}
+	ctx = program.WithLogger(ctx, w.log) // a backend may have to build one
 	for _, d := range cfg.Workflows {
 		e := d.Engine()
 		w.defs[e.Workflow+"@"+e.Version] = e

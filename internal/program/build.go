@@ -24,6 +24,9 @@ func build(ctx context.Context, self, arch string) (Program, error) {
 	}
 	name := exe
 	fail := func(reason string, err error) (Program, error) {
+		if ctx.Err() != nil {
+			return Program{}, context.Cause(ctx)
+		}
 		return Program{}, &Error{Program: name, Reason: reason + "; " + howTo, Err: err}
 	}
 
@@ -58,21 +61,22 @@ func build(ctx context.Context, self, arch string) (Program, error) {
 	if err != nil {
 		return fail("is dynamically linked or not for linux/"+arch+", and its sources are not at hand", err)
 	}
-	if err := unchanged(ctx, tool, id, src); err != nil {
-		return fail("its sources are not those it was built from: build and start it again", err)
-	}
-
 	tmp, err := os.MkdirTemp(dir, "build-")
 	if err != nil {
 		return fail("cannot build", err)
 	}
 	defer os.RemoveAll(tmp)
+	log, start := logger(ctx).With("program", id.Path, "arch", arch), time.Now()
+	log.InfoContext(ctx, "building a static program for sandboxes from source: the first time, this may take minutes")
+	if err := unchanged(ctx, tool, id, src, tmp); err != nil {
+		return fail("its sources are not those it was built from: build and start it again", err)
+	}
 	out := filepath.Join(tmp, "program")
 	args := []string{"build", "-buildvcs=false", "-ldflags=-s -w", "-o", out}
 	if v := id.setting("-tags"); v != "" {
 		args = append(args, "-tags="+v)
 	}
-	env := []string{"CGO_ENABLED=0", "GOOS=linux", "GOARCH=" + arch}
+	env := []string{"CGO_ENABLED=0", "GOOS=linux", "GOARCH=" + arch, "GOTMPDIR=" + tmp}
 	if _, err := run(ctx, src, tool, env, append(args, id.Path)...); err != nil {
 		return fail("cannot be built without cgo", err)
 	}
@@ -88,6 +92,7 @@ func build(ctx context.Context, self, arch string) (Program, error) {
 		return fail("cannot keep what was built", err)
 	}
 	prune(dir, target)
+	log.InfoContext(ctx, "built the program for sandboxes", "path", target, "took", time.Since(start).Round(time.Millisecond))
 	return Program{Path: target, Origin: "built", Arch: p.Arch}, nil
 }
 
@@ -126,8 +131,8 @@ func findSource(ctx context.Context, tool string, id identity) (string, error) {
 
 // unchanged reports an error when the sources in dir would make another program
 // than the running one: a worker must not send its sandboxes code that it does
-// not have itself.
-func unchanged(ctx context.Context, tool string, id identity, dir string) error {
+// not have itself. What has to be compiled for that is compiled below tmp.
+func unchanged(ctx context.Context, tool string, id identity, dir, tmp string) error {
 	want := mainPackageID(id.buildID)
 	if want == "" {
 		return errors.New("it has no build ID")
@@ -139,7 +144,7 @@ func unchanged(ctx context.Context, tool string, id identity, dir string) error 
 			flags = append(flags, s.Key+"="+s.Value)
 		}
 	}
-	var env []string
+	env := []string{"GOTMPDIR=" + tmp}
 	for _, key := range []string{"CGO_ENABLED", "GOOS", "GOARCH", "GOAMD64", "GOARM64", "GOEXPERIMENT"} {
 		if v := id.setting(key); v != "" {
 			env = append(env, key+"="+v)
@@ -207,6 +212,8 @@ func run(ctx context.Context, dir, tool string, env []string, args ...string) (s
 	cmd.Env = append(os.Environ(), env...)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	asGroup(cmd)
+	cmd.WaitDelay = time.Second // for what is left of it
 	if err := cmd.Run(); err != nil {
 		return "", fmt.Errorf("go %s in %s: %w\n%s", args[0], dir, err, strings.TrimSpace(stderr.String()))
 	}

@@ -12,6 +12,7 @@ package program
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"os"
 	"runtime"
 )
@@ -53,8 +54,10 @@ const howTo = "build it with CGO_ENABLED=0, or configure a static program that c
 
 // Find returns the program for a sandbox, or an [*Error]. A configured program
 // may be dynamic: whether the image has its loader is only known once there is
-// an image, see [Program.Loader]. Building from source takes seconds the first
-// time; its result is kept in the user's cache directory.
+// an image, see [Program.Loader]. Building from source takes seconds, or minutes
+// when the go command's cache is empty, and is logged; its result is kept in the user's
+// cache directory. The end of ctx ends it, with all that it has started where there are
+// process groups.
 func Find(ctx context.Context, w Want) (Program, error) {
 	if w.Arch == "" {
 		w.Arch = runtime.GOARCH
@@ -81,6 +84,20 @@ func Find(ctx context.Context, w Want) (Program, error) {
 		return p, nil
 	}
 	return build(ctx, self, w.Arch)
+}
+
+type loggerKey struct{}
+
+// WithLogger has a build log to l, and not to the default logger.
+func WithLogger(ctx context.Context, l *slog.Logger) context.Context {
+	return context.WithValue(ctx, loggerKey{}, l)
+}
+
+func logger(ctx context.Context) *slog.Logger {
+	if l, ok := ctx.Value(loggerKey{}).(*slog.Logger); ok {
+		return l
+	}
+	return slog.Default()
 }
 
 // own is where the running program can be read. On Linux this holds even after

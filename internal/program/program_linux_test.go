@@ -8,7 +8,10 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"syscall"
 	"testing"
+
+	"github.com/stepward/stepward/internal/testenv"
 )
 
 // finder is a program that prints what Find says when it runs. It is compiled
@@ -24,8 +27,10 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"log/slog"
 	"net"
 	"os"
+	"strings"
 
 	"example.test/finder/program"
 )
@@ -39,12 +44,25 @@ func main() {
 		os.Stdout.WriteString(revision)
 		return
 	}
-	p, err := program.Find(context.Background(), program.Want{Arch: os.Getenv("WANT_ARCH")})
+	ctx, cancel := context.WithCancel(context.Background())
+	compiler := make(chan string, 1)
+	if pipe, ok := os.LookupEnv("CANCEL_BY"); ok {
+		go func() {
+			pid, _ := os.ReadFile(pipe)
+			compiler <- string(pid)
+			cancel()
+		}()
+	}
+	var log strings.Builder
+	p, err := program.Find(program.WithLogger(ctx, slog.New(slog.NewTextHandler(&log, nil))), program.Want{Arch: os.Getenv("WANT_ARCH")})
 	var perr *program.Error
 	out := struct {
 		program.Program
-		Culprit, Reason string
-	}{Program: p}
+		Culprit, Reason, Log, Compiler string
+	}{Program: p, Log: log.String()}
+	if errors.Is(err, context.Canceled) {
+		out.Reason, out.Compiler = "canceled", <-compiler
+	}
 	if errors.As(err, &perr) {
 		out.Culprit, out.Reason = perr.Program, perr.Error()
 	}
@@ -54,7 +72,7 @@ func main() {
 
 type found struct {
 	Program
-	Culprit, Reason string
+	Culprit, Reason, Log, Compiler string
 }
 
 func newFinder(t *testing.T) finder {
@@ -153,12 +171,15 @@ func TestFindBuildsStaticTwin(t *testing.T) {
 	if first.Origin != "built" || first.Loader != "" {
 		t.Fatalf("dynamic program: got %+v", first)
 	}
+	if n := strings.Count(first.Log, "program=example.test/finder"); n != 2 || !strings.Contains(first.Log, "took=") {
+		t.Errorf("of the build was logged: %s", first.Log)
+	}
 	if p, err := inspect(first.Path); err != nil || p.Loader != "" || p.Arch != runtime.GOARCH {
 		t.Errorf("what was built: %+v, %v", p, err)
 	}
 
 	// The second time it comes from the cache: a toolchain that is gone is not missed.
-	if again := f.find(t, "/", []string{"PATH=/nonexistent"}, exe); again.Path != first.Path {
+	if again := f.find(t, "/", []string{"PATH=/nonexistent"}, exe); again.Path != first.Path || again.Log != "" {
 		t.Errorf("second call: %+v, want %s", again, first.Path)
 	}
 
@@ -177,6 +198,32 @@ func TestFindBuildsStaticTwin(t *testing.T) {
 	}
 	if rev := f.command(t, "/", nil, second.Path, "revision"); rev != "2" {
 		t.Errorf("built program has revision %q, want 2", rev)
+	}
+}
+
+// A build ends with its context, with the compilers that it has started, and leaves nothing.
+func TestBuildIsCanceled(t *testing.T) {
+	f := newFinder(t)
+	exe := filepath.Join(t.TempDir(), "finder")
+	f.command(t, f.dir, nil, "go", append(append([]string{"build", "-o", exe}, dynamicFlags(t)...), ".")...)
+	// What compiles says which process it is, as its first word, and hangs.
+	pipe, compiler := filepath.Join(t.TempDir(), "pipe"), filepath.Join(t.TempDir(), "compiler")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(compiler, []byte("#!/bin/sh\ncase \"$*\" in *-V=full*) exec \"$@\";; esac\nprintf $$ >"+pipe+"\nexec sleep 1000\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	got := f.find(t, "/", []string{"CANCEL_BY=" + pipe, "GOFLAGS=-toolexec=" + compiler}, exe)
+	if got.Reason != "canceled" || got.Path != "" {
+		t.Errorf("got %+v", got)
+	}
+	testenv.Eventually(t, "the compiler ends", func() bool {
+		stat, err := os.ReadFile("/proc/" + got.Compiler + "/stat")
+		return err != nil || strings.Contains(string(stat), ") Z ")
+	})
+	if left, err := os.ReadDir(filepath.Join(f.cache, "stepward", "programs")); err != nil || len(left) > 0 {
+		t.Errorf("it leaves %v, %v", left, err)
 	}
 }
 

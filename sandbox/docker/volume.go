@@ -61,7 +61,9 @@ func (b *Backend) carry(ctx context.Context, api *client.Client, e *engine, img 
 	defer done()
 	if b.program == nil {
 		p, err := program.Find(ctx, program.Want{Configured: b.config.Program, Arch: e.arch})
-		if err != nil {
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		} else if err != nil {
 			return nil, unavailable("it has no tool runner to bring into a container", err)
 		}
 		c := &carried{Program: p, mode: hidden}
