@@ -110,12 +110,13 @@ func (s Spec) Kind() Kind { return Kind{Image: s.Image, Limits: s.Limits, Requir
 // Labels tie a sandbox, and all that it brings with it, to the attempt that it
 // was made for.
 type Labels struct {
-	Schema  string // the Postgres schema of the installation
-	Session int64  // the worker's session
-	Run     int64
-	Step    string
-	Attempt int
-	Epoch   int
+	Schema   string // the Postgres schema of the installation
+	Database string // which of the databases with such a schema it is in
+	Session  int64  // the worker's session
+	Run      int64
+	Step     string
+	Attempt  int
+	Epoch    int
 }
 
 // DefaultOrphanAfter is how long a tool runner serves without an authenticated

@@ -348,9 +348,11 @@ func (w *worker) sweepOnce(ctx context.Context) error {
 	if _, err := w.Pool.Exec(ctx, w.q.SandboxSweep, w.backend.Name(), w.actor(), sweepAfter.Seconds()); err != nil {
 		return err
 	}
-	ids, sessions := make([]string, len(listed)), make([]int64, len(listed))
-	for i, l := range listed {
-		ids[i], sessions[i] = l.ID, l.Labels.Session
+	ids, sessions := make([]string, 0, len(listed)), make([]int64, 0, len(listed))
+	for _, l := range listed {
+		if l.Labels.Database == w.database { // workers of another one with such a schema may have the same engine
+			ids, sessions = append(ids, l.ID), append(sessions, l.Labels.Session)
+		}
 	}
 	rows, err := w.Pool.Query(ctx, w.q.SandboxOwned, ids, sessions)
 	if err != nil {

@@ -142,7 +142,7 @@ func (h *host) create(ctx context.Context, a engine.Attempt, b *box) (err error)
 }
 
 func (h *host) labels(a engine.Attempt) sandbox.Labels {
-	return sandbox.Labels{Schema: h.w.q.Schema, Session: h.t.session, Run: h.t.run, Step: a.Key, Attempt: a.Number, Epoch: h.t.epoch}
+	return sandbox.Labels{Schema: h.w.q.Schema, Database: h.w.database, Session: h.t.session, Run: h.t.run, Step: a.Key, Attempt: a.Number, Epoch: h.t.epoch}
 }
 
 // guest runs the step's function inside the sandbox, or follows the one that runs

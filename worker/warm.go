@@ -29,8 +29,10 @@ func (w *worker) newWarm() *warm.Pool {
 	}
 	return warm.New(warm.Config{
 		Backend: w.backend, Min: w.Warm.Min, Max: w.Warm.Max, Idle: cmp.Or(w.Warm.Idle, 5*time.Minute), OrphanAfter: w.LeaseTTL + takeWithin, Log: w.log,
-		Guest:  w.hasGuest,
-		Labels: func() sandbox.Labels { return sandbox.Labels{Schema: w.q.Schema, Session: w.lease.session()} },
+		Guest: w.hasGuest,
+		Labels: func() sandbox.Labels {
+			return sandbox.Labels{Schema: w.q.Schema, Database: w.database, Session: w.lease.session()}
+		},
 		Record: func(ctx context.Context, id string) error {
 			_, err := w.Pool.Exec(ctx, w.q.SandboxWarm, id, w.lease.session(), w.backend.Name())
 			return err

@@ -92,7 +92,12 @@ func serve(ctx context.Context, cfg Config) error {
 	defer w.closeTxPool()
 	w.box = &payload.Box{Codec: cfg.Codec, Store: cfg.Blobs, Pool: cfg.Pool, Q: q}
 	w.commits = &batch.Group[write, error]{Run: w.commit, MaxItems: 512, MaxBytes: 4 << 20, Size: write.size}
-	err = w.start(ctx, func(ctx context.Context) error { return db.Check(ctx, w.Pool, w.q) })
+	err = w.start(ctx, func(ctx context.Context) error {
+		if err := db.Check(ctx, w.Pool, w.q); err != nil {
+			return err
+		}
+		return w.Pool.QueryRow(ctx, w.q.Database).Scan(&w.database)
+	})
 	if err == nil {
 		err = w.openBroker() // for a database that is there
 	}
@@ -120,10 +125,11 @@ func serve(ctx context.Context, cfg Config) error {
 // worker is one call of Run.
 type worker struct {
 	Config
-	q    *db.Queries
-	log  *slog.Logger
-	tel  *telemetry
-	defs map[string]*engine.Definition // by workflow@version
+	q        *db.Queries
+	database string // see statement Database
+	log      *slog.Logger
+	tel      *telemetry
+	defs     map[string]*engine.Definition // by workflow@version
 
 	backend      sandbox.Backend // nil when none works here
 	capabilities sandbox.Capabilities

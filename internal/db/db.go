@@ -49,7 +49,7 @@ type Queries struct {
 
 	LimitPut, LimitOpen, ClaimLimited, LimitUse, LimitIdle, LimitDelete string
 
-	WorkerInsert, WorkerHeartbeat, WorkerState, WorkerOffers, WorkerLacks, WorkerPasses, WorkerMended, RunKind, WorkerReap, WorkerForget string
+	Database, WorkerInsert, WorkerHeartbeat, WorkerState, WorkerOffers, WorkerLacks, WorkerPasses, WorkerMended, RunKind, WorkerReap, WorkerForget string
 
 	DeadlineTake, DeadlinePass, RunLate string
 

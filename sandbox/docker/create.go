@@ -310,15 +310,16 @@ func settled(env []string) []string {
 // Names of the labels. Whatever has labelID is a sandbox; whatever has
 // labelHelper brings tool runners to the engine and is shared.
 const (
-	labelID      = "stepward.id"
-	labelSchema  = "stepward.schema"
-	labelSession = "stepward.session"
-	labelRun     = "stepward.run"
-	labelStep    = "stepward.step"
-	labelAttempt = "stepward.attempt"
-	labelEpoch   = "stepward.epoch"
-	labelSocket  = "stepward.socket" // of the tool runner, on the host
-	labelHelper  = "stepward.runner"
+	labelID       = "stepward.id"
+	labelSchema   = "stepward.schema"
+	labelDatabase = "stepward.database"
+	labelSession  = "stepward.session"
+	labelRun      = "stepward.run"
+	labelStep     = "stepward.step"
+	labelAttempt  = "stepward.attempt"
+	labelEpoch    = "stepward.epoch"
+	labelSocket   = "stepward.socket" // of the tool runner, on the host
+	labelHelper   = "stepward.runner"
 
 	labelInstallation = "stepward.installation" // of the broker that makes it
 )
@@ -327,14 +328,14 @@ func containerName(id string) string { return "stepward-" + id }
 
 func labels(id string, l sandbox.Labels) map[string]string {
 	return map[string]string{
-		labelID: id, labelSchema: l.Schema, labelStep: l.Step,
+		labelID: id, labelSchema: l.Schema, labelDatabase: l.Database, labelStep: l.Step,
 		labelSession: strconv.FormatInt(l.Session, 10), labelRun: strconv.FormatInt(l.Run, 10),
 		labelAttempt: strconv.Itoa(l.Attempt), labelEpoch: strconv.Itoa(l.Epoch),
 	}
 }
 
 func parseLabels(m map[string]string) sandbox.Labels {
-	l := sandbox.Labels{Schema: m[labelSchema], Step: m[labelStep]}
+	l := sandbox.Labels{Schema: m[labelSchema], Database: m[labelDatabase], Step: m[labelStep]}
 	l.Session, _ = strconv.ParseInt(m[labelSession], 10, 64)
 	l.Run, _ = strconv.ParseInt(m[labelRun], 10, 64)
 	l.Attempt, _ = strconv.Atoi(m[labelAttempt])

@@ -29,7 +29,7 @@ const testToken = "a token of the life tests"
 func creation(id string) sandbox.Creation {
 	return sandbox.Creation{
 		ID: id, TokenHash: sha256.Sum256([]byte(testToken)), OrphanAfter: 10 * time.Second,
-		Labels: sandbox.Labels{Schema: "life-" + id, Session: -5, Run: 3, Step: "a/b[1]", Attempt: 2, Epoch: 4},
+		Labels: sandbox.Labels{Schema: "life-" + id, Database: "17-5", Session: -5, Run: 3, Step: "a/b[1]", Attempt: 2, Epoch: 4},
 	}
 }
 

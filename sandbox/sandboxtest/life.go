@@ -14,7 +14,7 @@ import (
 func testLife(t *testing.T, b sandbox.Backend, spec sandbox.Spec) {
 	ctx := bounded(t)
 	schema := fmt.Sprintf("suite%d", time.Now().UnixNano())
-	labels := sandbox.Labels{Schema: schema, Run: 7, Step: "s", Attempt: 1, Epoch: 1}
+	labels := sandbox.Labels{Schema: schema, Database: "17-5", Run: 7, Step: "s", Attempt: 1, Epoch: 1}
 	s, err := sandbox.Start(ctx, b, sandbox.Options{Spec: spec, Labels: labels})
 	if err != nil {
 		t.Fatal(err)

@@ -1,3 +1,8 @@
+-- name: Database
+-- Tells databases that have such a schema from each other: by when it was made there, and within a server a copy by its oid.
+SELECT concat((SELECT (extract(epoch FROM min(applied_at)) * 1000000)::bigint FROM stepward.migration), '-', oid)
+  FROM pg_database WHERE datname = current_database();
+
 -- name: WorkerInsert
 INSERT INTO stepward.worker (session, name, lease_until, lease_s, requirements, unmet, backends, max_runs)
 VALUES ($1, $2, clock_timestamp() + make_interval(secs => $3::float8), $3::float8, $4, $5, $6, $7);
