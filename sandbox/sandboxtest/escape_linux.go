@@ -153,6 +153,13 @@ func escape(verb string, args []string) (known bool) {
 			add(path, err)
 		}
 		add("own, by an int", attempt(unix.SYS_IOCTL, 0, unix.TIOCSTI|1<<32, uintptr(unsafe.Pointer(&[]byte("x")[0]))))
+	case "turns": // at processors, as often as the runner
+		own, err := niceness("/proc/self/stat")
+		runner, rerr := niceness("/proc/1/stat")
+		if err = errors.Join(err, rerr); err == nil && own > runner {
+			err = fmt.Errorf("the nice value is %d, the runner's %d", own, runner)
+		}
+		add("turns", err)
 	case "settings": // its own, or of others
 		of := map[string]int{"runner": 1, "shim": os.Getppid()}
 		if len(args) > 0 {

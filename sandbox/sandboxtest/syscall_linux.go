@@ -1,6 +1,10 @@
 package sandboxtest
 
 import (
+	"bytes"
+	"os"
+	"strconv"
+	"strings"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -110,6 +114,16 @@ func socketpair(family uintptr) func() error {
 	}
 }
 
+// niceness is the nice value that a stat file of /proc has.
+func niceness(stat string) (int, error) {
+	raw, err := os.ReadFile(stat)
+	if err != nil {
+		return 0, err
+	}
+	fields := strings.Fields(string(raw[bytes.LastIndexByte(raw, ')')+1:])) // from the third on
+	return strconv.Atoi(fields[19-3])
+}
+
 // settings change nothing, or how a process gets processors, by calls that any other of
 // its user can make: the process is pid, the caller for 0.
 func settings(pid int) map[string]error {
@@ -117,7 +131,7 @@ func settings(pid int) map[string]error {
 	var limit [2]uint64
 	var mask [128]byte
 	var param int32
-	attr := [14]uint32{0: 56, 4: 1} // its size, and the nice value
+	attr := [14]uint32{0: 56, 4: 19} // its size, and the nice value
 	at := func(v unsafe.Pointer) uintptr { return uintptr(v) }
 	_, _, _ = unix.Syscall6(unix.SYS_PRLIMIT64, p, unix.RLIMIT_NOFILE, 0, at(unsafe.Pointer(&limit)), 0, 0)
 	_, _, _ = unix.Syscall(unix.SYS_SCHED_GETAFFINITY, p, unsafe.Sizeof(mask), at(unsafe.Pointer(&mask)))
@@ -125,8 +139,8 @@ func settings(pid int) map[string]error {
 	return map[string]error{
 		"prlimit64":          attempt(unix.SYS_PRLIMIT64, p, unix.RLIMIT_NOFILE, at(unsafe.Pointer(&limit)), 0),
 		"prlimit64 by int":   attempt(unix.SYS_PRLIMIT64, high, unix.RLIMIT_NOFILE, at(unsafe.Pointer(&limit)), 0),
-		"setpriority":        attempt(unix.SYS_SETPRIORITY, unix.PRIO_PROCESS, p, 1),
-		"setpriority by int": attempt(unix.SYS_SETPRIORITY, unix.PRIO_PROCESS, high, 1),
+		"setpriority":        attempt(unix.SYS_SETPRIORITY, unix.PRIO_PROCESS, p, 19),
+		"setpriority by int": attempt(unix.SYS_SETPRIORITY, unix.PRIO_PROCESS, high, 19),
 		"sched_setscheduler": attempt(unix.SYS_SCHED_SETSCHEDULER, p, 0, at(unsafe.Pointer(&param))),
 		"sched_setparam":     attempt(unix.SYS_SCHED_SETPARAM, p, at(unsafe.Pointer(&param))),
 		"sched_setattr":      attempt(unix.SYS_SCHED_SETATTR, p, at(unsafe.Pointer(&attr)), 0),
