@@ -45,6 +45,7 @@ type job struct {
 	kill  chan struct{}
 
 	limited bool // its processes are
+	crowd   crowd
 
 	mu  sync.Mutex
 	pid int // of its first process, while that runs
@@ -54,6 +55,12 @@ func (j *job) runs(pid int) {
 	j.mu.Lock()
 	j.pid = pid
 	j.mu.Unlock()
+}
+
+func (j *job) running() bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.pid != 0
 }
 
 // signal does nothing once the first process has been collected: its id may be
@@ -78,6 +85,10 @@ func (j *job) sweep() {
 // group of the first, as those of most fork bombs do, it has not to look for: the kernel
 // starts none while it tells them.
 func (j *job) end(empty <-chan struct{}) {
+	if j.limited && j.running() {
+		j.crowd.look()
+	}
+	j.crowd.end()
 	j.signal(int(unix.SIGKILL))
 	killTree(empty)
 }
@@ -384,10 +395,9 @@ func lastWins(env []string) []string {
 func (j *job) reapAll(pid int) Event {
 	end := Event{Code: -1, Lost: true}
 	options := 0
-	crowded := false
 	for {
-		if j.limited && end.Lost && !crowded {
-			crowded = endCrowded(pid)
+		if j.limited && end.Lost && awaitEnd(pid) {
+			j.crowd.look()
 		}
 		var ws unix.WaitStatus
 		var used unix.Rusage
@@ -396,7 +406,7 @@ func (j *job) reapAll(pid int) Event {
 		case err == unix.EINTR:
 			continue
 		case err != nil:
-			end.Crowded = crowded && end.Code != 0
+			end.Crowded = j.crowd.end() && end.Code != 0
 			return end
 		case got == 0: // something is left
 			j.sweep()
