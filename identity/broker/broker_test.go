@@ -403,6 +403,21 @@ func TestRevokedVersion(t *testing.T) {
 	if _, err := get(t.Context(), link, fourth); err != nil {
 		t.Error(err)
 	}
+
+	// What a tenant has on record is not what is current of a key that was revoked for all.
+	if err := f.profiles.Revoke(t.Context(), identity.Revocation{Kind: identity.KindKey, Target: "DEPLOY_TOKEN", State: identity.Soft}); err != nil {
+		t.Fatal(err)
+	}
+	fifth := f.attempt(1, 5, "publish#2")
+	if _, err := get(t.Context(), link, fifth); reason(err) != "revoked" {
+		t.Errorf("a key that was revoked for all: %v", err)
+	}
+	if err := f.profiles.Rotate(t.Context(), "", "DEPLOY_TOKEN", "v4"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := get(t.Context(), link, fifth); reason(err) != "pin" || !strings.Contains(err.Error(), `version "v4" is current, and the store gives version "v3"`) {
+		t.Errorf("a key that was revoked for all, and is current in another version: %v", err)
+	}
 }
 
 // What was said with the run re-points a name to what any profile of its tenant has, at its start as

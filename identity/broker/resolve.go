@@ -259,7 +259,7 @@ func (c current) lacks(f facts, g grant, p pin, since map[string]int64) *refusal
 		return nil
 	}
 	gives, _, _ := strings.Cut(p.Version, "@") // as people say it
-	return refuse(reasonPin, p.Name, "broker: %s: %w: since the key was revoked version %q is current, and the store gives version %q: have it give the other one, or Profiles.Rotate to what it gives",
+	return refuse(reasonPin, p.Name, "broker: %s: %w: since the key was revoked version %q is current, and the store gives version %q: have it give the other one, or Profiles.Rotate to what it gives, if that is not what was revoked",
 		p.Name, ErrNoVersion, is, gives)
 }
 

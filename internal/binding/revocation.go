@@ -134,13 +134,14 @@ func (r Revocations) concerns(row identity.Revocation, u Use) bool {
 // Current returns the version of a key that has become current since the key was revoked, if nothing else than that it is
 // another one is against a use from a state on.
 func (r Revocations) Current(u Use, from identity.State) (version string, only bool) {
+	_, why := r.Of(u)
 	rest := r
 	rest.rows = nil
-	for _, row := range r.rows { // oldest first
+	for _, row := range r.rows { // oldest first, of each tenant
 		if row.Kind != identity.KindKey || row.Target != u.Key || !r.rotated(row, "") {
 			rest.rows = append(rest.rows, row)
 		}
-		if row.Kind == identity.KindKey && row.Target == u.Key && row.State == identity.Active {
+		if row.Kind == identity.KindKey && row.Target == u.Key && row.State == identity.Active && row.Tenant == why.Tenant && row.Epoch > why.Epoch {
 			version = row.Version
 		}
 	}
