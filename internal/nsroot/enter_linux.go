@@ -40,7 +40,7 @@ func forgo(s Setup) error {
 // settle makes the process one of its namespaces: until then it has the worker's id, to
 // which they give no name.
 func settle(s Setup) error {
-	return steps(s, step{"show the processes", mountProc}, step{"take on the ids", takeOn})
+	return steps(s, step{"show the processes", mountProc}, step{"take on the ids", takeOn}, step{"execute the program with them", executable})
 }
 
 // enter builds the sandbox's file system, makes it the root and drops capabilities.
@@ -411,6 +411,11 @@ func takeOn(s Setup) error {
 		return fmt.Errorf("take on the user id: %w", errno)
 	}
 	return nil
+}
+
+// executable finds out whether shims can be started, which the worker's id does not tell.
+func executable(Setup) error {
+	return unix.Access(confine.Self, unix.X_OK)
 }
 
 // drop gives up all capabilities on all threads.

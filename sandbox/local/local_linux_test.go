@@ -342,3 +342,22 @@ func TestBusyProgram(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A program that only its owner may execute starts as the worker's, and could start no
+// shim as the sandbox's.
+func TestOwnersProgram(t *testing.T) {
+	testenv.Require(t, testenv.PartRoot) // for an id of the sandbox's own
+	data, err := os.ReadFile(sandboxtest.BuildProbe(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	program := filepath.Join(t.TempDir(), "probe")
+	if err := os.WriteFile(program, data, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	_, err = local.New(local.Config{Program: program}).Probe(t.Context())
+	var ue *sandbox.UnavailableError
+	if !errors.As(err, &ue) || !strings.Contains(ue.Reason, "executable for all") {
+		t.Errorf("got %v, want an UnavailableError that says what to do", err)
+	}
+}

@@ -234,8 +234,8 @@ func explain(err error) error {
 		reason = "there are too many namespaces, or they are nested too deeply: see the sysctls user.max_*_namespaces"
 	case errors.Is(err, unix.ETXTBSY):
 		reason = "the tool runner's program is open for writing"
-	case errors.Is(err, unix.EACCES):
-		reason = "the tool runner's program cannot be executed by the sandbox's id: make it executable for all"
+	case errors.Is(err, unix.EACCES), strings.Contains(err.Error(), "execute the program"):
+		reason = "the tool runner's program cannot be executed by the sandbox's id: make it readable and executable for all"
 	case errors.Is(err, unix.EPERM):
 		reason = "making namespaces is not permitted here. In a container, its seccomp profile forbids it, or the process is in a chroot" + ways
 	case strings.Contains(err.Error(), "mount /proc"):
