@@ -30,7 +30,7 @@ type Backend struct {
 	mu  sync.Mutex
 	all map[string]*instance
 
-	finding sync.Mutex
+	finding chan struct{}    // holds a value while the program is found
 	program *program.Program // for images; nil until one is used
 }
 
@@ -51,7 +51,7 @@ type instance struct {
 
 // New returns the backend.
 func New(c Config) *Backend {
-	return &Backend{config: c, cgroups: findCgroups(), all: map[string]*instance{}}
+	return &Backend{config: c, cgroups: findCgroups(), all: map[string]*instance{}, finding: make(chan struct{}, 1)}
 }
 
 // Name returns "local".

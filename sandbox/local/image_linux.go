@@ -56,13 +56,19 @@ func (b *Backend) useImage(ctx context.Context, inst *instance, ref string) (str
 	return runner.Path, nil
 }
 
-// carried returns the tool runner for images.
+// carried returns the tool runner for images. To find it may take as long as to build it.
 func (b *Backend) carried(ctx context.Context) (*program.Program, error) {
-	b.finding.Lock()
-	defer b.finding.Unlock()
+	select {
+	case b.finding <- struct{}{}:
+		defer func() { <-b.finding }()
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
 	if b.program == nil {
 		p, err := program.Find(ctx, program.Want{Configured: b.config.Program})
-		if err != nil {
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		} else if err != nil {
 			return nil, unavailable("it has no tool runner that could run in an image", err)
 		}
 		b.program = &p
