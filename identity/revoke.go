@@ -75,8 +75,8 @@ func (p *Profiles) Revoke(ctx context.Context, r Revocation) error {
 // Rotate says that a version of a key is current from now on. It is needed for a
 // key that was revoked, which is of use again in this version; else it is for the record,
 // as stores know which version is current. No store is asked: a step to which one gives another version of
-// such a key is refused, and not as revoked. A version that was revoked, or that was
-// current before its key was, is [ErrRevoked].
+// such a key is refused, and not as revoked. A version that was revoked, or that Rotate
+// had named before its key was, is [ErrRevoked]; which others stores gave before, it does not know.
 func (p *Profiles) Rotate(ctx context.Context, tenant, key, ver string) error {
 	if reason := envname.Problem(key, false); reason != "" {
 		return &ProfileError{Key: key, Reason: reason}

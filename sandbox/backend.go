@@ -26,8 +26,8 @@ type Backend interface {
 	// as often as needed; each connection stands alone.
 	Dial(ctx context.Context, id string) (net.Conn, error)
 
-	// List returns the sandboxes of one installation (its Postgres schema)
-	// that exist on this backend, whoever made them.
+	// List returns the sandboxes with this [Labels.Schema] that exist on this
+	// backend, whoever made them. Workers of several databases may have it.
 	List(ctx context.Context, schema string) ([]Listed, error)
 
 	// Destroy ends the sandbox and removes all that Create made for it.
