@@ -88,8 +88,8 @@ func TestEngineFallsSilent(t *testing.T) {
 		}()
 		testenv.Receive(t, heard)
 		cancel()
-		if err := testenv.Receive(t, made); err == nil {
-			t.Errorf("silent from %q on: no error", what)
+		if err := testenv.Receive(t, made); err == nil || what != "DELETE " && !errors.Is(err, context.Canceled) { // another bound is a minute
+			t.Errorf("silent from %q on: %v", what, err)
 		}
 		if err := there.Destroy(t.Context(), id); err != nil {
 			t.Error(err)
