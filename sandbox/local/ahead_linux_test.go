@@ -47,7 +47,7 @@ func TestShimAhead(t *testing.T) {
 	}
 	root := func(dir string) (at [2]uint64) {
 		var st syscall.Stat_t
-		if err := syscall.Stat(dir+"/root/", &st); err != nil {
+		if err := syscall.Stat(filepath.Join(dir, "root"), &st); err != nil {
 			t.Fatal(err)
 		}
 		return [2]uint64{st.Dev, st.Ino}
