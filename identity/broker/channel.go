@@ -91,7 +91,6 @@ func (c *channel) close() {
 	c.transport.CloseIdleConnections()
 	c.i.mu.Lock()
 	delete(c.i.conns, c)
-	c.i.idle = time.Now()
 	c.i.mu.Unlock()
 	c.free()
 }

@@ -37,6 +37,7 @@ func (s service) Inject(ctx context.Context, stream *connect.BidiStream[rpc.Inje
 	if err != nil {
 		return wire(err)
 	}
+	defer i.leave()
 	ch, err := i.connect(first.Endpoint)
 	if err != nil {
 		return wire(err)

@@ -54,6 +54,7 @@ type injection struct {
 	keys  []injected
 	pins  []pin
 	conns map[*channel]bool
+	calls int       // that are served, or will be
 	idle  time.Time // since when there is none
 	ended error     // why no value is used any more
 	uses  map[use]*used
@@ -135,7 +136,7 @@ func names(endpoints []string) (out []string) {
 	return slices.Compact(out)
 }
 
-// injection returns what is put into the requests of an attempt to an endpoint, if that may be.
+// injection returns what is put into the requests of an attempt to an endpoint, if that may be. Its caller leaves it.
 func (b *broker) injection(ctx context.Context, c claim, endpoint string) (*injection, error) {
 	f, err := b.facts(ctx, c)
 	if err == nil {
@@ -176,8 +177,8 @@ func (b *broker) injection(ctx context.Context, c claim, endpoint string) (*inje
 	case all.shut:
 		all.mu.Unlock()
 		return nil, errEnds
-	case i == nil:
-		i = &injection{b: b, f: f, id: id, policy: policy, conns: map[*channel]bool{}, uses: map[use]*used{}, idle: time.Now(), done: make(chan struct{})}
+	case i == nil || !i.enter():
+		i = &injection{b: b, f: f, id: id, policy: policy, conns: map[*channel]bool{}, uses: map[use]*used{}, calls: 1, done: make(chan struct{})}
 		if all.all == nil {
 			all.all = make(map[envelope.ID]*injection)
 		}
@@ -187,10 +188,30 @@ func (b *broker) injection(ctx context.Context, c claim, endpoint string) (*inje
 	}
 	all.mu.Unlock()
 	if err := i.load(ctx, pins); err != nil {
+		i.leave()
 		return nil, err
 	}
 	i.narrow(ctx, given)
 	return i, nil
+}
+
+// enter counts a call, and reports false of an injection that was given up because there was none.
+func (i *injection) enter() bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if errors.Is(i.ended, errUnused) {
+		return false
+	}
+	i.calls++
+	return true
+}
+
+// leave ends a call.
+func (i *injection) leave() {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.calls--
+	i.idle = time.Now()
 }
 
 // openIssue reads what was issued last to an attempt, and is not closed, and the key of its renewals. It believes a
@@ -340,12 +361,7 @@ func (i *injection) watch(ctx context.Context) {
 		case time.Since(good)+injectEvery > i.b.Freeze:
 			i.end(ctx, fmt.Errorf("broker: what is revoked cannot be read: %w", err))
 		}
-		i.mu.Lock()
-		unused := len(i.conns) == 0 && time.Since(i.idle) > injectIdle
-		i.mu.Unlock()
-		if unused {
-			i.end(ctx, errUnused)
-		}
+		i.end(ctx, errUnused)
 		point("looked")
 	}
 }
@@ -383,10 +399,11 @@ func (i *injection) look(ctx context.Context) error {
 	return nil
 }
 
-// end cuts all connections, overwrites the values, and has on record what was used. Again is no change.
+// end cuts all connections, overwrites the values, and has on record what was used. Again is no change, nor is
+// errUnused of what is used.
 func (i *injection) end(ctx context.Context, why error) {
 	i.mu.Lock()
-	if i.ended != nil {
+	if i.ended != nil || errors.Is(why, errUnused) && (i.calls > 0 || time.Since(i.idle) <= injectIdle) {
 		i.mu.Unlock()
 		return
 	}

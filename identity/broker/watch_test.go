@@ -1,6 +1,7 @@
 package broker_test
 
 import (
+	"context"
 	"io"
 	"net/http"
 	"strings"
@@ -86,11 +87,22 @@ func TestInjectWatch(t *testing.T) {
 	}
 }
 
-// Values that nothing is connected for are dropped, and fetched again when something is.
+// Values that nothing is connected for are dropped, and fetched again when something is. What is on its way to be
+// connected counts.
 func TestInjectIdle(t *testing.T) {
 	looked, ended := looks(t, 0)
-	n := newInjecting(t, "93.184.216.34", nil)
+	var slow atomic.Bool
+	n := newInjecting(t, "93.184.216.34", func(f *fixture, _ *identity.Key) {
+		f.store.wait = func(context.Context, string) {
+			for range 2 {
+				if slow.Load() {
+					testenv.Receive(t, looked)
+				}
+			}
+		}
+	})
 	n.issue()
+	slow.Store(true)
 	fetched := func() int {
 		n.store.mu.Lock()
 		defer n.store.mu.Unlock()
