@@ -3,6 +3,7 @@ package sandboxtest
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"testing"
 	"time"
@@ -110,19 +111,23 @@ func TestBackend(t *testing.T, b sandbox.Backend, o Options) {
 	}
 	spec := o.Spec
 	spec.Env = map[string]string{"SUITE": "yes"}
-	s := start(t, bounded(t), b, sandbox.Options{Spec: spec})
-
-	t.Run("command", func(t *testing.T) { testCommand(t, s) })
-	t.Run("handle", func(t *testing.T) { testHandle(t, s) })
-	t.Run("kill", func(t *testing.T) { testKill(t, s) })
-	t.Run("files", func(t *testing.T) { testFiles(t, s) })
-	t.Run("tree", func(t *testing.T) { testTree(t, s) })
-	t.Run("guest", func(t *testing.T) { testGuest(t, s) })
+	labels := sandbox.Labels{Schema: fmt.Sprintf("suite%d", time.Now().UnixNano()), Database: "17-5", Run: 7, Step: "s", Attempt: 1, Epoch: 1}
+	all := share(t, b, sandbox.Options{Spec: spec, Labels: labels})
+	all.run("command", testCommand)
+	all.run("handle", testHandle)
+	all.run("kill", testKill)
+	all.run("files", testFiles)
+	all.run("tree", testTree)
+	all.run("guest", testGuest)
 	t.Run("processes", func(t *testing.T) { testProcesses(t, b, caps, o.Spec) })
-	t.Run("limits", func(t *testing.T) { testLimits(t, b, caps, o.Spec) })
-	t.Run("connections", func(t *testing.T) { testConnections(t, b, o.Spec) })
+	limits := limited(o.Spec, caps)
+	timed := limits
+	timed.Limits.Time = 300 * time.Millisecond
+	brief := share(t, b, sandbox.Options{Spec: timed})
+	brief.run("limits", func(t *testing.T, s *sandbox.Sandbox) { testLimits(t, b, caps, limits, s) })
+	brief.run("connections", func(t *testing.T, s *sandbox.Sandbox) { testConnections(t, b, s) }) // the last: s is lost to others
 	t.Run("secrets", func(t *testing.T) { testSecrets(t, b, o) })
 	t.Run("claim", func(t *testing.T) { testClaim(t, b, o.Spec) })
-	t.Run("life", func(t *testing.T) { testLife(t, b, o.Spec) })
-	t.Run("closed", func(t *testing.T) { testClosed(t, s) })
+	all.run("life", func(t *testing.T, s *sandbox.Sandbox) { testLife(t, b, o.Spec, s, labels) })
+	all.run("closed", func(t *testing.T, s *sandbox.Sandbox) { testClosed(t, b, s, labels.Schema) }) // the last: it destroys s
 }

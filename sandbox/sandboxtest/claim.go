@@ -2,7 +2,6 @@ package sandboxtest
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"net"
 	"os"
@@ -53,15 +52,8 @@ func testClaim(t *testing.T, b sandbox.Backend, spec sandbox.Spec) {
 	if err := s.Claim(ctx, sandbox.Options{Spec: other}); err == nil || errors.Is(err, sandbox.ErrUsed) {
 		t.Errorf("claimed with another limit: %v", err)
 	}
-	var open struct{ Token []byte }
-	stored, err := s.Handle().MarshalBinary()
-	if err == nil {
-		err = json.Unmarshal(stored, &open)
-	}
-	if err != nil || len(open.Token) == 0 {
-		t.Fatalf("a handle without a token: %v", err)
-	}
-	_, conn, _, err := hello(ctx, b, s.ID(), open.Token, 0)
+	token := tokenOf(t, s)
+	_, conn, _, err := hello(ctx, b, s.ID(), token, 0)
 	if err != nil {
 		t.Errorf("before the claim no epoch is stale: %v", err)
 	} else {
@@ -77,7 +69,7 @@ func testClaim(t *testing.T, b sandbox.Backend, spec sandbox.Spec) {
 	if err := s.Claim(ctx, o); err != nil {
 		t.Fatal(err)
 	}
-	if _, c, _, err := hello(ctx, b, s.ID(), open.Token, 2); err == nil {
+	if _, c, _, err := hello(ctx, b, s.ID(), token, 2); err == nil {
 		c.Close()
 		t.Error("an epoch below that of the claim was accepted")
 	}

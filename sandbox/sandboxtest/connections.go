@@ -3,10 +3,9 @@ package sandboxtest
 import (
 	"context"
 	"crypto/sha256"
-	"fmt"
+	"encoding/json"
 	"net"
 	"testing"
-	"time"
 
 	"connectrpc.com/connect"
 
@@ -30,15 +29,23 @@ func hello(ctx context.Context, b sandbox.Backend, id string, token []byte, epoc
 	return c, conn, closed, err
 }
 
-func testConnections(t *testing.T, b sandbox.Backend, spec sandbox.Spec) {
-	ctx := bounded(t)
-	token := []byte("a token that only the worker has")
-	id := fmt.Sprintf("suite-%d", time.Now().UnixNano())
-	if _, err := b.Create(ctx, sandbox.Creation{ID: id, Spec: spec, TokenHash: sha256.Sum256(token)}); err != nil {
-		t.Fatal(err)
+// tokenOf is the token of a sandbox's tool runner, which only the worker has.
+func tokenOf(t *testing.T, s *sandbox.Sandbox) []byte {
+	t.Helper()
+	var open struct{ Token []byte }
+	stored, err := s.Handle().MarshalBinary()
+	if err == nil {
+		err = json.Unmarshal(stored, &open)
 	}
-	t.Cleanup(func() { b.Destroy(context.Background(), id) })
-	if _, err := b.Create(ctx, sandbox.Creation{ID: id, Spec: spec, TokenHash: sha256.Sum256(token)}); err == nil {
+	if err != nil || len(open.Token) == 0 {
+		t.Fatalf("a handle without a token: %v", err)
+	}
+	return open.Token
+}
+
+func testConnections(t *testing.T, b sandbox.Backend, s *sandbox.Sandbox) {
+	ctx, id, token := bounded(t), s.ID(), tokenOf(t, s)
+	if _, err := b.Create(ctx, sandbox.Creation{ID: id, Spec: s.Handle().Spec, TokenHash: sha256.Sum256(token)}); err == nil {
 		t.Error("creating the same id twice succeeded")
 	}
 	gone := func(what string, closed <-chan struct{}) {

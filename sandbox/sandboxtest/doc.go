@@ -16,6 +16,10 @@
 //   - [TestLayers] has for each layer a probe that only this layer stops, and
 //     shows with the layer switched off that the probe then succeeds.
 //
+// Cases that need no sandbox of their own share one, one after another, as the steps
+// of a run do: what a case does to it must leave it of use. After a case that failed
+// the next one has a new sandbox. A backend makes about 40 for all of it.
+//
 // [Cases] is the list of what is tried, with the tests that hold each, and
 // docs/sandboxes.md says what became of them on each backend.
 package sandboxtest

@@ -144,6 +144,7 @@ func TestEgress(t *testing.T, b sandbox.Backend, o Options) {
 	}}
 	spec := o.Spec
 	spec.Network = strict
+	spec.Limits.OpenFiles = 512 // which the tool runner has, too: see testEgressHoard
 	s := start(t, ctx, b, sandbox.Options{Spec: spec})
 	if got := s.Enforcement().Network; got != "stream" {
 		t.Errorf("the network is %q", got)
@@ -228,7 +229,7 @@ func TestEgress(t *testing.T, b sandbox.Backend, o Options) {
 			t.Errorf("%s of 40 requests at a time were answered", got)
 		}
 	})
-	t.Run("hoard", func(t *testing.T) { testEgressHoard(t, ctx, b, spec) })
+	t.Run("hoard", func(t *testing.T) { testEgressHoard(t, ctx, s) })
 	if err := s.Destroy(ctx); err != nil {
 		t.Error(err)
 	}
@@ -237,12 +238,21 @@ func TestEgress(t *testing.T, b sandbox.Backend, o Options) {
 	t.Run("transparent", func(t *testing.T) { testTransparent(t, ctx, n, b, o.Spec, s.Enforcement()) })
 	t.Run("token", func(t *testing.T) { testEgressToken(t, b, o.Spec) })
 	t.Run("none", func(t *testing.T) {
+		transparent := s.Enforcement().Transparent
 		s := start(t, ctx, b, sandbox.Options{Spec: o.Spec})
 		if got := s.Enforcement().Network; got != "none" {
 			t.Errorf("the network is %q", got)
 		}
 		if env := run(t, s, "env"); strings.Contains(strings.ToLower(env), "proxy") {
 			t.Errorf("it is told of a proxy: %s", env)
+		}
+		if transparent { // what would be redirected with a policy
+			if got := run(t, s, "direct", "192.88.0.9:80", "x"); !strings.Contains(got, "network is unreachable") {
+				t.Errorf("direct: %s", got)
+			}
+			if got := run(t, s, "resolve", "ok.test"); !strings.Contains(got, "connection refused") {
+				t.Errorf("resolve: %s", got)
+			}
 		}
 		if err := s.SetNetwork(ctx, sandbox.NetworkPolicy{Allow: []string{"https://ok.test"}}); err == nil {
 			t.Error("a policy that cannot be read was accepted")
@@ -410,9 +420,7 @@ func testEgressRecord(t *testing.T, all []sandbox.Egress) {
 }
 
 // testEgressHoard has a program take all connections that it can get, which leaves others what they need.
-func testEgressHoard(t *testing.T, ctx context.Context, b sandbox.Backend, spec sandbox.Spec) {
-	spec.Limits.OpenFiles = 512 // which the tool runner has, too
-	s := start(t, ctx, b, sandbox.Options{Spec: spec})
+func testEgressHoard(t *testing.T, ctx context.Context, s *sandbox.Sandbox) {
 	c := s.Command(program, "probe:hoard")
 	r, w := io.Pipe()
 	defer r.Close()

@@ -29,31 +29,41 @@ func TestEscape(t *testing.T, b sandbox.Backend, o Options) {
 		testInvokerEscape(t, b, o.Spec)
 		return
 	}
-	s := start(t, bounded(t), b, sandbox.Options{Spec: o.Spec})
-	t.Run("system calls", func(t *testing.T) { testSystemCalls(t, b, o, s) })
-	t.Run("proc and sys", func(t *testing.T) { testProcAndSys(t, s) })
-	t.Run("kernel", func(t *testing.T) { testKernel(t, s) })
-	t.Run("devices", func(t *testing.T) {
+	caps, err := b.Probe(bounded(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	spec := o.Spec
+	if caps.PIDs {
+		spec.Limits.PIDs = zombies + 1000
+	}
+	// What the cases share: a sandbox, and one without the filter of system calls.
+	all, open := share(t, b, sandbox.Options{Spec: spec}), share(t, b, sandbox.Options{Spec: o.Spec})
+	open.without = layers.Seccomp
+	all.run("system calls", func(t *testing.T, s *sandbox.Sandbox) { testSystemCalls(t, s, open.s) }, open)
+	all.run("proc and sys", testProcAndSys)
+	all.run("kernel", testKernel)
+	all.run("devices", func(t *testing.T, s *sandbox.Sandbox) {
 		var own []string
 		if isGVisor(s) {
 			own = []string{"fuse", "tun"} // which it has itself, and there is no way from them to the host
 		}
 		nothing(t, s, "devices", own...)
 	})
-	t.Run("terminal", func(t *testing.T) { testTyping(t, b, o, s) })
-	t.Run("descriptors", func(t *testing.T) { nothing(t, s, "descriptors") })
-	t.Run("other processes", func(t *testing.T) { testOthers(t, b, o, s) })
-	t.Run("settings", func(t *testing.T) { testSettings(t, b, o, s) })
-	t.Run("disarmed", func(t *testing.T) { testDisarmed(t, b, o, s) })
-	t.Run("core", func(t *testing.T) { testCore(t, s) })
-	t.Run("sockets", func(t *testing.T) { testSockets(t, o, s) })
-	t.Run("unix sockets", func(t *testing.T) { testUnixSockets(t, b, o, s) })
-	t.Run("zombies", func(t *testing.T) { testZombies(t, b, o) })
-	t.Run("held output", func(t *testing.T) { testHeldOutput(t, s) })
-	t.Run("environment", func(t *testing.T) { testEnvironment(t, s) })
-	t.Run("odd commands", func(t *testing.T) { testOddCommands(t, s) })
-	t.Run("timeout at the end", func(t *testing.T) { testTimeoutAtTheEnd(t, s) })
-	if got := run(t, s, "pwd"); got != sandbox.Workspace {
+	all.run("terminal", func(t *testing.T, s *sandbox.Sandbox) { testTyping(t, s, open.s) }, open)
+	all.run("descriptors", func(t *testing.T, s *sandbox.Sandbox) { nothing(t, s, "descriptors") })
+	all.run("other processes", func(t *testing.T, s *sandbox.Sandbox) { testOthers(t, b, o, s) })
+	all.run("disarmed", func(t *testing.T, s *sandbox.Sandbox) { testDisarmed(t, b, o, s, open.s) }, open)
+	all.run("settings", func(t *testing.T, s *sandbox.Sandbox) { testSettings(t, s, open.s) }, open) // the last in there: it changes those of the runner
+	all.run("core", testCore)
+	all.run("sockets", func(t *testing.T, s *sandbox.Sandbox) { testSockets(t, o, s) })
+	all.run("unix sockets", func(t *testing.T, s *sandbox.Sandbox) { testUnixSockets(t, b, o, s) })
+	all.run("zombies", testZombies)
+	all.run("held output", testHeldOutput)
+	all.run("environment", testEnvironment)
+	all.run("odd commands", testOddCommands)
+	all.run("timeout at the end", testTimeoutAtTheEnd)
+	if got := run(t, all.get(), "pwd"); got != sandbox.Workspace {
 		t.Errorf("after all of it: %s", got)
 	}
 }
@@ -86,7 +96,7 @@ func filtered(result string) bool {
 	return slices.Contains([]string{unix.EPERM.Error(), unix.ENOSYS.Error(), "signal: bad system call", "signal: killed"}, result)
 }
 
-func testSystemCalls(t *testing.T, b sandbox.Backend, o Options, s *sandbox.Sandbox) {
+func testSystemCalls(t *testing.T, s, open *sandbox.Sandbox) {
 	for call, got := range found(t, s, "syscalls") {
 		other := isGVisor(s) && strings.HasPrefix(call, "32-bit") // whose numbers gVisor takes for those of the one table that it has
 		if !filtered(got) && !other {
@@ -94,8 +104,6 @@ func testSystemCalls(t *testing.T, b sandbox.Backend, o Options, s *sandbox.Sand
 		}
 	}
 	// Without the filter the same calls are looked at: the probe can tell.
-	ctx := layers.Without(bounded(t), layers.Seccomp)
-	open := start(t, ctx, b, sandbox.Options{Spec: o.Spec})
 	got := found(t, open, "syscalls")
 	t.Logf("without the filter: %v", got)
 	looked := reached
@@ -130,7 +138,7 @@ func testKernel(t *testing.T, s *sandbox.Sandbox) {
 
 // testTyping has a program type into its own terminal, which would be the shell's
 // of whoever started it, and into the one of another command.
-func testTyping(t *testing.T, b sandbox.Backend, o Options, s *sandbox.Sandbox) {
+func testTyping(t *testing.T, s, open *sandbox.Sandbox) {
 	size := &sandbox.Terminal{Rows: 24, Cols: 80}
 	other := s.Command(program, verbPrefix+"terminal")
 	other.Terminal = size
@@ -161,7 +169,6 @@ func testTyping(t *testing.T, b sandbox.Backend, o Options, s *sandbox.Sandbox) 
 			t.Errorf("it types into %s", name)
 		}
 	}
-	open := start(t, layers.Without(bounded(t), layers.Seccomp), b, sandbox.Options{Spec: o.Spec})
 	if got := try(open); got["own"] != "yes" && got["own"] != unix.EIO.Error() { // a kernel that has it switched off
 		t.Errorf("without the filter: %v", got)
 	}
@@ -194,7 +201,7 @@ func testOthers(t *testing.T, b sandbox.Backend, o Options, s *sandbox.Sandbox) 
 // testSettings has a command change the limits and priorities of the runner and of its
 // shim, which would not be able to end it then, and its own, which it may. Its own is less
 // than theirs, for the same reason.
-func testSettings(t *testing.T, b sandbox.Backend, o Options, s *sandbox.Sandbox) {
+func testSettings(t *testing.T, s, open *sandbox.Sandbox) {
 	nothing(t, s, "settings")
 	for call, got := range found(t, s, "settings", "own") {
 		if got != "yes" && (!isGVisor(s) || call == "own: prlimit64") { // of which not all do something in a gVisor
@@ -205,7 +212,6 @@ func testSettings(t *testing.T, b sandbox.Backend, o Options, s *sandbox.Sandbox
 		return
 	}
 	nothing(t, s, "turns")
-	open := start(t, layers.Without(bounded(t), layers.Seccomp), b, sandbox.Options{Spec: o.Spec})
 	if got := found(t, open, "settings"); got["shim: prlimit64"] != "yes" || got["all: setpriority"] != "yes" {
 		t.Errorf("without the filter: %v", got)
 	}
@@ -213,11 +219,15 @@ func testSettings(t *testing.T, b sandbox.Backend, o Options, s *sandbox.Sandbox
 
 // testDisarmed has a command keep its shim from ending it, by what a layer stops. Without
 // that the tool runner ends it, and the command is lost.
-func testDisarmed(t *testing.T, b sandbox.Backend, o Options, s *sandbox.Sandbox) {
-	for how, layer := range map[string]layers.Set{"limit": layers.Seccomp, "stop": layers.Landlock} {
+func testDisarmed(t *testing.T, b sandbox.Backend, o Options, s, unfiltered *sandbox.Sandbox) {
+	for _, how := range []string{"limit", "stop"} {
 		in := []*sandbox.Sandbox{s}
-		if !isGVisor(s) { // where the shim needs no list of what it ends
-			in = append(in, start(t, layers.Without(bounded(t), layer), b, sandbox.Options{Spec: o.Spec}))
+		switch {
+		case isGVisor(s): // where the shim needs no list of what it ends
+		case how == "limit":
+			in = append(in, unfiltered)
+		default:
+			in = append(in, start(t, layers.Without(bounded(t), layers.Landlock), b, sandbox.Options{Spec: o.Spec}))
 		}
 		for i, s := range in {
 			for _, args := range [][]string{{how}, {how, "stay"}} {

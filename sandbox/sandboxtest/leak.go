@@ -18,23 +18,27 @@ import (
 // TestLeak looks in sandboxes for what belongs to another one, or to the worker.
 func TestLeak(t *testing.T, b sandbox.Backend, o Options) {
 	if _, ok := b.(sandbox.Invoker); ok {
-		t.Run("worker", func(t *testing.T) { testWorkerEnvironment(t, b, o) })
+		t.Setenv("SUITE_LEAK", workerSecret())
+		t.Run("worker", func(t *testing.T) { testWorkerEnvironment(t, start(t, bounded(t), b, sandbox.Options{Spec: o.Spec})) })
 		return
 	}
-	t.Run("neighbours", func(t *testing.T) { testNeighbours(t, b, o) })
-	t.Run("successor", func(t *testing.T) { testSuccessor(t, b, o) })
-	t.Run("worker", func(t *testing.T) { testWorkerEnvironment(t, b, o) })
+	t.Setenv("SUITE_LEAK", workerSecret()) // before there is a sandbox
+	first := sandbox.Options{Spec: o.Spec, ID: fmt.Sprintf("successor-%d", os.Getpid())}
+	first.Spec.Network.Allow = []string{"ok.test"}
+	a, other := share(t, b, first), share(t, b, sandbox.Options{Spec: o.Spec})
+	a.run("neighbours", func(t *testing.T, a *sandbox.Sandbox) { testNeighbours(t, a, other.s) }, other)
+	other.run("worker", testWorkerEnvironment)
+	a.run("successor", func(t *testing.T, a *sandbox.Sandbox) { testSuccessor(t, b, o, a) }) // the last: it destroys a
 }
+
+func workerSecret() string { return fmt.Sprintf("worker-secret-%d", os.Getpid()) }
 
 // sharedKey is the key of a piece of shared memory.
 const sharedKey = "19771205"
 
 // testNeighbours has one sandbox look for what another has made, while both run.
-func testNeighbours(t *testing.T, b sandbox.Backend, o Options) {
+func testNeighbours(t *testing.T, a, other *sandbox.Sandbox) {
 	canary := fmt.Sprintf("tenant-%d", os.Getpid())
-	spec := o.Spec
-	spec.Network = sandbox.NetworkPolicy{Allow: []string{"ok.test"}}
-	a := start(t, bounded(t), b, sandbox.Options{Spec: spec})
 	c := a.Command(program, verbPrefix+"hang", canary)
 	c.Env = []string{"KEY=" + canary}
 	defer hanging(t, a, c)()
@@ -59,7 +63,6 @@ func testNeighbours(t *testing.T, b sandbox.Backend, o Options) {
 		t.Logf("no memory can be shared: %s", got)
 		probes = probes[:len(probes)-1]
 	}
-	other := start(t, bounded(t), b, sandbox.Options{Spec: o.Spec})
 	for _, p := range probes {
 		// The probe can tell, except of what commands of one sandbox hide from each other.
 		if got := run(t, a, p[0], p[1:]...); got != "yes" && p[0] != "environ" && p[0] != "socket" {
@@ -75,9 +78,8 @@ func testNeighbours(t *testing.T, b sandbox.Backend, o Options) {
 
 // testSuccessor looks in a sandbox for what the one before it has left, under the
 // same name too.
-func testSuccessor(t *testing.T, b sandbox.Backend, o Options) {
-	id := fmt.Sprintf("successor-%d", os.Getpid())
-	first := start(t, bounded(t), b, sandbox.Options{Spec: o.Spec, ID: id})
+func testSuccessor(t *testing.T, b sandbox.Backend, o Options, first *sandbox.Sandbox) {
+	id := first.ID()
 	left := []string{"/workspace/.envrc", "/workspace/.git/hooks/pre-commit", "/workspace/.git/config", "/tmp/.npmrc", "/tmp/.git-credentials"}
 	for _, name := range left {
 		if err := first.WriteFile(bounded(t), name, []byte("planted"), 0o755); err != nil {
@@ -111,10 +113,8 @@ func testSuccessor(t *testing.T, b sandbox.Backend, o Options) {
 
 // testWorkerEnvironment looks for the worker's variables wherever a program in the
 // sandbox could have them from, and in all processes that this user may look at.
-func testWorkerEnvironment(t *testing.T, b sandbox.Backend, o Options) {
-	secret := fmt.Sprintf("worker-secret-%d", os.Getpid())
-	t.Setenv("SUITE_LEAK", secret)
-	s := start(t, bounded(t), b, sandbox.Options{Spec: o.Spec})
+func testWorkerEnvironment(t *testing.T, s *sandbox.Sandbox) {
+	secret := workerSecret()
 	if got := run(t, s, "environ", secret); got == "yes" {
 		t.Error("a process has the worker's environment")
 	}

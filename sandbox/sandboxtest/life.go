@@ -11,27 +11,15 @@ import (
 	"github.com/stepward/stepward/sandbox"
 )
 
-func testLife(t *testing.T, b sandbox.Backend, spec sandbox.Spec) {
+func testLife(t *testing.T, b sandbox.Backend, spec sandbox.Spec, s *sandbox.Sandbox, labels sandbox.Labels) {
 	ctx := bounded(t)
-	schema := fmt.Sprintf("suite%d", time.Now().UnixNano())
-	labels := sandbox.Labels{Schema: schema, Database: "17-5", Run: 7, Step: "s", Attempt: 1, Epoch: 1}
-	s, err := sandbox.Start(ctx, b, sandbox.Options{Spec: spec, Labels: labels})
-	if err != nil {
-		t.Fatal(err)
+	listed := func(when string) {
+		t.Helper()
+		if l, err := b.List(ctx, labels.Schema); err != nil || len(l) != 1 || l[0].ID != s.ID() || l[0].Labels != labels {
+			t.Errorf("List%s: %+v, %v", when, l, err)
+		}
 	}
-	defer s.Destroy(context.Background())
-	if l, err := b.List(ctx, schema); err != nil || len(l) != 1 || l[0].ID != s.ID() || l[0].Labels != labels {
-		t.Errorf("List: %+v, %v", l, err)
-	}
-	if err := s.Destroy(ctx); err != nil {
-		t.Errorf("Destroy: %v", err)
-	}
-	if err := s.Destroy(ctx); err != nil {
-		t.Errorf("second Destroy: %v", err)
-	}
-	if l, err := b.List(ctx, schema); err != nil || len(l) != 0 {
-		t.Errorf("List after Destroy: %+v, %v", l, err)
-	}
+	listed("")
 
 	// What is required and cannot be had is refused, and leaves nothing.
 	demanding := spec
@@ -40,13 +28,12 @@ func testLife(t *testing.T, b sandbox.Backend, spec sandbox.Spec) {
 	if _, err := sandbox.Start(ctx, b, sandbox.Options{Spec: demanding, Labels: labels}); !errors.As(err, &ue) || ue.Field != "Require.Isolation" {
 		t.Errorf("a requirement that no backend meets: %v", err)
 	}
-	if l, err := b.List(ctx, schema); err != nil || len(l) != 0 {
-		t.Errorf("List after a refusal: %+v, %v", l, err)
-	}
+	listed(" after a refusal")
 
 	// The orphan rule: nobody is ever connected.
 	id := fmt.Sprintf("orphan-%d", time.Now().UnixNano())
-	_, err = b.Create(ctx, sandbox.Creation{ID: id, Spec: spec, Labels: sandbox.Labels{Schema: schema}, OrphanAfter: time.Second})
+	schema := labels.Schema + "orphan"
+	_, err := b.Create(ctx, sandbox.Creation{ID: id, Spec: spec, Labels: sandbox.Labels{Schema: schema}, OrphanAfter: time.Second})
 	if err != nil && !strings.Contains(err.Error(), "no worker was connected") { // as early as that, on a busy machine
 		t.Fatal(err)
 	}
@@ -66,8 +53,8 @@ func testLife(t *testing.T, b sandbox.Backend, spec sandbox.Spec) {
 	}
 }
 
-// testClosed comes last: it destroys the sandbox under a command.
-func testClosed(t *testing.T, s *sandbox.Sandbox) {
+// testClosed destroys the sandbox under a command.
+func testClosed(t *testing.T, b sandbox.Backend, s *sandbox.Sandbox, schema string) {
 	ctx := bounded(t)
 	c := s.Command(program, "probe:hang")
 	w := newWaiter()
@@ -77,7 +64,13 @@ func testClosed(t *testing.T, s *sandbox.Sandbox) {
 	}
 	w.wait(t)
 	if err := s.Destroy(ctx); err != nil {
-		t.Error(err)
+		t.Errorf("Destroy: %v", err)
+	}
+	if err := s.Destroy(ctx); err != nil {
+		t.Errorf("second Destroy: %v", err)
+	}
+	if l, err := b.List(ctx, schema); err != nil || len(l) != 0 {
+		t.Errorf("List after Destroy: %+v, %v", l, err)
 	}
 	if err := c.Wait(); !errors.Is(err, sandbox.ErrLost) {
 		t.Errorf("a command whose sandbox was destroyed: %v, want ErrLost", err)

@@ -10,13 +10,18 @@ import (
 	"github.com/stepward/stepward/sandbox"
 )
 
-// testLimits has commands meet each limit: the result says so, and the sandbox
-// stays of use.
-func testLimits(t *testing.T, b sandbox.Backend, caps sandbox.Capabilities, spec sandbox.Spec) {
+// limited returns a spec with the limits that testLimits meets, but that of time.
+func limited(spec sandbox.Spec, caps sandbox.Capabilities) sandbox.Spec {
 	spec.Limits.Disk, spec.Limits.OpenFiles = 32<<20, 100
 	if caps.Memory {
 		spec.Limits.Memory = 128 << 20
 	}
+	return spec
+}
+
+// testLimits has commands meet each limit: the result says so, and the sandbox
+// stays of use. brief is one with a limit of time.
+func testLimits(t *testing.T, b sandbox.Backend, caps sandbox.Capabilities, spec sandbox.Spec, brief *sandbox.Sandbox) {
 	if !caps.Memory {
 		demanding := spec
 		demanding.Limits.Memory = 128 << 20
@@ -60,8 +65,7 @@ func testLimits(t *testing.T, b sandbox.Backend, caps sandbox.Capabilities, spec
 		t.Errorf("too many open files: %v: %s", ee, ee.Stderr)
 	}
 
-	spec.Limits.Time = 300 * time.Millisecond
-	s = start(t, bounded(t), b, sandbox.Options{Spec: spec})
+	s = brief
 	if ee := fails("hang"); !ee.TimedOut || ee.Limit != "Time" || !strings.Contains(ee.Error(), "300ms of time, Limits.Time") {
 		t.Errorf("more time than there is: Limit %q, %v", ee.Limit, ee)
 	}
@@ -74,7 +78,7 @@ func testLimits(t *testing.T, b sandbox.Backend, caps sandbox.Capabilities, spec
 	if err := c.Run(bounded(t)); !errors.As(err, &ee) || !ee.TimedOut || ee.Limit != "" {
 		t.Errorf("a Timeout below the limit: %v", err)
 	}
-	if got := s.Enforcement().Limits.Time; got != spec.Limits.Time {
+	if got := s.Enforcement().Limits.Time; got != 300*time.Millisecond {
 		t.Errorf("enforced is a time of %v", got)
 	}
 }

@@ -14,22 +14,16 @@ import (
 	"github.com/stepward/stepward/sandbox"
 )
 
+// zombies is how many there are, where the sandbox's limit of processes can be set.
+const zombies = 10_000
+
 // testZombies has a program leave its dead children uncollected, until it is killed,
 // and leave them behind when it ends.
-func testZombies(t *testing.T, b sandbox.Backend, o Options) {
-	most := 10_000
-	caps, err := b.Probe(bounded(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	spec := o.Spec
-	if caps.PIDs {
-		spec.Limits.PIDs = most + 1000
-	}
-	if caps.Isolation == "gvisor" { // which needs 18 ms for each
+func testZombies(t *testing.T, s *sandbox.Sandbox) {
+	most := zombies
+	if isGVisor(s) { // which needs 18 ms for each
 		most = 200
 	}
-	s := start(t, bounded(t), b, sandbox.Options{Spec: spec})
 	c := s.Command(program, verbPrefix+"zombies", fmt.Sprint(most), "stay")
 	out := newLines()
 	c.Stdout = out.w

@@ -24,9 +24,18 @@ import (
 
 func testSecrets(t *testing.T, b sandbox.Backend, o Options) {
 	spec := o.Spec
-	s, broker := start(t, bounded(t), b, sandbox.Options{Spec: spec}), newBroker(1)
-	if isGVisor(s) {
-		broker.facts.Nonce[0] = 0xff // of no attempt below
+	// The cases up to "engine" and "revoked" are of one attempt, in one sandbox.
+	all, brokers := share(t, b, sandbox.Options{Spec: spec}), map[*sandbox.Sandbox]*broker{}
+	brokered := func(name string, test func(*testing.T, *sandbox.Sandbox, *broker)) {
+		all.run(name, func(t *testing.T, s *sandbox.Sandbox) {
+			if brokers[s] == nil {
+				brokers[s] = newBroker(1)
+			}
+			test(t, s, brokers[s])
+		})
+	}
+	if s, broker := all.get(), newBroker(1); isGVisor(s) {
+		brokers[s], broker.facts.Nonce[0] = broker, 0xff // of no attempt below
 		switch _, err := s.Secrets().Key(bounded(t), broker.facts.Encode(), broker.public()); {
 		case errors.Is(err, sandbox.ErrSecret) && strings.Contains(err.Error(), "read the memory"):
 			t.Log(Refused + "Secrets") // as an old one has to
@@ -35,20 +44,20 @@ func testSecrets(t *testing.T, b sandbox.Backend, o Options) {
 			t.Fatal(err)
 		}
 	}
-	t.Run("envelope", func(t *testing.T) { testEnvelope(t, s, broker) })
-	t.Run("command", func(t *testing.T) { testSecretOfCommand(t, s, broker) })
-	t.Run("redacted", func(t *testing.T) { testRedacted(t, b, spec) })
-	t.Run("call", func(t *testing.T) { testCalled(t, b, spec) })
-	t.Run("steered", func(t *testing.T) { testSteered(t, b, spec) })
-	t.Run("apart", func(t *testing.T) { testApart(t, b, spec) })
+	brokered("envelope", testEnvelope)
+	brokered("call", testCalled) // before there are any that stay
+	brokered("redacted", testRedacted)
+	brokered("command", testSecretOfCommand)
+	brokered("steered", func(t *testing.T, s *sandbox.Sandbox, broker *broker) { testSteered(t, b, spec, s, broker) })
+	brokered("apart", func(t *testing.T, s *sandbox.Sandbox, broker *broker) { testApart(t, b, spec, s, broker) })
 	if o.Show != nil {
-		t.Run("engine", func(t *testing.T) { testEngine(t, b, o) })
+		brokered("engine", func(t *testing.T, s *sandbox.Sandbox, broker *broker) { testEngine(t, o, s, broker) })
 	}
 	// Each of these waits for its time, in a sandbox of its own: at the end, together.
 	t.Run("lapse", func(t *testing.T) { t.Parallel(); testLapse(t, b, spec) })
 	t.Run("strict", func(t *testing.T) { t.Parallel(); testEnds(t, b, spec, true) })
 	t.Run("unrenewed", func(t *testing.T) { t.Parallel(); testEnds(t, b, spec, false) })
-	t.Run("revoked", func(t *testing.T) { testRevoked(t, s, broker) }) // ends it
+	brokered("revoked", testRevoked) // ends it
 }
 
 // hashed is a value as it can leave a sandbox that holds it.
@@ -61,8 +70,8 @@ func hashed(value []byte) string {
 func canary(name string) string { return fmt.Sprintf("canary-%s-%d", name, os.Getpid()) }
 
 // testRedacted: what leaves the sandbox is without what it holds.
-func testRedacted(t *testing.T, b sandbox.Backend, spec sandbox.Spec) {
-	s, ctx := start(t, bounded(t), b, sandbox.Options{Spec: spec}), bounded(t)
+func testRedacted(t *testing.T, s *sandbox.Sandbox, broker *broker) {
+	ctx := bounded(t)
 	value := canary("redacted")
 	seen := func() (out, stderr string, file error) {
 		c := s.Command(program, verbPrefix+"out", "0", "out "+value+".", base64.StdEncoding.EncodeToString([]byte("u:"+value)))
@@ -82,7 +91,7 @@ func testRedacted(t *testing.T, b sandbox.Backend, spec sandbox.Spec) {
 	if out, stderr, file := seen(); out != "out "+value+"." || stderr != plain || file != nil {
 		t.Fatalf("the control: %q, %q, %v", out, stderr, file)
 	}
-	newBroker(1).deliver(t, s, long, envelope.Item{Name: "TOKEN", Commands: []string{program}, Value: []byte(value)})
+	broker.deliver(t, s, long, envelope.Item{Name: "TOKEN", Commands: []string{program}, Value: []byte(value)})
 	if out, stderr, file := seen(); out != "out [REDACTED:TOKEN]." || !strings.Contains(stderr, "[REDACTED:TOKEN]") || strings.Contains(stderr, plain[4:12]) || !errors.Is(file, fs.ErrPermission) {
 		t.Errorf("%q, %q, %v", out, stderr, file)
 	}
@@ -242,14 +251,14 @@ func testSecretOfCommand(t *testing.T, s *sandbox.Sandbox, broker *broker) {
 
 // testCalled: the function of a step has its secrets only if it is called as the broker knows the attempt. Whatever else a
 // worker calls is not started, with or without an ID.
-func testCalled(t *testing.T, b sandbox.Backend, spec sandbox.Spec) {
-	s, ctx, broker := start(t, bounded(t), b, sandbox.Options{Spec: spec}), bounded(t), newBroker(7)
+func testCalled(t *testing.T, s *sandbox.Sandbox, broker *broker) {
+	ctx := bounded(t)
 	other := broker.step(`[0,0]`)
 	other.Step = "count"
 	if out, err := s.Guest(ctx, other); err != nil || !strings.Contains(string(out), "begun 1") {
 		t.Fatalf("the control, without secrets: %q, %v", out, err)
 	}
-	broker.deliver(t, s, long, envelope.Item{Name: "KEY", Guest: true, Value: []byte(canary("called"))})
+	l := broker.deliver(t, s, long, envelope.Item{Name: "KEY", Guest: true, Value: []byte(canary("called"))})
 	for what, change := range map[string]func(*sandbox.GuestStep){
 		"workflow":        func(g *sandbox.GuestStep) { g.Workflow = "other" },
 		"version":         func(g *sandbox.GuestStep) { g.Version = "" },
@@ -278,6 +287,9 @@ func testCalled(t *testing.T, b sandbox.Backend, spec sandbox.Spec) {
 			t.Errorf("called as it is: %q, %v", out, err)
 		}
 	}
+	if err := s.Secrets().Forget(ctx, l.id); err != nil {
+		t.Error(err)
+	}
 }
 
 // steering are variables by which who sets them would have a program execute, load or trust something else: one of each family.
@@ -294,9 +306,8 @@ var steering = []string{
 
 // testSteered: what has secrets gets no variable of a worker's that could have a program give them away. Other commands get
 // each.
-func testSteered(t *testing.T, b sandbox.Backend, spec sandbox.Spec) {
-	ctx, broker := bounded(t), newBroker(1)
-	s := start(t, ctx, b, sandbox.Options{Spec: spec})
+func testSteered(t *testing.T, b sandbox.Backend, spec sandbox.Spec, s *sandbox.Sandbox, broker *broker) {
+	ctx := bounded(t)
 	items := []envelope.Item{{Name: "TOKEN", Commands: []string{program}, Value: []byte("v")}, {Name: "KEY", Guest: true, Value: []byte("k")}}
 	broker.deliver(t, s, long, items...)
 	with := func(verb string, env []string, secrets ...string) (string, error) {
@@ -339,10 +350,9 @@ func testSteered(t *testing.T, b sandbox.Backend, spec sandbox.Spec) {
 }
 
 // testApart: what one command was given another cannot find, in whatever it can read.
-func testApart(t *testing.T, b sandbox.Backend, spec sandbox.Spec) {
-	s := start(t, bounded(t), b, sandbox.Options{Spec: spec})
+func testApart(t *testing.T, b sandbox.Backend, spec sandbox.Spec, s *sandbox.Sandbox, broker *broker) {
 	value := canary("apart")
-	newBroker(1).deliver(t, s, long, envelope.Item{Name: "TOKEN", Commands: []string{program}, Value: []byte(value)},
+	broker.deliver(t, s, long, envelope.Item{Name: "TOKEN", Commands: []string{program}, Value: []byte(value)},
 		envelope.Item{Name: "CERT", File: true, Commands: []string{program}, Value: []byte(value)})
 	if got := run(t, s, "search", value[1:]); got == "yes" { // of the runner
 		t.Error("the tool runner can be searched")
@@ -379,10 +389,9 @@ func testApart(t *testing.T, b sandbox.Backend, spec sandbox.Spec) {
 
 // testEngine: whoever may ask the engine about a sandbox learns nothing of what is in it, while
 // a command has it.
-func testEngine(t *testing.T, b sandbox.Backend, o Options) {
-	s := start(t, bounded(t), b, sandbox.Options{Spec: o.Spec})
+func testEngine(t *testing.T, o Options, s *sandbox.Sandbox, broker *broker) {
 	value := canary("engine")
-	newBroker(1).deliver(t, s, long, envelope.Item{Name: "TOKEN", Commands: []string{program}, Value: []byte(value)},
+	broker.deliver(t, s, long, envelope.Item{Name: "TOKEN", Commands: []string{program}, Value: []byte(value)},
 		envelope.Item{Name: "CERT", File: true, Commands: []string{program}, Value: []byte(value)})
 	c := s.Command(program, verbPrefix+"hold-secret", "TOKEN")
 	c.Secrets = []string{"TOKEN", "CERT"}

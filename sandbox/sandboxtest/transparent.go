@@ -90,16 +90,6 @@ func testTransparent(t *testing.T, ctx context.Context, n *internet, b sandbox.B
 			}
 		}
 	})
-	t.Run("none", func(t *testing.T) { // nor is there anything without a policy
-		spec.Network.Allow = nil
-		s := start(t, ctx, b, sandbox.Options{Spec: spec})
-		if got := run(t, s, "direct", "192.88.0.9:80", "x"); !strings.Contains(got, "network is unreachable") {
-			t.Errorf("direct: %s", got)
-		}
-		if got := run(t, s, "resolve", "ok.test"); !strings.Contains(got, "connection refused") {
-			t.Errorf("resolve: %s", got)
-		}
-	})
 }
 
 // A program that asked not to wait does not, however long a connection takes, and
