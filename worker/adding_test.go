@@ -12,7 +12,6 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
-	"github.com/stepward/stepward/internal/testenv"
 	"github.com/stepward/stepward/worker"
 	"github.com/stepward/stepward/workflow"
 )
@@ -43,7 +42,7 @@ func (a *adding) TraceQueryEnd(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQuer
 // held is a pool for a worker that is held up so, until goOn is called.
 func (a *adding) held(t *testing.T) (pool *pgxpool.Pool, goOn func()) {
 	a.added, a.goOn = make(chan struct{}), make(chan struct{})
-	cfg := parsePool(t, testenv.PostgresURL(t))
+	cfg := parsePool(t, databases.URL(t))
 	cfg.ConnConfig.Tracer = a
 	pool, err := pgxpool.NewWithConfig(t.Context(), cfg)
 	if err != nil {

@@ -11,7 +11,6 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
-	"github.com/stepward/stepward/internal/testenv"
 	"github.com/stepward/stepward/worker"
 	"github.com/stepward/stepward/workflow"
 )
@@ -97,7 +96,7 @@ func TestCommitBesideLock(t *testing.T) {
 	hold := workflow.NewStep("hold", func(_ context.Context, n int) (int, error) { return wait(n) }, workflow.StepOptions{})
 	holdTx := workflow.NewTxStep("hold-tx", func(_ context.Context, _ pgx.Tx, n int) (int, error) { return wait(n) }, workflow.StepOptions{})
 	slow := workflow.DurableWorkflow[int, int]{Name: "slow"}
-	pool, err := pgxpool.NewWithConfig(t.Context(), parsePool(t, testenv.PostgresURL(t))) // the test's own is not for all
+	pool, err := pgxpool.NewWithConfig(t.Context(), parsePool(t, databases.URL(t))) // the test's own is not for all
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -184,7 +183,7 @@ func TestLeaveBesideLocks(t *testing.T) {
 			t.Parallel()
 			f := newFixture(t)
 			s := &sent{statement: test.statement}
-			cfg := parsePool(t, testenv.PostgresURL(t))
+			cfg := parsePool(t, databases.URL(t))
 			cfg.MaxConns, cfg.ConnConfig.Tracer = 3, s
 			pool, err := pgxpool.NewWithConfig(t.Context(), cfg)
 			if err != nil {

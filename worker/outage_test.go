@@ -19,7 +19,6 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
-	"github.com/stepward/stepward/internal/testenv"
 	"github.com/stepward/stepward/worker"
 	"github.com/stepward/stepward/workflow"
 )
@@ -45,7 +44,7 @@ var errDown = errors.New("the line is down")
 func newLine(t *testing.T, silent bool) (*line, *pgxpool.Pool) {
 	t.Helper()
 	l := &line{silent: silent, up: make(chan struct{}), conns: make(map[*lineConn]bool)}
-	cfg, err := pgxpool.ParseConfig(testenv.PostgresURL(t))
+	cfg, err := pgxpool.ParseConfig(databases.URL(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -339,7 +338,7 @@ func TestOutageAtStart(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
 	b := &breaks{schema: f.schema + "_river"}
-	cfg := parsePool(t, testenv.PostgresURL(t))
+	cfg := parsePool(t, databases.URL(t))
 	cfg.ConnConfig.Tracer = b
 	pool, err := pgxpool.NewWithConfig(t.Context(), cfg)
 	if err != nil {

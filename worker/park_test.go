@@ -11,7 +11,6 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
-	"github.com/stepward/stepward/internal/testenv"
 	"github.com/stepward/stepward/worker"
 	"github.com/stepward/stepward/workflow"
 )
@@ -53,7 +52,7 @@ func TestSignalWhileParking(t *testing.T) {
 			t.Parallel()
 			f := newFixture(t)
 			p := &pause{statement: "TurnLeave", reached: make(chan struct{}), release: make(chan struct{})}
-			cfg := parsePool(t, testenv.PostgresURL(t))
+			cfg := parsePool(t, databases.URL(t))
 			cfg.ConnConfig.Tracer = p
 			pool, err := pgxpool.NewWithConfig(t.Context(), cfg)
 			if err != nil {

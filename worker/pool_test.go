@@ -29,7 +29,7 @@ var medley = part{Op: "seq", Parts: []part{
 // their turns read what is on record by the piece.
 func TestConnections(t *testing.T) {
 	two := func(t *testing.T) *pgxpool.Config {
-		cfg := parsePool(t, testenv.PostgresURL(t))
+		cfg := parsePool(t, databases.URL(t))
 		cfg.MaxConns = 2
 		return cfg
 	}
@@ -39,12 +39,12 @@ func TestConnections(t *testing.T) {
 		pages bool
 	}{
 		{"PgBouncer/exec", func(t *testing.T) *pgxpool.Config {
-			cfg := parsePool(t, testenv.PgBouncer(t, 4))
+			cfg := parsePool(t, testenv.PgBouncer(t, databases.URL(t), 4))
 			cfg.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeExec
 			return cfg
 		}, false},
 		{"PgBouncer/describe", func(t *testing.T) *pgxpool.Config {
-			cfg := parsePool(t, testenv.PgBouncer(t, 4))
+			cfg := parsePool(t, testenv.PgBouncer(t, databases.URL(t), 4))
 			cfg.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeCacheDescribe
 			return cfg
 		}, false},
@@ -77,7 +77,7 @@ func TestConnections(t *testing.T) {
 			paid := workflow.DurableWorkflow[int, int]{Name: "paid"}
 			paidV1 := workflow.Define(paid, passes(double, pay, double), workflow.Options{Steps: []workflow.Declared{double, pay}})
 			for _, name := range []string{"one", "two"} {
-				cfg := worker.Config{Name: name, Pool: open(), HeartbeatURL: testenv.PostgresURL(t), LeaseTTL: 5 * time.Second,
+				cfg := worker.Config{Name: name, Pool: open(), HeartbeatURL: databases.URL(t), LeaseTTL: 5 * time.Second,
 					Workflows: []*workflow.Definition{randomV1, childV1, paidV1}}
 				if test.pages {
 					cfg = cfg.WithHistory(1).WithPage(2)
@@ -141,7 +141,7 @@ func parsePool(t *testing.T, url string) *pgxpool.Config {
 func TestOpenTransactions(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
-	cfg := parsePool(t, testenv.PostgresURL(t))
+	cfg := parsePool(t, databases.URL(t))
 	cfg.MaxConns = 3
 	pool, err := pgxpool.NewWithConfig(t.Context(), cfg)
 	if err != nil {
@@ -179,7 +179,7 @@ func TestOpenTransactions(t *testing.T) {
 func TestOpenTransactionsOfTwoWorkers(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t)
-	cfg := parsePool(t, testenv.PostgresURL(t))
+	cfg := parsePool(t, databases.URL(t))
 	cfg.MaxConns = 3
 	pool, err := pgxpool.NewWithConfig(t.Context(), cfg)
 	if err != nil {
@@ -228,7 +228,7 @@ func TestOpenTransactionsOfTwoWorkers(t *testing.T) {
 }
 
 func TestOneConnection(t *testing.T) {
-	cfg := parsePool(t, testenv.PostgresURL(t))
+	cfg := parsePool(t, databases.URL(t))
 	cfg.MaxConns = 1
 	pool, err := pgxpool.NewWithConfig(t.Context(), cfg)
 	if err != nil {

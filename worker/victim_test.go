@@ -25,7 +25,6 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/stepward/stepward/identity/broker"
-	"github.com/stepward/stepward/internal/testenv"
 	"github.com/stepward/stepward/sandbox"
 	"github.com/stepward/stepward/sandbox/docker"
 	"github.com/stepward/stepward/sandbox/launcher"
@@ -241,7 +240,7 @@ func (f *fixture) startVictim(cfg victimConfig, crashAt string) *process {
 		cfg.Probe = sandboxtest.BuildProbe(f.t)
 	}
 	if cfg.URL == "" {
-		cfg.URL = testenv.PostgresURL(f.t)
+		cfg.URL = databases.URL(f.t)
 	}
 	if cfg.Name == "" {
 		cfg.Name = "victim"

@@ -29,13 +29,18 @@ type fixture struct {
 	client *workflow.Client
 }
 
+// databases are those of all fixtures. Engines know a schema by its name, so what they may
+// still have sandboxes of is used once.
+var databases = testenv.Databases{
+	Migrate: func(ctx context.Context, pool *pgxpool.Pool, schema string) error {
+		return workflow.Migrate(ctx, pool, workflow.MigrateOptions{Schema: schema})
+	},
+	Spent: "EXISTS (SELECT FROM stepward.sandbox)",
+}
+
 func newFixture(t *testing.T) *fixture {
 	t.Helper()
-	pool, schema := testenv.Postgres(t)
-	ctx := t.Context()
-	if err := workflow.Migrate(ctx, pool, workflow.MigrateOptions{Schema: schema}); err != nil {
-		t.Fatal(err)
-	}
+	pool, schema := databases.Postgres(t)
 	client, err := workflow.NewClient(workflow.ClientConfig{Pool: pool, Schema: schema})
 	if err != nil {
 		t.Fatal(err)

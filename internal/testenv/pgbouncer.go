@@ -14,16 +14,16 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// PgBouncer starts a pooler in transaction mode before the server of
-// [PostgresURL], with so many connections to it, and returns its connection
-// string. It ends with the test.
-func PgBouncer(t testing.TB, conns int) string {
+// PgBouncer starts a pooler in transaction mode before a database,
+// with so many connections to it, and returns its connection string. It ends
+// with the test.
+func PgBouncer(t testing.TB, database string, conns int) string {
 	t.Helper()
 	path, err := pgbouncer()
 	if err != nil {
 		Skip(t, PartPgBouncer, err.Error())
 	}
-	server, err := pgx.ParseConfig(PostgresURL(t))
+	server, err := pgx.ParseConfig(database)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -67,7 +67,11 @@ func ExamplePostgres(ctx context.Context, name string) (pool *pgxpool.Pool, sche
 // NAME_river, and the pool is closed.
 func Postgres(t testing.TB) (pool *pgxpool.Pool, schema string) {
 	t.Helper()
-	url := PostgresURL(t)
+	return postgresAt(t, PostgresURL(t))
+}
+
+func postgresAt(t testing.TB, url string) (pool *pgxpool.Pool, schema string) {
+	t.Helper()
 	pool, err := pgxpool.New(t.Context(), url)
 	if err != nil {
 		t.Fatal(err)
