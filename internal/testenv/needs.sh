@@ -26,6 +26,7 @@ need protobuf-compiler command -v "${PROTOC:-protoc}"
 need pgbouncer test -x "${STEPWARD_PGBOUNCER:-/usr/sbin/pgbouncer}"
 need xz-utils command -v xz
 need curl command -v curl
+need git command -v git
 
 [ -n "$missing" ] || exit 0
 if ! command -v apt-get >/dev/null; then

@@ -25,6 +25,7 @@ const (
 	PartPodman     Part = "podman"
 	PartBubblewrap Part = "bubblewrap"
 	PartGCC        Part = "gcc"
+	PartGit        Part = "git"
 	PartProtoc     Part = "protoc"
 	PartPgBouncer  Part = "pgbouncer"
 	PartRoot       Part = "root"
@@ -80,6 +81,9 @@ func find(t testing.TB, part Part) error {
 		return err
 	case PartGCC:
 		_, err := program("CC", "gcc", "apt-get install gcc libc6-dev")
+		return err
+	case PartGit:
+		_, err := program("STEPWARD_GIT", "git", "apt-get install git")
 		return err
 	case PartProtoc:
 		_, err := program("PROTOC", "protoc", "apt-get install protobuf-compiler")

@@ -129,7 +129,11 @@ func starts(t *testing.T, cfg worker.Config) (*workflow.Client, worker.Config, f
 
 // work runs a worker until the function that it returns is called, or the test ends.
 func work(t *testing.T, cfg worker.Config) (stop func()) {
-	ctx, cancel := context.WithCancel(context.Background())
+	return workIn(context.Background(), t, cfg)
+}
+
+func workIn(ctx context.Context, t *testing.T, cfg worker.Config) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan error, 1)
 	go func() { done <- worker.Run(ctx, cfg) }()
 	return testenv.Stopper(t, "worker.Run", cancel, done)

@@ -87,52 +87,12 @@ var (
 func TestInject(t *testing.T) {
 	var mu sync.Mutex
 	var got []string
-	host := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	h := injects(t, func(w http.ResponseWriter, r *http.Request) {
 		mu.Lock()
 		defer mu.Unlock()
 		got = append(got, r.Host+" "+r.Header.Get("Authorization"))
 		fmt.Fprintf(w, "you are %s, or %s", r.Header.Get("Authorization"), base64.StdEncoding.EncodeToString([]byte(r.Header.Get("Authorization"))))
-	}))
-	t.Cleanup(host.Close)
-	network := egress.Network{
-		Resolve: func(context.Context, string) ([]netip.Addr, error) {
-			return []netip.Addr{netip.MustParseAddr("93.184.216.34")}, nil
-		},
-		Dial: func(ctx context.Context, _ netip.AddrPort) (net.Conn, error) {
-			var d net.Dialer
-			return d.DialContext(ctx, "tcp", host.Listener.Addr().String())
-		},
-	}
-	dir, err := os.MkdirTemp("", "broker") // short
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	path := filepath.Join(dir, "s")
-	h := newHarbour(t, worker.Config{Broker: "unix://" + path, Workflows: []*workflow.Definition{callV1}})
-	p, err := h.profiles.Get(t.Context(), "acme", "main")
-	if err != nil {
-		t.Fatal(err)
-	}
-	p.Keys["DEPLOY_TOKEN"] = identity.Key{Ref: "file://deploy-token", Commands: []string{"sh"}, Inject: &identity.Inject{Hosts: []string{"example.com"}}}
-	if err := h.profiles.Put(t.Context(), p); err != nil {
-		t.Fatal(err)
-	}
-	cfg, err := bootstrap.FileStore(os.Getenv(envStore))(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	cfg.Pool, cfg.Schema, cfg.Roots = h.cfg.Pool, h.cfg.Schema, x509.NewCertPool()
-	cfg.Roots.AddCert(host.Certificate())
-	ln, err := net.Listen("unix", path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(egress.WithNetwork(context.Background(), network))
-	done := make(chan error, 1)
-	go func() { done <- broker.Serve(ctx, ln, cfg) }()
-	testenv.Stopper(t, "broker.Serve", cancel, done)
-	t.Cleanup(h.stop) // before its broker
+	})
 
 	// What a program can look through: its environment and memory, all processes, all files that are its own.
 	scripts := []string{`echo "$DEPLOY_TOKEN"; { env; cat /proc/[0-9]*/environ /proc/[0-9]*/cmdline /tmp/* /workspace/* 2>/dev/null; } | grep -c -a "cana[r]y"; true`}
@@ -186,4 +146,54 @@ func TestInject(t *testing.T) {
 	if injected < 1 || strings.Contains(fmt.Sprint(out), "canary") || strings.Contains(h.log.String(), "canary") {
 		t.Errorf("%d events of %d kinds of use; the log is\n%s", injected, 1+asks, h.log)
 	}
+}
+
+// injects starts a worker and a broker that puts acme's token into requests to example.com. The test's host is what all
+// names lead to; its certificate is for example.com, and known to the broker only.
+func injects(t *testing.T, serve http.HandlerFunc) harbour {
+	t.Helper()
+	host := httptest.NewTLSServer(serve)
+	t.Cleanup(host.Close)
+	network := egress.Network{
+		Resolve: func(context.Context, string) ([]netip.Addr, error) {
+			return []netip.Addr{netip.MustParseAddr("93.184.216.34")}, nil
+		},
+		Dial: func(ctx context.Context, _ netip.AddrPort) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, "tcp", host.Listener.Addr().String())
+		},
+	}
+	dir, err := os.MkdirTemp("", "broker") // short
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	path := filepath.Join(dir, "s")
+	h := newHarbour(t, worker.Config{Broker: "unix://" + path, Workflows: []*workflow.Definition{callV1}})
+	p, err := h.profiles.Get(t.Context(), "acme", "main")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.Keys["DEPLOY_TOKEN"] = identity.Key{Ref: "file://deploy-token", Commands: []string{"sh"}, Inject: &identity.Inject{Hosts: []string{"example.com"}}}
+	if err := h.profiles.Put(t.Context(), p); err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := bootstrap.FileStore(os.Getenv(envStore))(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.Pool, cfg.Schema, cfg.Roots = h.cfg.Pool, h.cfg.Schema, x509.NewCertPool()
+	cfg.Roots.AddCert(host.Certificate())
+	ln, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(egress.WithNetwork(context.Background(), network))
+	done := make(chan error, 1)
+	go func() { done <- broker.Serve(ctx, ln, cfg) }()
+	testenv.Stopper(t, "broker.Serve", cancel, done)
+	h.stop() // it is in no such network
+	h.stop = workIn(egress.WithNetwork(context.Background(), network), t, h.cfg)
+	t.Cleanup(h.stop) // before its broker
+	return h
 }
