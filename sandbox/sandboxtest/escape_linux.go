@@ -152,7 +152,7 @@ func escape(verb string, args []string) (known bool) {
 			}
 			add(path, err)
 		}
-		add("own, by an int", attempt(unix.SYS_IOCTL, 0, unix.TIOCSTI|1<<32, uintptr(unsafe.Pointer(&[]byte("x")[0]))))
+		add("own, by an int", attempt(unix.SYS_IOCTL, 0, unix.TIOCSTI|aboveInt, uintptr(unsafe.Pointer(&[]byte("x")[0]))))
 	case "turns": // at processors, as often as the runner
 		own, err := niceness("/proc/self/stat")
 		runner, rerr := niceness("/proc/1/stat")

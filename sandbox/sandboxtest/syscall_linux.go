@@ -49,7 +49,7 @@ var deep = map[string]func() error{
 	"move_pages": func() error { return attempt(unix.SYS_MOVE_PAGES, 0, 1, bad, bad, bad, 1<<20) }, "migrate_pages": func() error { return attempt(unix.SYS_MIGRATE_PAGES, 1<<30, 0, 0, 0) },
 	"clock_settime": func() error { return attempt(unix.SYS_CLOCK_SETTIME, 0, bad) }, "settimeofday": func() error { return attempt(unix.SYS_SETTIMEOFDAY, bad, 0) },
 	"clock_adjtime": func() error { return attempt(unix.SYS_CLOCK_ADJTIME, 0, bad) }, "sethostname": func() error { return attempt(unix.SYS_SETHOSTNAME, bad, 1<<20) },
-	"open_tree_attr": func() error { return attempt(unix.SYS_OPEN_TREE_ATTR, 1<<20, bad, 1<<20, bad, 0) }, "memfd_secret": func() error { return attempt(unix.SYS_MEMFD_SECRET, 1<<20) },
+	"open_tree_attr": func() error { return attempt(unix.SYS_OPEN_TREE_ATTR, 1<<20, bad, 1<<20, bad, 0) }, "memfd_secret": func() error { return attempt(447, 1<<20) },
 	"set_mempolicy_home_node": func() error { return attempt(unix.SYS_SET_MEMPOLICY_HOME_NODE, bad, 1, 0, 1<<20) },
 	"newer than the filter":   func() error { return attempt(468, 1<<20, bad, bad, 1, 1<<20) }, // file_getattr
 	"setdomainname":           func() error { return attempt(unix.SYS_SETDOMAINNAME, bad, 1<<20) },
@@ -60,6 +60,9 @@ var reached = []string{
 	"mount", "umount2", "open_tree", "mount_setattr", "unshare", "setns", "clone", "clone3", "perf_event_open", "ptrace",
 	"process_vm_readv", "process_vm_writev", "name_to_handle_at", "personality", "clock_settime", "settimeofday",
 }
+
+// aboveInt is a bit that an int of the kernel's does not have, and none where words have no more.
+const aboveInt = uintptr(1 << 32 & uint64(^uintptr(0)))
 
 // attempt makes a system call. What the filter stops has not been looked at.
 func attempt(number uintptr, args ...uintptr) error {
@@ -78,7 +81,7 @@ var families = map[string]func() error{
 	"tipc": socket(unix.AF_TIPC, unix.SOCK_STREAM), "xdp": socket(unix.AF_XDP, unix.SOCK_RAW), "rds": socket(unix.AF_RDS, unix.SOCK_SEQPACKET),
 	"raw IPv4": socket(unix.AF_INET, unix.SOCK_RAW), "raw IPv6": socket(unix.AF_INET6, unix.SOCK_RAW), "ax25": socket(unix.AF_AX25, unix.SOCK_RAW),
 	"vsock pair": socketpair(unix.AF_VSOCK), "tipc pair": socketpair(unix.AF_TIPC), "IPv4 pair": socketpair(unix.AF_INET),
-	"vsock by an int": func() error { return attempt(unix.SYS_SOCKET, unix.AF_VSOCK|1<<32, unix.SOCK_STREAM, 0) },
+	"vsock by an int": func() error { return attempt(unix.SYS_SOCKET, unix.AF_VSOCK|aboveInt, unix.SOCK_STREAM, 0) },
 	"loopback down": func() error {
 		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM, 0)
 		if err != nil {
@@ -127,7 +130,7 @@ func niceness(stat string) (int, error) {
 // settings change nothing, or how a process gets processors, by calls that any other of
 // its user can make: the process is pid, the caller for 0.
 func settings(pid int) map[string]error {
-	p, high := uintptr(pid), uintptr(pid)|1<<32
+	p, high := uintptr(pid), uintptr(pid)|aboveInt
 	var limit [2]uint64
 	var mask [128]byte
 	var param int32

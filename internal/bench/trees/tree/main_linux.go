@@ -83,7 +83,7 @@ func daemon() int {
 		rest()
 	}
 	for {
-		_, _, _ = syscall.RawSyscall(syscall.SYS_EXIT_GROUP, uintptr(uint(pid)>>63), 0, 0) // 1 if there is none
+		_, _, _ = syscall.RawSyscall(syscall.SYS_EXIT_GROUP, uintptr(uint32(pid)>>31), 0, 0) // 1 if there is none
 	}
 }
 
