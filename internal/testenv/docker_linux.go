@@ -16,7 +16,7 @@ import (
 // dockerScript runs the engine in a folder until fd 3 ends, which is when the
 // process that started it ends, however it does. Then it runs the folder's program
 // "end", if there is one. The umount is for the network namespaces that an engine
-// leaves in its folder.
+// leaves in its folder, and for what is mounted there.
 const dockerScript = `
 dir=$1; shift
 (
@@ -53,9 +53,16 @@ func startDocker() (host string, err error) {
 	if err := os.WriteFile(configFile, []byte(config), 0o600); err != nil {
 		return "", err
 	}
+	// What an engine writes is as short-lived as the tests, and it waits for a disk at each step of
+	// a container's life. Where this cannot be mounted it does.
+	data := filepath.Join(dir, "data")
+	if err := os.Mkdir(data, 0o711); err != nil {
+		return "", err
+	}
+	_ = unix.Mount("tmpfs", data, "tmpfs", 0, "mode=0711")
 	host = "unix://" + filepath.Join(dir, "s")
 	return host, startEngine(dir, host, dockerd,
-		"--config-file", configFile, "--host", host, "--data-root", filepath.Join(dir, "data"), "--exec-root", filepath.Join(dir, "exec"),
+		"--config-file", configFile, "--host", host, "--data-root", data, "--exec-root", filepath.Join(dir, "exec"),
 		"--pidfile", filepath.Join(dir, "pid"), "--iptables=false", "--ip6tables=false", "--bridge=none")
 }
 
