@@ -21,8 +21,9 @@ type ending struct {
 //
 //   - fewer processes than ever, which a fork bomb cannot go on with,
 //   - only such as there were at the last look, of which not all wait to be collected: they
-//     run no instruction of their own any more, and the kernel is at work on them.
-func (e *ending) stuck(left []int, state func(int) rune, now time.Time, long time.Duration) bool {
+//     run no instruction of their own any more, and the kernel is at work on them,
+//   - none but what waits to be collected, while the shim, which does that, waits for a processor.
+func (e *ending) stuck(left []int, state func(int) rune, waits bool, now time.Time, long time.Duration) bool {
 	const enough = 20 // looks
 	fewer := e.seen && len(left) < e.fewest
 	dying := e.seen && !slices.ContainsFunc(left, func(pid int) bool { return !slices.Contains(e.last, pid) }) &&
@@ -31,7 +32,8 @@ func (e *ending) stuck(left []int, state func(int) rune, now time.Time, long tim
 		e.fewest = len(left)
 	}
 	e.seen, e.last = true, left
-	if fewer || dying {
+	late := waits && !slices.ContainsFunc(left, func(pid int) bool { return !strings.ContainsRune("-ZX", state(pid)) })
+	if fewer || dying || late {
 		e.since, e.looks = now, 0
 		return false
 	}

@@ -18,22 +18,25 @@ func TestStuck(t *testing.T) {
 	for name, c := range map[string]struct {
 		left  func(look int) []int
 		state func(int) rune
+		waits bool // for a processor, the shim
 		every time.Duration
 		want  int // the look that finds it stuck, 0 for none of 300
 	}{
-		"fewer at times":      {func(i int) []int { return pids(1, 300-i/4) }, zombie, time.Second, 0},
-		"freeing memory":      {func(int) []int { return pids(1, 1) }, dying, time.Second, 0},
-		"nothing left":        {func(int) []int { return nil }, zombie, 62 * time.Millisecond, 81},
-		"nobody collects":     {func(int) []int { return pids(1, 3) }, zombie, 62 * time.Millisecond, 81},
-		"a fork bomb":         {func(i int) []int { return pids(1+1000*i, 50) }, dying, 62 * time.Millisecond, 81},
-		"one of varying size": {func(i int) []int { return pids(1+1000*i, 50+i%7) }, dying, 62 * time.Millisecond, 88},
-		"looks that are slow": {func(int) []int { return nil }, zombie, time.Second, 20},
+		"fewer at times":      {func(i int) []int { return pids(1, 300-i/4) }, zombie, false, time.Second, 0},
+		"freeing memory":      {func(int) []int { return pids(1, 1) }, dying, false, time.Second, 0},
+		"nothing left":        {func(int) []int { return nil }, zombie, false, 62 * time.Millisecond, 81},
+		"nobody collects":     {func(int) []int { return pids(1, 3) }, zombie, false, 62 * time.Millisecond, 81},
+		"a fork bomb":         {func(i int) []int { return pids(1+1000*i, 50) }, dying, false, 62 * time.Millisecond, 81},
+		"one of varying size": {func(i int) []int { return pids(1+1000*i, 50+i%7) }, dying, false, 62 * time.Millisecond, 88},
+		"looks that are slow": {func(int) []int { return nil }, zombie, false, time.Second, 20},
+		"the shim waits":      {func(int) []int { return nil }, zombie, true, time.Second, 0},
+		"the shim is late":    {func(int) []int { return pids(1, 3) }, zombie, true, 62 * time.Millisecond, 0},
 	} {
 		now := time.Unix(0, 0)
 		e, got := ending{since: now}, 0
 		for i := 1; i <= 300 && got == 0; i++ {
 			now = now.Add(c.every)
-			if e.stuck(c.left(i), c.state, now, long) {
+			if e.stuck(c.left(i), c.state, c.waits, now, long) {
 				got = i
 			}
 		}

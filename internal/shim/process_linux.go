@@ -207,7 +207,7 @@ func (p *Process) Insist(over <-chan struct{}, patience time.Duration) {
 		looked := time.Now()
 		below, err := KillBelow(p.pid)
 		now := time.Now()
-		if err != nil || seen.stuck(below, StateOf, now, 20*patience) || now.Sub(began) > 180*patience {
+		if err != nil || seen.stuck(below, StateOf, runnable(p.pid), now, 20*patience) || now.Sub(began) > 180*patience {
 			_ = unix.Kill(p.pid, unix.SIGKILL)
 		}
 		next.Reset(max(patience/4, now.Sub(looked))) // what is short of CPU time needs it to end

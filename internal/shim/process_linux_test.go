@@ -181,18 +181,23 @@ func TestListAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for _, c := range []struct {
 			fails    int
+			each     time.Duration // of a try
 			err      error
 			hopeless error
 			want     error
 		}{
 			{fails: 0},
 			{fails: 1, err: unix.EMFILE},
+			{fails: 1, each: time.Minute, err: unix.ENFILE}, // no CPU time
+			{fails: 19, each: time.Second, err: unix.ENFILE},
+			{fails: 20, each: time.Second, err: unix.ENFILE, want: unix.ENFILE},
 			{fails: 100, err: unix.ENFILE, hopeless: unix.EMFILE},
 			{fails: 1 << 20, err: unix.ENFILE, want: unix.ENFILE},
 			{fails: 1, err: unix.EMFILE, hopeless: unix.EMFILE, want: unix.EMFILE},
 		} {
 			left := c.fails
 			all, err := patiently(func() ([]int, error) {
+				time.Sleep(c.each)
 				if left > 0 {
 					left--
 					return nil, c.err

@@ -69,9 +69,13 @@ func killBelow(below int, hopeless error) (stopped []int, err error) {
 	return stopped, nil
 }
 
-// listPatience is how long nothing may be listed, for want of descriptors or memory say:
-// what else there is in the sandbox ends with who gives up.
-const listPatience = 2 * time.Second
+// For so long, and so often, nothing may be listed, for want of descriptors or memory say:
+// what else there is in the sandbox ends with who gives up. Where processes are short of CPU
+// time, one try may take all of the time.
+const (
+	listPatience = 2 * time.Second
+	listTries    = 20
+)
 
 // Descendants lists the processes below pid. It fails rather than leave one out, and
 // tries for some time before.
@@ -81,11 +85,12 @@ func Descendants(pid int) ([]int, error) {
 
 // patiently lists until that succeeds, its patience is at an end, or there is no hope.
 func patiently(list func() ([]int, error), hopeless error) ([]int, error) {
-	for began := time.Now(); ; time.Sleep(10 * time.Millisecond) {
+	for began, tries := time.Now(), 1; ; time.Sleep(10 * time.Millisecond) {
 		all, err := list()
-		if err == nil || hopeless != nil && errors.Is(err, hopeless) || time.Since(began) >= listPatience {
+		if err == nil || hopeless != nil && errors.Is(err, hopeless) || tries >= listTries && time.Since(began) >= listPatience {
 			return all, err
 		}
+		tries++
 	}
 }
 
@@ -182,8 +187,10 @@ func byParent(pid int) ([]int, error) {
 }
 
 // StateOf returns the letter for what a process does, '-' if it has ended.
-func StateOf(pid int) rune {
-	raw, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+func StateOf(pid int) rune { return stateOf(strconv.Itoa(pid)) }
+
+func stateOf(task string) rune {
+	raw, err := os.ReadFile("/proc/" + task + "/stat")
 	if i := strings.LastIndexByte(string(raw), ')'); err == nil && i > 0 && i+2 < len(raw) {
 		return rune(raw[i+2])
 	}
@@ -191,6 +198,14 @@ func StateOf(pid int) rune {
 		return '?'
 	}
 	return '-'
+}
+
+// runnable reports whether a thread of a process has work to do: all that it lacks, if it does
+// none, is a processor.
+func runnable(pid int) bool {
+	tasks := fmt.Sprintf("%d/task/", pid)
+	dir, _ := os.ReadDir("/proc/" + tasks) // of none that has ended
+	return slices.ContainsFunc(dir, func(t os.DirEntry) bool { return stateOf(tasks+t.Name()) == 'R' })
 }
 
 // atoi reads a process id, 0 if s is none.
