@@ -27,12 +27,16 @@ type fixture struct {
 	client *workflow.Client
 }
 
+var databases = testenv.Databases{
+	Migrate: func(ctx context.Context, pool *pgxpool.Pool, schema string) error {
+		return workflow.Migrate(ctx, pool, workflow.MigrateOptions{Schema: schema})
+	},
+	Spent: "EXISTS (SELECT FROM stepward.sandbox)", // engines know a schema by its name
+}
+
 func newFixture(t *testing.T) *fixture {
 	t.Helper()
-	pool, schema := testenv.Postgres(t)
-	if err := workflow.Migrate(t.Context(), pool, workflow.MigrateOptions{Schema: schema}); err != nil {
-		t.Fatal(err)
-	}
+	pool, schema := databases.Postgres(t)
 	f := &fixture{t: t, pool: pool, schema: schema}
 	f.client = f.newClient(pool)
 	return f

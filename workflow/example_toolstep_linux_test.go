@@ -44,5 +44,10 @@ const exampleStore = "STEPWARD_EXAMPLE_SECRETS"
 // does, and as the broker of their secrets.
 func TestMain(m *testing.M) {
 	bootstrap.Config{Broker: bootstrap.FileStore(os.Getenv(exampleStore)), User: "root"}.Init(releaseV1, triageV1)
-	os.Exit(m.Run())
+	code := m.Run()
+	if err := databases.Close(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
 }

@@ -94,13 +94,17 @@ type fixture struct {
 
 const runID = 1 << 40
 
+var databases = testenv.Databases{
+	Migrate: func(ctx context.Context, pool *pgxpool.Pool, schema string) error {
+		return workflow.Migrate(ctx, pool, workflow.MigrateOptions{Schema: schema})
+	},
+	Spent: "EXISTS (SELECT FROM stepward.sandbox)", // engines know a schema by its name
+}
+
 func newFixture(t *testing.T, secrets ...string) *fixture {
 	t.Helper()
 	f := &fixture{t: t, ctx: context.Background(), store: &memory{values: map[string]string{}, now: map[string]string{}, errs: map[string]error{}}}
-	f.pool, f.schema = testenv.Postgres(t)
-	if err := workflow.Migrate(t.Context(), f.pool, workflow.MigrateOptions{Schema: f.schema}); err != nil {
-		t.Fatal(err)
-	}
+	f.pool, f.schema = databases.Postgres(t)
 	var err error
 	if f.profiles, err = identity.New(f.pool, identity.Options{Schema: f.schema, Engine: cedar.Parse}); err != nil {
 		t.Fatal(err)

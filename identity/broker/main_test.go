@@ -74,7 +74,12 @@ func TestMain(m *testing.M) {
 		os.Exit(0)
 	}
 	brokerlink.CanServe()
-	os.Exit(m.Run())
+	code := m.Run()
+	if err := databases.Close(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
 }
 
 // everything is a store that has a value under each path.
