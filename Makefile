@@ -35,7 +35,7 @@ cross:
 		echo "build $$target"; \
 		CGO_ENABLED=0 GOOS=$${target%/*} GOARCH=$${target#*/} $(GO) build ./...; \
 	done; \
-	for target in darwin/arm64 windows/amd64 linux/386 linux/arm; do \
+	for target in darwin/arm64 windows/amd64; do \
 		echo "vet $$target"; \
 		CGO_ENABLED=0 GOOS=$${target%/*} GOARCH=$${target#*/} $(GO) vet ./...; \
 		for m in sandbox/kubernetes sandbox/lambda identity/awssecrets; do \
