@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"strings"
-	"testing"
 
 	"github.com/stepward/stepward/sandbox"
 	"github.com/stepward/stepward/worker/bootstrap"
@@ -40,14 +39,8 @@ func ExampleNewToolStep() {
 // exampleStore names the folder of the secrets of examples.
 const exampleStore = "STEPWARD_EXAMPLE_SECRETS"
 
-// TestMain lets the program serve in the sandboxes of examples, as that of a worker
+// serveExamples lets the program serve in the sandboxes of examples, as that of a worker
 // does, and as the broker of their secrets.
-func TestMain(m *testing.M) {
+func serveExamples() {
 	bootstrap.Config{Broker: bootstrap.FileStore(os.Getenv(exampleStore)), User: "root"}.Init(releaseV1, triageV1)
-	code := m.Run()
-	if err := databases.Close(); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		code = 1
-	}
-	os.Exit(code)
 }
