@@ -138,8 +138,8 @@ type database struct {
 	server            *pgx.ConnConfig
 	url, name, schema string   // no schema: it is empty
 	shape             string   // see shapeSQL
-	tables            []string // that were made empty
-	rows, rowsSQL     string   // what is in the others
+	tables, sequences []string // that were made empty, and not used yet
+	rows, rowsSQL     string   // what is in the other tables
 }
 
 func createDatabase(server string) (*database, error) {
@@ -183,6 +183,13 @@ func (db *database) fill(ctx context.Context, migrate func(context.Context, *pgx
 		return err
 	}
 	db.tables = slices.DeleteFunc(db.tables, func(table string) bool { return slices.Contains(full, table) })
+	rows, err = pool.Query(ctx, "SELECT quote_ident(schemaname) || '.' || quote_ident(sequencename) FROM pg_sequences WHERE starts_with(schemaname, $1) AND last_value IS NULL", db.schema)
+	if err != nil {
+		return err
+	}
+	if db.sequences, err = pgx.CollectRows(rows, pgx.RowTo[string]); err != nil {
+		return err
+	}
 	texts := []string{"SELECT concat_ws(';', ''"}
 	for _, table := range full {
 		texts = append(texts, "(SELECT string_agg(t::text, ',' ORDER BY t::text) FROM "+table+" t)")
@@ -201,7 +208,8 @@ func fullSQL(tables []string) string {
 }
 
 // shapeSQL sums up what there is but rows: a row of the catalog that was written has
-// another xmin, except that TRUNCATE writes those of pg_class.
+// another xmin, except that TRUNCATE writes those of pg_class. Statistics outlive the rows
+// that they are of, and the next test's plans would be made by them.
 const shapeSQL = `WITH n AS (SELECT * FROM pg_namespace WHERE nspname !~ '^pg_' AND nspname <> 'information_schema'),
 	c AS (SELECT pg_class.* FROM pg_class JOIN n ON n.oid = relnamespace)
 SELECT md5(concat_ws(';',
@@ -210,7 +218,8 @@ SELECT md5(concat_ws(';',
 	(SELECT string_agg(concat_ws(',', attrelid, attnum, a.xmin), ' ' ORDER BY attrelid, attnum) FROM pg_attribute a JOIN c ON c.oid = attrelid),
 	(SELECT string_agg(concat_ws(',', p.oid, p.xmin), ' ' ORDER BY p.oid) FROM pg_proc p JOIN n ON n.oid = pronamespace),
 	(SELECT string_agg(concat_ws(',', k.oid, k.xmin), ' ' ORDER BY k.oid) FROM pg_constraint k JOIN n ON n.oid = connamespace),
-	(SELECT string_agg(concat_ws(',', g.oid, g.xmin), ' ' ORDER BY g.oid) FROM pg_trigger g JOIN c ON c.oid = tgrelid)))`
+	(SELECT string_agg(concat_ws(',', g.oid, g.xmin), ' ' ORDER BY g.oid) FROM pg_trigger g JOIN c ON c.oid = tgrelid),
+	(SELECT count(*) FROM pg_stats JOIN n ON nspname = schemaname)))`
 
 // clear deletes all rows, or all of a schema that is spent, and reports whether the
 // database can be used again.
@@ -254,15 +263,21 @@ func (db *database) clear(spent string) (again bool, err error) {
 		db.schema = ""
 		return err == nil, err
 	}
-	found, err := conn.Query(ctx, fullSQL(db.tables))
+	// Rows that were deleted or rolled back took space, too, and numbers of sequences.
+	found, err := conn.Query(ctx, "SELECT t FROM unnest($1::text[]) t WHERE pg_relation_size(t::regclass) > 0", db.tables)
 	if err != nil {
 		return false, err
 	}
-	full, err := pgx.CollectRows(found, pgx.RowTo[string])
-	if err != nil || len(full) == 0 {
-		return err == nil, err
+	used, err := pgx.CollectRows(found, pgx.RowTo[string])
+	if err != nil {
+		return false, err
 	}
-	_, err = conn.Exec(ctx, "TRUNCATE "+strings.Join(full, ", ")+" RESTART IDENTITY")
+	if len(used) > 0 {
+		if _, err := conn.Exec(ctx, "TRUNCATE "+strings.Join(used, ", ")+" CASCADE"); err != nil {
+			return false, err
+		}
+	}
+	_, err = conn.Exec(ctx, "SELECT setval(seqrelid, seqstart, false) FROM pg_sequence JOIN unnest($1::text[]) s ON seqrelid = s::regclass WHERE pg_sequence_last_value(seqrelid) IS NOT NULL", db.sequences)
 	return err == nil, err
 }
 

@@ -4,6 +4,8 @@ import (
 	"context"
 	"testing"
 
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgproto3"
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
@@ -14,7 +16,7 @@ func TestDatabases(t *testing.T) {
 			_, err := pool.Exec(ctx, "CREATE SCHEMA "+schema+"; CREATE SCHEMA "+schema+"_river;"+
 				"CREATE TABLE "+schema+".version (v int); INSERT INTO "+schema+".version VALUES (1);"+
 				"CREATE TABLE "+schema+".run (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, name text);"+
-				"CREATE TABLE "+schema+"_river.job (run int REFERENCES "+schema+".run (id))")
+				"CREATE SEQUENCE "+schema+".counter; CREATE TABLE "+schema+"_river.job (run int REFERENCES "+schema+".run (id))")
 			return err
 		},
 		Spent: "EXISTS (SELECT FROM stepward.run WHERE name = 'known')",
@@ -29,10 +31,10 @@ func TestDatabases(t *testing.T) {
 		t.Run("use", func(t *testing.T) {
 			pool, s := d.Postgres(t)
 			at, schema = d.URL(t), s
-			var versions, rows, next int
+			var versions, rows, size, next, count int
 			if err := pool.QueryRow(t.Context(), "SELECT (SELECT count(*) FROM "+s+".version), (SELECT count(*) FROM "+s+".run) + (SELECT count(*) FROM "+s+"_river.job), "+
-				"nextval(pg_get_serial_sequence('"+s+".run', 'id'))").Scan(&versions, &rows, &next); err != nil || versions != 1 || rows != 0 || next != 1 {
-				t.Errorf("%d versions, %d rows, next %d, %v", versions, rows, next, err)
+				"pg_relation_size('"+s+".run'), nextval(pg_get_serial_sequence('"+s+".run', 'id')), nextval('"+s+".counter')").Scan(&versions, &rows, &size, &next, &count); err != nil || versions != 1 || rows != 0 || size != 0 || next != 1 || count != 1 {
+				t.Errorf("%d versions, %d rows in %d bytes, next %d and %d, %v", versions, rows, size, next, count, err)
 			}
 			if _, err := pool.Exec(t.Context(), "SET search_path = "+s+", "+s+"_river; "+what); err != nil {
 				t.Error(err)
@@ -43,17 +45,20 @@ func TestDatabases(t *testing.T) {
 	const rows = "WITH r AS (INSERT INTO run DEFAULT VALUES RETURNING id) INSERT INTO job SELECT NULL FROM r"
 	at, schema := use(rows)
 	for what, fresh := range map[string]bool{
-		rows:                                  false,
-		"ALTER TABLE run ADD COLUMN more int": true,
-		"ALTER TABLE run DROP COLUMN name":    true,
-		"ALTER TABLE run ADD CHECK (id < 7)":  true,
-		"CREATE TABLE another (id int)":       true,
-		"CREATE INDEX ON run (name)":          true,
-		"DROP TABLE job":                      true,
-		"CREATE SCHEMA another":               true,
-		"GRANT SELECT ON run TO PUBLIC":       true,
-		"ALTER TABLE run DISABLE TRIGGER ALL": true,
-		"INSERT INTO version VALUES (2)":      true,
+		rows:                             false,
+		rows + "; DELETE FROM run":       false,
+		"INSERT INTO run DEFAULT VALUES": false,
+		"INSERT INTO run DEFAULT VALUES; ANALYZE run":                  true,
+		"ALTER TABLE run ADD COLUMN more int":                          true,
+		"ALTER TABLE run DROP COLUMN name":                             true,
+		"ALTER TABLE run ADD CHECK (id < 7)":                           true,
+		"CREATE TABLE another (id int)":                                true,
+		"CREATE INDEX ON run (name)":                                   true,
+		"DROP TABLE job":                                               true,
+		"CREATE SCHEMA another":                                        true,
+		"GRANT SELECT ON run TO PUBLIC":                                true,
+		"ALTER TABLE run DISABLE TRIGGER ALL":                          true,
+		"INSERT INTO version VALUES (2)":                               true,
 		"CREATE FUNCTION run() RETURNS int LANGUAGE sql AS 'SELECT 1'": true,
 	} {
 		use(what)
@@ -63,8 +68,39 @@ func TestDatabases(t *testing.T) {
 		}
 		at, schema = nextAt, nextSchema
 	}
+	var name string
+	t.Run("left", func(t *testing.T) {
+		own, _ := d.Postgres(t)
+		cfg := own.Config().ConnConfig
+		conn, err := pgx.ConnectConfig(t.Context(), cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn.PgConn().Frontend().SendQuery(&pgproto3.Query{String: "SELECT pg_sleep(0.5)"})
+		if err := conn.PgConn().Frontend().Flush(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = conn.PgConn().Conn().Close() }) // as if its process were killed
+		name = cfg.Database
+	})
+	if left := connections(t, name); left != 0 {
+		t.Errorf("the next test may have a database that still has %d connections", left)
+	}
 	use("INSERT INTO run (name) VALUES ('known')")
 	if nextAt, nextSchema := use(rows); nextAt != at || nextSchema == schema {
 		t.Errorf("after a schema that is known: schema %s of %s, now %s of %s", schema, at, nextSchema, nextAt)
 	}
+}
+
+func connections(t *testing.T, database string) (n int) {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), PostgresURL(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(t.Context())
+	if err := conn.QueryRow(t.Context(), "SELECT count(*) FROM pg_stat_activity WHERE datname = $1 AND backend_type = 'client backend'", database).Scan(&n); err != nil {
+		t.Fatal(err)
+	}
+	return n
 }
