@@ -173,11 +173,23 @@ func (b *broker) injection(ctx context.Context, c claim, endpoint string) (*inje
 	all := &b.injections
 	all.mu.Lock()
 	i := all.all[id]
+	for i != nil && !all.shut {
+		all.mu.Unlock() // a use may be on its way to the record: other attempts do not wait for that
+		entered := i.enter()
+		all.mu.Lock()
+		if entered {
+			break
+		}
+		if all.all[id] == i {
+			delete(all.all, id)
+		}
+		i = all.all[id]
+	}
 	switch {
 	case all.shut:
 		all.mu.Unlock()
 		return nil, errEnds
-	case i == nil || !i.enter():
+	case i == nil:
 		i = &injection{b: b, f: f, id: id, policy: policy, conns: map[*channel]bool{}, uses: map[use]*used{}, calls: 1, done: make(chan struct{})}
 		if all.all == nil {
 			all.all = make(map[envelope.ID]*injection)
@@ -197,6 +209,7 @@ func (b *broker) injection(ctx context.Context, c claim, endpoint string) (*inje
 
 // enter counts a call, and reports false of an injection that was given up because there was none.
 func (i *injection) enter() bool {
+	point("enter")
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	if errors.Is(i.ended, errUnused) {

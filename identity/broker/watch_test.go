@@ -124,6 +124,52 @@ func TestInjectIdle(t *testing.T) {
 	c.Close()
 }
 
+// A connection that waits for what its own attempt does keeps nobody else waiting.
+func TestInjectBeside(t *testing.T) {
+	held, release := make(chan struct{}), make(chan struct{})
+	free := sync.OnceFunc(func() { close(release) })
+	t.Cleanup(func() { broker.SetPoint(func(string) {}) }) // after the broker has ended
+	var once sync.Once
+	broker.SetPoint(func(at string) {
+		if at == "enter" {
+			once.Do(func() { close(held); <-release })
+		}
+	})
+	n := newInjecting(t, "93.184.216.34", nil)
+	n.issue()
+	n.waits()
+	other := n.beside("globex")
+	second := make(chan error, 1)
+	go func() {
+		c, err := n.dial(t.Context(), "example.com:443")
+		if err == nil {
+			c.Close()
+		}
+		second <- err
+	}()
+	defer free() // or the broker would not end, if this fails
+	testenv.Receive(t, held)
+	client, err := n.link.Client(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	beside := make(chan error, 1)
+	go func() {
+		c, err := brokerlink.Inject(t.Context(), client, other, "example.com:443")
+		if err == nil {
+			c.Close()
+		}
+		beside <- err
+	}()
+	if err := testenv.Receive(t, beside); err != nil {
+		t.Error(err)
+	}
+	free()
+	if err := testenv.Receive(t, second); err != nil {
+		t.Error(err)
+	}
+}
+
 // How often a secret was used is on record while it is, and once, though not each use is written down.
 func TestInjectCounts(t *testing.T) {
 	looked, _ := looks(t, time.Hour)
