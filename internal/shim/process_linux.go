@@ -192,7 +192,8 @@ func (p *Process) Signal(sig unix.Signal) {
 // Insist ends what the shim does not, until over is closed: when its patience is at an end
 // all that is below the shim, and when that has been to no effect for twenty times as long
 // the shim itself, of which Receive tells then. What else runs in the sandbox ends with a
-// shim, so one under which processes still end has more time, up to 180 times.
+// shim, so one under which processes still end, or that waits for a processor, has more
+// time, up to 180 times.
 func (p *Process) Insist(over <-chan struct{}, patience time.Duration) {
 	began := time.Now()
 	next := time.NewTimer(patience)
