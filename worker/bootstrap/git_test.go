@@ -72,7 +72,7 @@ func TestInjectGit(t *testing.T) {
 		// Git goes on at the other host, with its header. The sandbox trusts nobody there, unless it is told to.
 		`git -c http.sslVerify=false -c http.followRedirects=true ` + header + `clone -q https://example.com/moved.git d 2>&1 && git -C d rev-parse HEAD`,
 		`GIT_TRACE=1 GIT_TRACE_CURL=1 GIT_TRACE_REDACT=0 git clone "https://git:$DEPLOY_TOKEN@example.com/app.git" e >trace 2>&1; wc -l <trace
-		{ env; cat /proc/[0-9]*/environ /proc/[0-9]*/cmdline; find / -xdev -user "$(id -u)" -type f ! -path "/proc/*" ! -path "/sys/*" -exec cat {} +; cat trace a/.git/config; } 2>/dev/null >found
+		{ env; cat /proc/[0-9]*/environ /proc/[0-9]*/cmdline; find / /workspace /tmp -xdev -user "$(id -u)" -type f ! -path "/proc/*" ! -path "/sys/*" ! -path /workspace/found -exec cat {} +; } 2>/dev/null >found
 		grep -c -a "$DEPLOY_TOKEN" found; grep -c -a "cana[r]y" found; true`,
 	}
 	for n := range scripts {
