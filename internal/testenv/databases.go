@@ -235,7 +235,7 @@ func (db *database) clear(spent string) (again bool, err error) {
 	// the next test's time.
 	var others []string
 	for deadline := time.Now().Add(Patience / 2); ; {
-		err := conn.QueryRow(ctx, "SELECT array_agg(application_name || ': ' || query) FROM pg_stat_activity WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()").Scan(&others)
+		err := conn.QueryRow(ctx, "SELECT array_agg(concat_ws(' ', application_name, state, 'since', date_trunc('second', clock_timestamp() - state_change), wait_event, 'blocked by', pg_blocking_pids(pid)) || ': ' || query) FROM pg_stat_activity WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()").Scan(&others)
 		if err != nil {
 			return false, err
 		}
