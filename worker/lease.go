@@ -193,8 +193,12 @@ func (w *worker) loseLease(ctx context.Context, cause error) {
 	w.log.ErrorContext(ctx, "lease lost: stopping all turns", "error", cause, "turns", w.held())
 	w.lease.mu.Lock()
 	close(w.lease.lost)
+	conn := w.lease.conn
 	w.lease.mu.Unlock()
 	w.cancelTurns(engine.ErrLeaseLost)
+	if conn != nil {
+		closeConn(conn) // the new session has its own
+	}
 	old := w.lease.session()
 	for pause := 100 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {
 		err := w.register(ctx)

@@ -208,6 +208,20 @@ func TestOutage(t *testing.T) {
 	}
 }
 
+// A worker that has lost its lease does not keep the connection of that session.
+func TestLeaseLostFreesConnection(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t)
+	f.start(worker.Config{LeaseTTL: 3 * time.Second, Workflows: []*workflow.Definition{randomV1}})
+	for range 3 {
+		eventually(t, "there is a session", func() bool { return f.count("SELECT count(*) FROM stepward.worker") == 1 })
+		if n := f.count("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query ~ '^/. stepward Worker(Insert|Heartbeat) '"); n > 1 {
+			t.Errorf("the worker has %d connections for its heartbeat", n)
+		}
+		f.exec("DELETE FROM stepward.worker")
+	}
+}
+
 // A worker that is stopped in the middle of a step, and wakes up after another
 // one has taken its run over and finished it, writes nothing more. It is of use
 // again after that.
