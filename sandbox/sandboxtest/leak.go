@@ -25,9 +25,9 @@ func TestLeak(t *testing.T, b sandbox.Backend, o Options) {
 	t.Setenv("SUITE_LEAK", workerSecret()) // before there is a sandbox
 	first := sandbox.Options{Spec: o.Spec, ID: fmt.Sprintf("successor-%d", os.Getpid())}
 	first.Spec.Network.Allow = []string{"ok.test"}
-	a, other := share(t, b, first), share(t, b, sandbox.Options{Spec: o.Spec})
-	a.run("neighbours", func(t *testing.T, a *sandbox.Sandbox) { testNeighbours(t, a, other.s) }, other)
-	other.run("worker", testWorkerEnvironment)
+	a := share(t, b, first)
+	a.run("neighbours", func(t *testing.T, a *sandbox.Sandbox) { testNeighbours(t, b, o, a) })
+	a.run("worker", testWorkerEnvironment)
 	a.run("successor", func(t *testing.T, a *sandbox.Sandbox) { testSuccessor(t, b, o, a) }) // the last: it destroys a
 }
 
@@ -37,7 +37,7 @@ func workerSecret() string { return fmt.Sprintf("worker-secret-%d", os.Getpid())
 const sharedKey = "19771205"
 
 // testNeighbours has one sandbox look for what another has made, while both run.
-func testNeighbours(t *testing.T, a, other *sandbox.Sandbox) {
+func testNeighbours(t *testing.T, b sandbox.Backend, o Options, a *sandbox.Sandbox) {
 	canary := fmt.Sprintf("tenant-%d", os.Getpid())
 	c := a.Command(program, verbPrefix+"hang", canary)
 	c.Env = []string{"KEY=" + canary}
@@ -63,6 +63,7 @@ func testNeighbours(t *testing.T, a, other *sandbox.Sandbox) {
 		t.Logf("no memory can be shared: %s", got)
 		probes = probes[:len(probes)-1]
 	}
+	other := start(t, bounded(t), b, sandbox.Options{Spec: o.Spec}) // after what it must not get
 	for _, p := range probes {
 		// The probe can tell, except of what commands of one sandbox hide from each other.
 		if got := run(t, a, p[0], p[1:]...); got != "yes" && p[0] != "environ" && p[0] != "socket" {

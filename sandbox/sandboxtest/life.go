@@ -30,7 +30,7 @@ func testLife(t *testing.T, b sandbox.Backend, spec sandbox.Spec, s *sandbox.San
 	}
 	listed(" after a refusal")
 
-	// The orphan rule: nobody is ever connected.
+	// The orphan rule: nobody is ever connected. Who comes first has no right to it by that.
 	id := fmt.Sprintf("orphan-%d", time.Now().UnixNano())
 	schema := labels.Schema + "orphan"
 	_, err := b.Create(ctx, sandbox.Creation{ID: id, Spec: spec, Labels: sandbox.Labels{Schema: schema}, OrphanAfter: time.Second})
@@ -38,6 +38,12 @@ func testLife(t *testing.T, b sandbox.Backend, spec sandbox.Spec, s *sandbox.San
 		t.Fatal(err)
 	}
 	defer b.Destroy(context.Background(), id)
+	if _, conn, _, err := hello(ctx, b, id, []byte("wrong"), 1); err == nil {
+		conn.Close()
+		t.Error("a wrong token was accepted of the first who came")
+	} else if conn != nil {
+		conn.Close()
+	}
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	for {
