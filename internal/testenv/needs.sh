@@ -27,6 +27,7 @@ need pgbouncer test -x "${STEPWARD_PGBOUNCER:-/usr/sbin/pgbouncer}"
 need xz-utils command -v xz
 need curl command -v curl
 need git command -v git
+need gh command -v gh
 
 [ -n "$missing" ] || exit 0
 if ! command -v apt-get >/dev/null; then

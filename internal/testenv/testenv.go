@@ -26,6 +26,7 @@ const (
 	PartBubblewrap Part = "bubblewrap"
 	PartGCC        Part = "gcc"
 	PartGit        Part = "git"
+	PartGh         Part = "gh"
 	PartProtoc     Part = "protoc"
 	PartPgBouncer  Part = "pgbouncer"
 	PartRoot       Part = "root"
@@ -84,6 +85,9 @@ func find(t testing.TB, part Part) error {
 		return err
 	case PartGit:
 		_, err := program("STEPWARD_GIT", "git", "apt-get install git")
+		return err
+	case PartGh:
+		_, err := program("STEPWARD_GH", "gh", "apt-get install gh")
 		return err
 	case PartProtoc:
 		_, err := program("PROTOC", "protoc", "apt-get install protobuf-compiler")

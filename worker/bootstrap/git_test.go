@@ -118,6 +118,67 @@ func TestInjectGit(t *testing.T) {
 	}
 }
 
+// Gh, GitHub's own command, which sends its key in a header and knows no other, does so through the broker, too.
+func TestInjectGh(t *testing.T) {
+	testenv.Require(t, testenv.PartGh)
+	var mu sync.Mutex
+	var got []string
+	h := injects(t, func(w http.ResponseWriter, r *http.Request) {
+		said := r.Header.Get("Authorization")
+		mu.Lock()
+		got = append(got, r.Host+" "+r.URL.Path+" "+said)
+		mu.Unlock()
+		w.Header().Set("Content-Type", "application/json")
+		switch {
+		case r.Host == "example.com" && r.URL.Path == "/api/v3/moved":
+			http.Redirect(w, r, "https://other.invalid/api/v3/user", http.StatusFound)
+		case said != "token "+token+"acme":
+			w.WriteHeader(http.StatusUnauthorized)
+			fmt.Fprintf(w, `{"message": "who is %s?"}`, said)
+		case r.URL.Path == "/api/v3/denied":
+			w.WriteHeader(http.StatusForbidden)
+			fmt.Fprintf(w, `{"message": "not for %s"}`, said)
+		default:
+			_, _ = w.Write([]byte(`{"login": "octocat"}`))
+		}
+	})
+	const gh = `cd /workspace && export HOME=/workspace GH_HOST=example.com GH_ENTERPRISE_TOKEN="$DEPLOY_TOKEN" GH_PROMPT_DISABLED=1 NO_COLOR=1 GH_NO_UPDATE_NOTIFIER=1; `
+	run, err := call.Enqueue(t.Context(), h.client, []string{
+		gh + `gh api user --jq .login 2>&1`,
+		gh + `gh api denied 2>&1; true`,
+		gh + `gh api moved 2>&1; true`,
+		gh + `GH_ENTERPRISE_TOKEN=another gh api user 2>&1; true`,
+		gh + `gh auth status --show-token 2>&1; GH_DEBUG=api gh api user >trace 2>&1; wc -l <trace; cat trace .config/gh/* /proc/[0-9]*/environ 2>/dev/null | grep -c -a "cana[r]y"; true`,
+	}, workflow.EnqueueOptions{Tenant: "acme"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := outcome(t, h.client, run)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, h.log)
+	}
+	const taken = "[REDACTED:DEPLOY_TOKEN]"
+	said := out[3:]
+	if said[0] != "octocat\n" || !strings.Contains(said[1], "gh: not for token "+taken+" (HTTP 403)") || !strings.Contains(said[2], "other.invalid") || !strings.Contains(said[3], "gh: who is token another? (HTTP 401)") {
+		t.Errorf("gh says %q", said)
+	}
+	status, traced, _ := strings.Cut(said[4], "Token: stepward_")
+	var lines, values int
+	if n, err := fmt.Sscan(traced[min(len(traced), 40):], &lines, &values); n != 2 || !strings.Contains(status, "Logged in to example.com") || lines < 10 || values != 0 {
+		t.Errorf("of its key gh says %q, and in its trace of %d lines, its files and all processes %d lines have it, %v", said[4], lines, values, err)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	for _, want := range []string{"user token " + token + "acme", "denied token " + token + "acme", "moved token " + token + "acme", "user token another"} {
+		if want = "example.com /api/v3/" + want; !slices.Contains(got, want) {
+			t.Errorf("the host saw %q, and not %q", got, want)
+		}
+	}
+	if strings.Contains(fmt.Sprint(got), "other.invalid") || strings.Contains(fmt.Sprint(got), "stepward_") || strings.Contains(fmt.Sprint(out), "canary") || strings.Contains(h.log.String(), "canary") {
+		t.Errorf("the hosts saw %q, gh says %q; the log is\n%s", got, said, h.log)
+	}
+}
+
 // cgiUser returns the handler for a user whom the server knows: without one git takes no push.
 func cgiUser(h *cgi.Handler, user string) *cgi.Handler {
 	of := *h
