@@ -55,7 +55,7 @@ func (f *flow) run() (sent, received int64, denied string) {
 		_, err = f.upstream.Write(read)
 	}
 	if denied != "" || err != nil {
-		f.client.Close()
+		tunnel.Finish(f.client) // first: without a server it is closed as it is
 		f.upstream.Close()
 		return 0, back.wait(), denied
 	}

@@ -4,6 +4,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"time"
 )
 
 type halfCloser interface{ CloseWrite() error }
@@ -33,6 +34,21 @@ func Copy(dst, src net.Conn) int64 {
 	dst.Close()
 	src.Close()
 	return n
+}
+
+// finishing is how long who is on the other side of a connection may take to close it.
+const finishing = 2 * time.Second
+
+// Finish closes a connection so that what was written to it last arrives: after the other side has, or late. What it
+// still sends is not looked at.
+func Finish(c net.Conn) {
+	h, ok := bare(c).(halfCloser)
+	if ok && h.CloseWrite() == nil {
+		late := time.AfterFunc(finishing, func() { c.Close() })
+		_, _ = io.Copy(io.Discard, c) // ends with the connection
+		late.Stop()
+	}
+	c.Close()
 }
 
 // buffer is how much a socket of a tunnel may hold, in bytes, if the system lets it.

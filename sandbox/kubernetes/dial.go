@@ -198,6 +198,10 @@ func (f *forwarded) open() error {
 func (f *forwarded) Read(p []byte) (int, error)  { return f.data.Read(p) }
 func (f *forwarded) Write(p []byte) (int, error) { return f.data.Write(p) }
 
+// CloseWrite says that no more is written. What was, arrives: Close may cut it off, on its way through the API server and
+// the node.
+func (f *forwarded) CloseWrite() error { return f.data.Close() }
+
 func (f *forwarded) Close() error {
 	f.closed.Do(func() { f.err = f.over.Close() })
 	return f.err

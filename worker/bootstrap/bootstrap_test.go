@@ -191,7 +191,7 @@ func TestGuestBehindCodec(t *testing.T) {
 func TestSpansNest(t *testing.T) {
 	exported := tracetest.NewInMemoryExporter()
 	reader := metric.NewManualReader()
-	client, cfg := start(t, worker.Config{
+	client, cfg, stop := starts(t, worker.Config{
 		TracerProvider: sdktrace.NewTracerProvider(sdktrace.WithSyncer(exported)),
 		MeterProvider:  metric.NewMeterProvider(metric.WithReader(reader)),
 	})
@@ -202,6 +202,22 @@ func TestSpansNest(t *testing.T) {
 	if out, err := outcome(t, client, run); err != nil || out != "ADA" {
 		t.Fatalf("got %q, %v", out, err)
 	}
+	have := make(map[string]bool)
+	collect := func() {
+		t.Helper()
+		var rm metricdata.ResourceMetrics
+		if err := reader.Collect(t.Context(), &rm); err != nil {
+			t.Fatal(err)
+		}
+		for _, s := range rm.ScopeMetrics {
+			for _, m := range s.Metrics {
+				have[m.Name] = true
+			}
+		}
+	}
+	collect()
+	stop() // the last spans end after the result is there
+	collect()
 	spans := exported.GetSpans()
 	byID := make(map[string]tracetest.SpanStub)
 	for _, s := range spans {
@@ -216,16 +232,6 @@ func TestSpansNest(t *testing.T) {
 	} {
 		if parents[child] != parent {
 			t.Errorf("parent of %s is %q, want %s", child, parents[child], parent)
-		}
-	}
-	var rm metricdata.ResourceMetrics
-	if err := reader.Collect(t.Context(), &rm); err != nil {
-		t.Fatal(err)
-	}
-	have := make(map[string]bool)
-	for _, s := range rm.ScopeMetrics {
-		for _, m := range s.Metrics {
-			have[m.Name] = true
 		}
 	}
 	for _, name := range []string{"stepward.ready.backlog", "stepward.ready.oldest", "stepward.claim.latency", "stepward.commit.batch_size", "stepward.attempt.duration"} {
