@@ -147,7 +147,7 @@ func (h *host) able(ctx context.Context, a engine.Attempt) error {
 	})
 	_, away := errors.AsType[*awayError](err)
 	_, start := errors.AsType[*brokerlink.StartError](err)
-	if r := brokerlink.Refused(err); !away && (start || r != nil && slices.Contains([]string{"worker", "level", "store"}, r.Reason)) {
+	if r := refused(err); !away && (start || r != nil && slices.Contains([]string{"worker", "level", "store"}, r.Reason)) {
 		return l.fault(ctx, err)
 	}
 	return nil
@@ -210,7 +210,9 @@ func (l *lent) call(ctx context.Context, timeout time.Duration, f func(ctx conte
 			l.h.w.broker.Forsake() // what hangs, hangs the next call, too
 		}
 		switch code := connect.CodeOf(err); {
-		case err == nil, ctx.Err() != nil, brokerlink.Refused(err) != nil:
+		case brokerlink.Refused(err) != nil:
+			return brokerlink.Refused(err)
+		case err == nil, ctx.Err() != nil:
 			return err
 		case code == connect.CodeUnavailable && !again && !late:
 		case code == connect.CodeUnavailable, code == connect.CodeResourceExhausted, late:
@@ -261,13 +263,19 @@ func (l *lent) issue(ctx context.Context) error {
 	return nil
 }
 
+// refused returns the broker's refusal that an error is, or nil. What a sandbox answers with is none, whatever it has in it.
+func refused(err error) *brokerlink.Refusal {
+	r, _ := errors.AsType[*brokerlink.Refusal](err)
+	return r
+}
+
 // fault is what the attempt ends with. What an operator or a deploy can cure parks the run, if no other worker may have it.
 func (l *lent) fault(ctx context.Context, err error) error {
 	if errors.Is(err, brokerlink.ErrLauncher) {
 		l.h.t.stop(engine.ErrHandBack)
 		return engine.ErrHandBack
 	}
-	r := brokerlink.Refused(err)
+	r := refused(err)
 	reason := ""
 	if r != nil {
 		reason = r.Reason
@@ -311,7 +319,7 @@ func (l *lent) renew(ctx context.Context) error {
 		answer, err = c.Renew(ctx, connect.NewRequest(&rpc.RenewRequest{Claim: l.claim, Challenge: challenge}))
 		return err
 	})
-	if r := brokerlink.Refused(err); r != nil && r.Reason == "unopened" {
+	if r := refused(err); r != nil && r.Reason == "unopened" {
 		return errUnopened
 	}
 	if err != nil {
@@ -346,7 +354,7 @@ func (l *lent) route(endpoints []string) {
 			conn, err = brokerlink.Inject(ctx, c, l.claim, endpoint)
 			return err
 		})
-		if r := brokerlink.Refused(err); r != nil {
+		if r := refused(err); r != nil {
 			return nil, tunnel.DeniedError(r.Error())
 		}
 		return conn, err
@@ -365,7 +373,7 @@ func (l *lent) keep(ctx context.Context) {
 		case <-tick.C:
 		}
 		err := l.renew(ctx)
-		switch r := brokerlink.Refused(err); {
+		switch r := refused(err); {
 		case err == nil || ctx.Err() != nil:
 		case r != nil && r.Reason == "changed": // it will never be renewed
 			l.end(l.fault(ctx, err))
