@@ -76,11 +76,14 @@ func ShimEnv() []string {
 	return env
 }
 
-// LimitChildren limits the processes of what this shim starts, and reports whether
-// there is a limit.
-func LimitChildren() bool {
+// LimitChildren limits the processes and threads of what this shim starts, and returns
+// to how many: 0 if there is no limit.
+func LimitChildren() uint64 {
 	n, err := strconv.ParseUint(os.Getenv(EnvChildren), 10, 31)
-	return err == nil && unix.Setrlimit(unix.RLIMIT_NPROC, &unix.Rlimit{Cur: n, Max: n}) == nil
+	if err != nil || unix.Setrlimit(unix.RLIMIT_NPROC, &unix.Rlimit{Cur: n, Max: n}) != nil {
+		return 0
+	}
+	return n
 }
 
 // Adopts makes this process the parent of its descendants' orphans, and reports

@@ -2,6 +2,7 @@ package shim
 
 import (
 	"errors"
+	"os"
 	"sync"
 	"syscall"
 	"unsafe"
@@ -25,20 +26,49 @@ func awaitEnd(first int) bool {
 // A crowd is whether there were as many processes as there may be. Nobody tells of what
 // RLIMIT_NPROC refused: a process is started, which ends at once, and is refused as the
 // command's next one would be.
+//
+// The limit counts shims too, and that of the command before may have ended since the
+// command was refused. So it is enough that there is hardly room for another, and that this
+// is because of the command.
 type crowd struct {
+	most uint64 // processes and threads, 0 if there is no limit
+
 	mu   sync.Mutex
 	met  bool
 	done bool // no process is started any more
 }
 
+// hardly is how many more there may be where there is hardly room, at most: what two shims
+// take.
+const hardly = 2 * (1 + threads + commands)
+
 func (c *crowd) look() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.met || c.done {
+	if c.most == 0 || c.met || c.done {
 		return
 	}
+	c.met = c.full(min(hardly, c.most/2)) && (c.full(0) || c.atFault())
+}
+
+// full reports whether no process can be started with room for so many left.
+func (c *crowd) full(room uint64) bool {
+	if room > 0 {
+		// This process has all threads that it will need, see [confine.KeepThreads].
+		_ = unix.Setrlimit(unix.RLIMIT_NPROC, &unix.Rlimit{Cur: c.most - room, Max: c.most})
+		defer func() { _ = unix.Setrlimit(unix.RLIMIT_NPROC, &unix.Rlimit{Cur: c.most, Max: c.most}) }()
+	}
 	_, err := syscall.ForkExec("", nil, &syscall.ProcAttr{})
-	c.met = errors.Is(err, unix.EAGAIN)
+	return errors.Is(err, unix.EAGAIN)
+}
+
+// atFault reports whether no small part of all processes are the command's.
+func (c *crowd) atFault() bool {
+	if os.Getpid() == 1 { // of a namespace: /proc is that of another
+		return false
+	}
+	all, err := descendants(os.Getpid(), func(int) {})
+	return err == nil && uint64(len(all)) >= c.most/8
 }
 
 // end returns what was found. From then on every process below this one can be stopped:

@@ -13,7 +13,7 @@ import (
 func TestNoLookAtTheEnd(t *testing.T) {
 	over := make(chan struct{})
 	close(over)
-	j := &job{limited: true, kill: make(chan struct{}, 1)}
+	j := &job{crowd: crowd{most: 1 << 20}, kill: make(chan struct{}, 1)}
 	j.end(over)
 	syscall.ForkLock.RLock() // nothing can be started
 	defer syscall.ForkLock.RUnlock()

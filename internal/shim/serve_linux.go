@@ -44,8 +44,7 @@ type job struct {
 	files []int // its descriptors, from 0 on
 	kill  chan struct{}
 
-	limited bool // its processes are
-	crowd   crowd
+	crowd crowd
 
 	mu  sync.Mutex
 	pid int // of its first process, while that runs
@@ -85,7 +84,7 @@ func (j *job) sweep() {
 // group of the first, as those of most fork bombs do, it has not to look for: the kernel
 // starts none while it tells them.
 func (j *job) end(empty <-chan struct{}) {
-	if j.limited && j.running() {
+	if j.running() {
 		j.crowd.look()
 	}
 	j.crowd.end()
@@ -111,7 +110,7 @@ func serve(ahead bool) error {
 		return err
 	}
 	confine.KeepThreads(threads + commands)
-	limited := confine.LimitChildren()
+	most := confine.LimitChildren()
 	if ahead {
 		if err := awaitEntry(conn); err != nil {
 			return err
@@ -126,7 +125,7 @@ func serve(ahead bool) error {
 	jobs := make(chan *job)
 	go receiveJobs(conn, jobs)
 	for j := range jobs {
-		j.limited = limited
+		j.crowd.most = most
 		if err := write(conn, j.run(conn)); err != nil {
 			return err
 		}
@@ -396,7 +395,7 @@ func (j *job) reapAll(pid int) Event {
 	end := Event{Code: -1, Lost: true}
 	options := 0
 	for {
-		if j.limited && end.Lost && awaitEnd(pid) {
+		if j.crowd.most > 0 && end.Lost && awaitEnd(pid) {
 			j.crowd.look()
 		}
 		var ws unix.WaitStatus
