@@ -148,7 +148,7 @@ func (b *Backend) await(ctx context.Context, c *cluster, pod *core.Pod) (*core.P
 			if dialing {
 				continue
 			}
-			if err := hopeless(c.warning(waiting, last)); err != nil {
+			if err := hopeless(latest(c.warnings(waiting, last))); err != nil {
 				return last, err
 			}
 		case err := <-watching:

@@ -160,6 +160,47 @@ func TestAssess(t *testing.T) {
 	refusal(t, err, "OutOfcpu")
 }
 
+// A node that is slow tells of an image in its events, long before in the pod's status.
+func TestNotPulled(t *testing.T) {
+	pod := &core.Pod{Spec: core.PodSpec{
+		InitContainers: []core.Container{{Name: shape.Installer, Image: "a"}}, Containers: []core.Container{{Name: shape.Main, Image: "b"}},
+	}}
+	warning := func(kind, container, reason, message string) core.Event {
+		return core.Event{Reason: reason, Message: message, InvolvedObject: core.ObjectReference{FieldPath: "spec." + kind + "{" + container + "}"}}
+	}
+	invalid := warning("containers", shape.Main, "Failed", `Failed to pull image "b": invalid reference format`)
+	refused := warning("initContainers", shape.Installer, "Failed", `Failed to pull image "a": connection refused`)
+	for _, c := range []struct {
+		events []core.Event
+		image  string
+		parts  []string
+	}{
+		{[]core.Event{invalid, warning("containers", shape.Main, "Failed", "Error: ErrImagePull")}, "b", []string{"is no image reference", `pull image "b"`}},
+		{[]core.Event{refused, warning("initContainers", shape.Installer, "Failed", "Error: ImagePullBackOff")}, "a", []string{"cannot be pulled", "connection refused"}},
+		{[]core.Event{refused, invalid, warning("initContainers", shape.Installer, "Failed", "Error: ImagePullBackOff")}, "a", []string{"connection refused"}},
+		{[]core.Event{warning("containers", shape.Main, "Failed", "Error: ErrImagePull")}, "b", []string{"cannot be pulled"}},
+		{[]core.Event{refused, warning("containers", shape.Main, "BackOff", "restarting")}, "", nil}, // it was pulled since
+		{nil, "", nil},
+	} {
+		err := notPulled(pod, c.events)
+		var ie *sandbox.ImageError
+		if c.image == "" {
+			if err != nil {
+				t.Errorf("%v: %v", c.events, err)
+			}
+			continue
+		}
+		if !errors.As(err, &ie) || ie.Image != c.image {
+			t.Errorf("%v: %v, want it of image %s", c.events, err, c.image)
+		}
+		for _, part := range c.parts {
+			if !strings.Contains(err.Error(), part) {
+				t.Errorf("%v, want it to say %q", err, part)
+			}
+		}
+	}
+}
+
 func TestNoRoom(t *testing.T) {
 	t.Parallel()
 	p := newPlace(t, "restricted")

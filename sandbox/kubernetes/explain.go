@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -94,15 +95,25 @@ var permanent = []struct{ part, reason string }{
 	{"no such host", "its registry does not exist"},
 }
 
+// inVain returns why trying again does not help, "" where it may.
+func inVain(message string) string {
+	for _, p := range permanent {
+		if strings.Contains(message, p.part) {
+			return p.reason
+		}
+	}
+	return ""
+}
+
 // waitsInVain reports a container that waits for what does not come.
 func waitsInVain(pod *core.Pod, s core.ContainerStatus) error {
 	w := s.State.Waiting
 	if w == nil {
 		return nil
 	}
-	image := imageIn(pod, s.Name)
+	says := " (" + w.Reason + ": " + w.Message + ")"
 	failed := func(reason string) error {
-		return &sandbox.ImageError{Backend: Name, Image: image, Reason: reason + " (" + w.Reason + ": " + w.Message + ")"}
+		return &sandbox.ImageError{Backend: Name, Image: imageIn(pod, s.Name), Reason: reason + says}
 	}
 	switch w.Reason {
 	case "InvalidImageName":
@@ -110,10 +121,8 @@ func waitsInVain(pod *core.Pod, s core.ContainerStatus) error {
 	case "ErrImageNeverPull":
 		return failed("not on the node, and never pulled")
 	case "ErrImagePull", "ImagePullBackOff":
-		for _, p := range permanent {
-			if strings.Contains(w.Message, p.part) {
-				return failed(p.reason)
-			}
+		if reason := inVain(w.Message); reason != "" {
+			return failed(reason)
 		}
 	case "CreateContainerConfigError", "CreateContainerError", "RunContainerError":
 		return unavailable("the node cannot make container "+s.Name+" of pod "+pod.Name+": "+w.Reason+": "+w.Message, nil)
@@ -137,21 +146,57 @@ func (c *cluster) tooLate(ctx context.Context, pod *core.Pod, bound time.Duratio
 			return unavailable(late+"the program in image "+imageIn(pod, shape.Installer)+" does not end: is bootstrap.Init the first call in its main?", nil)
 		}
 	}
-	if w := c.warning(ctx, pod); w != "" {
+	all := c.warnings(ctx, pod)
+	if err := notPulled(pod, all); err != nil {
+		return err
+	}
+	if w := latest(all); w != "" {
 		return unavailable(late+w, nil)
 	}
 	return unavailable(late+"it is "+string(pod.Status.Phase), nil)
 }
 
-// warning returns the last warning about a pod, empty if there is none.
-func (c *cluster) warning(ctx context.Context, pod *core.Pod) string {
+// notPulled explains a pod whose last warning is about an image: the node's events may be
+// there well before its status of the pod.
+func notPulled(pod *core.Pod, warnings []core.Event) error {
+	w := latest(warnings)
+	if !strings.Contains(w, "ErrImagePull") && !strings.Contains(w, "ImagePullBackOff") && !strings.Contains(w, pullFailed) {
+		return nil
+	}
+	e := warnings[len(warnings)-1]
+	for _, each := range warnings { // others say only that it failed
+		if each.InvolvedObject.FieldPath == e.InvolvedObject.FieldPath && strings.HasPrefix(each.Message, pullFailed) {
+			e = each
+		}
+	}
+	_, container, _ := strings.Cut(e.InvolvedObject.FieldPath, "{") // spec.containers{NAME}
+	return &sandbox.ImageError{
+		Backend: Name, Image: imageIn(pod, strings.TrimSuffix(container, "}")),
+		Reason: cmp.Or(inVain(e.Message), "cannot be pulled") + " (" + e.Message + ")",
+	}
+}
+
+// pullFailed is how the message of such an event begins.
+const pullFailed = "Failed to pull image"
+
+// warnings returns the warnings about a pod, the last one last.
+func (c *cluster) warnings(ctx context.Context, pod *core.Pod) []core.Event {
 	list, err := c.api.CoreV1().Events(c.namespace).List(ctx, meta.ListOptions{
 		FieldSelector: fields.Set{"involvedObject.uid": string(pod.UID), "type": core.EventTypeWarning}.String(),
 	})
-	if err != nil || len(list.Items) == 0 {
+	if err != nil {
+		return nil
+	}
+	slices.SortStableFunc(list.Items, func(a, b core.Event) int { return a.LastTimestamp.Compare(b.LastTimestamp.Time) })
+	return list.Items
+}
+
+// latest returns what the last of a pod's warnings says, "" if there is none.
+func latest(warnings []core.Event) string {
+	if len(warnings) == 0 {
 		return ""
 	}
-	e := list.Items[len(list.Items)-1]
+	e := warnings[len(warnings)-1]
 	return e.Reason + ": " + e.Message
 }
 
