@@ -50,12 +50,45 @@ func (k Secrets) Key(ctx context.Context, facts, broker []byte) (hello []byte, e
 
 // Deliver hands over the envelope that was sealed to the last key. When it returns nil
 // the sandbox has what was in it; after an [ErrSecret] it has nothing of it, and the key
-// is used up all the same.
+// is used up all the same. A value that is not in the envelope itself, the sandbox has from its store meanwhile; an
+// [UnwrapError] is one that it could not have.
 func (k Secrets) Deliver(ctx context.Context, envelope []byte) error {
-	return k.call(ctx, "deliver", func(c rpcconnect.RunnerClient) error {
+	unwrap := ""
+	err := k.call(ctx, "deliver", func(c rpcconnect.RunnerClient) error {
 		_, err := c.Deliver(ctx, connect.NewRequest(&rpc.DeliverRequest{Envelope: envelope}))
+		unwrap = lostName(err)
 		return err
 	})
+	if unwrap != "" && errors.Is(err, ErrSecret) {
+		return &UnwrapError{unwrap, err}
+	}
+	return err
+}
+
+// An UnwrapError reports a value that was kept for the sandbox alone, and that somebody else may have had: it is to be
+// rotated. It is an [ErrSecret].
+type UnwrapError struct {
+	Name string // of the secret
+	Err  error
+}
+
+func (e *UnwrapError) Error() string { return e.Err.Error() + ": rotate it" }
+
+func (e *UnwrapError) Unwrap() error { return e.Err }
+
+// lostName is the secret that an answer is about, "" if it is none that was lost.
+func lostName(err error) string {
+	var ce *connect.Error
+	if !errors.As(err, &ce) {
+		return ""
+	}
+	for _, d := range ce.Details() {
+		v, err := d.Value()
+		if r, ok := v.(*rpc.Refusal); err == nil && ok {
+			return short(r.Name)
+		}
+	}
+	return ""
 }
 
 // Route has connections of the sandbox to these endpoints, "host:port" in lower case, made by connect from now on, and

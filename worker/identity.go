@@ -250,17 +250,22 @@ func (l *lent) issue(ctx context.Context) error {
 		return err
 	}
 	l.route(issued.Msg.Inject)
-	if err := l.b.sb.Secrets().Deliver(ctx, issued.Msg.Envelope); err != nil {
-		return err
+	delivered := l.b.sb.Secrets().Deliver(ctx, issued.Msg.Envelope)
+	opened := &rpc.OpenedRequest{Claim: l.claim}
+	if u, ok := errors.AsType[*sandbox.UnwrapError](delivered); ok {
+		opened.Lost = u.Name
+		delivered = &brokerlink.Refusal{Reason: "wrap", Name: u.Name, Err: u}
+	} else if delivered != nil {
+		return delivered
 	}
 	err = l.call(ctx, brokerTimeout, func(ctx context.Context, c rpcconnect.BrokerClient) error {
-		_, err := c.Opened(ctx, connect.NewRequest(&rpc.OpenedRequest{Claim: l.claim}))
+		_, err := c.Opened(ctx, connect.NewRequest(opened))
 		return err
 	})
 	if err != nil && ctx.Err() == nil { // that it was issued is on record
-		l.h.w.log.WarnContext(ctx, "the broker has not heard that an envelope was opened", "sandbox", l.b.id, "error", err)
+		l.h.w.log.WarnContext(ctx, "the broker has not heard what became of an envelope", "sandbox", l.b.id, "error", err)
 	}
-	return nil
+	return delivered
 }
 
 // refused returns the broker's refusal that an error is, or nil. What a sandbox answers with is none, whatever it has in it.
@@ -289,7 +294,7 @@ func (l *lent) fault(ctx context.Context, err error) error {
 		return &engine.Fault{Kind: "sandbox", Message: r.Error(), Type: fmt.Sprintf("%T", r), Orphan: true, Err: err}
 	case "revoked":
 		return &engine.Fault{Kind: "revoked", Message: r.Error(), Permanent: true, Err: err}
-	case "unresolved", "denied", "pin", "mismatch":
+	case "unresolved", "denied", "pin", "mismatch", "wrap":
 		return &engine.Fault{Kind: "identity", Message: r.Error(), Permanent: true, Err: err}
 	case "changed": // somebody has written to what the broker had on record
 		return &engine.ParkError{Reason: "identity", Err: r}

@@ -95,6 +95,8 @@ func (f facts) injectable(g grant, v Value) error {
 		return refuse(reasonDenied, g.name, "broker: %s is for a step whose network is closed but for what it needs, and that of %s allows %s", g.name, f.def.Name, policy.Open())
 	case v.Lease != "":
 		return refuse(reasonDenied, g.name, "broker: %s: what a store makes for an attempt cannot be fetched again, and so not be put into requests", g.name)
+	case v.Wrapped != nil:
+		return refuse(reasonDenied, g.name, "broker: %s: what its store gives to the sandbox alone cannot be put into requests: take Wrap from its place, or Inject from the key", g.name)
 	case slices.ContainsFunc(v.Bytes, func(c byte) bool { return c < ' ' || c > '~' }):
 		return refuse(reasonUnresolved, g.name, "broker: %s: the value cannot stand in a header: want visible ASCII, in one line", g.name)
 	}

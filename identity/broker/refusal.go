@@ -23,6 +23,7 @@ const (
 	reasonMismatch   = "mismatch" // it gives another value under the same version
 	reasonUnopened   = "unopened"
 	reasonChanged    = "changed" // what is on record is not what the broker has issued
+	reasonWrap       = "wrap"    // the sandbox could not have a wrapped value: somebody else may have it
 	reasonStore      = "store"   // there is no such store here, or it is broken, or nobody has set it up
 )
 

@@ -67,6 +67,10 @@ func (g grant) again(now *pin, mark string) error {
 	switch {
 	case was.Leased && now.Leased:
 		now.Equivalent = true
+	case (was.Fingerprint == "" || now.Fingerprint == "") && was.Version != "" && was.Version == now.Version:
+		now.Epochs = was.Epochs // it was, or is, wrapped: its version is all that the broker knows
+	case now.Fingerprint == "":
+		return refuse(reasonPin, g.name, "broker: %s: the store has not kept version %q of it", g.name, was.Version)
 	case !strings.HasPrefix(was.Fingerprint, mark):
 		return refuse(reasonPin, g.name, "broker: %s: its fingerprint is that of a broker with another key: nobody can say whether it is the same", g.name)
 	case g.key.Ref == "" && was.Fingerprint != now.Fingerprint:

@@ -56,7 +56,11 @@ func (s service) Issue(ctx context.Context, req *connect.Request[rpc.IssueReques
 func (s service) Opened(ctx context.Context, req *connect.Request[rpc.OpenedRequest]) (*connect.Response[rpc.OpenedResponse], error) {
 	c, err := claimed(req.Msg.Claim)
 	if err == nil {
-		err = s.b.opened(ctx, c)
+		if lost := req.Msg.Lost; lost != "" {
+			err = s.b.lost(ctx, c, lost)
+		} else {
+			err = s.b.opened(ctx, c)
+		}
 	}
 	return connect.NewResponse(&rpc.OpenedResponse{}), wire(err)
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"time"
+
+	"github.com/stepward/stepward/internal/wrapped"
 )
 
 // A Store holds the values of secrets. It is used by the broker's process only,
@@ -42,6 +44,9 @@ type Value struct {
 	Version string    // names this value for ever, if need be with more behind an "@" than people say; empty: the store has none
 	Created time.Time // of the version, as far as known
 	Lease   string    // for Revoker; empty: there is none
+
+	// Wrapped is how the sandbox has the value, which the broker does not know then: Bytes is empty. Of package vault.
+	Wrapped *wrapped.Value
 }
 
 // MaxValue is how many bytes a value has at most.

@@ -50,6 +50,10 @@ type Place struct {
 
 	// Dynamic says that the engine makes a secret for who asks.
 	Dynamic bool
+
+	// Wrap says that the broker is not to have the values: each is wrapped, and the sandbox has it from
+	// Vault. See the package's description for what that needs.
+	Wrap bool
 }
 
 const timeoutDefault = 10 * time.Second
@@ -75,6 +79,10 @@ func (c Config) withDefaults() (Config, error) {
 			return c, fmt.Errorf("vault: Config.Places: bad mount %q or path %q", p.Mount, p.Path)
 		case p.Dynamic && !clean(c.TokenRole):
 			return c, fmt.Errorf("vault: Config.TokenRole is required for %s, which is dynamic", p.Mount)
+		case p.Wrap && p.Dynamic:
+			return c, fmt.Errorf("vault: Config.Places: what %s makes is not wrapped", p.Mount)
+		case p.Wrap && !strings.HasPrefix(c.Address, "https:"):
+			return c, fmt.Errorf("vault: Config.Address is to have https for %s, whose values are wrapped: who carries them would see them", p.Mount)
 		}
 	}
 	return c, nil
@@ -83,7 +91,7 @@ func (c Config) withDefaults() (Config, error) {
 // A target is a secret in Vault.
 type target struct {
 	mount, path, field string
-	dynamic            bool
+	dynamic, wrap      bool
 }
 
 // find returns what a reference means for a tenant, if that is in one of its places.
@@ -105,7 +113,7 @@ func (c Config) find(tenant, reference string) (target, bool) {
 			want = strings.ReplaceAll(want, "{tenant}", tenant)
 		}
 		if path == want || (want == "" || strings.HasSuffix(want, "/")) && strings.HasPrefix(path, want) {
-			return target{p.Mount, path, field, p.Dynamic}, true
+			return target{p.Mount, path, field, p.Dynamic, p.Wrap}, true
 		}
 	}
 	return target{}, false

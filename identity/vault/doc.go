@@ -32,4 +32,28 @@
 // update on sys/leases/renew.
 //
 // A broker that dies between such a secret and its record leaves it to its own end.
+//
+// # Wrapped values
+//
+// With Place.Wrap the broker does not have the values either. Vault wraps each for 60 seconds, and the
+// token for that is sealed in the envelope; the sandbox looks up what it is for, compares that with the
+// path, and has the value from Vault, once. A value that somebody else has had by then, or whose token is of
+// another path, fails the step for good, and is on record (envelope.refused, reason wrap): rotate it. A value whose
+// 60 seconds are over looks the same. An answer that is lost on its way is no incident: the attempt has failed, and the next
+// one has the value wrapped anew.
+//
+// It needs Vault by https; the network of each step that has such a secret to allow Vault's host and port, as
+// vault.example.com:8200; and a policy by which Vault refuses the broker what is not wrapped, without which
+// the broker could still read it:
+//
+//	path "secret/metadata/*" { capabilities = ["read"] }
+//	path "secret/data/*" {
+//	    capabilities     = ["read"]
+//	    min_wrapping_ttl = "1s"
+//	    max_wrapping_ttl = "2m"
+//	}
+//
+// The sandbox trusts the certificates that the broker's connection to Vault was verified by. A broker that is
+// taken over can wrap a value for itself: Vault's audit log has who unwrapped what. Such a value cannot be put into
+// requests (Key.Inject), and in a reproduction it is known by its version alone.
 package vault

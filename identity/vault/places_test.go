@@ -17,12 +17,12 @@ func TestPlaces(t *testing.T) {
 		tenant, reference string
 		want              target
 	}{
-		{"acme", "secret/acme/token", target{"secret", "acme/token", "", false}},
-		{"acme", "secret/acme/a/b#password", target{"secret", "acme/a/b", "password", false}},
-		{"acme", "team/kv/apps/acme/prod/x", target{"team/kv", "apps/acme/prod/x", "", false}},
-		{"acme", "shared/ca#pem", target{"shared", "ca", "pem", false}},
-		{"", "shared/ca", target{"shared", "ca", "", false}},
-		{"acme", "database/creds/acme-readonly#username", target{"database", "creds/acme-readonly", "username", true}},
+		{"acme", "secret/acme/token", target{"secret", "acme/token", "", false, false}},
+		{"acme", "secret/acme/a/b#password", target{"secret", "acme/a/b", "password", false, false}},
+		{"acme", "team/kv/apps/acme/prod/x", target{"team/kv", "apps/acme/prod/x", "", false, false}},
+		{"acme", "shared/ca#pem", target{"shared", "ca", "pem", false, false}},
+		{"", "shared/ca", target{"shared", "ca", "", false, false}},
+		{"acme", "database/creds/acme-readonly#username", target{"database", "creds/acme-readonly", "username", true, false}},
 		{"acme", "secret/other/token", target{}},
 		{"acme", "secret/acmex/token", target{}},
 		{"acme", "secret/acme", target{}},

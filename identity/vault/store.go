@@ -57,6 +57,9 @@ func (s *Store) Get(ctx context.Context, r broker.Request) (broker.Value, error)
 	if t.dynamic {
 		return s.make(ctx, r, t)
 	}
+	if t.wrap {
+		return s.wrap(ctx, r, t)
+	}
 	return s.read(ctx, r, t)
 }
 

@@ -201,6 +201,7 @@ func TestSealsHoldByThemselves(t *testing.T) {
 		"guest":      func(f *envelope.Frame) { f.Items[0].Guest = true },
 		"file":       func(f *envelope.Frame) { f.Items[0].File = true },
 		"strict":     func(f *envelope.Frame) { f.Items[1].Strict = false },
+		"wrapped":    func(f *envelope.Frame) { f.Items[1].Wrapped = true },
 		"commands":   func(f *envelope.Frame) { f.Items[0].Commands = append(f.Items[0].Commands, "sh") },
 		"boundaries": func(f *envelope.Frame) { f.Items[0].Commands = []string{"deplo", "y/usr/bin/git"} },
 		"order":      func(f *envelope.Frame) { f.Items[0], f.Items[1] = f.Items[1], f.Items[0] },
@@ -253,16 +254,16 @@ func TestVersions(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, versions := range [][]byte{nil, {0}, {2, 3}} {
+	for _, versions := range [][]byte{nil, {0}, {1}, {envelope.Version + 1, envelope.Version + 2}} {
 		h.Versions = versions
 		if _, err := seal.New(brokerPrivate, h.Encode(), head); !errors.Is(err, envelope.ErrVersion) {
 			t.Errorf("a sandbox of versions %v: %v", versions, err)
 		}
 	}
 	raw, _ := sealed(t, k.Hello(), head, items())
-	raw[len("stepward envelope")] = 2
+	raw[len("stepward envelope")] = envelope.Version + 1
 	if _, err := k.Open(raw); !errors.Is(err, envelope.ErrVersion) {
-		t.Errorf("an envelope of version 2: %v", err)
+		t.Errorf("an envelope of a later version: %v", err)
 	}
 	k = newKey(t, facts)
 	h, _ = envelope.ReadHello(k.Hello())
@@ -277,8 +278,8 @@ func TestHelloRefused(t *testing.T) {
 	k := newKey(t, facts)
 	for name, hello := range map[string][]byte{
 		"empty": nil, "cut": k.Hello()[:40], "longer": append(bytes.Clone(k.Hello()), 1),
-		"no key": envelope.Hello{Versions: []byte{1}}.Encode(),
-		"short":  envelope.Hello{Versions: []byte{1}, PublicKey: make([]byte, 32)}.Encode(),
+		"no key": envelope.Hello{Versions: []byte{envelope.Version}}.Encode(),
+		"short":  envelope.Hello{Versions: []byte{envelope.Version}, PublicKey: make([]byte, 32)}.Encode(),
 	} {
 		if _, err := seal.New(brokerPrivate, hello, head); !errors.Is(err, envelope.ErrMalformed) {
 			t.Errorf("%s: %v", name, err)

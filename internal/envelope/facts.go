@@ -7,7 +7,7 @@ import (
 )
 
 // Version is the newest form that this program knows. It is in each hello.
-const Version = 1
+const Version = 2
 
 // An ID names an envelope.
 type ID [16]byte

@@ -17,6 +17,7 @@ type Item struct {
 	Commands []string // that may have it: names of programs of the image, or paths
 	File     bool     // the variable holds the path of a file with the value
 	Strict   bool     // when it lapses what uses it is killed at once
+	Wrapped  bool     // Value is one of package wrapped, by which the sandbox has the value
 
 	Value []byte
 }
@@ -72,7 +73,7 @@ func (i Item) label(seq, count int) []byte {
 	for _, s := range []string{i.Name, i.Store, i.Version} {
 		w.bytes([]byte(s))
 	}
-	for _, b := range []bool{i.Guest, i.File, i.Strict} {
+	for _, b := range []bool{i.Guest, i.File, i.Strict, i.Wrapped} {
 		w.bool(b)
 	}
 	w.u32(len(i.Commands))
@@ -89,7 +90,7 @@ func readLabel(raw []byte, seq, count int) (i Item, err error) {
 	for _, s := range []*string{&i.Name, &i.Store, &i.Version} {
 		*s = string(r.bytes(maxName))
 	}
-	for _, b := range []*bool{&i.Guest, &i.File, &i.Strict} {
+	for _, b := range []*bool{&i.Guest, &i.File, &i.Strict, &i.Wrapped} {
 		*b = r.bool()
 	}
 	for range r.count(maxCommands) {

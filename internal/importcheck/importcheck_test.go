@@ -22,6 +22,7 @@ var opening = []string{
 	module + "identity/sops/...",
 	module + "internal/envelope/open",
 	module + "internal/envelope/seal",
+	module + "internal/wrapped",
 }
 
 // clientSide is what an application links to define and enqueue. Execution is

@@ -416,6 +416,7 @@ func (x *IssueResponse) GetInject() []string {
 type OpenedRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Claim         *Claim                 `protobuf:"bytes,1,opt,name=claim,proto3" json:"claim,omitempty"`
+	Lost          string                 `protobuf:"bytes,2,opt,name=lost,proto3" json:"lost,omitempty"` // it was not: the sandbox could not have this secret, which was wrapped; empty: it was
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -455,6 +456,13 @@ func (x *OpenedRequest) GetClaim() *Claim {
 		return x.Claim
 	}
 	return nil
+}
+
+func (x *OpenedRequest) GetLost() string {
+	if x != nil {
+		return x.Lost
+	}
+	return ""
 }
 
 type OpenedResponse struct {
@@ -799,7 +807,7 @@ func (x *InjectResponse) GetData() []byte {
 
 type Refusal struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Reason        string                 `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"` // "unresolved", "revoked", "worker", "sandbox", "denied", "level", "pin", "mismatch", "fenced", "unopened", "changed", "store"
+	Reason        string                 `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"` // "unresolved", "revoked", "worker", "sandbox", "denied", "level", "pin", "mismatch", "fenced", "unopened", "changed", "store", "wrap"
 	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`     // of the secret, if it is about one
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -878,9 +886,10 @@ const file_broker_proto_rawDesc = "" +
 	"\rIssueResponse\x12\x1a\n" +
 	"\benvelope\x18\x01 \x01(\fR\benvelope\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\fR\x02id\x12\x16\n" +
-	"\x06inject\x18\x03 \x03(\tR\x06inject\"@\n" +
+	"\x06inject\x18\x03 \x03(\tR\x06inject\"T\n" +
 	"\rOpenedRequest\x12/\n" +
-	"\x05claim\x18\x01 \x01(\v2\x19.stepward.broker.v1.ClaimR\x05claim\"\x10\n" +
+	"\x05claim\x18\x01 \x01(\v2\x19.stepward.broker.v1.ClaimR\x05claim\x12\x12\n" +
+	"\x04lost\x18\x02 \x01(\tR\x04lost\"\x10\n" +
 	"\x0eOpenedResponse\"]\n" +
 	"\fRenewRequest\x12/\n" +
 	"\x05claim\x18\x01 \x01(\v2\x19.stepward.broker.v1.ClaimR\x05claim\x12\x1c\n" +

@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -31,11 +32,24 @@ type Key interface {
 	Open(raw []byte) (envelope.Opened, error)
 }
 
+// unwrap has what is wrapped. Nil: the program has no part that can.
+var unwrap func(ctx context.Context, wrapped []byte, dial Dial) (Unwrapped, error)
+
+// An Unwrapped is what comes of a wrapped value.
+type Unwrapped struct {
+	Value []byte
+	Weak  bool // it may be
+	Lost  bool // after an error: somebody else may have it
+}
+
+// A Dial connects as programs in the sandbox do.
+type Dial func(ctx context.Context, host string, port int) (net.Conn, error)
+
 // Early serves as the part of the sandbox that the environment names, before main,
 // and does not return then. The process of a guest, which needs all of the program,
 // goes on to [Main], and ends if it does not get there. See package early.
-func Early(keys func(f envelope.Facts, broker []byte, w envelope.Witness) (Key, error)) {
-	newKey = keys
+func Early(keys func(f envelope.Facts, broker []byte, w envelope.Witness) (Key, error), values func(ctx context.Context, wrapped []byte, dial Dial) (Unwrapped, error)) {
+	newKey, unwrap = keys, values
 	switch mode := os.Getenv(EnvMode); mode {
 	case "":
 	case modeGuest:

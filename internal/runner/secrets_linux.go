@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -25,6 +26,7 @@ type secrets struct {
 	redactor *redact.Set // has each value before anything else does
 	closed   func() bool // this process cannot be read by what it runs
 	witness  envelope.Witness
+	dial     Dial
 
 	mu     sync.Mutex
 	first  *envelope.Facts // a sandbox is of one attempt, and of one broker
@@ -85,12 +87,19 @@ func (s *secrets) makeKey(raw, broker []byte) (hello []byte, err error) {
 
 // deliver opens the envelope for the key that was made last. What is in it is on the leash
 // before anything can have it.
-func (s *secrets) deliver(raw []byte) error {
+func (s *secrets) deliver(ctx context.Context, raw []byte) error {
 	h, err := s.open(raw)
 	if err != nil {
 		return err
 	}
-	if err := h.trust(); err != nil {
+	err = s.unwrap(ctx, h)
+	if err == nil {
+		err = s.learn(h)
+	}
+	if err == nil {
+		err = h.trust()
+	}
+	if err != nil {
 		h.Wipe()
 		return err
 	}
@@ -113,22 +122,24 @@ func (s *secrets) open(raw []byte) (*holding, error) {
 	if err != nil {
 		return nil, err
 	}
-	h := &holding{Opened: o, given: map[*exec]bool{}, since: s.asked}
+	return &holding{Opened: o, given: map[*exec]bool{}, since: s.asked}, nil
+}
+
+// learn has the values redacted from now on, if they have come in time.
+func (s *secrets) learn(h *holding) error {
 	for _, i := range h.Items {
 		switch i.Store {
 		case envelope.Knob, envelope.Placeholder, envelope.Authority:
 			continue
 		}
 		if err := s.redactor.Add(i.Name, string(i.Value), true); err != nil { // a weak one the broker has let pass
-			h.Wipe()
-			return nil, err
+			return err
 		}
 	}
-	if boottime.Now() >= s.asked+o.Head.Terms.Freeze {
-		h.Wipe()
-		return nil, errors.New("it came too late")
+	if boottime.Now() >= h.since+h.Head.Terms.Freeze {
+		return errors.New("it came too late")
 	}
-	return h, nil
+	return nil
 }
 
 // forget ends what was given secrets of an envelope, and overwrites them.

@@ -62,6 +62,7 @@ func newServer(cfg config) *server {
 	s := &server{cfg: cfg, tunnels: newTunnels(cfg.redirect), conns: map[*conn]bool{}, orphan: make(chan struct{})}
 	s.execs = newExecs(cfg, s.landlockABI(), s.tunnels.environ)
 	s.execs.redirecting = s.tunnels.redirecting
+	s.execs.secrets.dial = s.tunnels.open
 	s.lapsed = make(chan struct{})
 	s.execs.secrets.leash.end = sync.OnceFunc(func() { close(s.lapsed) })
 	s.execs.secrets.leash.freeze = func(frozen bool) {

@@ -12,7 +12,12 @@ import (
 )
 
 // mistrust refuses what came from the broker, or in its name.
-func mistrust(err error) error { return connect.NewError(connect.CodeInvalidArgument, err) }
+func mistrust(err error) error {
+	if lost, ok := errors.AsType[*lostError](err); ok {
+		return lost.refusal()
+	}
+	return connect.NewError(connect.CodeInvalidArgument, err)
+}
 
 func (s service) Key(_ context.Context, req *connect.Request[rpc.KeyRequest]) (*connect.Response[rpc.KeyResponse], error) {
 	hello, err := s.execs.secrets.makeKey(req.Msg.Facts, req.Msg.Broker)
@@ -22,8 +27,8 @@ func (s service) Key(_ context.Context, req *connect.Request[rpc.KeyRequest]) (*
 	return connect.NewResponse(&rpc.KeyResponse{Hello: hello}), nil
 }
 
-func (s service) Deliver(_ context.Context, req *connect.Request[rpc.DeliverRequest]) (*connect.Response[rpc.DeliverResponse], error) {
-	if err := s.execs.secrets.deliver(req.Msg.Envelope); err != nil {
+func (s service) Deliver(ctx context.Context, req *connect.Request[rpc.DeliverRequest]) (*connect.Response[rpc.DeliverResponse], error) {
+	if err := s.execs.secrets.deliver(ctx, req.Msg.Envelope); err != nil {
 		return nil, mistrust(err)
 	}
 	return connect.NewResponse(&rpc.DeliverResponse{}), nil

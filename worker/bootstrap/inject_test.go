@@ -148,12 +148,21 @@ func TestInject(t *testing.T) {
 	}
 }
 
-// injects starts a worker and a broker that puts acme's token into requests to example.com. The test's host is what all
-// names lead to; its certificate is for example.com, and known to the broker only.
+// injects starts a worker and a broker that puts acme's token into requests to example.com, whose certificate is known to
+// the broker only.
 func injects(t *testing.T, serve http.HandlerFunc) harbour {
 	t.Helper()
 	host := httptest.NewTLSServer(serve)
 	t.Cleanup(host.Close)
+	roots := x509.NewCertPool()
+	roots.AddCert(host.Certificate())
+	key := identity.Key{Ref: "file://deploy-token", Commands: []string{"sh"}, Inject: &identity.Inject{Hosts: []string{"example.com"}}}
+	return reaches(t, host, key, func(cfg *broker.Config) { cfg.Roots = roots })
+}
+
+// reaches starts a worker and a broker, for which the test's host is what all names lead to, and gives acme a key.
+func reaches(t *testing.T, host *httptest.Server, key identity.Key, configure func(*broker.Config)) harbour {
+	t.Helper()
 	network := egress.Network{
 		Resolve: func(context.Context, string) ([]netip.Addr, error) {
 			return []netip.Addr{netip.MustParseAddr("93.184.216.34")}, nil
@@ -174,7 +183,7 @@ func injects(t *testing.T, serve http.HandlerFunc) harbour {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.Keys["DEPLOY_TOKEN"] = identity.Key{Ref: "file://deploy-token", Commands: []string{"sh"}, Inject: &identity.Inject{Hosts: []string{"example.com"}}}
+	p.Keys["DEPLOY_TOKEN"] = key
 	if err := h.profiles.Put(t.Context(), p); err != nil {
 		t.Fatal(err)
 	}
@@ -182,8 +191,8 @@ func injects(t *testing.T, serve http.HandlerFunc) harbour {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg.Pool, cfg.Schema, cfg.Roots = h.cfg.Pool, h.cfg.Schema, x509.NewCertPool()
-	cfg.Roots.AddCert(host.Certificate())
+	cfg.Pool, cfg.Schema = h.cfg.Pool, h.cfg.Schema
+	configure(&cfg)
 	ln, err := net.Listen("unix", path)
 	if err != nil {
 		t.Fatal(err)

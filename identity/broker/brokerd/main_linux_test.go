@@ -277,6 +277,8 @@ func TestOptions(t *testing.T) {
 		{"-database x -socket s -vault https://v -vault-token-file t -vault-token-role r", []string{"-vault-token-role and -vault-dynamic"}},
 		{"-database x -socket s -vault https://v -vault-token-file t -vault-dynamic database:creds/{tenant}", []string{"-vault-token-role and -vault-dynamic"}},
 		{"-database x -socket s -vault https://v -vault-token-file t -vault-token-role r -vault-dynamic database:creds/{tenant}", nil},
+		{"-database x -socket s -vault https://v -vault-token-file t -vault-wrapped secret:{tenant}/", nil},
+		{"-database x -socket s -files f -vault-wrapped secret:{tenant}/", []string{"-vault-wrapped"}},
 		{"-database x -socket s -files f -vault-namespace n", []string{"-vault-namespace"}},
 		{"-database x -socket s -vault https://v -vault-token-file t -files-passphrase-file p", []string{"-files-passphrase-file"}},
 		{"put acme x", []string{"-files and: put"}},
@@ -305,10 +307,15 @@ func TestOptions(t *testing.T) {
 	if err != nil || o.database != "d" || o.socket != "s" || o.tokenFile != "t" {
 		t.Errorf("got %+v, %v", o, err)
 	}
-	o = options{vault: "https://v", tokenFile: "t", role: "r", places: "secret:{tenant}/, team/kv:shared", dynamic: "database:creds/{tenant}"}
+	o = options{vault: "https://v", tokenFile: "t", role: "r", places: "secret:{tenant}/, team/kv:shared", dynamic: "database:creds/{tenant}", wrapped: "kv:{tenant}/"}
 	if _, err := o.config(); err != nil {
 		t.Error(err)
 	}
+	o.vault = "http://v"
+	if _, err := o.config(); err == nil || !strings.Contains(err.Error(), "https for kv") {
+		t.Errorf("what is wrapped comes by http: %v", err)
+	}
+	o.vault = "https://v"
 	for _, places := range []string{"secret", "secret:../x"} {
 		o.places = places
 		if _, err := o.config(); err == nil {

@@ -33,7 +33,7 @@ type options struct {
 	files, passphraseFile, sops            string
 	vault, tokenFile                       string
 	roleID, secretIDFile, kubernetes, role string
-	namespace, places, dynamic             string
+	namespace, places, dynamic, wrapped    string
 	put                                    []string // tenant and name; nil: serve
 }
 
@@ -75,7 +75,8 @@ func parse(args []string, env func(string) (string, bool)) (options, error) {
 	f.StringVar(&o.kubernetes, "vault-kubernetes", "", "`role` to log in to as the pod's service account")
 	f.StringVar(&o.role, "vault-token-role", "", "`role` of the tokens of attempts, for -vault-dynamic")
 	f.StringVar(&o.namespace, "vault-namespace", "", "`namespace` of Vault Enterprise or OpenBao")
-	f.StringVar(&o.places, "vault-places", "", "`places` of secrets, MOUNT:PATH with commas, and {tenant} in the path (default secret:{tenant}/, unless there is -vault-dynamic)")
+	f.StringVar(&o.places, "vault-places", "", "`places` of secrets, MOUNT:PATH with commas, and {tenant} in the path (default secret:{tenant}/, unless there is -vault-dynamic or -vault-wrapped)")
+	f.StringVar(&o.wrapped, "vault-wrapped", "", "`places` whose values Vault wraps for the sandboxes, which fetch them there themselves: the network of each step has to allow it")
 	f.StringVar(&o.dynamic, "vault-dynamic", "", "`places` whose engines make a secret for who asks, as database:creds/{tenant}")
 	f.Usage = func() {
 		fmt.Fprint(f.Output(), usage)
@@ -120,7 +121,7 @@ func (o options) check() error {
 		}
 	}
 	need((o.vault != "") == (logins == 1), "-vault needs one of -vault-token-file, -vault-approle and -vault-kubernetes")
-	need(o.vault != "" || o.role+o.namespace+o.places+o.dynamic == "", "-vault-token-role, -vault-namespace, -vault-places and -vault-dynamic are for -vault")
+	need(o.vault != "" || o.role+o.namespace+o.places+o.dynamic+o.wrapped == "", "-vault-token-role, -vault-namespace, -vault-places, -vault-wrapped and -vault-dynamic are for -vault")
 	need((o.role != "") == (o.dynamic != ""), "-vault-token-role and -vault-dynamic go together")
 	need(o.passphraseFile == "" || o.files != "", "-files-passphrase-file is for -files")
 	need((o.roleID != "") == (o.secretIDFile != ""), "-vault-approle and -vault-secret-id-file go together")
@@ -160,13 +161,13 @@ func (o options) config() (broker.Config, error) {
 	}
 	if o.vault != "" {
 		c := vault.Config{Address: o.vault, TokenRole: o.role, Namespace: o.namespace}
-		for i, list := range []string{o.places, o.dynamic} {
+		for i, list := range []string{o.places, o.dynamic, o.wrapped} {
 			for place := range strings.FieldsFuncSeq(list, func(r rune) bool { return r == ',' || r == ' ' }) {
 				mount, path, ok := strings.Cut(place, ":")
 				if !ok {
-					return cfg, fmt.Errorf("-vault-places, -vault-dynamic: %q is not MOUNT:PATH", place)
+					return cfg, fmt.Errorf("-vault-places, -vault-dynamic, -vault-wrapped: %q is not MOUNT:PATH", place)
 				}
-				c.Places = append(c.Places, vault.Place{Mount: mount, Path: path, Dynamic: i == 1})
+				c.Places = append(c.Places, vault.Place{Mount: mount, Path: path, Dynamic: i == 1, Wrap: i == 2})
 			}
 		}
 		switch {
