@@ -66,7 +66,7 @@ func (s *Store) wrap(ctx context.Context, r broker.Request, t target) (broker.Va
 }
 
 // errPlain reports a Vault that is no Vault, or is not verified.
-var errPlain = errors.New("Vault has wrapped nothing, or shows no certificate that can be verified")
+var errPlain = errors.New("nothing was wrapped by Vault, or it shows no certificate that can be verified")
 
 // wrapInto has what is at w.Path wrapped. The sandbox is to trust whom this process trusts.
 func wrapInto(ctx context.Context, c *api.Client, w *wrapped.Value, query url.Values) error {

@@ -61,7 +61,7 @@ func Read(raw []byte) (v Value, err error) {
 func Endpoint(address string) (host string, port int, err error) {
 	u, err := url.Parse(address)
 	if err != nil || u.Scheme != "https" || u.Hostname() == "" || u.User != nil {
-		return "", 0, errors.New("Vault's address is no URL of https, or has a password in it")
+		return "", 0, errors.New("the address of Vault is no URL of https, or has a password in it")
 	}
 	if u.Port() == "" {
 		return u.Hostname(), 443, nil
@@ -124,7 +124,7 @@ func (v Value) Open(ctx context.Context, dial func(ctx context.Context, host str
 		return nil, err
 	}
 	if got := answer.Data.Metadata.Version.String() + "@" + answer.Data.Metadata.Created; got != v.Version {
-		return nil, fmt.Errorf("Vault has wrapped version %.80q, and not %.80q", got, v.Version)
+		return nil, fmt.Errorf("version %.80q is wrapped, and not %.80q", got, v.Version)
 	}
 	return pick(answer.Data.Data, v.Field)
 }
@@ -161,7 +161,7 @@ type client struct {
 func (c client) post(ctx context.Context, what, token string, body []byte, into any) error {
 	r, err := http.NewRequestWithContext(ctx, http.MethodPost, strings.TrimSuffix(c.v.Address, "/")+"/v1/sys/wrapping/"+what, bytes.NewReader(body))
 	if err != nil {
-		return errors.New("Vault's address is no URL")
+		return errors.New("the address of Vault is no URL")
 	}
 	r.GetBody = nil // nor does the client ask again
 	r.Header.Set("X-Vault-Request", "true")
@@ -194,7 +194,7 @@ func (c client) post(ctx context.Context, what, token string, body []byte, into 
 		err = errors.New("it is not what Vault says") // the error of json may quote it
 	}
 	if err != nil {
-		return fmt.Errorf("Vault's answer to %s the value: %w", what, err)
+		return fmt.Errorf("what Vault answers to %s the value: %w", what, err)
 	}
 	return nil
 }
