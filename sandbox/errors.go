@@ -76,7 +76,7 @@ type ExitError struct {
 	// Limit is the field of [Limits] that something in the sandbox met while the
 	// command ran, and which may be why it failed: "Memory" when a process was
 	// ended because of it, "PIDs" when one could not be started (of local and
-	// kubernetes: when hardly another could be as one of its processes ended), "Disk" when
+	// kubernetes: when none could be as one of its processes ended), "Disk" when
 	// /workspace or /tmp is full, "Time" when it took too long. Empty when none is
 	// known to have been.
 	Limit string

@@ -40,6 +40,7 @@ type execs struct {
 	starts      chan func()   // for serve to do
 	prepared    chan struct{} // closed when this process is safe from what it runs
 	met         met
+	leaving     leaving    // shims that end
 	redactor    redact.Set // takes the secrets that the sandbox holds out of what leaves it
 
 	mu    sync.Mutex

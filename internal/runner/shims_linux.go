@@ -5,6 +5,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -68,7 +69,45 @@ func (x *execs) release(s *shim.Process) {
 		default: // enough are waiting
 		}
 	}
+	x.leaving.add(s.PID())
 	s.Close()
+}
+
+// leaving are the shims that were told to end and have not been collected, and how many were told, or have ended.
+type leaving struct {
+	mu   sync.Mutex
+	pids map[int]struct{}
+	ends int
+}
+
+func (l *leaving) add(pid int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.pids == nil {
+		l.pids = map[int]struct{}{}
+	}
+	l.pids[pid] = struct{}{}
+	l.ends++
+}
+
+// collected is told of every process: one that was started beside a fork bomb may have died of it.
+func (l *leaving) collected(pid int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.pids, pid)
+	l.ends++
+}
+
+// since returns a function that reports whether a shim may have ended meanwhile.
+func (l *leaving) since() func() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	some, ends := len(l.pids) > 0, l.ends
+	return func() bool {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		return some || l.ends > ends
+	}
 }
 
 // reap collects what ended under the runner: its shims, and what a shim that
@@ -90,6 +129,8 @@ func (x *execs) reap(signals <-chan os.Signal) {
 			}
 			if ws.Stopped() {
 				_ = unix.Kill(pid, unix.SIGKILL)
+			} else {
+				x.leaving.collected(pid)
 			}
 		}
 	}

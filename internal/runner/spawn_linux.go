@@ -113,6 +113,7 @@ func (x *execs) under(e *exec, request shim.Request, child []*os.File) *rpc.End 
 	}
 	request.Hold = r != nil
 	values := e.grant.request(&request)
+	ended := x.leaving.since()
 	sh, err := x.dispatch(request, values, child)
 	e.grant.wipe()
 	for _, f := range child {
@@ -153,16 +154,16 @@ func (x *execs) under(e *exec, request shim.Request, child []*os.File) *rpc.End 
 			x.release(sh)
 			return &rpc.End{
 				Code: int32(ev.Code), Signal: ev.Signal, Lost: ev.Lost,
-				StartErrno: int32(ev.StartErrno), StartError: text(ev.StartError), Limit: limit(ev),
+				StartErrno: int32(ev.StartErrno), StartError: text(ev.StartError), Limit: limit(ev, ended()),
 				Usage: &rpc.Usage{CpuNs: ev.CPU, MaxMemory: ev.MaxMemory},
 			}
 		}
 	}
 }
 
-// limit names the limit that a shim has seen to be met.
-func limit(ev shim.Event) string {
-	if ev.Crowded {
+// limit names the limit that a shim has seen to be met, if need be with those that may have ended meanwhile.
+func limit(ev shim.Event, ended bool) string {
+	if ev.Crowded || ev.Nearly && ended {
 		return "PIDs"
 	}
 	return ""

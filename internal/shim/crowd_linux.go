@@ -27,20 +27,20 @@ func awaitEnd(first int) bool {
 // RLIMIT_NPROC refused: a process is started, which ends at once, and is refused as the
 // command's next one would be.
 //
-// The limit counts shims too, and that of the command before may have ended since the
-// command was refused. So it is enough that there is hardly room for another, and that this
-// is because of the command.
+// The limit counts shims too, and one that has ended since was there when the command was
+// refused. So it is nearly met where the command could have been refused with one or two
+// more of them, and has a good part of all that there is.
 type crowd struct {
 	most uint64 // processes and threads, 0 if there is no limit
 
-	mu   sync.Mutex
-	met  bool
-	done bool // no process is started any more
+	mu     sync.Mutex
+	met    bool
+	nearly bool
+	done   bool // no process is started any more
 }
 
-// hardly is how many more there may be where there is hardly room, at most: what two shims
-// take.
-const hardly = 2 * (1 + threads + commands)
+// two is what two shims take.
+const two = 2 * (1 + threads + commands)
 
 func (c *crowd) look() {
 	c.mu.Lock()
@@ -48,7 +48,8 @@ func (c *crowd) look() {
 	if c.most == 0 || c.met || c.done {
 		return
 	}
-	c.met = c.full(min(hardly, c.most/2)) && (c.full(0) || c.atFault())
+	c.met = c.full(0)
+	c.nearly = c.nearly || c.full(min(two, c.most/2)) && c.atFault()
 }
 
 // full reports whether no process can be started with room for so many left.
@@ -62,23 +63,23 @@ func (c *crowd) full(room uint64) bool {
 	return errors.Is(err, unix.EAGAIN)
 }
 
-// atFault reports whether no small part of all processes are the command's.
+// atFault reports whether a good part of all processes are the command's.
 func (c *crowd) atFault() bool {
 	if os.Getpid() == 1 { // of a namespace: /proc is that of another
 		return false
 	}
 	all, err := descendants(os.Getpid(), func(int) {})
-	return err == nil && uint64(len(all)) >= c.most/8
+	return err == nil && uint64(len(all)) >= c.most/4
 }
 
 // end returns what was found. From then on every process below this one can be stopped:
 // to stop one that is being started would stop who waits for it, and with that all of this
 // process, as soon as its garbage is collected.
-func (c *crowd) end() (met bool) {
+func (c *crowd) end() (met, nearly bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.done = true
-	return c.met
+	return c.met, c.nearly
 }
 
 // child returns of which child a Siginfo is, and its status.

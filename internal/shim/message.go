@@ -53,6 +53,7 @@ type Event struct {
 	StartError string
 	Lost       bool // nothing of it is left, and how it ended is unknown
 	Crowded    bool // it failed, and there were as many processes as there may be
+	Nearly     bool // it failed, and would have met that limit with one or two more shims
 
 	// What its processes used: time of processors in nanoseconds, and the bytes that
 	// the largest of them held.

@@ -111,6 +111,9 @@ func (p *Process) Entered() error {
 	return err
 }
 
+// PID is the id of its process.
+func (p *Process) PID() int { return p.pid }
+
 // Left is how many requests the shim can still serve.
 func (p *Process) Left() int { return p.left }
 

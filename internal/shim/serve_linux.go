@@ -405,7 +405,8 @@ func (j *job) reapAll(pid int) Event {
 		case err == unix.EINTR:
 			continue
 		case err != nil:
-			end.Crowded = j.crowd.end() && end.Code != 0
+			met, nearly := j.crowd.end()
+			end.Crowded, end.Nearly = met && end.Code != 0, nearly && end.Code != 0
 			return end
 		case got == 0: // something is left
 			j.sweep()
