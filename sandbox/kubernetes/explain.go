@@ -170,8 +170,14 @@ func notPulled(pod *core.Pod, warnings []core.Event) error {
 		}
 	}
 	_, container, _ := strings.Cut(e.InvolvedObject.FieldPath, "{") // spec.containers{NAME}
+	container = strings.TrimSuffix(container, "}")
+	for _, s := range append(pod.Status.InitContainerStatuses[:len(pod.Status.InitContainerStatuses):len(pod.Status.InitContainerStatuses)], pod.Status.ContainerStatuses...) {
+		if s.Name == container && (s.ImageID != "" || s.State.Waiting == nil) { // it was pulled since
+			return nil
+		}
+	}
 	return &sandbox.ImageError{
-		Backend: Name, Image: imageIn(pod, strings.TrimSuffix(container, "}")),
+		Backend: Name, Image: imageIn(pod, container),
 		Reason: cmp.Or(inVain(e.Message), "cannot be pulled") + " (" + e.Message + ")",
 	}
 }
@@ -187,7 +193,13 @@ func (c *cluster) warnings(ctx context.Context, pod *core.Pod) []core.Event {
 	if err != nil {
 		return nil
 	}
-	slices.SortStableFunc(list.Items, func(a, b core.Event) int { return a.LastTimestamp.Compare(b.LastTimestamp.Time) })
+	at := func(e core.Event) time.Time {
+		if e.LastTimestamp.IsZero() {
+			return e.EventTime.Time
+		}
+		return e.LastTimestamp.Time
+	}
+	slices.SortStableFunc(list.Items, func(a, b core.Event) int { return at(a).Compare(at(b)) })
 	return list.Items
 }
 
