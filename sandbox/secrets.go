@@ -53,42 +53,48 @@ func (k Secrets) Key(ctx context.Context, facts, broker []byte) (hello []byte, e
 // is used up all the same. A value that is not in the envelope itself, the sandbox has from its store meanwhile; an
 // [UnwrapError] is one that it could not have.
 func (k Secrets) Deliver(ctx context.Context, envelope []byte) error {
-	unwrap := ""
+	var refused *UnwrapError
 	err := k.call(ctx, "deliver", func(c rpcconnect.RunnerClient) error {
 		_, err := c.Deliver(ctx, connect.NewRequest(&rpc.DeliverRequest{Envelope: envelope}))
-		unwrap = lostName(err)
+		refused = unwrapError(err)
 		return err
 	})
-	if unwrap != "" && errors.Is(err, ErrSecret) {
-		return &UnwrapError{unwrap, err}
+	if refused != nil && errors.Is(err, ErrSecret) {
+		refused.Err = err
+		return refused
 	}
 	return err
 }
 
-// An UnwrapError reports a value that was kept for the sandbox alone, and that somebody else may have had: it is to be
-// rotated. It is an [ErrSecret].
+// An UnwrapError reports a value that was kept for the sandbox alone, and that it could not have. It is an [ErrSecret].
 type UnwrapError struct {
-	Name string // of the secret
+	Name string // of the secret, as the sandbox says it
+	Lost bool   // somebody else may have had it: it is to be rotated. Else it is not what a secret may be
 	Err  error
 }
 
-func (e *UnwrapError) Error() string { return e.Err.Error() + ": rotate it" }
+func (e *UnwrapError) Error() string {
+	if e.Lost {
+		return e.Err.Error() + ": rotate it"
+	}
+	return e.Err.Error()
+}
 
 func (e *UnwrapError) Unwrap() error { return e.Err }
 
-// lostName is the secret that an answer is about, "" if it is none that was lost.
-func lostName(err error) string {
+// unwrapError is what an answer says of a value that could not be had, nil if it says nothing of the kind.
+func unwrapError(err error) *UnwrapError {
 	var ce *connect.Error
 	if !errors.As(err, &ce) {
-		return ""
+		return nil
 	}
 	for _, d := range ce.Details() {
 		v, err := d.Value()
-		if r, ok := v.(*rpc.Refusal); err == nil && ok {
-			return short(r.Name)
+		if r, ok := v.(*rpc.Refusal); err == nil && ok && (r.Reason == "wrap" || r.Reason == "unresolved") {
+			return &UnwrapError{Name: short(r.Name), Lost: r.Reason == "wrap"}
 		}
 	}
-	return ""
+	return nil
 }
 
 // Route has connections of the sandbox to these endpoints, "host:port" in lower case, made by connect from now on, and

@@ -41,6 +41,7 @@ const (
 	// attempt then.
 	awayMost  = time.Minute
 	keyMost   = 10 * time.Second
+	lostMost  = 30 * time.Second // for what it has to put on record
 	awayPause = 10 * time.Second
 )
 
@@ -99,6 +100,7 @@ type lent struct {
 	over  sync.WaitGroup
 
 	keyed   bool        // the sandbox has heard of the broker here, and takes no other
+	since   time.Time   // when it did
 	routed  bool        // used by one goroutine at a time: who issues, and then who renews
 	listed  []string    // the secrets of the step
 	revoked atomic.Bool // the sandbox is told that it is over, and its end waits for nothing
@@ -238,7 +240,7 @@ func (l *lent) issue(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	l.keyed = true
+	l.keyed, l.since = true, time.Now()
 	var issued *connect.Response[rpc.IssueResponse]
 	err = l.patiently(ctx, keyMost, func(ctx context.Context) error {
 		return l.call(ctx, brokerTimeout, func(ctx context.Context, c rpcconnect.BrokerClient) (err error) {
@@ -251,24 +253,45 @@ func (l *lent) issue(ctx context.Context) error {
 	}
 	l.route(issued.Msg.Inject)
 	delivered := l.b.sb.Secrets().Deliver(ctx, issued.Msg.Envelope)
-	opened := &rpc.OpenedRequest{Claim: l.claim}
-	if u, ok := errors.AsType[*sandbox.UnwrapError](delivered); ok {
-		opened.Lost = u.Name
-		delivered = &brokerlink.Refusal{Reason: "wrap", Name: u.Name, Err: u}
-	} else if delivered != nil {
+	if u, ok := errors.AsType[*sandbox.UnwrapError](delivered); ok && (slices.Contains(l.listed, u.Name) || slices.Contains(l.listed, u.Name+"?")) {
+		return l.unwrapped(ctx, u)
+	}
+	if delivered != nil {
 		return delivered
 	}
+	opened := &rpc.OpenedRequest{Claim: l.claim}
 	err = l.call(ctx, brokerTimeout, func(ctx context.Context, c rpcconnect.BrokerClient) error {
 		_, err := c.Opened(ctx, connect.NewRequest(opened))
 		return err
 	})
 	if err != nil && ctx.Err() == nil { // that it was issued is on record
-		l.h.w.log.WarnContext(ctx, "the broker has not heard what became of an envelope", "sandbox", l.b.id, "error", err)
+		l.h.w.log.WarnContext(ctx, "the broker has not heard that an envelope was opened", "sandbox", l.b.id, "error", err)
 	}
-	return delivered
+	return nil
 }
 
-// refused returns the broker's refusal that an error is, or nil. What a sandbox answers with is none, whatever it has in it.
+// unwrapped is what the attempt ends with when the sandbox could not have a wrapped value. That somebody else has had it,
+// the broker puts on record, also for an attempt that is being canceled; if it is away for long, the step's failure
+// alone says so.
+func (l *lent) unwrapped(ctx context.Context, u *sandbox.UnwrapError) error {
+	if !u.Lost {
+		return &brokerlink.Refusal{Reason: "unresolved", Name: u.Name, Err: u}
+	}
+	reporting, cancel := context.WithTimeout(context.WithoutCancel(ctx), lostMost)
+	defer cancel()
+	err := l.patiently(reporting, lostMost, func(ctx context.Context) error {
+		return l.call(ctx, brokerTimeout, func(ctx context.Context, c rpcconnect.BrokerClient) error {
+			_, err := c.Opened(ctx, connect.NewRequest(&rpc.OpenedRequest{Claim: l.claim, Lost: u.Name}))
+			return err
+		})
+	})
+	if err != nil {
+		l.h.w.log.ErrorContext(ctx, "the broker has not heard that a wrapped secret was lost: rotate it", "sandbox", l.b.id, "secret", u.Name, "error", err)
+	}
+	return &brokerlink.Refusal{Reason: "wrap", Name: u.Name, Err: u}
+}
+
+// refused returns the broker's refusal that an error is, or nil. What a sandbox answers with is none, whatever it has in it; see unwrapped for the one thing that it is believed.
 func refused(err error) *brokerlink.Refusal {
 	r, _ := errors.AsType[*brokerlink.Refusal](err)
 	return r
@@ -371,11 +394,13 @@ func (l *lent) route(endpoints []string) {
 func (l *lent) keep(ctx context.Context) {
 	tick := time.NewTicker(renewEvery)
 	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
+	for late := time.Since(l.since) > renewEvery/2; ; late = false { // what is in it may have been fetched for long
+		if !late {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+			}
 		}
 		err := l.renew(ctx)
 		switch r := refused(err); {

@@ -91,17 +91,19 @@ func (b *broker) fetch(ctx context.Context, f facts, bound bound, id envelope.ID
 		if g.from.ID == 0 {
 			p.Profiles = g.profiles
 		}
-		if w := a.value.Wrapped; w == nil {
-			p.Fingerprint = b.root.fingerprint(f.tenant, g.name, a.value.Bytes)
-		} else if err == nil {
-			err = f.wrap(&item, *w, g)
+		p.Fingerprint = b.root.fingerprint(f.tenant, g.name, a.value.Bytes)
+		if w := a.value.Wrapped; w != nil {
+			p.Wrapped, p.Fingerprint = true, b.root.ofVersion(f.tenant, p)
+			if err == nil {
+				err = f.wrap(&item, *w, g, grants)
+			}
 		}
 		if p.Version == "" {
 			p.Epochs = bound.epochs
 		}
 		if g.pinned != nil {
 			p.Repeats = bound.repeats
-			if again := g.again(&p, b.root.mark); err == nil && again != nil {
+			if again := g.again(&p, b.root, f.tenant); err == nil && again != nil {
 				err = again
 			}
 		}

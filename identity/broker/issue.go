@@ -114,6 +114,7 @@ type pin struct {
 	Created     *time.Time      `json:"created,omitempty"`
 	Fingerprint string          `json:"fingerprint,omitempty"`
 	Leased      bool            `json:"leased,omitempty"`
+	Wrapped     bool            `json:"wrapped,omitempty"` // the broker has not seen it: the fingerprint is of its version
 
 	// Repeats is the run that had this before; Equivalent, that it is no more than made the same way, for who asks.
 	Repeats    int64 `json:"repeats,omitempty"`

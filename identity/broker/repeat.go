@@ -60,18 +60,14 @@ func (g grant) version() string {
 	return g.pinned.Version
 }
 
-// again returns why what was fetched is not what is to be repeated; of a lease, which cannot be, it says so. mark is that of
+// again returns why what was fetched is not what is to be repeated; of a lease, which cannot be, it says so. root is of
 // this broker's fingerprints.
-func (g grant) again(now *pin, mark string) error {
+func (g grant) again(now *pin, root *root, tenant string) error {
 	was := g.pinned
 	switch {
 	case was.Leased && now.Leased:
 		now.Equivalent = true
-	case (was.Fingerprint == "" || now.Fingerprint == "") && was.Version != "" && was.Version == now.Version:
-		now.Epochs = was.Epochs // it was, or is, wrapped: its version is all that the broker knows
-	case now.Fingerprint == "":
-		return refuse(reasonPin, g.name, "broker: %s: the store has not kept version %q of it", g.name, was.Version)
-	case !strings.HasPrefix(was.Fingerprint, mark):
+	case !strings.HasPrefix(was.Fingerprint, root.mark):
 		return refuse(reasonPin, g.name, "broker: %s: its fingerprint is that of a broker with another key: nobody can say whether it is the same", g.name)
 	case g.key.Ref == "" && was.Fingerprint != now.Fingerprint:
 		return refuse(reasonPin, g.name, "broker: %s: the profiles have another value, and do not keep what they had", g.name)
@@ -79,6 +75,11 @@ func (g grant) again(now *pin, mark string) error {
 		return refuse(reasonPin, g.name, "broker: %s: the store keeps no versions, and has another value now", g.name)
 	case was.Leased != now.Leased, was.Version != now.Version:
 		return refuse(reasonPin, g.name, "broker: %s: the store has not kept version %q of it", g.name, was.Version)
+	case was.Wrapped != now.Wrapped: // its version is all that the broker knows of one of them
+		if was.Wrapped && was.Fingerprint != root.ofVersion(tenant, *was) {
+			return refuse(reasonMismatch, g.name, "broker: %s: what is on record of version %q is not what the broker wrote", g.name, was.Version)
+		}
+		now.Epochs = was.Epochs
 	case was.Fingerprint != now.Fingerprint:
 		return refuse(reasonMismatch, g.name, "broker: %s: the store gives another value under the same version %q", g.name, was.Version)
 	default:

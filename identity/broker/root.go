@@ -178,6 +178,11 @@ func (r *root) fingerprint(tenant, name string, value []byte) string {
 	return r.mark + hex.EncodeToString(mac(r.prints, []byte(tenant), []byte(name), value)[:16])
 }
 
+// ofVersion is the fingerprint of what the broker has not seen.
+func (r *root) ofVersion(tenant string, p pin) string {
+	return r.mark + hex.EncodeToString(mac(r.prints, []byte(tenant), []byte(p.Name), []byte("wrapped"), []byte(p.Ref), []byte(p.Version))[:16])
+}
+
 // nonce is that of an attempt under one claim of its run: nobody else can know it before Begin.
 func (r *root) nonce(c claim) (n [32]byte) {
 	var b [32]byte

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/vault/api"
+
+	"github.com/stepward/stepward/internal/wrapped"
 )
 
 // Config says which Vault is read, and how. Nothing is taken from the environment, but Vault's own client
@@ -81,8 +83,10 @@ func (c Config) withDefaults() (Config, error) {
 			return c, fmt.Errorf("vault: Config.TokenRole is required for %s, which is dynamic", p.Mount)
 		case p.Wrap && p.Dynamic:
 			return c, fmt.Errorf("vault: Config.Places: what %s makes is not wrapped", p.Mount)
-		case p.Wrap && !strings.HasPrefix(c.Address, "https:"):
-			return c, fmt.Errorf("vault: Config.Address is to have https for %s, whose values are wrapped: who carries them would see them", p.Mount)
+		case p.Wrap:
+			if _, _, err := wrapped.Endpoint(c.Address); err != nil {
+				return c, fmt.Errorf("vault: Config.Address: the values of %s are wrapped, and who carries them is not to see them: %w", p.Mount, err)
+			}
 		}
 	}
 	return c, nil

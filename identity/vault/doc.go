@@ -39,11 +39,12 @@
 // token for that is sealed in the envelope; the sandbox looks up what it is for, compares that with the
 // path, and has the value from Vault, once. A value that somebody else has had by then, or whose token is of
 // another path, fails the step for good, and is on record (envelope.refused, reason wrap): rotate it. A value whose
-// 60 seconds are over looks the same. An answer that is lost on its way is no incident: the attempt has failed, and the next
+// 60 seconds are over looks the same. If the broker cannot be told, the failure of the step says it alone. An answer that is lost on its way is no incident: the attempt has failed, and the next
 // one has the value wrapped anew.
 //
-// It needs Vault by https; the network of each step that has such a secret to allow Vault's host and port, as
-// vault.example.com:8200; and a policy by which Vault refuses the broker what is not wrapped, without which
+// It needs Vault by https, without a certificate of the client; the network of each step that has such a secret to
+// allow Vault's host and port, as vault.example.com:8200, and also its address, or a CIDR, if that is a
+// private one (see sandbox.NetworkPolicy); and a policy by which Vault refuses the broker what is not wrapped, without which
 // the broker could still read it:
 //
 //	path "secret/metadata/*" { capabilities = ["read"] }

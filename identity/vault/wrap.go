@@ -55,8 +55,10 @@ func (s *Store) wrap(ctx context.Context, r broker.Request, t target) (broker.Va
 		return wrapInto(ctx, wrapping, &w, url.Values{"version": {parts[1]}})
 	})
 	switch {
-	case errors.Is(err, broker.ErrNoSecret), errors.Is(err, broker.ErrNoVersion), errors.Is(err, errPlain), errors.Is(err, wrapped.ErrPath):
+	case errors.Is(err, broker.ErrNoSecret), errors.Is(err, broker.ErrNoVersion):
 		return broker.Value{}, fmt.Errorf("vault: %s: %w", doing, err)
+	case errors.Is(err, errPlain), errors.Is(err, errUnverified), errors.Is(err, wrapped.ErrPath): // whatever is on the way does that again
+		return broker.Value{}, fmt.Errorf("vault: %s: %w: %w", doing, broker.ErrDenied, err)
 	case forbidden(err):
 		return broker.Value{}, fail(doing, err, broker.ErrDenied)
 	case err != nil:
@@ -65,8 +67,10 @@ func (s *Store) wrap(ctx context.Context, r broker.Request, t target) (broker.Va
 	return broker.Value{Wrapped: &w, Version: w.Version, Created: made}, nil
 }
 
-// errPlain reports a Vault that is no Vault, or is not verified.
-var errPlain = errors.New("nothing was wrapped by Vault, or it shows no certificate that can be verified")
+var (
+	errPlain      = errors.New("the answer is not wrapped")
+	errUnverified = errors.New("Config.Transport does not verify the certificate of Vault, so the sandbox could not either")
+)
 
 // wrapInto has what is at w.Path wrapped. The sandbox is to trust whom this process trusts.
 func wrapInto(ctx context.Context, c *api.Client, w *wrapped.Value, query url.Values) error {
@@ -86,7 +90,7 @@ func wrapInto(ctx context.Context, c *api.Client, w *wrapped.Value, query url.Va
 	}
 	w.Token, w.Roots = secret.WrapInfo.Token, roots(answer.TLS)
 	if w.Roots == "" {
-		return errPlain
+		return errUnverified
 	}
 	return nil
 }

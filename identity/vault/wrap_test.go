@@ -8,6 +8,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"math/big"
 	"net"
 	"net/http"
@@ -202,6 +203,12 @@ func TestWrapOfAnotherPath(t *testing.T) {
 	if got, err := opened(t, *sibling.Wrapped); err != nil || got != "canary of y" {
 		t.Errorf("what was refused was used up: %q, %v", got, err)
 	}
+	old := *sibling.Wrapped // the right path, and another version
+	old.Version = "2" + strings.TrimPrefix(sibling.Version, "1")
+	old.Token = f.wrapped(t, s, "y").Wrapped.Token // which is 2, made later
+	if got, err := opened(t, old); err == nil || errors.Is(err, wrapped.ErrGone) || got != "" {
+		t.Errorf("another version: %q, %v", got, err)
+	}
 	asForged := *v.Wrapped // the control: but for its path it would be taken
 	asForged.Token, asForged.Path = forged.WrapInfo.Token, "sys/wrapping/wrap"
 	if got, err := opened(t, asForged); err != nil || got != "planted" {
@@ -270,11 +277,16 @@ func TestWrapTrusts(t *testing.T) {
 	if _, ok := errors.AsType[*tls.CertificateVerificationError](second(opened(t, v))); !ok {
 		t.Errorf("another certificate: %v", second(opened(t, v)))
 	}
-	moved := httptest.NewTLSServer(http.RedirectHandler(f.server.URL+"/v1/sys/wrapping/lookup", http.StatusTemporaryRedirect)) // with the same certificate
-	defer moved.Close()
-	v.Address = moved.URL
-	if _, err := opened(t, v); err == nil || !strings.Contains(err.Error(), "status 307") {
-		t.Errorf("sent elsewhere: %v", err)
+	for _, status := range []int{http.StatusTemporaryRedirect, http.StatusFound, http.StatusForbidden, http.StatusNotFound} {
+		front := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { // with the same certificate
+			w.Header().Set("Location", f.server.URL+"/v1/sys/wrapping/lookup")
+			w.WriteHeader(status)
+		}))
+		v.Address = front.URL
+		if _, err := opened(t, v); errors.Is(err, wrapped.ErrGone) || err == nil || !strings.Contains(err.Error(), fmt.Sprintf("status %d", status)) {
+			t.Errorf("what is no answer of Vault's: %v", err)
+		}
+		front.Close()
 	}
 	v.Address = f.server.URL
 	if got, err := opened(t, v); err != nil || got != "canary of x" {
@@ -290,8 +302,13 @@ func TestWrapTrusts(t *testing.T) {
 	})
 	unwrapped := open.config(t, true)
 	unwrapped.Auth = vault.Token{Source: func(context.Context) (string, error) { return f.root.Token(), nil }}
-	for name, c := range map[string]vault.Config{"not verified": unverified, "not wrapped": unwrapped} {
-		if v, err := store(t, c).Get(t.Context(), request(f.kv+"/"+t.Name()+"/x#v", "")); err == nil || len(v.Bytes) > 0 || strings.Contains(err.Error(), "canary") {
+	swapping := behind(t, func(w http.ResponseWriter, r *http.Request, to http.Handler) {
+		r.URL.Path = strings.Replace(r.URL.Path, "/data/"+t.Name()+"/x", "/data/"+t.Name()+"/y", 1)
+		to.ServeHTTP(w, r)
+	})
+	f.wrapped(t, s, "y")
+	for name, c := range map[string]vault.Config{"not verified": unverified, "not wrapped": unwrapped, "of another path": swapping.config(t, true)} {
+		if v, err := store(t, c).Get(t.Context(), request(f.kv+"/"+t.Name()+"/x#v", "")); !errors.Is(err, broker.ErrDenied) || len(v.Bytes) > 0 || strings.Contains(err.Error(), "canary") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

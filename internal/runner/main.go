@@ -40,6 +40,7 @@ type Unwrapped struct {
 	Value []byte
 	Weak  bool // it may be
 	Lost  bool // after an error: somebody else may have it
+	Bad   bool // after an error: there is no such value
 }
 
 // A Dial connects as programs in the sandbox do.

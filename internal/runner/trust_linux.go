@@ -13,7 +13,7 @@ import (
 
 // mistrust refuses what came from the broker, or in its name.
 func mistrust(err error) error {
-	if lost, ok := errors.AsType[*lostError](err); ok {
+	if lost, ok := errors.AsType[*unwrapError](err); ok {
 		return lost.refusal()
 	}
 	return connect.NewError(connect.CodeInvalidArgument, err)

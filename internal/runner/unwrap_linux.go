@@ -2,32 +2,41 @@ package runner
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
 	"connectrpc.com/connect"
 
+	"github.com/stepward/stepward/internal/boottime"
 	"github.com/stepward/stepward/internal/redact"
 	"github.com/stepward/stepward/internal/rpc"
 )
 
-// unwrapTimeout bounds how long all wrapped values of an envelope may take, which is good for 15 seconds.
-const unwrapTimeout = 10 * time.Second
+// unwrapSpare is what the values of an envelope leave of the time that it is good for, until it is renewed for the first
+// time.
+const unwrapSpare = 3 * time.Second
 
-// A lostError reports a wrapped value that somebody else may have.
-type lostError struct {
-	name string
-	err  error
+// An unwrapError reports a wrapped value that the sandbox could not have, and will not have by trying again.
+type unwrapError struct {
+	name   string
+	reason string
+	err    error
 }
 
-func (e *lostError) Error() string { return fmt.Sprintf("secret %s: %s", e.name, e.err) }
+const (
+	reasonWrap  = "wrap"       // somebody else may have it
+	reasonValue = "unresolved" // it is not what a secret may be
+)
 
-func (e *lostError) Unwrap() error { return e.err }
+func (e *unwrapError) Error() string { return fmt.Sprintf("secret %s: %s", e.name, e.err) }
+
+func (e *unwrapError) Unwrap() error { return e.err }
 
 // refusal is what the worker hears of it.
-func (e *lostError) refusal() error {
+func (e *unwrapError) refusal() error {
 	out := connect.NewError(connect.CodeInvalidArgument, e)
-	if d, err := connect.NewErrorDetail(&rpc.Refusal{Reason: "wrap", Name: e.name}); err == nil {
+	if d, err := connect.NewErrorDetail(&rpc.Refusal{Reason: e.reason, Name: e.name}); err == nil {
 		out.AddDetail(d)
 	}
 	return out
@@ -36,7 +45,7 @@ func (e *lostError) refusal() error {
 // unwrap has the values that are not in the envelope themselves, all of them or none. The broker has not seen them, so
 // what it sees to is seen to here.
 func (s *secrets) unwrap(ctx context.Context, h *holding) error {
-	ctx, cancel := context.WithTimeout(ctx, unwrapTimeout)
+	ctx, cancel := context.WithTimeout(ctx, h.since+h.Head.Terms.Freeze-unwrapSpare-boottime.Now())
 	defer cancel()
 	for i := range h.Items {
 		item := &h.Items[i]
@@ -46,19 +55,25 @@ func (s *secrets) unwrap(ctx context.Context, h *holding) error {
 		got, err := unwrap(ctx, item.Value, s.dial)
 		clear(item.Value)
 		item.Value = got.Value
-		switch {
-		case got.Lost:
-			return &lostError{item.Name, err}
-		case err != nil:
+		if err != nil && !got.Lost && !got.Bad {
 			return fmt.Errorf("secret %s: %w", item.Name, err)
-		case len(item.Value) == 0:
-			return fmt.Errorf("secret %s: its value is empty", item.Name)
-		case !got.Weak && redact.Weak(string(item.Value)):
-			return fmt.Errorf("secret %s: its value is too short or too plain to be kept out of outputs: see Key.Weak", item.Name)
+		}
+		reason := reasonValue
+		if got.Lost {
+			reason = reasonWrap
 		}
 		item.Wrapped = false
-		if err := item.Check(); err != nil {
-			return err
+		switch {
+		case err != nil:
+		case len(item.Value) == 0:
+			err = errors.New("its value is empty")
+		case !got.Weak && redact.Weak(string(item.Value)):
+			err = errors.New("its value is too short or too plain to be kept out of outputs: see Key.Weak")
+		default:
+			err = item.Check()
+		}
+		if err != nil {
+			return &unwrapError{item.Name, reason, err}
 		}
 	}
 	return nil

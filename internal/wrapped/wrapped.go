@@ -26,6 +26,9 @@ var (
 	// has had it. Vault does not say which. The second is an incident.
 	ErrGone = errors.New("somebody else has had the wrapped value, or its time is over")
 
+	// ErrValue reports that what is wrapped has no such field, or more than one and the reference names none.
+	ErrValue = errors.New("no value")
+
 	// ErrPath reports a token of another thing than it should be, as somebody may have made in its
 	// place. It was not used.
 	ErrPath = errors.New("the token is of another path than the secret's")
@@ -133,24 +136,38 @@ func (v Value) Open(ctx context.Context, dial func(ctx context.Context, host str
 func pick(fields map[string]json.RawMessage, field string) ([]byte, error) {
 	if field == "" {
 		if len(fields) != 1 {
-			return nil, fmt.Errorf("there are %d fields, and the reference names none by #", len(fields))
+			return nil, fmt.Errorf("%w: there are %d fields, and the reference names none by #", ErrValue, len(fields))
 		}
 		for field = range fields {
 		}
 	}
 	raw, ok := fields[field]
 	if !ok {
-		return nil, fmt.Errorf("there is no field %.80q", field)
+		return nil, fmt.Errorf("%w: there is no field %.80q", ErrValue, field)
 	}
 	var text string
 	if bytes.HasPrefix(raw, []byte(`"`)) {
 		if err := json.Unmarshal(raw, &text); err != nil {
-			return nil, errors.New("the field is no text")
+			return nil, fmt.Errorf("%w: the field is no text", ErrValue)
 		}
 		return []byte(text), nil
 	}
-	return bytes.Clone(raw), nil
+	// As package vault has it.
+	var value any
+	d := json.NewDecoder(bytes.NewReader(raw))
+	d.UseNumber()
+	if err := d.Decode(&value); err != nil {
+		return nil, fmt.Errorf("%w: the field is no JSON", ErrValue)
+	}
+	var out bytes.Buffer
+	e := json.NewEncoder(&out)
+	e.SetEscapeHTML(false)
+	err := e.Encode(value)
+	return bytes.TrimSuffix(out.Bytes(), []byte("\n")), err
 }
+
+// gone is how Vault says that there is no such token, of 1.21 and of OpenBao alike.
+const gone = "wrapping token is not valid or does not exist"
 
 type client struct {
 	v    Value
@@ -163,7 +180,6 @@ func (c client) post(ctx context.Context, what, token string, body []byte, into 
 	if err != nil {
 		return errors.New("the address of Vault is no URL")
 	}
-	r.GetBody = nil // nor does the client ask again
 	r.Header.Set("X-Vault-Request", "true")
 	if c.v.Namespace != "" {
 		r.Header.Set("X-Vault-Namespace", c.v.Namespace)
@@ -179,16 +195,17 @@ func (c client) post(ctx context.Context, what, token string, body []byte, into 
 		return fmt.Errorf("ask Vault at %s to %s the value: %w", c.v.Address, what, err)
 	}
 	defer answer.Body.Close()
-	switch s := answer.StatusCode; {
-	case s == http.StatusBadRequest || s == http.StatusForbidden || s == http.StatusNotFound:
-		return ErrGone
-	case s != http.StatusOK:
-		return fmt.Errorf("ask Vault at %s to %s the value: status %d", c.v.Address, what, s)
-	}
 	raw, err := io.ReadAll(io.LimitReader(answer.Body, maxAnswer+1))
 	defer clear(raw)
 	if err == nil && len(raw) > maxAnswer {
 		err = fmt.Errorf("it has over %d bytes", maxAnswer)
+	}
+	switch s := answer.StatusCode; {
+	case err != nil || s == http.StatusOK:
+	case s == http.StatusBadRequest && bytes.Contains(raw, []byte(gone)): // 403 and 404 may be of whatever is on the way
+		return ErrGone
+	default:
+		return fmt.Errorf("ask Vault at %s to %s the value: status %d", c.v.Address, what, s)
 	}
 	if err == nil && json.Unmarshal(raw, into) != nil {
 		err = errors.New("it is not what Vault says") // the error of json may quote it

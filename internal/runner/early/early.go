@@ -32,5 +32,6 @@ func unwrap(ctx context.Context, raw []byte, dial runner.Dial) (out runner.Unwra
 	out.Value, err = w.Open(ctx, dial)
 	out.Weak = w.Weak
 	out.Lost = errors.Is(err, wrapped.ErrGone) || errors.Is(err, wrapped.ErrPath)
+	out.Bad = errors.Is(err, wrapped.ErrValue)
 	return out, err
 }
