@@ -38,14 +38,15 @@
 // With Place.Wrap the broker does not have the values either. Vault wraps each for 60 seconds, and the
 // token for that is sealed in the envelope; the sandbox looks up what it is for, compares that with the
 // path, and has the value from Vault, once. A value that somebody else has had by then, or whose token is of
-// another path, fails the step for good, and is on record (envelope.refused, reason wrap): rotate it. A value whose
-// 60 seconds are over looks the same. If the broker cannot be told, the failure of the step says it alone. An answer that is lost on its way is no incident: the attempt has failed, and the next
-// one has the value wrapped anew.
+// another path, fails the step for good, and is on record (envelope.refused, reason wrap): rotate it. A
+// value whose 60 seconds are over looks the same. If the broker is away for long, the step's failure alone
+// says so. An answer that is lost on its way is no incident: the attempt has failed, and the next one has
+// the value wrapped anew.
 //
-// It needs Vault by https, without a certificate of the client; the network of each step that has such a secret to
-// allow Vault's host and port, as vault.example.com:8200, and also its address, or a CIDR, if that is a
-// private one (see sandbox.NetworkPolicy); and a policy by which Vault refuses the broker what is not wrapped, without which
-// the broker could still read it:
+// It needs Vault by https, without a certificate of the client; a network of each step that has such a
+// secret that allows Vault's host and port, as vault.example.com:8200, and also its address or a CIDR if
+// that is a private one (see sandbox.NetworkPolicy); and a policy by which Vault refuses the broker what
+// is not wrapped, without which the broker could still read it:
 //
 //	path "secret/metadata/*" { capabilities = ["read"] }
 //	path "secret/data/*" {
@@ -54,7 +55,7 @@
 //	    max_wrapping_ttl = "2m"
 //	}
 //
-// The sandbox trusts the certificates that the broker's connection to Vault was verified by. A broker that is
-// taken over can wrap a value for itself: Vault's audit log has who unwrapped what. Such a value cannot be put into
-// requests (Key.Inject), and in a reproduction it is known by its version alone.
+// The sandbox trusts the certificates that the broker's connection to Vault was verified by. A broker that
+// is taken over can wrap a value for itself: Vault's audit log has who unwrapped what. Such a value cannot
+// be put into requests (Key.Inject), and in a reproduction it is known by its version alone.
 package vault
