@@ -325,13 +325,15 @@ func (h *host) orphaned(ctx context.Context, id string, err error) error {
 }
 
 // leaving returns a context whose end leaves what runs in a sandbox alone, when another
-// worker will go on with it.
-func leaving(ctx context.Context) (context.Context, func()) {
+// worker will go on with it. What is to be closed then is closed before anybody can see
+// the end.
+func leaving(ctx context.Context, closes func()) (context.Context, func()) {
 	out, cancel := context.WithCancelCause(timed{context.WithoutCancel(ctx), ctx})
 	stop := context.AfterFunc(ctx, func() {
 		cause := context.Cause(ctx)
 		if errors.Is(cause, engine.ErrLeaseLost) || errors.Is(cause, engine.ErrHandBack) {
 			cause = fmt.Errorf("%w: %w", sandbox.ErrDetached, cause)
+			closes()
 		}
 		cancel(cause)
 	})

@@ -66,7 +66,7 @@ func TestGuestEndsWithLease(t *testing.T) {
 // there, and the guest hears nothing: another worker goes on with it.
 func TestGuestLeftWhileItAppends(t *testing.T) {
 	attempt, leave := context.WithCancelCause(t.Context())
-	ctx, stop := leaving(attempt)
+	ctx, stop := leaving(attempt, func() {})
 	defer stop()
 	s := &counter{err: context.Canceled, before: func() {
 		leave(engine.ErrHandBack)
@@ -78,6 +78,30 @@ func TestGuestLeftWhileItAppends(t *testing.T) {
 	}
 	if err := g.append(2, "lines", []byte("2")); !errors.Is(err, sandbox.ErrDetached) {
 		t.Errorf("got %v", err)
+	}
+}
+
+// A function that is told to stop finds the sandbox closed to it: what it does at its end would harm who goes on. One whose
+// sandbox nobody goes on with cleans up.
+func TestLeavesFirst(t *testing.T) {
+	for cause, want := range map[error]bool{engine.ErrHandBack: true, engine.ErrLeaseLost: true, context.DeadlineExceeded: false} {
+		attempt, end := context.WithCancelCause(t.Context())
+		var ctx context.Context
+		closed := make(chan bool, 1)
+		ctx, stop := leaving(attempt, func() { closed <- ctx.Err() == nil })
+		end(cause)
+		<-ctx.Done()
+		select {
+		case open := <-closed:
+			if !want || !open {
+				t.Errorf("%v: closed, and the function could go on before: %v", cause, !open)
+			}
+		default:
+			if want {
+				t.Errorf("%v: the function goes on with the sandbox", cause)
+			}
+		}
+		stop()
 	}
 }
 

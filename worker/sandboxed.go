@@ -153,7 +153,7 @@ func (h *host) guest(ctx context.Context, b *box, a engine.Attempt, p *pulse, kn
 	if b.lasts {
 		id = guestID
 		var stop func()
-		ctx, stop = leaving(ctx)
+		ctx, stop = leaving(ctx, func() {})
 		defer stop()
 	}
 	shown := &guestOutlet{ctx: ctx, to: a.Outlet.(*outlet), cancel: p.cancel, key: a.Key, known: known, look: b.lent.looks(ctx), warn: func(err error) {

@@ -16,13 +16,8 @@ import (
 func (h *host) tool(ctx context.Context, b *box, a engine.Attempt, free func()) ([]byte, error) {
 	if b.lasts {
 		var stop func()
-		ctx, stop = leaving(ctx)
+		ctx, stop = leaving(ctx, b.sb.Leave)
 		defer stop()
-		defer context.AfterFunc(ctx, func() {
-			if errors.Is(context.Cause(ctx), sandbox.ErrDetached) {
-				b.sb.Leave()
-			}
-		})()
 	}
 	out, err := h.inline(ctx, a.Key, free, func() ([]byte, error) { return a.Step.CallTool(ctx, b.sb, a.Input) })
 	if err == nil || !errors.Is(err, sandbox.ErrLost) {
