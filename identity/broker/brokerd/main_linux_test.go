@@ -312,7 +312,7 @@ func TestOptions(t *testing.T) {
 		t.Error(err)
 	}
 	o.vault = "http://v"
-	if _, err := o.config(); err == nil || !strings.Contains(err.Error(), "https for kv") {
+	if _, err := o.config(); err == nil || !strings.Contains(err.Error(), "kv are wrapped") {
 		t.Errorf("what is wrapped comes by http: %v", err)
 	}
 	o.vault = "https://v"
