@@ -259,9 +259,8 @@ func (l *lent) issue(ctx context.Context) error {
 	if delivered != nil {
 		return delivered
 	}
-	opened := &rpc.OpenedRequest{Claim: l.claim}
 	err = l.call(ctx, brokerTimeout, func(ctx context.Context, c rpcconnect.BrokerClient) error {
-		_, err := c.Opened(ctx, connect.NewRequest(opened))
+		_, err := c.Opened(ctx, connect.NewRequest(&rpc.OpenedRequest{Claim: l.claim}))
 		return err
 	})
 	if err != nil && ctx.Err() == nil { // that it was issued is on record
@@ -291,7 +290,8 @@ func (l *lent) unwrapped(ctx context.Context, u *sandbox.UnwrapError) error {
 	return &brokerlink.Refusal{Reason: "wrap", Name: u.Name, Err: u}
 }
 
-// refused returns the broker's refusal that an error is, or nil. What a sandbox answers with is none, whatever it has in it; see unwrapped for the one thing that it is believed.
+// refused returns the broker's refusal that an error is, or nil. What a sandbox answers with is none, whatever it has in it;
+// see unwrapped for the one thing that it is believed.
 func refused(err error) *brokerlink.Refusal {
 	r, _ := errors.AsType[*brokerlink.Refusal](err)
 	return r

@@ -61,7 +61,7 @@ func (s *Store) make(ctx context.Context, r broker.Request, t target) (broker.Va
 	if m.err != nil {
 		return broker.Value{}, m.err
 	}
-	value, err := pick(m.fields, t.field, true)
+	value, err := pick(m.fields, t.field)
 	if err != nil {
 		return broker.Value{Lease: m.lease}, fmt.Errorf("vault: %s: %w", doing, err)
 	}

@@ -1,7 +1,6 @@
 package vault
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -17,6 +16,7 @@ import (
 	"github.com/hashicorp/vault/api"
 
 	"github.com/stepward/stepward/identity/broker"
+	"github.com/stepward/stepward/internal/wrapped"
 )
 
 // A Store reads one Vault. It may be used by several goroutines at a time.
@@ -123,9 +123,9 @@ func value(secret *api.Secret, field, created, doing string) (broker.Value, erro
 	case created != "" && created != made:
 		return broker.Value{}, fmt.Errorf("vault: %s: version %s was made at another time: %w", doing, number, broker.ErrNoVersion)
 	}
-	picked, err := pick(fields, field, false)
+	picked, err := wrapped.Pick(fields, field)
 	if err != nil {
-		return broker.Value{}, fmt.Errorf("vault: %s: %w", doing, err)
+		return broker.Value{}, fmt.Errorf("vault: %s: %w: %w", doing, broker.ErrNoSecret, err)
 	}
 	when, _ := time.Parse(time.RFC3339Nano, made)
 	return broker.Value{Bytes: picked, Version: number.String() + "@" + made, Created: when}, nil
@@ -139,34 +139,16 @@ func failed(doing string, err error) error {
 	return fail(doing, err, nil)
 }
 
-// pick returns a field, or what there is.
-func pick(fields map[string]any, field string, whole bool) ([]byte, error) {
-	if field == "" && whole {
-		return text(fields)
-	}
+// pick returns a field of what was made for who asks, or all of it.
+func pick(fields map[string]any, field string) ([]byte, error) {
 	if field == "" {
-		if len(fields) != 1 {
-			return nil, fmt.Errorf("there are %d fields, and the reference names none by #: %w", len(fields), broker.ErrNoSecret)
-		}
-		for field = range fields {
-		}
+		return wrapped.Text(fields)
 	}
-	value, ok := fields[field]
-	if !ok {
-		return nil, fmt.Errorf("there is no field %q: %w", field, broker.ErrNoSecret)
+	value, err := wrapped.Pick(fields, field)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", broker.ErrNoSecret, err)
 	}
-	return text(value)
-}
-
-func text(value any) ([]byte, error) {
-	if s, ok := value.(string); ok {
-		return []byte(s), nil
-	}
-	var out bytes.Buffer
-	enc := json.NewEncoder(&out)
-	enc.SetEscapeHTML(false)
-	err := enc.Encode(value)
-	return bytes.TrimSuffix(out.Bytes(), []byte("\n")), err
+	return value, nil
 }
 
 func seconds(d time.Duration) string { return strconv.Itoa(max(1, int(d.Seconds()))) + "s" }

@@ -39,8 +39,8 @@ type crowd struct {
 	done   bool // no process is started any more
 }
 
-// two is what two shims take.
-const two = 2 * (1 + threads + commands)
+// twoShims is what two shims take.
+const twoShims = 2 * (1 + threads + commands)
 
 func (c *crowd) look() {
 	c.mu.Lock()
@@ -48,8 +48,11 @@ func (c *crowd) look() {
 	if c.most == 0 || c.met || c.done {
 		return
 	}
+	if !c.full(min(twoShims, c.most/2)) {
+		return // as is most often, after one process
+	}
 	c.met = c.full(0)
-	c.nearly = c.nearly || c.full(min(two, c.most/2)) && c.atFault()
+	c.nearly = c.nearly || c.met || c.atFault()
 }
 
 // full reports whether no process can be started with room for so many left.

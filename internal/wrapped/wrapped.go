@@ -60,17 +60,17 @@ func Read(raw []byte) (v Value, err error) {
 	return v, nil
 }
 
-// Endpoint is where Vault is.
+// Endpoint is where Vault is, in lower case.
 func Endpoint(address string) (host string, port int, err error) {
 	u, err := url.Parse(address)
 	if err != nil || u.Scheme != "https" || u.Hostname() == "" || u.User != nil {
 		return "", 0, errors.New("the address of Vault is no URL of https, or has a password in it")
 	}
 	if u.Port() == "" {
-		return u.Hostname(), 443, nil
+		return strings.ToLower(u.Hostname()), 443, nil
 	}
 	port, err = strconv.Atoi(u.Port())
-	return u.Hostname(), port, err
+	return strings.ToLower(u.Hostname()), port, err
 }
 
 // Open has the value by connections that dial makes. After a failure it may be lost: what
@@ -111,29 +111,24 @@ func (v Value) Open(ctx context.Context, dial func(ctx context.Context, host str
 	}
 	var answer struct {
 		Data struct {
-			Data     map[string]json.RawMessage `json:"data"`
+			Data     map[string]any `json:"data"`
 			Metadata struct {
 				Version json.Number `json:"version"`
 				Created string      `json:"created_time"`
 			} `json:"metadata"`
 		} `json:"data"`
 	}
-	defer func() {
-		for _, raw := range answer.Data.Data {
-			clear(raw)
-		}
-	}()
 	if err := c.post(ctx, "unwrap", v.Token, nil, &answer); err != nil {
 		return nil, err
 	}
 	if got := answer.Data.Metadata.Version.String() + "@" + answer.Data.Metadata.Created; got != v.Version {
 		return nil, fmt.Errorf("version %.80q is wrapped, and not %.80q", got, v.Version)
 	}
-	return pick(answer.Data.Data, v.Field)
+	return Pick(answer.Data.Data, v.Field)
 }
 
-// pick returns a field, or what there is: a string as it is, the rest as JSON.
-func pick(fields map[string]json.RawMessage, field string) ([]byte, error) {
+// Pick returns a field of a secret, or the one that there is, as [Text] has it.
+func Pick(fields map[string]any, field string) ([]byte, error) {
 	if field == "" {
 		if len(fields) != 1 {
 			return nil, fmt.Errorf("%w: there are %d fields, and the reference names none by #", ErrValue, len(fields))
@@ -141,28 +136,22 @@ func pick(fields map[string]json.RawMessage, field string) ([]byte, error) {
 		for field = range fields {
 		}
 	}
-	raw, ok := fields[field]
+	value, ok := fields[field]
 	if !ok {
 		return nil, fmt.Errorf("%w: there is no field %.80q", ErrValue, field)
 	}
-	var text string
-	if bytes.HasPrefix(raw, []byte(`"`)) {
-		if err := json.Unmarshal(raw, &text); err != nil {
-			return nil, fmt.Errorf("%w: the field is no text", ErrValue)
-		}
-		return []byte(text), nil
-	}
-	// As package vault has it.
-	var value any
-	d := json.NewDecoder(bytes.NewReader(raw))
-	d.UseNumber()
-	if err := d.Decode(&value); err != nil {
-		return nil, fmt.Errorf("%w: the field is no JSON", ErrValue)
+	return Text(value)
+}
+
+// Text returns a string as it is, and what is none as JSON.
+func Text(value any) ([]byte, error) {
+	if s, ok := value.(string); ok {
+		return []byte(s), nil
 	}
 	var out bytes.Buffer
-	e := json.NewEncoder(&out)
-	e.SetEscapeHTML(false)
-	err := e.Encode(value)
+	enc := json.NewEncoder(&out)
+	enc.SetEscapeHTML(false)
+	err := enc.Encode(value)
 	return bytes.TrimSuffix(out.Bytes(), []byte("\n")), err
 }
 
@@ -207,8 +196,12 @@ func (c client) post(ctx context.Context, what, token string, body []byte, into 
 	default:
 		return fmt.Errorf("ask Vault at %s to %s the value: status %d", c.v.Address, what, s)
 	}
-	if err == nil && json.Unmarshal(raw, into) != nil {
-		err = errors.New("it is not what Vault says") // the error of json may quote it
+	if err == nil {
+		d := json.NewDecoder(bytes.NewReader(raw))
+		d.UseNumber()
+		if d.Decode(into) != nil {
+			err = errors.New("it is not what Vault says") // the error of json may quote it
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("what Vault answers to %s the value: %w", what, err)

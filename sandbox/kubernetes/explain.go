@@ -74,7 +74,7 @@ func said(t *core.ContainerStateTerminated) string {
 }
 
 func imageIn(pod *core.Pod, container string) string {
-	for _, c := range append(pod.Spec.InitContainers[:len(pod.Spec.InitContainers):len(pod.Spec.InitContainers)], pod.Spec.Containers...) {
+	for _, c := range slices.Concat(pod.Spec.InitContainers, pod.Spec.Containers) {
 		if c.Name == container {
 			return c.Image
 		}
@@ -138,7 +138,7 @@ func (c *cluster) tooLate(ctx context.Context, pod *core.Pod, bound time.Duratio
 			return unavailable(late+"no node takes it: "+cond.Message, nil)
 		}
 	}
-	for _, s := range append(pod.Status.InitContainerStatuses[:len(pod.Status.InitContainerStatuses):len(pod.Status.InitContainerStatuses)], pod.Status.ContainerStatuses...) {
+	for _, s := range slices.Concat(pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses) {
 		if w := s.State.Waiting; w != nil && (w.Reason == "ErrImagePull" || w.Reason == "ImagePullBackOff") {
 			return &sandbox.ImageError{Backend: Name, Image: imageIn(pod, s.Name), Reason: "cannot be pulled: " + w.Message}
 		}
@@ -171,7 +171,7 @@ func notPulled(pod *core.Pod, warnings []core.Event) error {
 	}
 	_, container, _ := strings.Cut(e.InvolvedObject.FieldPath, "{") // spec.containers{NAME}
 	container = strings.TrimSuffix(container, "}")
-	for _, s := range append(pod.Status.InitContainerStatuses[:len(pod.Status.InitContainerStatuses):len(pod.Status.InitContainerStatuses)], pod.Status.ContainerStatuses...) {
+	for _, s := range slices.Concat(pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses) {
 		if s.Name == container && (s.ImageID != "" || s.State.Waiting == nil) { // it was pulled since
 			return nil
 		}
